@@ -173,7 +173,7 @@ class _Key:
     def complete(self, token: str, now: float) -> bool:
         if self.holder != token and (self.waits or (self.done and self.entry is None) or self.is_held(now)):
             return False
-        self.done, self.entry, self.holder, self.failures, self.waits = True, None, None, 0, None
+        self.done, self.entry, self.holder, self.waits = True, None, None, None
         return True
 
     def fail(self, token: str) -> int:
@@ -247,7 +247,7 @@ class Model:
             case "drop":
                 if key.entry is None:
                     return False
-                key.done, key.entry, key.holder, key.failures = True, None, None, 0
+                key.done, key.entry, key.holder = True, None, None
                 return True
             case "note":
                 return key.note

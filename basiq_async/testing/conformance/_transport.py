@@ -203,7 +203,7 @@ class TransportPromises:
             # Three times, because an HTTP client may repeat a request by itself on a kept connection.
             self.fake.fail_next(3, drop=drop, path="/dropped", method="POST")
             error = await self._failure(Request("POST", self.base + "/dropped", {}, b"x"), ConnectionFailedError)
-            hold(getattr(error, "sent", True), "sent is False, although the request had been sent")
+            hold(error.sent, "sent is False, although the request had been sent")
             self.fake.reset_log()
         await self._check_usable("a dropped connection")
 
@@ -230,7 +230,7 @@ class TransportPromises:
         before = len(self.fake.requests)
         passed = Request("POST", self.base + "/late", {}, b"x", deadline=asyncio.get_running_loop().time() - 1)
         error = await self._failure(passed, RequestTimeoutError)
-        hold(getattr(error, "sent", True) is False, "sent is not False, although the deadline had passed before")
+        hold(error.sent is False, "sent is not False, although the deadline had passed before")
         hold(len(self.fake.requests) == before, "a request was sent after its deadline")
 
     async def close_twice(self) -> None:
@@ -255,7 +255,7 @@ class NetworkPromises(TransportPromises):
         async with _saying(b"") as base:
             pass  # the port is free again
         error = await self._failure(Request("POST", base, {}, b"x"), ConnectionFailedError)
-        hold(getattr(error, "sent", True) is False, "sent is not False, although nothing can have been sent")
+        hold(error.sent is False, "sent is not False, although nothing can have been sent")
 
     async def report_a_broken_body(self) -> None:
         """a body that breaks off is a ConnectionFailedError"""

@@ -222,10 +222,6 @@ class Log(Generic[T]):
         if item.id not in self._by_id:
             self.kept[item.id] = item
 
-    def stored(self) -> Iterator[T]:
-        """Return the items that were appended, oldest first."""
-        return iter(self._by_id.values())
-
     def seeded(self) -> Iterator[Seeded[T]]:
         """Return the parts that are made on demand, oldest first."""
         return (segment for segment in self.segments if isinstance(segment, Seeded))

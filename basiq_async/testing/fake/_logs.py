@@ -63,7 +63,7 @@ class RequestRecord:
 
     number: int
     at: datetime
-    request: Request = attrs.field(repr=False)
+    request: Request
     path: str
     status: int | None = None
     duration: float = 0.0

@@ -203,9 +203,7 @@ class State:
         found = self._store.find_message(message_id)
         if found is None:
             raise ConfigurationError(f"there is no message {message_id!r}")
-        emission = self._deliveries.redeliver(*found)
-        self._changes.note()
-        return emission
+        return self._deliveries.redeliver(*found)
 
     def route(self, url: str, receiver: Receiver) -> None:
         """Send the deliveries for ``url`` to a receiver in this process.
@@ -238,10 +236,9 @@ class State:
 
     def reset(self) -> None:
         """Forget everything except the API keys, the routes and the time."""
-        self.reset_log()
         self._deliveries.timeline.forget()
         self._store.app = Application()
-        self._changes.note()
+        self.reset_log()
 
     # --- reports ---
 

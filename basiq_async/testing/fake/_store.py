@@ -35,7 +35,7 @@ class IssuedToken:
 
 @attrs.define
 class Application:
-    """What a fake keeps for its callers, and saves."""
+    """What a fake keeps for its callers."""
 
     webhooks: dict[str, Webhook] = attrs.field(factory=dict[str, Webhook])
     messages: dict[str, Log[Message]] = attrs.field(factory=dict[str, Log[Message]])
@@ -50,10 +50,6 @@ class Application:
     """The time of each user's first event."""
     connections: dict[str, dict[str, None]] = attrs.field(factory=dict[str, dict[str, None]], init=False)
     """The connections that events of each user named, in the order of the events."""
-
-    def __attrs_post_init__(self) -> None:
-        for event in self.events.stored():
-            self.note(event)
 
     def note(self, event: Event) -> None:
         """Note what an event is about."""

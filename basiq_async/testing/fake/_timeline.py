@@ -11,7 +11,7 @@ import heapq
 import math
 from collections.abc import Awaitable, Callable, Sequence
 from contextvars import ContextVar
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from functools import partial
 from typing import Literal
 
@@ -23,7 +23,6 @@ from ...errors import ConfigurationError
 from ._clock import Clock
 from ._records import Message, Webhook
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _LONGEST = 1e9
 _CYCLES = 50
 """The number of event loop cycles in which other tasks can begin a wait, before time jumps."""
@@ -186,7 +185,7 @@ class Timeline:
 
     def time(self) -> float:
         """Return the time on the fake's clock, in seconds since 1970."""
-        return (self._clock() - _EPOCH).total_seconds()
+        return self._clock().timestamp()
 
     def now(self) -> datetime:
         """Return the fake's time."""

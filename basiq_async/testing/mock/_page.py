@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 from functools import partial
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -15,6 +16,7 @@ from aiohttp import web
 
 from ..._redaction.text import ShellText, shell_line
 from ..._web.page import LivePage, show_clock
+from ..fake.catalog import SCHEDULE
 from ._history import HIDDEN
 from ._operation import OPERATIONS, Control
 from .control_api import ROOT
@@ -121,16 +123,9 @@ def _rows(query: Mapping[str, str], name: str) -> int:
 
 
 # All steps of Basiq's schedule are equally wide: on a linear scale, the first four would be in one place.
-_SCHEDULE: Sequence[tuple[float, str, bool]] = (
-    (0, "0 s", True),
-    (5, "5 s", False),
-    (305, "5 min", True),
-    (2105, "35 min", False),
-    (9305, "2.6 h", True),
-    (27305, "7.6 h", False),
-    (63305, "18 h", True),
-    (99305, "28 h", True),
-)
+_MOMENTS = [moment.total_seconds() for moment in accumulate(SCHEDULE)]
+_LABELS = ("0 s", "5 s", "5 min", "35 min", "2.6 h", "7.6 h", "18 h", "28 h")
+_IMPORTANT = frozenset({"0 s", "5 min", "2.6 h", "18 h", "28 h"})
 _LEFT, _RIGHT = 4.0, 96.0
 
 
@@ -154,16 +149,16 @@ class Tick:
 
 def place(seconds: float) -> float:
     """Return the place on the timeline, in percent, of a moment so many seconds after the message."""
-    moments = [moment for moment, _, _ in _SCHEDULE]
-    step = min(max(bisect_right(moments, seconds) - 1, 0), len(moments) - 2)
-    share = (seconds - moments[step]) / (moments[step + 1] - moments[step])
-    whole = (step + min(max(share, 0.0), 1.0)) / (len(moments) - 1)
+    steps = len(_MOMENTS) - 1
+    step = min(max(bisect_right(_MOMENTS, seconds) - 1, 0), steps - 1)
+    share = (seconds - _MOMENTS[step]) / (_MOMENTS[step + 1] - _MOMENTS[step])
+    whole = (step + min(max(share, 0.0), 1.0)) / steps
     return round(_LEFT + whole * (_RIGHT - _LEFT), 2)
 
 
 def ticks() -> Iterator[Tick]:
     """Return the labels of the scale."""
-    return (Tick(place(seconds), label, important) for seconds, label, important in _SCHEDULE)
+    return (Tick(place(moment), each, each in _IMPORTANT) for moment, each in zip(_MOMENTS, _LABELS, strict=True))
 
 
 def marks(message: Mapping[str, Any]) -> Iterator[Mark]:

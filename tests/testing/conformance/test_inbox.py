@@ -29,8 +29,28 @@ async def test_an_inbox_that_keeps_nothing_for_later_is_not_asked_about_that() -
     class Plain(MemoryInbox):
         store = None
 
+    class Keeping(Plain):
+        async def release(self, key: str, token: str) -> None:
+            pass
+
     clock = ManualClock()
     await check_inbox(lambda: Plain(clock=clock), clock=clock)
+    with pytest.raises(BrokenPromisesError, match="A released key is free at once"):
+        await check_inbox(lambda: Keeping(clock=clock), clock=clock)
+
+
+def test_an_inbox_whose_claims_end_with_their_worker_is_told_of_all_but_leases() -> None:
+    class WithoutLeases(MemoryInbox):
+        def __init__(self) -> None:
+            super().__init__(clock=clock)
+            self._lease_clock = lambda: 0.0
+
+    clock = ManualClock()
+    asyncio.run(check_inbox(WithoutLeases, clock=clock, leases=False))
+    with pytest.raises(BrokenPromisesError, match="After a lease has run out, another worker can claim the key"):
+        asyncio.run(check_inbox(WithoutLeases, clock=clock))
+    for fault in ("never releases", "stores twice"):
+        assert check(fault, leases=False), fault
 
 
 async def test_the_suite_takes_an_async_factory_and_closes_what_it_made() -> None:

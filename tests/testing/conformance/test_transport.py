@@ -108,11 +108,14 @@ def raise_for_status(response: Response) -> Response:
     return response
 
 
-async def follow_redirects(broken: Broken, request: Request) -> Response:
-    response = await broken.inner.send(request)
-    if response.status in (301, 302, 303, 307, 308) and "location" in response.headers:
-        return await broken.inner.send(Request("GET", response.headers["location"]))
-    return response
+def follow(status: int) -> Do:
+    async def do(broken: Broken, request: Request) -> Response:
+        response = await broken.inner.send(request)
+        if response.status == status and "location" in response.headers:
+            return await broken.inner.send(Request("GET", response.headers["location"]))
+        return response
+
+    return do
 
 
 async def keep_cookies(broken: Broken, request: Request) -> Response:
@@ -174,7 +177,7 @@ async def send_late(broken: Broken, request: Request) -> Response:
 
 class ClosesOnce(AiohttpTransport):
     async def aclose(self) -> None:
-        if self._closed:
+        if self._closed and self._session is not None:  # it was used
             raise RuntimeError("closed already")
         await super().aclose()
 
@@ -205,7 +208,8 @@ FAULTS: Sequence[tuple[str, Do | Callable[[], AiohttpTransport]]] = [
     ("send and aclose are all it needs", returns(lambda it: it.status)),
     (STATUS, returns(raise_for_status)),
     (STATUS, returns(lambda it: attrs.evolve(it, status=200) if it.status == 201 else it)),
-    ("redirects are not followed", follow_redirects),
+    (STATUS, returns(lambda it: attrs.evolve(it, status=500) if it.status == 599 else it)),
+    *(("redirects are not followed", follow(status)) for status in (301, 302, 303, 307, 308)),
     ("the URL is sent byte for byte", decode_urls),
     (UNCHANGED, sends(lambda it: attrs.evolve(it, method=it.method.replace("DELETE", "POST")))),
     (UNCHANGED, sends(lambda it: attrs.evolve(it, headers={}))),

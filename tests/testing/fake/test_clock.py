@@ -9,7 +9,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from basiq_async import testing
+from basiq_async import ConfigurationError, testing
 from basiq_async.testing import FakeBasiq, ManualClock, SystemClock
 from basiq_async.testing.fake.catalog import SCHEDULE
 
@@ -61,3 +61,11 @@ async def test_a_clock_of_the_users_in_sydney_is_right_over_the_end_of_summer_ti
     assert waits == list(SCHEDULE[1:])
     present = present.astimezone(UTC) + timedelta(hours=1)
     assert fake.now() - began == fake.add_state().now() - began == timedelta(hours=31)
+
+
+async def test_the_clock_of_a_fake_goes_up_to_the_year_9000() -> None:
+    fake, end = FakeBasiq(), datetime(9000, 1, 1, tzinfo=UTC)
+    await fake.advance(end - fake.now())
+    assert fake.now() == end
+    with pytest.raises(ConfigurationError, match="up to the year 9000"):
+        await fake.advance(seconds=1)

@@ -128,6 +128,7 @@ async def test_events_that_cause_events_without_end_are_an_error(monkeypatch: py
     fake.emit("user.created")
     with pytest.raises(ConfigurationError, match=r"emit more than 100 messages"):
         await fake.deliver()
+    assert fake.count_messages() == 1 + 100
 
 
 @virtual.clocked

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+import pytest
+
 from basiq_async import Request
 from basiq_async.testing import FakeBasiq
-from basiq_async.testing.fake._logs import Recent  # private: a log of 64 MiB takes long to fill
+from basiq_async.testing.fake._logs import Recent, size_of  # private: a log of 64 MiB takes long to fill
 
-from ..conftest import BASE, Caller
+from ..conftest import BASE, ENDPOINT, Caller
 
 
 def test_a_log_drops_its_oldest_items_above_a_number() -> None:
@@ -54,3 +58,44 @@ def test_each_change_is_told_until_its_watcher_stops(fake: FakeBasiq) -> None:
     fake.reset()
     assert seen == [1, 2, 3]
     assert fake._changes.revision > 3
+
+
+def test_the_latest_10_000_requests_of_at_most_64_mib_are_kept(fake: FakeBasiq) -> None:
+    for body, kept in ((b"", 10_000), (bytes(2**20), 63)):
+        for _ in range(kept + 1):
+            fake.handle(Request("POST", f"{BASE}/events", {}, body))
+        assert len(fake.requests) == kept
+        fake.reset_log()
+
+
+def test_the_size_of_an_entry_has_its_headers_its_body_and_its_texts() -> None:
+    assert size_of({"name": "value"}, b"body", "text", "more") - size_of({}, None) == 9 + 4 + 8
+    assert size_of({}, None) > 0, "an entry without any of these takes memory too"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda fake: fake.add_webhook(f"{ENDPOINT}/2"),
+        lambda fake: fake.set("/users/u1", {"id": "u1"}),
+        lambda fake: fake.seed_messages(1),
+        lambda fake: fake.fail_next(status=500),
+        lambda fake: fake.fail_deliveries(status=500),
+        lambda fake: fake.endpoint_down(ENDPOINT),
+        lambda fake: fake.endpoint_up(),
+        lambda fake: fake.emit("user.created"),
+        lambda fake: fake.redeliver(next(fake.messages()).id),
+        lambda fake: fake.expire_tokens(),
+        lambda fake: fake.disable_account(),
+        lambda fake: fake.reset_log(),
+        lambda fake: fake.reset(),
+        lambda fake: fake.add_state(),
+        lambda fake: fake.remove_state(next(iter(fake.states))),
+    ],
+)
+def test_open_pages_are_told_of_whatever_a_test_changes(fake: FakeBasiq, change: Callable[[FakeBasiq], object]) -> None:
+    fake.seed_messages(1, fake.add_webhook(ENDPOINT))
+    fake.add_state()
+    before = fake._changes.revision
+    change(fake)
+    assert fake._changes.revision > before

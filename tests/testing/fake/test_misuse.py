@@ -16,9 +16,13 @@ from ..conftest import ENDPOINT
 NOWHERE = "11111111-2222-4333-8444-555555555555"
 NO_PATHS = ("users/u1", "/users/u1/", "/users/u1?x=1", "/events/e1", "/notifications/webhooks", "/token")
 NAN, INF = float("nan"), float("inf")
+YEAR = 365 * 86_400
 MISUSES: list[tuple[Callable[[FakeBasiq], object], str]] = [
     *((lambda _, n=n: FakeBasiq(page_size=n), "page_size must be from 1 to 500") for n in (0, 501)),
-    *((lambda _, n=n: FakeBasiq(cool_off=n), "cool_off must be from 0 seconds to 10") for n in (-1, INF, NAN, 1e12)),
+    *(
+        (lambda _, n=n: FakeBasiq(cool_off=n), "cool_off must be from 0 seconds to 10")
+        for n in (-1, INF, NAN, 10 * YEAR + 1)
+    ),
     *((lambda _, n=n: FakeBasiq(delivery_timeout=n), "delivery_timeout must be a number") for n in (0, INF)),
     (lambda _: FakeBasiq(latency=-1), "latency must be a number of seconds from 0"),
     (lambda _: FakeBasiq(api_keys=[]), "api_keys is empty"),
@@ -28,7 +32,7 @@ MISUSES: list[tuple[Callable[[FakeBasiq], object], str]] = [
     (lambda _: FakeBasiq(clock=lambda: datetime(2026, 1, 1)).now(), "must return an aware datetime"),
     (lambda _: ManualClock(datetime(2026, 1, 1)), "start needs a time zone"),
     (lambda _: SystemClock(start=datetime(2026, 1, 1)), "start needs a time zone"),
-    *((lambda _, n=n: SystemClock(n), "speed must be above 0") for n in (0, -1, NAN)),
+    *((lambda _, n=n: SystemClock(n), "speed must be above 0") for n in (0, -1, NAN, 1_000_001)),
     (lambda fake: fake.emit("user.exploded"), "there is no event type 'user.exploded'"),
     (lambda fake: fake.add_webhook(f"{ENDPOINT}/2", ["user.creatd"]), "did you mean 'user.created'?"),
     (lambda fake: fake.add_webhook(ENDPOINT), "there is a webhook with the url"),
@@ -41,6 +45,7 @@ MISUSES: list[tuple[Callable[[FakeBasiq], object], str]] = [
     (lambda fake: fake.seed_messages(1, event_types=[]), "at least one event type"),
     (lambda fake: fake.fail_next(), "say what goes wrong"),
     (lambda fake: fake.fail_next(0, status=500), "times must be 1 or more"),
+    *((lambda fake, n=n: fake.fail_next(status=n), "status must be from 100 to 999") for n in (99, 1_000)),
     (lambda fake: fake.fail_next(drop="answer"), "drop must be 'request' or 'response'"),
     (lambda fake: fake.fail_deliveries(), "say what goes wrong with the deliveries"),
     (lambda fake: fake.fail_deliveries(0, status=500), "times must be 1 or more"),
@@ -60,3 +65,17 @@ def test_what_cannot_be_arranged_is_a_configuration_error(
     fake.add_webhook(ENDPOINT)
     with pytest.raises(ConfigurationError, match=said.replace("?", r"\?")):
         misuse(fake)
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        *(lambda fake, n=n: FakeBasiq(cool_off=n) for n in (0, 10 * YEAR)),
+        *(lambda fake, n=n: FakeBasiq(page_size=n) for n in (1, 500)),
+        lambda fake: SystemClock(1_000_000),
+        *(lambda fake, n=n: fake.fail_next(status=n) for n in (100, 999)),
+        *(lambda fake, n=n: fake.seed_messages(1, failed=n) for n in (0, 1)),
+    ],
+)
+def test_the_least_and_the_most_that_can_be_arranged(fake: FakeBasiq, use: Callable[[Any], object]) -> None:
+    use(fake)

@@ -81,7 +81,7 @@ NO_FILTERS = (
     "status.eq(''')",
 )
 NO_CURSORS = ("", "nonsense", "%C3%BC", "AAAA", "a", "W10", "=" * 9)
-NO_LIMITS = ("0", "501", "-1", "1.5", "ten", "", "%D9%A1", "9" * 5000, " 5")
+NO_LIMITS = ("0", "501", "-1", "1.5", "ten", "", "%D9%A1", "%C2%B2", "9" * 5000, " 5")
 
 
 @pytest.mark.parametrize(

@@ -166,9 +166,10 @@ def test_more_than_1500_token_calls_in_5_minutes_are_too_many(fake: FakeBasiq) -
 
 def test_a_missing_version_and_a_limit_above_500_are_told(caller: Caller) -> None:
     caller.fake.handle(token_request(KEY, version=None))
-    caller.error("GET", f"{WEBHOOKS}?limit=1000", status=400)
-    caller.error("GET", f"{WEBHOOKS}?limit=nonsense", status=400)
-    assert codes(caller.fake) == ["basiq-version", "limit"]
+    caller.get(f"{WEBHOOKS}?limit=500")
+    for limit in ("501", "9" * 5_000, "nonsense"):
+        caller.error("GET", f"{WEBHOOKS}?limit={limit}", status=400)
+    assert codes(caller.fake) == ["basiq-version", "limit", "limit"]
 
 
 def test_violations_fail_with_all_that_is_known_and_can_be_forgotten(caller: Caller) -> None:

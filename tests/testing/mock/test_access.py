@@ -17,6 +17,7 @@ from basiq_async._redaction.credentials import prove
 from basiq_async._web.access import Guard
 from basiq_async.errors import ConfigurationError
 from basiq_async.testing import FakeBasiq, serve
+from basiq_async.testing.mock._operation import Challenges  # private: a thousand calls take long
 from tests.support.served import serving
 
 from .conftest import first_line
@@ -250,6 +251,29 @@ async def test_deliveries_go_only_where_they_may(fake: FakeBasiq) -> None:
     assert sorted(attempt.response.startswith("no route") for attempt in fake.deliveries) == [False, True, True]
 
 
+@pytest.mark.parametrize(
+    ("to", "url", "goes"),
+    [
+        ("127.0.0.1:443", "https://127.0.0.1/hook", True),
+        ("127.0.0.1:80", "http://127.0.0.1/hook", True),
+        ("127.0.0.1:80", "https://127.0.0.1/hook", False),
+        ("127.0.0.1:443", "http://127.0.0.1/hook", False),
+        ("LOCALHOST", "http://localhost:1/hook", True),
+        ("::1", "http://[::1]:1/hook", True),
+        ("[::1]:1", "http://[::1]:1/hook", True),
+        ("[::1]:2", "http://[::1]:1/hook", False),
+    ],
+)
+async def test_a_place_for_deliveries_is_a_host_with_or_without_its_port(
+    fake: FakeBasiq, to: str, url: str, goes: bool
+) -> None:
+    fake.add_webhook(url)
+    async with serve(fake, deliver_to=[to]):
+        await fake.emit("user.created")
+    (attempt,) = fake.deliveries
+    assert attempt.response.startswith("no route") is not goes
+
+
 async def test_two_answers_to_where_deliveries_go_are_refused(fake: FakeBasiq) -> None:
     with pytest.raises(ConfigurationError, match="deliver_to or deliver_anywhere"):
         async with serve(fake, deliver_to=["a"], deliver_anywhere=True):
@@ -294,3 +318,10 @@ async def test_without_the_extra_the_page_says_how_to_get_it(fake: FakeBasiq, mo
             assert response.status == 200
             assert "pip install '/path/to/the/clone[ui]'" in await response.text()
         assert await _status(session, "GET", f"{base_url}/_fake/state") == 200
+
+
+def test_the_latest_thousand_challenges_are_good_for_one_request_each() -> None:
+    challenges = Challenges()
+    made = [challenges.make() for _ in range(1_001)]
+    asked = (made[0], made[1], made[1], made[-1], "made up")
+    assert [challenges.use(each) for each in asked] == [False, True, False, True, False]

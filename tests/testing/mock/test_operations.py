@@ -72,6 +72,7 @@ DETAILS: dict[str, Any] = {
             "seed_messages",
             {"n": 7, "webhook_id": None, "event_types": ("user.created",), "every": 2.5, "failed": 0.5},
         ),
+        ("/seed", {"messages": 7}, "seed_messages", {"n": 7, "event_types": None, "every": 1, "failed": 0}),
     ],
 )
 async def test_an_operation_does_what_a_method_of_the_fake_does(
@@ -301,3 +302,10 @@ async def test_pages_of_messages_hold_while_new_ones_arrive(control: Controller)
     await control.post("/emit", eventTypeId="user.created")
     known = [message.id for message in control.fake.messages()]
     assert await walk(control, eventTypeId="user.created") == known
+
+
+async def test_the_first_64_kib_of_a_body_are_shown(control: Controller) -> None:
+    body = "é" * 40_000
+    async with control.session.post(f"{control.base_url}/events", data=body.encode()) as response:
+        assert response.status == 405
+    assert (await control.get("/requests/1"))["body"] == body[: 32 * 1024]

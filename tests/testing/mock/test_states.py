@@ -110,7 +110,12 @@ async def test_the_clock_of_a_state_stands_still_where_that_is_asked_for() -> No
             made = await response.json()
         headers = {"Authorization": f"Basic {made['apiKey']}"}
         async with session.get(f"{base_url}/_fake/state", headers=headers) as response:
-            assert (await response.json())["now"] == made["now"]
+            shown = await response.json()
+        assert (shown["now"], shown["clock"]) == (made["now"], {"running": False, "speed": None})
+        headers = {"Authorization": f"Basic {fake.api_key}"}
+        async with session.post(f"{base_url}/_fake/states", json={}, headers=headers) as response:
+            made = await response.json()
+        assert isinstance(fake.states[made["apiKey"]].clock, SystemClock)
     assert still.now() == ManualClock()()
 
 
