@@ -20,7 +20,7 @@ from basiq_async import (
 from basiq_async.receiver import MemoryInbox, SQLiteInbox
 from basiq_async.replay import Progress
 from tests.support import virtual
-from tests.support.histories import Recorder, Refusing, Table, history, set_aside
+from tests.support.histories import Recorder, Refusing, Table, history, listed, set_aside
 
 
 async def test_a_poisoned_message_is_set_aside_and_the_job_continues() -> None:
@@ -36,6 +36,20 @@ async def test_a_poisoned_message_is_set_aside_and_the_job_continues() -> None:
         assert json.loads(entries[ids[3]].body)["payload"]["eventId"] == entries[ids[3]].event_id
         again = await replay.run()
         assert (again.failed, again.finished, len(await set_aside(replay))) == (0, True, 2), "it is known to the inbox"
+
+
+async def test_what_is_set_aside_has_the_time_of_its_first_attempt_or_else_that_of_its_failure() -> None:
+    async with history(3) as h:
+        first, *_ = await h.messages()
+        replay = h.replay(Refusing(first.id))
+        await replay.run()
+        (entry,) = (await set_aside(replay)).values()
+        assert first.first_attempt is not None
+        assert entry.signed_at == first.first_attempt.timestamp != entry.quarantined_at
+    async with listed([{"id": "a"}, {"id": "b", "attempts": [{"id": "c"}]}], Refusing("a", "b")) as replay:
+        await replay.run()
+        entries = (await set_aside(replay)).values()
+        assert [each.signed_at for each in entries] == [each.quarantined_at for each in entries]
 
 
 async def test_what_was_set_aside_is_tried_again_without_asking_basiq(tmp_path: Any) -> None:
@@ -258,6 +272,19 @@ async def test_a_wait_beyond_max_pause_ends_the_job_in_order() -> None:
         target.refused = set()
         assert (await replay.run()).handled == 10
         assert target.taken == ids
+
+
+@virtual.clocked
+async def test_a_pause_of_max_pause_itself_is_waited_out() -> None:
+    asked = [TargetError("no", retry_after=30)]
+
+    async def behave(message: Message) -> None:
+        if asked:
+            raise asked.pop()
+
+    async with history(1) as h:
+        report = await h.replay(Recorder(behave), max_pause=30).run()
+        assert (report.handled, report.duration) == (1, pytest.approx(30))
 
 
 @pytest.mark.parametrize("wait", [0, 1, 5, 600])

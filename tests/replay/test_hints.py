@@ -15,7 +15,7 @@ import pytest
 from basiq_async._wire.codec import Reader, Unreadable
 from basiq_async.errors import NotFoundError, PaginationError, ResponseDecodeError
 from basiq_async.replay._reading import _MOST_TEXT as MOST_TEXT  # private: no caller sees how long a hint may be
-from basiq_async.replay._reading import Reading, _check  # private: its users are in this package
+from basiq_async.replay._reading import Reading, _check, short_ids  # private: its users are in this package
 from tests.support.changing_lists import NOON, Item, Lists, Records, key_of
 
 ORDERS = pytest.mark.parametrize("order", ["oldest-first", "newest-first"])
@@ -304,6 +304,15 @@ async def test_ids_of_any_length_and_content_fit_into_a_hint(form: str) -> None:
     assert len(job.hint) <= MOST_TEXT
     await reading.aclose()
     assert await job.requests(**options) <= 3
+
+
+def test_an_id_is_shortened_in_the_same_way_whatever_else_its_page_shows() -> None:
+    ids = ["a" * 48, "b" * 49, "\u00e9", "line\nbreak", "plain"]
+    items: list[Any] = [{"id": each} for each in ids]
+    alone = [short_ids([item])[0] for item in items]
+    assert short_ids(items) == short_ids([*items, "text"])[:-1] == short_ids([*items, {"no": "id"}])[:-1] == alone
+    assert [short == each for short, each in zip(alone, ids, strict=True)] == [True, False, False, False, True]
+    assert all(len(short) <= 48 and short.isascii() and short.isprintable() for short in alone)
 
 
 async def test_the_record_is_asked_once_a_page_and_at_most_500_keys_at_once() -> None:

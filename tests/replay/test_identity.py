@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import attrs
@@ -190,6 +191,23 @@ async def test_a_function_has_the_identity_that_the_receiver_noted_or_that_is_gi
     with pytest.raises(ConfigurationError, match="a receiver has its own"):
         s.replay(new, identity=s.first)
     assert len(got) == 2
+
+
+async def test_the_quarantine_of_a_function_is_that_of_its_identity(service: Service, tmp_path: Path) -> None:
+    s = service
+
+    async def fail(message: Message) -> None:
+        raise ValueError("no")
+
+    await s.miss(3)
+    await s.replay(s.first, fail).run()
+    new = s.add_webhook(SECOND_URL)
+    await s.start(new, s.first)
+    entries = await s.replay(new, fail).quarantined()
+    assert len(entries) == await s.replay(new, fail).export_quarantined(tmp_path / "failed.jsonl") == 3
+    assert (await s.replay(new, fail).plan()).quarantined == 3
+    assert (await s.replay(new, fail).retry_quarantined()).failed == 3
+    assert await s.replay(new, fail).drop_quarantined([each.delivery_id for each in entries]) == 3
 
 
 async def test_a_first_recovery_that_would_repeat_another_webhooks_events_is_refused_with_the_list_to_pass(

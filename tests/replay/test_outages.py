@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 from collections import Counter
 from collections.abc import Callable
@@ -21,7 +22,7 @@ from basiq_async import (
     TargetError,
 )
 from basiq_async.receiver import MemoryInbox
-from basiq_async.replay import JSONLinesTarget, Progress, Replay
+from basiq_async.replay import JSONLinesTarget, Progress, Replay, recover
 from tests.support import virtual
 from tests.support.cancelling import Inline
 from tests.support.histories import Away, Receiving, Recorder, Refusing, Table, history, set_aside
@@ -96,6 +97,21 @@ async def test_an_outage_that_lasts_ends_the_job_in_front_of_the_message() -> No
         report = await replay.run()
         assert (report.handled, report.finished) == (10, True)
         assert target.taken == ids
+
+
+@virtual.clocked
+async def test_the_pauses_of_an_outage_double_from_half_a_second_to_a_minute() -> None:
+    times: list[float] = []
+
+    async def behave(message: Message) -> None:
+        times.append(virtual.now())
+        if len(times) <= 10:
+            raise ConnectionRefusedError("refused")
+
+    async with history(1) as h:
+        assert (await h.replay(Recorder(behave)).run()).handled == 1
+    waits = [later - earlier for earlier, later in itertools.pairwise(times)]
+    assert waits == pytest.approx([0.5, 1, 2, 4, 8, 16, 32, 60, 60, 60])
 
 
 @pytest.mark.parametrize(
@@ -264,6 +280,32 @@ async def test_no_call_of_an_inbox_is_waited_for_without_end(call: str, work: Ca
         with pytest.raises(InboxError, match="the inbox did not respond within 5 s"):
             async with asyncio.timeout(60):
                 await work(replay)
+
+
+@virtual.clocked
+async def test_no_failure_is_set_aside_without_end() -> None:
+    inbox = MemoryInbox()
+    inbox.quarantine = hang
+    async with history(3) as h:
+        with pytest.raises(InboxError, match="the inbox did not respond within 5 s"):
+            async with asyncio.timeout(10):
+                await h.replay(Refusing(*await h.ids()), inbox=inbox).run()
+
+
+@pytest.mark.parametrize("call", ["note", "set_note", "quarantined", "waiting"])
+@virtual.clocked
+async def test_no_call_of_an_inbox_has_a_recovery_wait_without_end(call: str) -> None:
+    inbox = MemoryInbox()
+    whole = getattr(inbox, call)
+
+    async def hang_with_the_recoverys_own(*args: Any, **options: Any) -> Any:
+        return await (whole if args and not args[0].startswith("recovery") else hang)(*args, **options)
+
+    setattr(inbox, call, hang_with_the_recoverys_own if "note" in call else hang)
+    async with history(3) as h:
+        with pytest.raises(InboxError, match="the inbox did not respond within 5 s"):
+            async with asyncio.timeout(10):
+                await recover(h.client, h.webhook_id, Recorder(), inbox=inbox)
 
 
 @pytest.mark.parametrize("call", ["claim", "complete"])

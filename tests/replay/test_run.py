@@ -30,7 +30,7 @@ from basiq_async import (
 )
 from basiq_async._wire.codec import _strict_loads
 from basiq_async.receiver import MemoryInbox, QuarantinedDelivery, SQLiteInbox, WebhookReceiver
-from basiq_async.replay import Progress, Replay, limit
+from basiq_async.replay import Progress, Replay, Report, limit
 from basiq_async.replay.shared import Engine, Finished, FixedMessages, RunSettings
 from basiq_async.testing import FakeBasiq
 from tests.support import virtual
@@ -529,6 +529,12 @@ async def test_without_a_plan_nothing_is_claimed_of_what_is_left_and_a_failing_h
     assert report.handled == 3
     assert told[-1].remaining is None
     assert told[-1].eta is None
+
+
+def test_what_no_run_has_told_yet_is_nothing() -> None:
+    nothing = {name: value for name, value in attrs.asdict(Progress()).items() if value}
+    assert nothing == {"order": "unknown"}
+    assert Report(finished=True).waiting == 0
 
 
 async def with_session(message: Message, session: Any) -> None: ...

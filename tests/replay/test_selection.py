@@ -57,7 +57,7 @@ async def test_another_selection_hands_out_what_the_others_did_not() -> None:
         assert sorted(target.ids) == sorted(await h.ids())
 
 
-@pytest.mark.parametrize("where", [event_types("user.created"), since(NOON), None], ids=str)
+@pytest.mark.parametrize("where", [event_types("user.created"), since(NOON), limit(500), None], ids=str)
 @pytest.mark.parametrize("kind", ["inbox", "receiver", "table"])
 async def test_a_run_with_nothing_new_asks_for_few_pages_whatever_was_selected(where: Any, kind: str) -> None:
     receiver = WebhookReceiver(SECRET, inbox=MemoryInbox())

@@ -11,7 +11,7 @@ from basiq_async import ConfigurationError, Message
 from basiq_async.receiver import MemoryInbox, UnknownEventTypeWarning
 from basiq_async.replay import event_types, failed_only, limit, message_time, since, until
 from basiq_async.replay._sources import UnreadableMessage  # private: a reading makes it
-from basiq_async.replay._where import as_where, choose  # private: a run asks it for each message
+from basiq_async.replay._where import SUBMITTED, as_where, choose  # private: a run asks it for each message
 from tests.support import virtual
 from tests.support.histories import Recorder, Table, history, listed
 
@@ -60,6 +60,18 @@ def test_a_timedelta_is_that_long_before_now() -> None:
     assert since(timedelta(hours=2))(recent)
     assert not since(timedelta(minutes=30))(recent)
     assert until(timedelta(minutes=30))(recent)
+
+
+def test_in_a_fleet_a_timedelta_is_that_long_before_its_job_was_submitted() -> None:
+    hour, noon = timedelta(hours=1), message(at(NOON))
+    submitted = SUBMITTED.set(NOON + hour)
+    try:
+        assert since(hour)(noon)
+        assert not until(hour)(noon)
+        assert not since(timedelta(minutes=59))(noon)
+        assert since(NOON)(noon)
+    finally:
+        SUBMITTED.reset(submitted)
 
 
 def test_a_message_whose_time_is_unknown_is_kept() -> None:

@@ -393,3 +393,13 @@ async def test_an_export_that_others_can_open_or_a_link_is_refused(tmp_path: Pat
         with pytest.raises(ReplayError, match=said):
             await JSONLinesTarget(path)._begin_run()
     assert not (tmp_path / "nothing").exists()
+
+
+async def test_a_note_of_a_file_that_is_not_there_yet_is_kept(tmp_path: Path) -> None:
+    path = tmp_path / "export.jsonl"
+    target = JSONLinesTarget(path)
+    assert await target.note("name") is None
+    await target.set_note("name", "text")
+    async with history(3) as h:
+        assert (await h.replay(JSONLinesTarget(path)).run()).handled == 3
+    assert await JSONLinesTarget(path).note("name") == "text"
