@@ -467,6 +467,22 @@ async def test_a_record_begins_at_once_and_has_all_that_finished_during_the_one_
     assert sum(sizes) == 400
 
 
+async def test_a_record_of_many_that_fails_ends_the_run_though_it_makes_no_room_for_more() -> None:
+    class Full:
+        in_batches = True
+
+        async def record(self, finished: Sequence[Finished]) -> None:
+            raise InboxError("the disk is full")
+
+    async def pages() -> AsyncGenerator[Sequence[Message]]:
+        yield [Message(f"m{number}", {}) for number in range(40)]
+
+    settings = RunSettings(concurrency=4, rate=None, on_error="stop", max_failures=None, max_pause=1)
+    with pytest.raises(InboxError, match="the disk is full"):
+        async with asyncio.timeout(PATIENCE):
+            await Engine(FixedMessages(pages()), target=Collecting(), recorder=Full(), settings=settings).run()
+
+
 @virtual.clocked
 async def test_stop_does_not_wait_for_the_rate() -> None:
     inbox = MemoryInbox()

@@ -101,6 +101,11 @@ def test_event_types_are_exact_or_a_beginning(wanted: list[str], found: bool) ->
     assert event_types(*wanted)(message()) is found
 
 
+def test_a_beginning_ends_at_its_dot() -> None:
+    assert not event_types("user.*")(message(type_id="users.created"))
+    assert not event_types("user.*")(message(type_id="user"))
+
+
 def test_predicates_combine() -> None:
     noon = message(at(NOON))
     assert (since(NOON) & event_types("user.*"))(noon)

@@ -97,6 +97,20 @@ async def test_a_table_of_ones_own_is_the_record() -> None:
         assert len(h.fake.requests) - asked <= 3
 
 
+async def test_a_table_is_asked_to_write_at_each_4096_messages_and_at_the_end() -> None:
+    table, sizes = Table(), list[int]()
+    whole = table.flush
+
+    async def flush() -> None:
+        sizes.append(len(table.buffer))
+        await whole()
+
+    table.flush = flush  # type: ignore[method-assign]
+    async with history(9_000) as h:
+        await h.replay(table).run()
+    assert sizes == [4_096, 4_096, 808]
+
+
 # --- a receiver ---
 
 

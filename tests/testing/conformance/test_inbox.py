@@ -14,6 +14,7 @@ from basiq_async.receiver import Inbox, MemoryInbox, SQLiteInbox
 from basiq_async.testing import BrokenPromisesError, ManualClock, check_inbox
 from basiq_async.testing.conformance import _inbox as suite  # private: to see that no promise is left out
 from basiq_async.testing.conformance._inbox_promises import InboxPromises  # private: as above
+from basiq_async.testing.conformance._inbox_workers import cancel_after  # private: a call that is slow to end
 from tests.support import inbox_drills
 from tests.support.real_time import PATIENCE
 
@@ -107,6 +108,21 @@ def test_the_suite_catches_each_way_to_break_a_promise_and_every_promise_is_brok
     promises = {*suite.CHECKS, str(suite.known_since_opened.__doc__)}
     promises.remove(str(InboxPromises.commit_together.__doc__))  # broken in test_inbox_transactions.py
     assert broken == promises
+
+
+async def test_a_call_that_the_suite_cancels_has_ended_before_the_next_step() -> None:
+    ended: list[str] = []
+
+    async def call() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await asyncio.sleep(0)
+            ended.append("it")
+
+    for wait in (0, 2):
+        await cancel_after(wait, call())
+    assert ended == ["it", "it"]
 
 
 class KnowsSinceItWasOpened(SQLiteInbox):
