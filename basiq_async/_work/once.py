@@ -318,7 +318,7 @@ class Unit(ABC, Generic[T]):
         if self.session is not None:
             ask = partial(self.session.claim_transaction, lease=lease, quarantined=self.quarantined)
         else:
-            ask = partial(inbox.claim_quarantined if self.quarantined else inbox.claim, lease=lease)
+            ask = partial(inbox.claim, lease=lease, quarantined=self.quarantined)
         waited, wait = 0.0, _FIRST_WAIT
         while True:
             try:
@@ -359,8 +359,8 @@ class Unit(ABC, Generic[T]):
         while not ended.is_set():
             try:
                 async with inbox_limit(self.units.call_timeout):
-                    claim = self.units.inbox.claim_quarantined if self.quarantined else self.units.inbox.claim
-                    await claim(self.key, self.token, lease=self.units.lease)
+                    claim = self.units.inbox.claim
+                    await claim(self.key, self.token, lease=self.units.lease, quarantined=self.quarantined)
             except Exception as exc:
                 self._warn("the claim on %s could not be renewed: %s", exc)
             await wait_for_event(ended, self.units.lease / 3)

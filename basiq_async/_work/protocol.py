@@ -65,12 +65,16 @@ class Inbox(Record, Protocol):
         """
         ...
 
-    async def claim(self, key: str, token: str, *, lease: float) -> Claim:
+    async def claim(self, key: str, token: str, *, lease: float, quarantined: bool = False) -> Claim:
         """Try to claim ``key`` for ``lease`` seconds, atomically.
 
         CLAIMED if the key is free, if the lease on it expired, or if this token holds it already (the lease then
         starts again). DONE if the event has been handled, or is in the quarantine and was acknowledged. BUSY if another
-        token holds the key, by this call or by ``claim_quarantined``.
+        token holds the key, by a claim of either kind.
+
+        ``quarantined``: claim a delivery of the quarantine, to handle it again. DONE then means that the key is not in
+        the quarantine. The delivery stays there until ``complete`` removes it: ``release``, ``fail`` and the end of the
+        lease leave it there.
 
         An entry of the quarantine that was *not acknowledged* does not keep the key from being claimed: a live attempt
         handles the event. The entry stays until ``complete`` removes it, or ``quarantine`` replaces it.
@@ -103,8 +107,8 @@ class Inbox(Record, Protocol):
         """Release the claim as ``release`` does, and count a failure of the key, durably.
 
         Returns the number of failures so far, this one included. If the key was handled, or is in the quarantine and
-        was acknowledged, it counts nothing and returns 0, unless the token holds the key by ``claim_quarantined``: then
-        the failures of the quarantined delivery count too.
+        was acknowledged, it counts nothing and returns 0, unless the token has claimed it as ``quarantined``: then the
+        failures of the quarantined delivery count too.
         """
         ...
 
@@ -114,8 +118,8 @@ class Inbox(Record, Protocol):
         The key is then handled, as far as ``claim`` knows, if ``delivery`` was acknowledged. A quarantined delivery is
         kept until it is handled or dropped.
 
-        Returns True if this call stored it: the token holds the key, by ``claim`` or ``claim_quarantined``, or no other
-        token does, and the key was neither handled nor acknowledged in the quarantine. It replaces an earlier one.
+        Returns True if this call stored it: the token holds the key by a claim of either kind, or no other token does
+        and the key was neither handled nor acknowledged in the quarantine. It replaces an earlier one.
         """
         ...
 
@@ -126,15 +130,6 @@ class Inbox(Record, Protocol):
 
         ``after`` is the last delivery of the previous page; it may have left the quarantine since. A page may have
         fewer than ``limit``. An empty page is the end.
-        """
-        ...
-
-    async def claim_quarantined(self, key: str, token: str, *, lease: float) -> Claim:
-        """Try to claim a quarantined delivery, to handle it again.
-
-        CLAIMED if the key is in the quarantine and no other token holds it, BUSY if another token does, by this call or
-        by ``claim``, DONE if the key is not in the quarantine. The delivery stays in the quarantine until ``complete``
-        removes it: ``release``, ``fail`` and the end of the lease leave it there.
         """
         ...
 
@@ -394,7 +389,7 @@ class TransactionalInbox(Inbox, Protocol):
     async def claim_transaction(self, key: str, token: str, *, lease: float, quarantined: bool = False) -> Claim:
         """Claim a key as ``claim`` does, and begin the transaction of a handler with a session.
 
-        ``quarantined``: claim as ``claim_quarantined`` does. The call may wait for a free connection. The storage ends
+        The call may wait for a free connection. The storage ends
         the claim if the worker sends nothing for ``lease`` seconds.
         """
         ...

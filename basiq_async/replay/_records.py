@@ -60,7 +60,7 @@ class JobRecord:
                 message.entry, error=error, failures=message.entry.failures + 1, quarantined_at=self._now()
             )
             async with inbox_limit(_CALL):  # a new entry replaces the old one only for a worker that holds it
-                found = await inbox.claim_quarantined(entry.key, self._token, lease=LEASE)
+                found = await inbox.claim(entry.key, self._token, lease=LEASE, quarantined=True)
             if found.status is not ClaimStatus.CLAIMED:
                 return
         else:

@@ -237,7 +237,7 @@ def test_what_another_worker_holds_stays_and_has_one_word(run: Run) -> None:
     async def hold() -> None:
         async with SQLiteInbox("inbox.db") as inbox:
             (entry,) = await inbox.quarantined()
-            await inbox.claim_quarantined(entry.key, "another worker", lease=60)
+            await inbox.claim(entry.key, "another worker", lease=60, quarantined=True)
 
     asyncio.run(hold())
     done = run("quarantine", "retry", "--receiver", make_service())

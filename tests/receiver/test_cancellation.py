@@ -26,7 +26,7 @@ async def steps(count: int = 2) -> None:
         await asyncio.sleep(0)
 
 
-CALLS = ("claim", "complete", "release", "fail", "quarantine", "quarantined", "claim_quarantined")
+CALLS = ("claim", "complete", "release", "fail", "quarantine", "quarantined")
 
 
 class SteppingInbox(MemoryInbox):
@@ -227,7 +227,7 @@ def test_a_cancelled_retry_leaves_a_delivery_handled_or_in_the_quarantine(again:
             entries = await mended.receiver.quarantined()
             assert mended.handled + len(entries) == 1
             if entries:
-                claim = await run.inbox.claim_quarantined(entries[0].key, "another", lease=1)
+                claim = await run.inbox.claim(entries[0].key, "another", lease=1, quarantined=True)
                 assert claim.status is ClaimStatus.CLAIMED, "a claim was left behind"
             if not cancelled:
                 break

@@ -139,7 +139,7 @@ class Away:
 
 
 for _name in ("check", "claim", "complete", "release", "known", "note", "set_note", "known_since", "fail", "quarantine",
-              "quarantined", "claim_quarantined", "drop_quarantined", "store", "claim_due", "put_off", "waiting",
+              "quarantined", "drop_quarantined", "store", "claim_due", "put_off", "waiting",
               "list_waiting"):  # fmt: skip
 
     def _call(self: Any, *args: Any, _name: str = _name, **options: Any) -> Any:

@@ -32,7 +32,7 @@ class Transactional(MemoryInbox):
 
     async def claim_transaction(self, key: str, token: str, *, lease: float, quarantined: bool = False) -> Claim:
         self.log.append("claim")
-        return await (self.claim_quarantined if quarantined else self.claim)(key, token, lease=lease)
+        return await self.claim(key, token, lease=lease, quarantined=quarantined)
 
     @asynccontextmanager
     async def transaction(self, key: str, token: str, *, session: bool = True) -> AsyncGenerator[object]:

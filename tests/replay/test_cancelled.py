@@ -44,7 +44,6 @@ class SlowInbox(MemoryInbox):
     note = slowly(MemoryInbox.note)
     set_note = slowly(MemoryInbox.set_note)
     quarantine = slowly(MemoryInbox.quarantine)
-    claim_quarantined = slowly(MemoryInbox.claim_quarantined)
 
 
 class Effects:

@@ -30,11 +30,8 @@ def url_of(request: pytest.FixtureRequest, folder: Path) -> str:
 class ByTransaction(SQLInbox):
     """As handlers with a session use it."""
 
-    async def claim(self, key: str, token: str, *, lease: float) -> Claim:
-        return await self.claim_transaction(key, token, lease=lease)
-
-    async def claim_quarantined(self, key: str, token: str, *, lease: float) -> Claim:
-        return await self.claim_transaction(key, token, lease=lease, quarantined=True)
+    async def claim(self, key: str, token: str, *, lease: float, quarantined: bool = False) -> Claim:
+        return await self.claim_transaction(key, token, lease=lease, quarantined=quarantined)
 
 
 def new_table() -> str:

@@ -66,8 +66,8 @@ class Watched(MemoryInbox):
     def claims(self) -> list[float]:
         return [moment for call, moment in self.calls if call == "claim"]
 
-    async def claim(self, key: str, token: str, *, lease: float) -> Claim:
-        claim = await super().claim(key, token, lease=lease)
+    async def claim(self, key: str, token: str, *, lease: float, quarantined: bool = False) -> Claim:
+        claim = await super().claim(key, token, lease=lease, quarantined=quarantined)
         await self._end("claim")
         return claim
 

@@ -93,9 +93,10 @@ class MemoryInbox:
     async def check(self) -> None:
         """See ``Inbox``: memory can always be used."""
 
-    async def claim(self, key: str, token: str, *, lease: float) -> Claim:
+    async def claim(self, key: str, token: str, *, lease: float, quarantined: bool = False) -> Claim:
         """See ``Inbox``."""
-        return _DONE if self._is_done(key) else self._take(key, token, lease)
+        done = key not in self._quarantined if quarantined else self._is_done(key)
+        return _DONE if done else self._take(key, token, lease)
 
     async def complete(self, key: str, token: str) -> bool:
         """See ``Inbox``."""
@@ -171,10 +172,6 @@ class MemoryInbox:
     ) -> Sequence[QuarantinedDelivery]:
         """See ``Inbox``."""
         return _page(self._quarantined.values(), after, limit)
-
-    async def claim_quarantined(self, key: str, token: str, *, lease: float) -> Claim:
-        """See ``Inbox``."""
-        return self._take(key, token, lease) if key in self._quarantined else _DONE
 
     async def drop_quarantined(self, key: str) -> bool:
         """See ``Inbox``."""

@@ -88,9 +88,10 @@ class RedisInbox:
                     f"another program has stored a {kind} in Redis under a key of this inbox: pass another prefix="
                 )
 
-    async def claim(self, key: str, token: str, *, lease: float) -> Claim:
+    async def claim(self, key: str, token: str, *, lease: float, quarantined: bool = False) -> Claim:
         """See ``Inbox``."""
-        return _as_claim(await self._calls.run("claim", [key], token, _milliseconds(lease), _DAY))
+        script = "claim_quarantined" if quarantined else "claim"
+        return _as_claim(await self._calls.run(script, [key], token, _milliseconds(lease), _DAY))
 
     async def complete(self, key: str, token: str) -> bool:
         """See ``Inbox``."""
@@ -180,10 +181,6 @@ class RedisInbox:
             return found
 
         return await self._calls.ask(read)
-
-    async def claim_quarantined(self, key: str, token: str, *, lease: float) -> Claim:
-        """See ``Inbox``."""
-        return _as_claim(await self._calls.run("claim_quarantined", [key], token, _milliseconds(lease), _DAY))
 
     async def drop_quarantined(self, key: str) -> bool:
         """See ``Inbox``."""

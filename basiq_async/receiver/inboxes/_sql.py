@@ -132,26 +132,20 @@ class SQLInbox(SQLRows):
 
     # --- claims that are leases ---
 
-    async def claim(self, key: str, token: str, *, lease: float) -> Claim:
+    async def claim(self, key: str, token: str, *, lease: float, quarantined: bool = False) -> Claim:
         """See ``Inbox``. The lease runs by the server's clock."""
-        return await self._lease(key, token, lease, retry=False)
 
-    async def claim_quarantined(self, key: str, token: str, *, lease: float) -> Claim:
-        """See ``Inbox``."""
-        return await self._lease(key, token, lease, retry=True)
-
-    async def _lease(self, key: str, token: str, lease: float, *, retry: bool) -> Claim:
         async def work(connection: AsyncConnection) -> Claim:
-            statement = self._sql.lease_quarantined if retry else self._sql.lease
+            statement = self._sql.lease_quarantined if quarantined else self._sql.lease
             values = {"a_key": key, "a_token": token, "a_lease": lease}
             if (await connection.execute(statement, values)).first() is not None:
                 return CLAIMED
-            return await self._sql.describe(connection, key, retry=retry)
+            return await self._sql.describe(connection, key, retry=quarantined)
 
-        held = await self._transactions.known(key, token, retry=retry)
+        held = await self._transactions.known(key, token, retry=quarantined)
         if held is not None:
             return held
-        if await done_in_sqlite(self._store, self._sql, key, retry=retry):
+        if await done_in_sqlite(self._store, self._sql, key, retry=quarantined):
             return DONE
         try:
             return await self._store.run(work, write=True, patient=False)

@@ -84,10 +84,25 @@ class SQLiteInbox:
 
         await self._store.run(look)
 
-    async def claim(self, key: str, token: str, *, lease: float) -> Claim:
+    async def claim(self, key: str, token: str, *, lease: float, quarantined: bool = False) -> Claim:
         """See ``Inbox``."""
-        # The row is kept for longer than the lease, because the wall clock, by which rows expire, may be set.
-        return await self._claim(sql.CLAIM, key, token, lease)
+
+        def work(connection: sqlite3.Connection) -> Claim:
+            times = self._times(connection)
+            # The row is kept for longer than the lease, because the wall clock, by which rows expire, may be set.
+            now, expires = times["now"], times["wall"] + lease + JUMP
+            values = {**times, "key": key, "token": token, "lease": lease, "expires": expires}
+            if connection.execute(sql.CLAIM_QUARANTINED if quarantined else sql.CLAIM, values).rowcount:
+                return Claim(ClaimStatus.CLAIMED)
+            handled, set_aside, _, holder, length, ends = connection.execute(sql.FIND, values).fetchone() or _NONE
+            if not set_aside if quarantined else handled:
+                return Claim(ClaimStatus.DONE)
+            if ends - now > length:
+                # The clock was set back, or the machine restarted: the lease must not last longer than it was made for.
+                connection.execute("UPDATE inbox SET ends = ? WHERE key = ?", (now + length, key))
+            return Claim(ClaimStatus.BUSY, min(ends - now, length), holder)
+
+        return await self._store.run(work)
 
     async def complete(self, key: str, token: str) -> bool:
         """See ``Inbox``."""
@@ -154,10 +169,6 @@ class SQLiteInbox:
     ) -> Sequence[QuarantinedDelivery]:
         """See ``Inbox``."""
         return await self._page(sql.ENTRIES, after, limit)
-
-    async def claim_quarantined(self, key: str, token: str, *, lease: float) -> Claim:
-        """See ``Inbox``."""
-        return await self._claim(sql.CLAIM_QUARANTINED, key, token, lease)
 
     async def drop_quarantined(self, key: str) -> bool:
         """See ``Inbox``."""
@@ -257,23 +268,6 @@ class SQLiteInbox:
             changed = connection.execute(statement, {"key": key, "token": token, **times, **values}).rowcount
             self._tidy(connection, times)
             return changed
-
-        return self._store.run(work)
-
-    def _claim(self, statement: str, key: str, token: str, lease: float) -> Awaitable[Claim]:
-        def work(connection: sqlite3.Connection) -> Claim:
-            times = self._times(connection)
-            now, expires = times["now"], times["wall"] + lease + JUMP
-            values = {**times, "key": key, "token": token, "lease": lease, "expires": expires}
-            if connection.execute(statement, values).rowcount:
-                return Claim(ClaimStatus.CLAIMED)
-            handled, quarantined, _, holder, length, ends = connection.execute(sql.FIND, values).fetchone() or _NONE
-            if handled if statement is sql.CLAIM else not quarantined:
-                return Claim(ClaimStatus.DONE)
-            if ends - now > length:
-                # The clock was set back, or the machine restarted: the lease must not last longer than it was made for.
-                connection.execute("UPDATE inbox SET ends = ? WHERE key = ?", (now + length, key))
-            return Claim(ClaimStatus.BUSY, min(ends - now, length), holder)
 
         return self._store.run(work)
 

@@ -134,7 +134,7 @@ async def test_everything_but_the_quarantine_and_the_time_of_the_beginning_ends_
     await inbox.complete("done", "a")
     await inbox.fail("failed", "a")
     await inbox.quarantine("bad", "a", quarantined_delivery("bad"))
-    await inbox.claim_quarantined("bad", "a", lease=10)
+    await inbox.claim("bad", "a", lease=10, quarantined=True)
     left = {key.decode(): await client.pttl(key) for key in await client.keys()}
     assert {key for key, wait in left.items() if wait == -1} == {
         "{p}:delivery:bad", "{p}:quarantine", "{p}:meta"

@@ -211,7 +211,7 @@ async def test_a_claim_without_a_session_holds_no_connection(url: str) -> None:
     async with engine_of(url) as engine, SQLInbox(engine, table=new_table()) as inbox:
         await inbox.quarantine("quarantined", "a", quarantined_delivery("quarantined"))
         assert (await inbox.claim("k", "a", lease=60)).status is CLAIMED
-        assert (await inbox.claim_quarantined("quarantined", "a", lease=60)).status is CLAIMED
+        assert (await inbox.claim("quarantined", "a", lease=60, quarantined=True)).status is CLAIMED
         assert in_use(engine) == 0
         assert await inbox.complete("k", "a")
         assert await inbox.complete("quarantined", "a")
@@ -270,8 +270,8 @@ async def test_a_transaction_takes_over_from_a_lease_that_expired(url: str) -> N
 async def test_a_token_that_retries_a_delivery_finds_its_key_handled(url: str) -> None:
     async with engine_of(url) as engine, SQLInbox(engine, table=new_table()) as inbox:
         await inbox.quarantine("k", "a", quarantined_delivery("k"))
-        for retry in (inbox.claim_quarantined, partial(inbox.claim_transaction, quarantined=True)):
-            assert (await retry("k", "t", lease=60)).status is CLAIMED
+        for claim in (inbox.claim, inbox.claim_transaction):
+            assert (await claim("k", "t", lease=60, quarantined=True)).status is CLAIMED
             assert (await inbox.claim("k", "t", lease=60)).status is DONE
             assert (await inbox.claim_transaction("k", "t", lease=60)).status is DONE
             await inbox.release("k", "t")
@@ -341,7 +341,7 @@ async def test_an_altered_delivery_is_kept_without_a_seal_and_hides_no_other(
         ("k", "unreadable", ""),
         ("l", "delivery", None),
     ]
-    await inbox.claim_quarantined("k", "a", lease=60)
+    await inbox.claim("k", "a", lease=60, quarantined=True)
     assert await inbox.fail("k", "a") == 1
     assert await inbox.drop_quarantined("k")
 

@@ -77,7 +77,7 @@ async def test_the_quarantine_and_its_counts_outlive_the_process_and_the_memory(
         await inbox.claim("another", "a", lease=60)
         assert await inbox.quarantined() == [quarantined_delivery("k")]
         assert (await inbox.claim("k", "b", lease=60)).status is DONE
-        assert (await inbox.claim_quarantined("k", "b", lease=60)).status is CLAIMED
+        assert (await inbox.claim("k", "b", lease=60, quarantined=True)).status is CLAIMED
         assert await inbox.fail("k", "b") == 4
         assert await inbox.fail("forgiven", "a") == 1, "a failure is forgotten as what was handled is"
         assert await inbox.drop_quarantined("k")

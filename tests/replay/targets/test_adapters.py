@@ -176,9 +176,9 @@ async def test_what_another_worker_never_finishes_is_asked_again_at_the_end_and_
 
         asked = 0
 
-        async def claim(self, key: str, token: str, *, lease: float) -> Claim:
+        async def claim(self, key: str, token: str, *, lease: float, quarantined: bool = False) -> Claim:
             if "e3" not in key:
-                return await super().claim(key, token, lease=lease)
+                return await super().claim(key, token, lease=lease, quarantined=quarantined)
             self.asked += 1
             return Claim(ClaimStatus.BUSY, 5)
 

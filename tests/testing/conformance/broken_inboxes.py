@@ -150,6 +150,8 @@ async def claim_after_a_look(inbox: Any, call: Call, of: Of) -> Claim:
 
 
 async def claim_without_the_quarantine(inbox: Any, call: Call, of: Of) -> Claim:
+    if of.quarantined:
+        return await call(**vars(of))
     quarantined, inbox._quarantined = inbox._quarantined, {}
     claim = await call(**vars(of))
     inbox._quarantined = quarantined
@@ -186,6 +188,15 @@ async def quarantine_as_handled(inbox: Any, call: Call, of: Of) -> bool:
 def is_set_aside(inbox: Any, of: Of) -> bool:
     entry = inbox._quarantined.get(of.key)
     return entry is not None and not entry.acknowledged
+
+
+def is_quarantined(inbox: Any, of: Of) -> bool:
+    return not of.quarantined and of.key in inbox._quarantined
+
+
+def take_out(inbox: Any, of: Of, claim: Claim) -> None:
+    if claim.status is CLAIMED and not of.quarantined:
+        inbox._quarantined.pop(of.key, None)
 
 
 def is_held(inbox: Any, of: Of) -> bool:
@@ -265,9 +276,9 @@ FAULTS: dict[str, dict[str, Change]] = {
     "keeps the first lease": {"claim": keep("_claims", is_own)},
     "endless lease": {"claim": given(lease=lambda _, of: 1e9)},
     "not atomic": {"claim": claim_after_a_look},
-    "what a job set aside is done": {"claim": answer(Claim(DONE), lambda inbox, of: of.key in inbox._quarantined)},
+    "what a job set aside is done": {"claim": answer(Claim(DONE), is_quarantined)},
     "an attempt takes out what a job set aside": {
-        "claim": then(lambda inbox, of, claim: claim.status is CLAIMED and inbox._quarantined.pop(of.key, None)),
+        "claim": then(take_out),
     },
     "cuts keys": {
         "claim": given(key=lambda _, of: of.key[:255]),
@@ -343,12 +354,14 @@ FAULTS: dict[str, dict[str, Change]] = {
     "a job sets aside what waits": {
         "quarantine": before(lambda inbox, of: of.delivery.acknowledged or stop_waiting(inbox, of)),
     },
-    "retries twice": {"claim_quarantined": before(free)},
+    "retries twice": {"claim": before(lambda inbox, of: of.quarantined and free(inbox, of))},
     "retries during an attempt": {
-        "claim_quarantined": before(lambda inbox, of: is_set_aside(inbox, of) and free(inbox, of)),
+        "claim": before(lambda inbox, of: of.quarantined and is_set_aside(inbox, of) and free(inbox, of)),
     },
     "a retry removes the delivery": {
-        "claim_quarantined": then(lambda inbox, of, claim: claim.status is CLAIMED and inbox._quarantined.pop(of.key)),
+        "claim": then(
+            lambda inbox, of, claim: of.quarantined and claim.status is CLAIMED and inbox._quarantined.pop(of.key)
+        ),
     },
     "a dropped key is free": {"drop_quarantined": then(lambda inbox, *_: inbox._done.clear())},
     "never drops": {"drop_quarantined": answer(False)},
