@@ -64,7 +64,7 @@ __all__ = [
 def _find_help(heading: str) -> str:
     """Return the page and the heading; the address, if ``Documentation`` was in ``project.urls`` at the build.
 
-    Without that there is no address: a host that nobody of the project owns could be claimed by anybody.
+    Without that there is no address: a host that the project does not own could be claimed by anyone.
     """
     from importlib.metadata import PackageNotFoundError, metadata
 

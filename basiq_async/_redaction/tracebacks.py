@@ -19,7 +19,7 @@ E = TypeVar("E", bound=BaseException)
 P = ParamSpec("P")
 R = TypeVar("R")
 _LONGEST = 1_000_000
-"""An exception with a longer text is not kept as a cause: nobody reads it, and each look at it takes time."""
+"""An exception with a longer text is not kept as a cause: it is too long to read, and each look at it takes time."""
 
 
 def hide_arguments(function: Callable[P, R]) -> Callable[P, R]:

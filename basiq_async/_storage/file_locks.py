@@ -21,7 +21,7 @@ def lock_file(file: BinaryIO) -> None:
         fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
         return
     msvcrt: Any = import_module("msvcrt")
-    file.seek(_PAST_THE_END)  # what is locked there nobody can read, so it must be no line
+    file.seek(_PAST_THE_END)  # no process can read a locked part, so it must be no line
     try:
         msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
     except OSError as exc:

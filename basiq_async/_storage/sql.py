@@ -169,7 +169,7 @@ class SQLStore:
         """Do ``work``. Raises ``InboxError`` if it takes too long, and in place of a driver's error.
 
         A cancellation costs the connection to a server, which then rolls back. In SQLite it waits for the end: the
-        driver's thread goes on with a statement that nobody awaits.
+        driver's thread goes on with a statement that is not awaited.
         """
         limited = partial(self._within_limit, work)
         return await (limited() if self.on_postgresql else run_to_completion(limited))

@@ -142,7 +142,7 @@ class SQLiteStore:
             return True
         while more is not None:
             calls += more
-            if len(calls) >= _MOST_IN_A_BATCH or self._calls.empty():  # nobody else takes calls from the queue
+            if len(calls) >= _MOST_IN_A_BATCH or self._calls.empty():  # only this takes calls from the queue
                 break
             more = self._calls.get()
         if calls:

@@ -138,7 +138,7 @@ class SQLiteFile:
         except sqlite3.Error as exc:
             if _code(exc) not in _UNMADE or self._has_log():
                 raise
-        # SQLite makes two files beside it, which it cannot here. Without a log, nobody has written since.
+        # SQLite makes two files beside it, which it cannot here. Without a log, nothing was written since.
         self.for_a_look = True
         return self._connect_to(f"{Path(self.path).absolute().as_uri()}?mode=ro&immutable=1", timeout)
 

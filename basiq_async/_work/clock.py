@@ -62,7 +62,7 @@ def in_seconds(clock: TimeSource | None) -> Callable[[], float]:
 def lease_clock(clock: TimeSource | None) -> Callable[[], float]:
     """Return the clock for leases.
 
-    For None, that is the monotonic clock, which nobody can set and all processes of a machine share.
+    For None, that is the monotonic clock, which cannot be set and all processes of a machine share.
     """
     return time.monotonic if clock is None else in_seconds(clock)
 

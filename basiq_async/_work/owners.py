@@ -38,7 +38,7 @@ Owners = Mapping[str, Owner]
 
 
 async def read_owners(record: Record, *, timeout: float) -> Owners:
-    """Return the webhooks of a record. It is empty for a record that nobody has used, or whose note is damaged."""
+    """Return the webhooks of a record. It is empty for a record that was never used, or whose note is damaged."""
     async with inbox_limit(timeout):
         return _read(await record.note(_NOTE))
 

@@ -178,8 +178,8 @@ class QuarantinedDelivery:
     aware.
 
     ``kind``: a delivery; a message or an event of Basiq's lists that a job handed out, both with the JSON of a message;
-    or something unreadable. ``acknowledged``: whether Basiq was told that it need not send the event again. It is False
-    for what a job set aside: Basiq's next attempt may handle it.
+    or something unreadable. ``acknowledged``: whether Basiq does not send the event again. It is False for what a job
+    set aside: Basiq's next attempt may handle it.
 
     A ``WaitingInbox`` keeps deliveries that wait in the same form: ``quarantined_at`` is then the time when it was
     stored, ``error`` and ``failures`` are those of its attempts so far, ``failing_since`` is the time of the first

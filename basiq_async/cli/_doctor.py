@@ -169,7 +169,7 @@ async def doctor(
 
 @attrs.frozen
 class _Looked:
-    """What was found. ``set_aside``: the oldest entry of the quarantine. ``note``: to be told at the end."""
+    """What was found. ``set_aside``: the oldest entry of the quarantine. ``note``: what is said at the end."""
 
     found: Diagnosis
     set_aside: SetAside | None

@@ -160,7 +160,7 @@ class Polling(Showing):
         except (OutputClosedError, OutputError) as exc:
             self.fail(exc)
         if self._failure is not None and not self._forwards:
-            raise _NotShownError("nobody saw this message")
+            raise _NotShownError("this message was not shown")
 
     def stop(self) -> bool:
         """See ``Showing``."""
@@ -170,4 +170,4 @@ class Polling(Showing):
 
 
 class _NotShownError(ReplayError):
-    """A message was not delivered, or nobody saw its output. It is not recorded, so the next run begins with it."""
+    """A message was not delivered, or its output was not shown. It is not recorded, so the next run begins with it."""

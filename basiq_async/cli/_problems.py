@@ -109,7 +109,7 @@ def _target_note(job: str) -> str:
 
 
 def tell_others(counts: Mapping[str, int]) -> None:
-    """Say what waits in an inbox, or is in its quarantine, of others than the webhook: nobody else names it."""
+    """Say what waits in an inbox, or is in its quarantine, of others than the webhook: nothing else names it."""
     for owner, count in counts.items():
         what = amount(count, "delivery", "deliveries")
         whose = f"a job that posts the events of {identity_of(owner)!r}" if identity_of(owner) != owner else repr(owner)

@@ -145,8 +145,8 @@ def _lines(options: RecoverOptions, ended: Ended[Recovery]) -> dict[str, Callabl
     if found is None:
         return lines
     if found.quarantined or found.at_service:
-        told = is_terminal(sys.stdout) and not session().json  # then the problem's text stands above the line
-        lines["quarantined"] = partial(options.show_retry, found.quarantined, found.at_service, told=told)
+        said = is_terminal(sys.stdout) and not session().json  # then the problem's text stands above the line
+        lines["quarantined"] = partial(options.show_retry, found.quarantined, found.at_service, said=said)
     if ends := [each.until for each in found.out_of_reach if each.until is not None]:
         known = attrs.evolve(options, acknowledged=max(ends).astimezone(UTC).isoformat())
         text = "after you have fetched the present state, acknowledge what is out of reach with:"

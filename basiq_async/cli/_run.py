@@ -81,12 +81,12 @@ def run_until_signal(work: Coroutine[Any, Any, T]) -> T:
 def confirm(question: str, *, yes: bool) -> None:
     """Ask before an action that cannot be undone. Any reply but yes ends the command with 1.
 
-    Raises ``ConfigurationError`` without a terminal, where nobody can reply.
+    Raises ``ConfigurationError`` without a terminal, where no reply can come.
     """
     if yes:
         return
     if sys.stdin is None or not is_terminal(sys.stdin) or not is_terminal(sys.stderr):
-        raise ConfigurationError("this cannot be undone, and without a terminal nobody can be asked: pass --yes")
+        raise ConfigurationError("this cannot be undone, and without a terminal you cannot be asked: pass --yes")
     try:
         prompt(f"{question} [y/N] ")
         reply = sys.stdin.readline()

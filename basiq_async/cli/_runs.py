@@ -85,10 +85,10 @@ class RunOptions:
         """Show the line that continues the run on standard error."""
         show_line(introduction, self.line(), whole=all(_is_whole(each) for each in (self.to, self.inbox)))
 
-    def show_retry(self, count: int, at_service: int = 0, *, told: bool = False) -> None:
+    def show_retry(self, count: int, at_service: int = 0, *, said: bool = False) -> None:
         """Show the line that tries again what is in the quarantine, and that for what failed at the service.
 
-        told: whether it was said already what is in the quarantine.
+        said: whether it was said already what is in the quarantine.
         """
         if at_service:
             show_at_service(at_service)
@@ -105,7 +105,7 @@ class RunOptions:
         }
         show_line(
             "run:"
-            if told
+            if said
             else amount(count, "message or delivery is", "messages or deliveries are")
             + " in the quarantine; try again with:",
             program_line("quarantine retry", options=options),

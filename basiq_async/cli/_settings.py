@@ -90,7 +90,7 @@ def remove(name: str) -> None:
 
 def _file() -> Path:
     folder = Path(typer.get_app_dir("basiq-async"))
-    if not folder.is_absolute():  # as "~" stays, where nobody knows what it stands for
+    if not folder.is_absolute():  # as "~" stays, for a user without a home
         raise ConfigurationError("no folder for the profiles: this user has no home. Set HOME, or BASIQ_API_KEY")
     return folder / "profiles.json"
 

@@ -59,7 +59,7 @@ class Showing:
         self._failure: Exception | None = None
         self._counts = {good: 0, bad: 0}
         if session().stdout_closed and options.forward_to is None:
-            raise ConfigurationError("standard output is closed: nobody could see the deliveries")
+            raise ConfigurationError("standard output is closed: the deliveries could not be seen")
 
     @property
     def status(self) -> str:

@@ -190,7 +190,7 @@ class Record:
     async def reclaim_expired(self, key: str, worker: str, *, grace: float, limit: int = 100) -> Sequence[str]:
         """Return segments without an owner. Each is returned to only one worker within ``grace`` seconds.
 
-        One that nobody claims is returned more rarely then: its notification may still wait in the broker's queue.
+        One that stays unclaimed is returned more rarely then: its notification may still wait in the broker's queue.
         """
         _, *found = await self._run("reclaim_expired", key, limit, _ms(grace), worker)
         return [each for each in found if SEGMENT_NAME.fullmatch(each)]  # not what another program wrote

@@ -140,8 +140,8 @@ class _Queue:
 class _Recording:
     """Records what is finished: many messages together, and one recording after the other.
 
-    The last failures in a row are held back until a message succeeds or the run ends: if they end the run, nobody
-    tried the messages with a target that works.
+    The last failures in a row are held back until a message succeeds or the run ends: if they end the run, the
+    messages were not tried with a target that works.
     """
 
     def __init__(self, recorder: Recorder, hints: HintNotes, settings: RunSettings) -> None:
@@ -170,7 +170,7 @@ class _Recording:
 
     @property
     def is_due(self) -> bool:
-        """Whether there is anything to record, or a hint to note, and nobody does."""
+        """Whether there is anything to record, or a hint to note, and that is not under way."""
         return not self._is_running and (bool(self._done) or self._hints.is_due)
 
     def stop(self) -> None:

@@ -83,7 +83,7 @@ class Pressure:
     """Admits callers to the target, in one of three states.
 
     - *open*: every caller, without asking.
-    - *paused*: nobody, until a moment.
+    - *paused*: none, until a moment.
     - *probing*, after a pause: one caller at a time, and one more with each success, until ``width`` are admitted and
       it is open again. If it admitted all at once, the target would refuse them again.
     """

@@ -198,7 +198,7 @@ class _KnownEvents:
             with forbidden.noting(WEBHOOKS.path):
                 listed = api.listing(Webhook, api.at(WEBHOOKS.path), prefetch=0)
                 return {each.id async for each in listed if not is_inactive(each)}
-            return own  # nobody can tell, so nothing is concluded
+            return own  # that cannot be known, so nothing is concluded
 
         self.coverage = await read_coverage(inbox, webhook_id, own, find_working, timeout=_INBOX_TIMEOUT)
         self._owners = [self._identity]
@@ -267,7 +267,7 @@ class _HistoryScan:
             await self._read_messages(most)
         if len(forbidden.paths) > before:
             self.complete = False
-            return  # without both lists nobody can tell which events have no message
+            return  # only both lists show which events have no message
         left = list(self._without_message.items())
         for start in range(0, len(left), MOST_A_PAGE):
             page = left[start : start + MOST_A_PAGE]

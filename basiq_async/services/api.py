@@ -64,8 +64,8 @@ class Api:
         if waits is not None or self._dated is None:
             return (waits or LoopClock()).now()
         text, at = self._dated
-        told = parse_date(text)
-        return LoopClock().now() if told is None else told + timedelta(seconds=time.monotonic() - at)
+        date = parse_date(text)
+        return LoopClock().now() if date is None else date + timedelta(seconds=time.monotonic() - at)
 
     def clock_lead(self) -> float:
         """Return by how many seconds this machine's clock is ahead of Basiq's; 0 before the first response.

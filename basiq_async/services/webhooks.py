@@ -295,13 +295,13 @@ class Webhooks:
         body = {**body, "subscribedEvents": [*asked, *kept]}
         from .diagnosis import is_inactive  # it is large, and few programs need it
 
-        deaf = is_inactive(existing)
+        inactive = is_inactive(existing)
         moves = move_from is not None and existing.url == move_from
-        if not (deaf or moves) and _agrees(existing, body):
+        if not (inactive or moves) and _agrees(existing, body):
             return EnsuredWebhook.of(existing, "unchanged", kept=kept)
         texts = select_texts(name=existing.name, description=existing.description)
         changed = await self._write(self._at(existing.id), {**texts, **body})
-        return EnsuredWebhook.of(changed, "reactivated" if deaf else "updated", kept=kept, removed=removed)
+        return EnsuredWebhook.of(changed, "reactivated" if inactive else "updated", kept=kept, removed=removed)
 
 
 async def _store_secret(webhook: Webhook, store: WriteSecret | None) -> None:

@@ -203,12 +203,12 @@ def _explain_refusal(response: Response, path: str, redactor: Redactor) -> APIEr
         return error
     if response.status not in (400, 401, 404):
         return error
-    told = ": ".join(text for text in (error.title, error.detail) if text)
+    said = ": ".join(text for text in (error.title, error.detail) if text)
     # The vendor's page on errors has a 404 for a key of which Basiq knows nothing.
     gone = "its application may be deleted or of another environment; " if response.status == 404 else ""
     refused = AuthenticationError(
         f"the API key was not accepted; {gone}pass it exactly as Basiq's dashboard shows it"
-        + (f" (the response says: {told})" if told else ""),
+        + (f" (the response says: {said})" if said else ""),
         status=response.status,
     )
     refused.__dict__.update(vars(error))

@@ -9,9 +9,9 @@ An event is one row. It is claimed in one of two ways, which are independent:
 What was set aside or waits is stored as JSON, and is in a *queue*: the quarantine, or that of its webhook. When it is
 due, and what is counted, stand in one index beside it, so that what is in no queue is in two indexes alone.
 
-Nobody sees the row of a transaction that has not committed, and an ``INSERT`` of the same key would wait for its end,
-with a connection. So each statement that may meet one has one condition more, the *gate*: an advisory lock of the key,
-which lasts as long as its transaction, and which a statement tries and never waits for.
+Other transactions do not see the row of one that has not committed, and an ``INSERT`` of the same key would wait for
+its end, with a connection. So each statement that may meet one has one condition more, the *gate*: an advisory lock of
+the key, which lasts as long as its transaction, and which a statement tries and never waits for.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class Tables(StoreTables):
             sa.Column("attempts", sa.Integer),
             sa.Column("size", sa.Integer),
             sa.Column("entry_json", sa.Text),
-            # Also finds claims that nobody ended: they have no such time.
+            # Also finds claims that were never ended: they have no such time.
             sa.Index(f"{table}_order", "handled_at", **_where("queue IS NULL")),
             # With all that is counted, so that a count reads no entries.
             sa.Index(

@@ -98,8 +98,8 @@ class HttpTarget:
         count = self._responses - since
         if not 0 < count <= self._refused:
             return None
-        told = f"the target responded 401 to {'the message' if count == 1 else f'each of {count:,} messages'}"
-        return f"{told}: it does not have the secret of the signature"
+        said = f"the target responded 401 to {'the message' if count == 1 else f'each of {count:,} messages'}"
+        return f"{said}: it does not have the secret of the signature"
 
     def _request(self, message: Message) -> Request:
         body = payload_bytes(message)

@@ -209,7 +209,7 @@ class InboxPromises(Workers[Inbox]):
     async def keep_notes(self) -> None:
         """A note is kept for all workers until another one takes its place, whatever its name and text, up to 64 kB"""
         name = f"{self.key} {ODD}"
-        hold(await self.inbox.note(name) is None, "a note that nobody stored was not None")
+        hold(await self.inbox.note(name) is None, "a note that was never stored was not None")
         await self.inbox.set_note(f"{name}-2", "another")
         for text in ("first", "", ODD, "ü" * _NOTE, '{"json": [1, null]}'):
             await self.inbox.set_note(name, text)
@@ -274,7 +274,7 @@ class InboxPromises(Workers[Inbox]):
             status = await self.claim(first, self.b, self.other)
             hold(status is DONE, f"a claim of a key that known() has, after {hours} hours, was {status.name}")
         found = await self.list_own(self.other.quarantined)
-        hold(found == [delivery], "a quarantined delivery was gone, though nobody handled or dropped it")
+        hold(found == [delivery], "a quarantined delivery was gone, though it was neither handled nor dropped")
 
     # --- transactions ---
 

@@ -93,7 +93,7 @@ class WaitingPromises(Workers[WaitingInbox]):
         )
 
     async def hold_back_what_failed(self) -> None:
-        """claim_due() claims no more of those that failed than it is told to, and in any case what never failed"""
+        """claim_due() claims no more of those that failed than ``retries``, and in any case what never failed"""
         keys = [(await self._store(f"-{number}")).key for number in range(4)]
         for each in await self.inbox.claim_due(self.key, self.a, limit=3, retries=0, lease=LONG):
             failed = attrs.evolve(each.delivery, failures=1, failing_since=each.claimed_at)

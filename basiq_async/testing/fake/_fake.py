@@ -54,7 +54,7 @@ class FakeBasiq(State):
     quirks: the form of responses where Basiq's own sources contradict each other.
     seed: determines identifiers and seeded histories: the same seed gives the same values. By default it is random, so
         a store that outlives the fake never sees an id twice. The attribute ``seed`` returns it. Secrets and tokens are
-        always new, so nobody who knows the seed knows them.
+        always new, and do not follow from the seed.
     event_types: more event types, each with its description, in addition to today's fifteen. Use them to test how your
         service handles an unknown type.
     latency: the duration of each response.

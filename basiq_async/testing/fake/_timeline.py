@@ -282,7 +282,7 @@ class Timeline:
         others = [waiter for waiter in self._waiters if waiter.sleeps or waiter.attempt is not None]
         moment = self._next_moment()
         if self._is_busy() and (moment is None or not others):
-            return  # the attempts that are under way depend on nobody here
+            return  # the attempts that are under way depend on no caller here
         if (others or moment is None) and not await self._is_quiet():
             return
         if moment is None:

@@ -74,7 +74,7 @@ def _find_proven(control: Control, request: web.Request, proof: str, body: bytes
     """Return the state whose API key the sender of this request knows.
 
     The commands do not send the key, because another program may listen there, and what they send is good for one
-    request: whoever listened there before could send anything else again.
+    request: a program that listened there before could send anything else again.
     """
     challenge, _, shown = proof.partition(".")
     is_new = control.challenges.use(challenge)
