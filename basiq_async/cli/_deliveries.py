@@ -120,7 +120,7 @@ async def trigger(
 
     event_type: The event type, such as user.created.
     to URL: Sign and send the message from here to this URL, without Basiq.
-    event_id: With --to: the id of an event that exists, so that it can be fetched; new by default.
+    event_id: With --to: the id of an event that exists; new by default.
     user_id: With --to: the user's id in the links.
     entity_id: With --to: the entity's id in the links.
     message_id: With --to: the webhook-id; new by default.

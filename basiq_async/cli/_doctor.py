@@ -96,10 +96,9 @@ async def doctor(
     """Find out whether webhooks work, and if not, why.
 
     Checks the status, the cool-off, the event types, the latest attempts, and what a recovery would hand out. The inbox
-    says what was handled: that of --receiver or --inbox, or else the file in this folder that records what 'recover' or
-    'replay' posted to the webhook's URL. The exit code is 1 if a webhook has a problem, and 3 if none was found but
-    --limit, or a permission that the key lacks, left something unread. Changes nothing at Basiq, and posts nothing
-    without --test.
+    says what was handled: that of --receiver or --inbox, or else the file in this folder that records what was posted
+    to the webhook's URL. The exit code is 1 if a webhook has a problem, and 3 if none was found but --limit, or a
+    permission that the key lacks, left something unread. Changes nothing at Basiq, and posts nothing without --test.
     """
     from .._work.owners import read_owners
 

@@ -71,12 +71,12 @@ async def list_(fleet: FleetPlace = None) -> Sequence[Row]:
 async def submit(
     function: str,
     webhook_id: WebhookId,
-    key: Annotated[str, typer.Option(help="The job's key; the key of an existing job resumes that job.")],
+    key: Annotated[str, typer.Option(help="The job's key.")],
     source: Source = "messages",
     filter: Filter = None,
     rate: float | None = None,
 ) -> Row:
-    """Start a job of a fleet, or resume the job with this key. The fleet's workers do the work; see watch.
+    """Start a job of a fleet, or resume the job with this key.
 
     function MODULE:FUNCTION: The job function, such as jobs:refill.
     source: messages or events, as for replay.
@@ -162,7 +162,7 @@ async def export(
     file: str,
     fleet: FleetPlace = None,
 ) -> None:
-    """Write the quarantine of a job to a new file that only its owner can read. The job keeps it.
+    """Copy the quarantine of a job to a new file that only its owner can read.
 
     file: The new file, with a line of JSON for each message.
     """
@@ -263,7 +263,7 @@ def worker(
 ) -> None:
     """Work on the jobs of a fleet until SIGTERM or Ctrl-C.
 
-    After the first signal, the worker finishes and records the messages under way. A second signal ends it at once.
+    It then finishes and records the messages under way; a second signal ends it at once.
 
     processes: How many worker processes to run.
     segments: How many pages a process works on at once.

@@ -46,8 +46,8 @@ async def wait(
 ) -> None:
     """Wait until a mock is ready, then print a line for a shell that exports its URL and API key.
 
-    Waits for the mock of --ready-file, or for the mock at BASIQ_BASE_URL with the key BASIQ_API_KEY. If it is not ready
-    in time, the exit code is 1, and the printed line fails in the shell too.
+    Waits for the mock of --ready-file, or at BASIQ_BASE_URL with the key BASIQ_API_KEY. If it is not ready in time, the
+    exit code is 1, and the printed line fails in the shell too.
 
     ready_file FILE: The file that 'mock --ready-file FILE' writes.
     timeout: Maximum seconds to wait.

@@ -294,7 +294,7 @@ async def drop(ids: Ids, place: InboxOptions) -> Row:
 
 @quarantine_app.add()
 async def export(file: str, place: InboxOptions) -> None:
-    """Write what is in the quarantine to a new file that only its owner can read. It stays in the quarantine.
+    """Copy the quarantine to a new file that only its owner can read.
 
     file: The new file, with a line of JSON for each entry.
     """
