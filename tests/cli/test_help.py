@@ -28,9 +28,12 @@ COMMANDS = dict(commands(program()))
 
 
 @pytest.mark.parametrize("path", list(COMMANDS), ids=lambda path: " ".join(path) or "basiq-async")
-def test_the_help_of_every_command_fits_and_has_what_the_page_says(path: tuple[str, ...]) -> None:
+def test_the_help_of_every_command_fits_and_has_what_the_page_says(
+    path: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The texts themselves are reviewed in docs/cli.md, which is made from the same commands."""
-    done = run_command(*path, "--help", env={"COLUMNS": "80", "TERMINAL_WIDTH": "80", "NO_COLOR": "1"})
+    monkeypatch.setattr("typer.rich_utils.MAX_WIDTH", 80)  # an earlier test may have imported it with another width
+    done = run_command(*path, "--help", env={"COLUMNS": "80", "NO_COLOR": "1"})
     assert done.exit_code == 0
     assert max(map(len, done.stdout.splitlines())) <= 80
     shown = "".join(done.stdout.replace("│", "").split())
@@ -53,7 +56,7 @@ def test_the_help_of_every_command_fits_and_has_what_the_page_says(path: tuple[s
 def test_no_name_is_cut_in_a_narrow_terminal_or_in_one_without_unicode(
     columns: int, locale: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("typer.rich_utils.MAX_WIDTH", columns)  # an earlier test may have imported it with 80
+    monkeypatch.setattr("typer.rich_utils.MAX_WIDTH", columns)  # as above
     for path, command in COMMANDS.items():
         shown = run_command(*path, "--help", env={"COLUMNS": str(columns), "NO_COLOR": "1", "LC_ALL": locale}).stdout
         # The name of an option and of its values is one word.

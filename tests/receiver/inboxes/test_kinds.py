@@ -37,9 +37,12 @@ def test_each_extra_of_a_kind_is_one_of_the_package() -> None:
 
 
 @pytest.mark.parametrize("kind", PLACES, ids=lambda kind: kind.name)
-async def test_the_place_that_the_command_line_names_is_of_its_kind(kind: InboxKind, tmp_path: Path) -> None:
+async def test_the_place_that_the_command_line_names_is_of_its_kind(
+    kind: InboxKind, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert kind_of(kind.example) is kind
-    shown = run_command("inbox", "check", "--help", env={"COLUMNS": "200", "TERMINAL_WIDTH": "200"}).stdout
+    monkeypatch.setattr("typer.rich_utils.MAX_WIDTH", 200)
+    shown = run_command("inbox", "check", "--help", env={"COLUMNS": "200"}).stdout
     assert "://" not in kind.example or kind.example in shown
     place = {"redis": "redis://127.0.0.1:9", "sql": f"sqlite+aiosqlite:///{tmp_path}/sql.db"}.get(kind.extra or "")
     async with AsyncExitStack() as stack:
