@@ -522,7 +522,8 @@ async def test_no_frame_of_ours_behind_a_handlers_error_holds_a_secret_or_a_body
 async def test_a_handler_that_blocks_the_event_loop_is_logged_once_with_its_name(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("basiq_async._work.blocking.LONGEST_STEP", 0.01)
+    now = 1000.0
+    monkeypatch.setattr("basiq_async._work.blocking.monotonic", lambda: now)
     receiver = WebhookReceiver(SECRET)
 
     async def fetch(delivery: Delivery) -> str:
@@ -531,18 +532,23 @@ async def test_a_handler_that_blocks_the_event_loop_is_logged_once_with_its_name
 
     @receiver.on("user.created", prepare=fetch)
     async def export(delivery: Delivery, prepared: str) -> None:
-        time.sleep(0.015)
+        nonlocal now
+        now += 1.5
 
     @receiver.on("*")
     async def waits(delivery: Delivery) -> None:
-        await asyncio.sleep(0.015)
+        nonlocal now
+        await asyncio.sleep(0)
+        now += 0.9
+        await asyncio.sleep(0)
+        now += 0.9
 
     for event_type_id in ("user.created", "user.created", "user.deleted"):
         body = payload(event_type_id)
         assert (await receiver.handle(signed(body), body)).result is Result.HANDLED
     (record,) = caplog.records
     assert record.levelname == "WARNING"
-    assert "export blocked the event loop for 0.0 s" in record.getMessage()
+    assert "export blocked the event loop for 1.5 s" in record.getMessage()
     assert record.handler.endswith("export")  # type: ignore[attr-defined]  # of extra
 
 

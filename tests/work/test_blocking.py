@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import time
 import weakref
 from collections.abc import Coroutine
 from typing import Any
@@ -14,35 +13,49 @@ import pytest
 from basiq_async._work import blocking
 from basiq_async._work.blocking import watch
 
-LONG = 0.03
+LONG = 1.5
 
 
-@pytest.fixture(autouse=True)
-def short(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(blocking, "LONGEST_STEP", 0.02)
+class Clock:
+    """The clock by which steps are measured."""
+
+    def __init__(self) -> None:
+        self.now = 1_000.0
+
+    def block(self) -> None:
+        """Let time pass, as a call that blocks does."""
+        self.now += LONG
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    made = Clock()
+    monkeypatch.setattr(blocking, "monotonic", lambda: made.now)
+    return made
 
 
 async def watched(work: Coroutine[Any, Any, Any], found: list[float] | None = None) -> Any:
     return await watch(work, (found if found is not None else []).append)
 
 
-async def test_each_step_that_blocks_is_noticed_and_no_wait_is() -> None:
+async def test_each_step_that_blocks_is_noticed_and_no_wait_is(clock: Clock) -> None:
     async def work() -> str:
-        await asyncio.sleep(LONG)
-        time.sleep(LONG)
+        asyncio.get_running_loop().call_soon(clock.block)  # while it waits
         await asyncio.sleep(0)
-        time.sleep(LONG)
+        clock.block()
+        await asyncio.sleep(0)
+        clock.block()
         return "done"
 
     found: list[float] = []
     assert await watched(work(), found) == "done"
-    assert len(found) == 2
-    assert all(LONG <= each < 1 for each in found)
+    assert found == [LONG, LONG]
+    assert clock.now == 1_000 + 3 * LONG
 
 
-async def test_a_step_that_blocks_and_fails_is_noticed() -> None:
+async def test_a_step_that_blocks_and_fails_is_noticed(clock: Clock) -> None:
     async def work() -> None:
-        time.sleep(LONG)
+        clock.block()
         raise ValueError("x")
 
     found: list[float] = []
