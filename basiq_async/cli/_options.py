@@ -174,7 +174,7 @@ async def read_moment(basiq: BasiqClient, text: str | None, name: str) -> dateti
         return None
     found = _parse_moment(text, name)
     await basiq.event_types.list().first()
-    now = basiq._now()
+    now = basiq._api.now()
     try:
         moment = (now - found).replace(microsecond=0) if isinstance(found, timedelta) else found
     except OverflowError:

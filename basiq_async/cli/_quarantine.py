@@ -11,6 +11,7 @@ import typer
 
 from .._arguments import read_webhook_ids
 from .._redaction.text import amount
+from .._work.failures import find_retry_after
 from .._work.keys import identity_of, webhook_of
 from ..errors import ConfigurationError
 from ._command import Group
@@ -180,12 +181,12 @@ async def retry(output: Output, options: RetryOptions) -> int:
             # A receiver's own entries come from its inbox, and have its seal: nothing is asked of Basiq.
             client = make_client(Settings(_NO_KEY, _NOWHERE, "none") if options.to is None else None)
             basiq = await stack.enter_async_context(client)
-            target, record = await open_target(stack, options.webhook, options)
+            target, record = await open_target(stack, options.webhook, options, once=True)
             stack.callback(tell_refusals, target, basiq)
             return await _retry(basiq, target, record, options, wanted, watch)
 
     ended = await run_watched(watch, work)
-    watch.tell_busy()
+    watch.tell_rest()
     code = ended.exit(WRONG)
     if code != WRONG or ended.result is None:
         return code
@@ -245,6 +246,8 @@ class _Retries(Watch):
         self.seen: set[str] = set()
         """The ids of what was tried: of messages and of events."""
         self._events: dict[str, str | None] = {}
+        self._later: dict[str, tuple[str, str | None]] = {}
+        """The results of those that are to be tried again, and their errors."""
 
     def wrap(self, target: Target) -> Target:
         """See ``Observer``."""
@@ -257,22 +260,26 @@ class _Retries(Watch):
             reason = await self._inner.deliver(message)
         except Exception as exc:
             result = "failed" if getattr(message, "fault", None) is None else "unreadable"
-            self._tell(message, result, f"{type(exc).__name__}: {exc}")
+            self._tell(message, result, f"{type(exc).__name__}: {exc}", again=find_retry_after(exc) is not None)
             raise
-        self._tell(message, reason or "handled", None)
+        self._tell(message, reason or "handled", None, again=reason == _BUSY)
         return reason
 
-    def _tell(self, message: Message, result: str, error: str | None) -> None:
+    def _tell(self, message: Message, result: str, error: str | None, *, again: bool) -> None:
+        """Show how an attempt ended, unless the message is tried again: in this run, it may still be handled."""
         self.results[message.id] = result
         self._events[message.id] = message.event_id
         self.seen.update(each for each in (message.id, message.event_id) if each)
-        if result != _BUSY:  # it is tried once more at the end
+        self._later.pop(message.id, None)
+        if again:
+            self._later[message.id] = result, error
+        else:
             self._show(message.id, result, error)
 
-    def tell_busy(self) -> None:
-        """Show the messages that another worker held to the end."""
-        for id in [id for id, result in self.results.items() if result == _BUSY]:
-            self._show(id, _BUSY, None)
+    def tell_rest(self) -> None:
+        """Show the messages that another worker held to the end, or for which the run ended in a pause."""
+        for id, (result, error) in self._later.items():
+            self._show(id, result, error)
 
     def _show(self, id: str, result: str, error: str | None) -> None:
         live(None)

@@ -151,14 +151,22 @@ def check_places(options: Any, targets: Mapping[str, str | None]) -> None:
 
 
 async def open_target(
-    stack: AsyncExitStack, webhook_id: str | None, options: Any, *, concurrency: int = 32, write: bool = True
+    stack: AsyncExitStack,
+    webhook_id: str | None,
+    options: Any,
+    *,
+    concurrency: int = 32,
+    write: bool = True,
+    once: bool = False,
 ) -> tuple[Target | WebhookReceiver, Inbox | None]:
     """Open the target that the options name, and the record of what is posted to it. A receiver has its own.
 
     write: whether it must be possible to write to the record: a full disk then ends the run before it begins.
+    once: whether each message is posted with one attempt.
     """
     from .._work.limits import inbox_limit
     from ..replay import HttpTarget
+    from ..transports.retry import RetryPolicy
 
     if options.to is None:
         receiver = await stack.enter_async_context(open_receiver(options.receiver or "", webhook_id))
@@ -169,7 +177,8 @@ async def open_target(
     if "?…" in options.to:
         raise ConfigurationError("put back what is not shown of --to: a URL of a line that helps ends before its query")
     secrets = read_secrets(options.secret_file)
-    target = HttpTarget(options.to, secrets, name=options.job, connections=concurrency)
+    retry = RetryPolicy(max_retries=0) if once else None
+    target = HttpTarget(options.to, secrets, name=options.job, retry=retry, connections=concurrency)
     identity = getattr(options, "identity", None) or identity_in(webhook_id or "")
     place = options.inbox or record_file(identity, options.job or options.to)
     record = await stack.enter_async_context(open_inbox(place, make=True))

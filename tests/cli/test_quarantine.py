@@ -225,6 +225,49 @@ def test_what_was_posted_is_named_by_the_target_and_the_webhook(run: Run, served
     assert run("quarantine", "list", *at).row["delivery_id"] == rest[1]["delivery_id"]
 
 
+_ASKS = """\
+class Busy(Exception):
+    retry_after = {seconds}
+with open('tried', 'a') as file: file.write('x')
+if os.path.getsize('tried') <= {times}: raise Busy('come back')"""
+
+
+def test_a_pause_that_the_handler_asks_for_is_waited_for(run: Run) -> None:
+    place = make_service(_ASKS.format(seconds=0.01, times=2))
+    done = run("quarantine", "retry", "--receiver", place, "--max-pause", "5")
+    assert (done.exit_code, [row["result"] for row in done.rows]) == (0, ["handled"]), done.output
+    assert Path("tried").read_text() == "xxx"
+    assert run("quarantine", "list", "--receiver", place).exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("seconds", "most", "said"),
+    [(30, "0.05", "asks for a pause of 30 s, longer than max_pause"), (0.01, "0.03", "accepted no message meanwhile")],
+    ids=["one pause", "pauses together"],
+)
+def test_a_longer_pause_than_max_pause_ends_it_and_all_stays(run: Run, seconds: float, most: str, said: str) -> None:
+    place = make_service(_ASKS.format(seconds=seconds, times=1_000))
+    done = run("quarantine", "retry", "--receiver", place, "--max-pause", most)
+    assert (done.exit_code, said in done.stderr) == (1, True), done.output
+    assert [row["result"] for row in done.rows] == ["failed"]
+    assert len(Path("tried").read_text()) == 1 if seconds == 30 else len(Path("tried").read_text()) > 1
+    assert run("quarantine", "list", "--receiver", place).row["event_id"] == "e-bad"
+
+
+def test_an_endpoint_that_is_down_gets_one_attempt_each_and_all_stays(
+    run: Run, served: Served, endpoint: Endpoint
+) -> None:
+    webhook_id = served.fake.seed_messages(3)
+    endpoint.status = 400
+    at = ("--to", endpoint.url, "--webhook", webhook_id)
+    assert run("replay", webhook_id, "--to", endpoint.url).exit_code == 1
+    endpoint.status, endpoint.ids = 503, []
+    done = run("quarantine", "retry", *at)
+    assert (done.exit_code, [row["result"] for row in done.rows]) == (1, ["failed"] * 3), done.output
+    assert len(endpoint.ids) == len(set(endpoint.ids)) == 3
+    assert len(run("quarantine", "list", *at).rows) == 3
+
+
 def test_the_inbox_of_a_service_is_not_emptied_by_posting_to_the_service(run: Run, endpoint: Endpoint) -> None:
     """The service takes what is in its own quarantine for handled, and would accept it without handling it."""
     at = ("--to", endpoint.url, "--webhook", "w1", "--inbox", "inbox.db")
