@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from datetime import datetime
 from types import TracebackType
 from typing import Any, Self
 
@@ -136,10 +135,6 @@ class BasiqClient:
     def base_url(self) -> str:
         """The URL of the API."""
         return self._base.url("")
-
-    def _now(self) -> datetime:
-        """Return the time by Basiq's clock, or by the transport's clock if it has one."""
-        return self._api.now()
 
     async def aclose(self) -> None:
         """Cancel the requests for prefetched pages, and close the transport if the client made it."""

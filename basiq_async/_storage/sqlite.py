@@ -135,9 +135,10 @@ class SQLiteStore:
         """Wait for a call, and run it with all others that are queued. Return False if None came."""
         if time.monotonic() >= self._clear_at:
             self._clear_log()
+        idle = None if self._clear_at == math.inf else max(self._clear_at - time.monotonic(), 0.0)
         calls: list[_Call] = []
         try:
-            more = self._calls.get(timeout=self._until_clearing())
+            more = self._calls.get(timeout=idle)
         except queue.Empty:
             return True
         while more is not None:
@@ -186,9 +187,6 @@ class SQLiteStore:
         if now >= self._check_at:
             self.file.check_in_place()
             self._check_at = now + _CHECK_EVERY
-
-    def _until_clearing(self) -> float | None:
-        return None if self._clear_at == math.inf else max(self._clear_at - time.monotonic(), 0.0)
 
     def _clear_log(self) -> None:
         """Move what the log has into the file, and cut the log. If another process reads, try again later."""

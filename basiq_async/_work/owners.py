@@ -33,8 +33,10 @@ class Owner:
     since: datetime | None = None
 
 
-Owners = Mapping[str, Owner]
-"""The webhooks of an inbox, in the order in which they were noted."""
+class Owners(dict[str, Owner]):
+    """The webhooks of an inbox, in the order in which they were noted. ``text`` is the note that says so."""
+
+    text: str | None = None
 
 
 async def read_owners(record: Record, *, timeout: float) -> Owners:
@@ -43,16 +45,18 @@ async def read_owners(record: Record, *, timeout: float) -> Owners:
         return _read(await record.note(_NOTE))
 
 
-async def note_owners(inbox: Inbox, webhook_ids: Sequence[str], *, live: datetime | None, timeout: float) -> Owners:
+async def note_owners(
+    inbox: Inbox, webhook_ids: Sequence[str], *, live: datetime | None, timeout: float, known: Owners | None = None
+) -> Owners:
     """Note the webhooks of one service, newest first, whose last one is their identity. Return what was noted before.
 
-    live: since when the inbox has their live deliveries; None for a job. Raises ``ConfigurationError`` for a list that
-    contradicts what is noted, so that no order of the list has events handled again.
+    live: since when the inbox has their live deliveries; None for a job. ``known``: what was read before, if it was.
+    Raises ``ConfigurationError`` for a list that contradicts what is noted, so that no order of the list has events
+    handled again.
     """
     for _ in range(_TRIES):
-        async with inbox_limit(timeout):
-            text = await inbox.note(_NOTE)
-        known = _read(text)
+        if known is None:
+            known = await read_owners(inbox, timeout=timeout)
         joining = _check_order(known, webhook_ids, may_join=live is not None)
         for each in joining:
             await _check_is_drained(inbox, each, webhook_ids, timeout=timeout)
@@ -64,8 +68,9 @@ async def note_owners(inbox: Inbox, webhook_ids: Sequence[str], *, live: datetim
         if noted == known:
             return known
         async with inbox_limit(timeout):
-            if await inbox.set_note(_NOTE, _write(noted), expected=text):
+            if await inbox.set_note(_NOTE, _write(noted), expected=known.text):
                 return known
+        known = None  # another program has changed it
     raise InboxError("other programs change the inbox's note of its webhooks again and again")
 
 
@@ -100,7 +105,11 @@ async def find_identity(record: Record, webhook_id: str, given: str | None, *, t
 
     Raises ``ConfigurationError`` if the two differ.
     """
-    known = await read_owners(record, timeout=timeout)
+    return identity_in(await read_owners(record, timeout=timeout), webhook_id, given)
+
+
+def identity_in(known: Owners, webhook_id: str, given: str | None) -> str:
+    """Return what ``find_identity`` returns, from what a record's note says."""
     if given is not None:
         _check_order(known, [webhook_id, given] if webhook_id != given else [given], may_join=False)
         return given
@@ -120,7 +129,7 @@ async def find_recording_since(inbox: Inbox, webhook_id: str, *, timeout: float)
         return max(await inbox.known_since(), live)
 
 
-def live_identities(owners: Owners) -> Sequence[str]:
+def live_identities(owners: Mapping[str, Owner]) -> Sequence[str]:
     """Return the identities whose live deliveries an inbox has, each once."""
     return list(dict.fromkeys(each.identity for each in owners.values() if each.since is not None))
 
@@ -179,17 +188,20 @@ async def _check_is_drained(inbox: Inbox, webhook_id: str, webhook_ids: Sequence
 
 
 def _read(text: str | None) -> Owners:
+    owners = Owners()
     try:
-        found = dict(json.loads(text or "{}"))
-        moments = {each: since and datetime.fromisoformat(since) for each, (since, _) in found.items()}
-        if any(since is not None and since.tzinfo is None for since in moments.values()):
-            return {}
-        return {each: Owner(str(identity), moments[each]) for each, (_, identity) in found.items()}
+        for each, (since, identity) in dict(json.loads(text or "{}")).items():
+            moment = datetime.fromisoformat(since) if since else None
+            if moment is not None and moment.tzinfo is None:
+                raise ValueError("not a moment")
+            owners[each] = Owner(str(identity), moment)
     except (ValueError, TypeError, RecursionError):
-        return {}
+        owners.clear()
+    owners.text = text
+    return owners
 
 
-def _write(owners: Owners) -> str:
+def _write(owners: Mapping[str, Owner]) -> str:
     """Return the note of owners; the oldest ones beyond the number that is kept are left out."""
     latest = list(owners.items())[-_MOST:]
     return json.dumps({each: [owner.since and owner.since.isoformat(), owner.identity] for each, owner in latest})

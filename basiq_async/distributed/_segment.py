@@ -330,11 +330,11 @@ class Segment:
         client = self.work.client
         if isinstance(message, QuarantinedMessage) and isinstance(message.entry, JobEntry):
             failures = message.entry.failures + 1
-            entry = attrs.evolve(message.entry, error=error, failures=failures, quarantined_at=client._now())
+            entry = attrs.evolve(message.entry, error=error, failures=failures, quarantined_at=client._api.now())
         else:
             webhook_id = self.list.webhook_id
             key = key_of(message, self._handlings[webhook_id].webhook_id)
-            fields = attrs.asdict(make_entry(message, key, error, now=client._now()), recurse=False)
+            fields = attrs.asdict(make_entry(message, key, error, now=client._api.now()), recurse=False)
             entry = JobEntry(**fields, job=self.entry_job, webhook_id=webhook_id)
         return attrs.evolve(entry, seal=client._seal("basiq fleet").seal(*entry.sealed_parts()))
 

@@ -10,7 +10,7 @@ from typing import cast, get_args
 import attrs
 
 from .._arguments import Duration, check_seconds, check_whole
-from .._work.owners import find_identity, refuse_others
+from .._work.owners import identity_in, read_owners, refuse_others
 from .._work.quarantine import count_quarantined
 from .._work.waiting import count_waiting
 from ..client import BasiqClient
@@ -106,10 +106,11 @@ class Work:
             refuse_others(handling.receiver.webhook_ids, webhook_id, "receiver")
         if handling.receiver is not None or handling.inbox is None:
             return attrs.evolve(handling, webhook_id=handling.webhook_id or webhook_id)
+        owners = await read_owners(handling.inbox, timeout=_CALL)
         if isinstance(handling.value, HttpTarget) and webhook_id not in self._checked:
-            await check_place(self.client, handling.inbox, webhook_id, handling.value)
+            await check_place(self.client, owners, webhook_id, handling.value)
             self._checked.add(webhook_id)
-        return handling.of(await find_identity(handling.inbox, webhook_id, identity, timeout=_CALL))
+        return handling.of(identity_in(owners, webhook_id, identity))
 
     @property
     def _asks_service(self) -> bool:

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from .._work.owners import list_of, read_owners
-from .._work.protocol import Inbox
+from .._work.owners import Owners, list_of
 from ..client import BasiqClient
 from ..errors import ConfigurationError
 from .targets._http import HttpTarget
 
-_CALL = 5.0
 
-
-async def check_place(client: BasiqClient, inbox: Inbox, webhook_id: str, target: HttpTarget) -> bool:
-    """Return whether the inbox is the service's. Raises ``ConfigurationError`` if the target is at another place.
+async def check_place(client: BasiqClient, owners: Owners, webhook_id: str, target: HttpTarget) -> bool:
+    """Return whether an inbox is the service's. Raises ``ConfigurationError`` if the target is at another place.
 
     The places of a service are the urls of its webhooks, as the inbox has noted them.
     """
-    owners = await read_owners(inbox, timeout=_CALL)
     owner = owners.get(webhook_id)
     if owner is None:
         return False

@@ -85,9 +85,9 @@ class Hint:
         return text if len(text) <= _MOST_TEXT else None
 
     @classmethod
-    def read(cls, text: str | None, selection: str, listing: Listing[Any]) -> Hint | None:
+    def read(cls, text: str, selection: str, listing: Listing[Any]) -> Hint | None:
         """Return the hint of a text; None if it is of another selection or list, or if another program wrote it."""
-        check, _, body = (text or "").partition(" ")
+        check, _, body = text.partition(" ")
         if check != _check(body, selection):
             return None
         try:
@@ -190,9 +190,9 @@ class _Pass:
         if self.until is not None:
             self.met.update(set(self.until.first).intersection(page.ids))
 
-    def lengthen(self, page: ListedPage, late: int, made: Callable[[], Hint], relative: Callable[[str], str]) -> None:
-        """Add a page to what was read. ``made`` makes an empty hint."""
-        run = made() if self.run is None else self.run
+    def lengthen(self, page: ListedPage, late: int, began: datetime, relative: Callable[[str], str]) -> None:
+        """Add a page to what was read. ``began``: when the reading began, by the API's clock."""
+        run = self.run or Hint(began, [], [], "", at_end=False, proven=True, page=1, steps=[0, 0])
         self.at_end = page.is_last
         self._trail.append((page.url, self._count))
         while len(self._trail) > 1 and self._count - self._trail[1][1] + len(page.ids) >= late:
@@ -264,7 +264,9 @@ class Reading(PageRequests, Generic[T]):
         self._ask, self._key_of, self._convert, self._choose = known, key_of, convert or _unchanged, choose
         self._note_page, self._is_enough, self._as_sent, self._now = note_page, is_enough, as_sent, now or _now
         self._selection = None if selection is None else f"{self._listing.name} {selection}"
-        self._former = None if self._selection is None else Hint.read(hint, self._selection, self._listing)
+        self._former = None
+        if hint is not None and self._selection is not None:
+            self._former = Hint.read(hint, self._selection, self._listing)
         self._order = ListOrder(None if self._former is None else [*self._former.steps])
         self._longest = 1 if self._former is None else self._former.page
         self._passed = Ids() if passed is None else passed  # the keys that the record knew or that were handed out
@@ -299,10 +301,14 @@ class Reading(PageRequests, Generic[T]):
         return self._order.order
 
     def hint(self) -> str | None:
-        """Return the hint to note now: for the last page until which all is done. None if there is nothing to note."""
+        """Return the hint to note now: for the last page until which all is done. None if there is nothing to note.
+
+        A hint whose link is the first page is none: the next reading begins there anyway.
+        """
         while self._steps and self._steps[0][1].is_done:
             self._noted = self._steps.popleft()[0] or self._noted
-        if self._noted is None or self._selection is None:
+        first_page = self._listing.base.relative(self._listing.start)
+        if self._noted is None or self._selection is None or self._noted.link == first_page:
             return None
         return attrs.evolve(self._noted, page=self._longest, steps=[*self._order.steps]).write(self._selection)
 
@@ -419,9 +425,10 @@ class Reading(PageRequests, Generic[T]):
         """Return what a page has to hand out. ``is_next``: whether it is not a page before the present one."""
         self._longest = max(self._longest, len(page.ids))
         late = min(_LATE, self._longest)
-        order = self._order.order if self._order.sure else "unknown"
-        if self._is_enough is not None and self._is_enough(page.times, order):
-            page.next_url = None
+        if self._is_enough is not None:
+            order = self._order.order if self._order.sure else "unknown"
+            if self._is_enough(page.times, order):
+                page.next_url = None
         if is_next:
             now.meet(page, late)
             if now.until is None and now.connected:
@@ -442,7 +449,7 @@ class Reading(PageRequests, Generic[T]):
         self._passed.extend(map(digest_of, known))
         batch = self._make_batch(page, fresh, keys, digests)
         self.read_count += len(unread)
-        self.known_count += sum(keys[index] in known for index in unread)
+        self.known_count += len(unread) - len(fresh)
         hint = self._advance(now, page, late, is_astray=bool(batch.items)) if is_next and not page.failed else None
         self._steps.append((hint, batch))
         return batch
@@ -455,7 +462,7 @@ class Reading(PageRequests, Generic[T]):
             if is_astray or page.is_last:
                 now.next_url = None
             return None
-        now.lengthen(page, late, self._make_hint, self._listing.base.relative)
+        now.lengthen(page, late, self.began or self._now(), self._listing.base.relative)
         if (until := now.until) is not None:
             enough = len(now.met) >= min(late, len(until.first)) and self._order.sure
             now.joined = enough and (until.proven or until.first[0] in now.met)
@@ -463,9 +470,6 @@ class Reading(PageRequests, Generic[T]):
             self.request_ahead(now.next_url)
         is_noted = not now.proves and now.until is None
         return now.run if is_noted else None
-
-    def _make_hint(self) -> Hint:
-        return Hint(self.began or self._now(), [], [], "", at_end=False, proven=True, page=1, steps=[0, 0])
 
     def _find_unread(self, page: ListedPage, digests: Sequence[bytes]) -> list[int]:
         """Return the indexes of the items that this run has not passed. ``digests`` are those of their keys."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any, Literal
 
@@ -36,13 +36,13 @@ class JobRecord:
     """Sets aside the messages of a run that failed; the target records what it handles.
 
     inbox: where the failures are set aside. None if a receiver records itself what it tries again.
-    seal: signs the messages that are set aside.
+    make_seal: makes what signs the messages that are set aside; a run sets aside few.
     """
 
     in_batches = False
     _inbox: Inbox | None
     _webhook_id: str | None
-    _seal: Seal
+    _make_seal: Callable[[], Seal]
     _now: TimeSource
     _token: str = attrs.field(factory=new_token)
     """The same for a recording that is repeated."""
@@ -65,7 +65,7 @@ class JobRecord:
                 return
         else:
             entry = make_entry(message, key_of(message, self._webhook_id), error, now=self._now())
-        entry = attrs.evolve(entry, seal=self._seal.seal(*entry.sealed_parts()))
+        entry = attrs.evolve(entry, seal=self._make_seal().seal(*entry.sealed_parts()))
         async with inbox_limit(_CALL):
             await inbox.quarantine(entry.key, self._token, entry)
 

@@ -15,7 +15,7 @@ from .._redaction.text import amount
 from .._wire.order import is_past, item_time
 from .._work.ids import Ids, digest_of
 from .._work.limits import inbox_limit
-from .._work.owners import find_recording_since, list_of, live_identities, read_owners
+from .._work.owners import Owners, find_recording_since, list_of, live_identities
 from .._work.protocol import Inbox, Waiting
 from .._work.quarantine import count_quarantined
 from .._work.tasks import run_cancel_once
@@ -162,9 +162,9 @@ class RecoveryRun:
         """
         client = self._replay._client
         await self._replay._identify()
-        await self._replay._check_place(self._inbox)
+        await self._replay._check_place()
         webhook = await client.webhooks.get(self._webhook_id)
-        began, passed = client._now(), Ids()
+        began, passed = client._api.now(), Ids()
         coverage = await self._read_coverage()
         begins = self._since or coverage.begins
         messages = await self._read_messages(latest(coverage.read_back_to(began), begins), begins, Activity(), passed)
@@ -173,7 +173,7 @@ class RecoveryRun:
         events = self._read_events(webhook, began, begins, passed)
         plan = RecoveryPlan(coverage.read_up_to is None, first, (await make_plan(events, where.limit)).total)
         if plan.first and plan.total and (replaced := await self._find_replaced(webhook)):
-            raise ConfigurationError(f"{plan} {await self._describe_choice(replaced)}")
+            raise ConfigurationError(f"{plan} {self._describe_choice(replaced)}")
         self._plan = plan
         return plan
 
@@ -194,7 +194,7 @@ class RecoveryRun:
             self._left_alone = self._recent = 0
             responses = 0 if self._http is None else self._http._responses
             webhook = await client.webhooks.get(self._webhook_id)
-            began = client._now()  # by Basiq's clock, from the response above
+            began = client._api.now()  # by Basiq's clock, from the response above
             was_active = find_status_problem(webhook, None) is None
             coverage = await self._begin_coverage(began, active=was_active)
             activity, passed, begins = Activity(), Ids(), coverage.begins
@@ -208,7 +208,7 @@ class RecoveryRun:
             webhook = await client.webhooks.get(self._webhook_id)
             inactive_now = None if find_status_problem(webhook, None) is None else began
             periods = activity.periods(coverage.seen_inactive, inactive_now)
-            lost = coverage.out_of_reach(periods, client._now())
+            lost = coverage.out_of_reach(periods, client._api.now())
             if second is not None and second.finished and replay._where._predicate is everything:
                 seen = None if was_active and inactive_now is None else began
                 types = tuple(filter(self._handles, subscribed))
@@ -239,6 +239,10 @@ class RecoveryRun:
         return self._replay._webhook_id
 
     @property
+    def _owners(self) -> Owners:
+        return self._replay._owners
+
+    @property
     def _identity(self) -> str:
         handling = self._replay._handling
         return handling.identity or handling.webhook_id or self._webhook_id
@@ -252,7 +256,7 @@ class RecoveryRun:
 
     async def _check(self) -> None:
         """Refuse what would repeat another webhook's events. Log how much a first recovery hands out."""
-        await self._refuse_others()
+        self._refuse_others()
         if self._plan is None and (await self._read_coverage()).read_up_to is None:
             try:
                 await self.plan()
@@ -265,22 +269,20 @@ class RecoveryRun:
             self._on_plan(self._plan)
         self._plan = None
 
-    async def _refuse_others(self) -> None:
+    def _refuse_others(self) -> None:
         """Raise ``ConfigurationError`` for an inbox of others, if nothing says that this webhook belongs to it."""
-        replay = self._replay
-        owners = await read_owners(self._inbox, timeout=_CALL)
+        replay, owners = self._replay, self._owners
         others = live_identities(owners)
         known = self._webhook_id in owners and owners[self._webhook_id].since is not None
         if known or replay._handling.receiver is not None or self._another_service or not others:
             return
         if self._identity not in others:
-            raise ConfigurationError(await self._describe_choice(others))
+            raise ConfigurationError(self._describe_choice(others))
 
     async def _find_replaced(self, webhook: Webhook) -> Sequence[str]:
         """Return the identities in the inbox that this webhook may replace, if nothing says whether it does."""
-        owners = await read_owners(self._inbox, timeout=_CALL)
-        identity = self._identity
-        own, week_ago = owners.get(identity), self._replay._client._now() - LISTED
+        owners, identity = self._owners, self._identity
+        own, week_ago = owners.get(identity), self._replay._client._api.now() - LISTED
         if self._another_service or (own is not None and own.since is not None and own.since < week_ago):
             return ()
         for each in list_of(owners, identity):
@@ -293,9 +295,8 @@ class RecoveryRun:
         listed = {each.id: each async for each in self._replay._client.webhooks.list()} if others else {}
         return [each for each in others if any(_may_replace(webhook, listed.get(one)) for one in list_of(owners, each))]
 
-    async def _describe_choice(self, others: Sequence[str]) -> str:
-        owners = await read_owners(self._inbox, timeout=_CALL)
-        lists = " or ".join(f"webhook_id={list_of(owners, each, self._webhook_id)!r}" for each in others)
+    def _describe_choice(self, others: Sequence[str]) -> str:
+        lists = " or ".join(f"webhook_id={list_of(self._owners, each, self._webhook_id)!r}" for each in others)
         return (
             f"The inbox has the live deliveries of {', '.join(map(repr, others))}. If {self._webhook_id!r} is a newer "
             f"webhook of the same service, nothing of them is handled again with {lists} for its receiver, or for a "
@@ -320,7 +321,7 @@ class RecoveryRun:
         receiver, identity = self._replay._handling.receiver, self._replay._handling.identity
         own = () if receiver is None else receiver.webhook_ids
         if receiver is None and identity is not None:
-            own = tuple(list_of(await read_owners(self._inbox, timeout=_CALL), identity))
+            own = tuple(list_of(self._owners, identity))
 
         async def find_working() -> Collection[str]:
             return {each.id async for each in self._replay._client.webhooks.list() if not is_inactive(each)}
@@ -367,7 +368,7 @@ class RecoveryRun:
 
         is_enough = partial(is_past, since=back_to)
         options = {"convert": choose, "note_page": activity.see, "passed": passed, "is_enough": is_enough}
-        return self._replay._read("messages", key_of, self._replay._known, **options)
+        return self._replay._read("messages", key_of, **options)
 
     def _read_events(
         self, webhook: Webhook, requested: datetime, begins: datetime | None, passed: Ids
@@ -390,7 +391,7 @@ class RecoveryRun:
             return message
 
         key_of = partial(event_key, webhook_id=self._replay._handling.webhook_id)
-        return self._replay._read("events", key_of, self._replay._known, convert=choose, passed=passed)
+        return self._replay._read("events", key_of, convert=choose, passed=passed)
 
 
 def _may_replace(webhook: Webhook, other: Webhook | None) -> bool:

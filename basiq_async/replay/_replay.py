@@ -6,10 +6,10 @@ import asyncio
 import json
 import logging
 import os
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection, Iterable, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from functools import partial
-from typing import Any, TypeVar, cast, get_args
+from typing import Any, TypeVar, TypeVarTuple, cast, get_args
 
 import attrs
 
@@ -18,8 +18,8 @@ from .._redaction.text import printable
 from .._signing.seal import Seal
 from .._storage.exports import export_entries
 from .._work.failures import is_outage
-from .._work.limits import inbox_limit, limit, wait_for_event
-from .._work.owners import find_identity, note_job, note_owners, refuse_others
+from .._work.limits import inbox_is_slow, inbox_limit, limit, wait_for_event
+from .._work.owners import Owners, identity_in, note_job, note_owners, read_owners, refuse_others
 from .._work.protocol import Inbox, QuarantinedDelivery
 from .._work.quarantine import (
     count_quarantined,
@@ -37,7 +37,7 @@ from ..hooks import call_hook, chain_hooks
 from ..models import Message
 from ._engine import Engine
 from ._places import check_place
-from ._reading import Known, Reading
+from ._reading import Reading
 from ._records import JobRecord, RetryTarget, message_of_entry
 from ._report import OnProgress, Plan, Report, make_plan
 from ._sources import (
@@ -64,6 +64,7 @@ from .targets._json_lines import JSONLinesTarget
 from .targets._shared import PATIENCE, Shared
 
 T = TypeVar("T")
+Arguments = TypeVarTuple("Arguments")
 logger = logging.getLogger("basiq_async.replay")
 _CALL = 5.0
 
@@ -133,6 +134,7 @@ class Replay:
         self._client = client
         self._webhook_id = webhook_id
         self._handling = choose_hand_out(target, inbox, webhook_id=webhook_id)
+        self._file = target if isinstance(target, JSONLinesTarget) else None
         receiver = self._handling.receiver
         if receiver is not None and receiver.webhook_ids:
             refuse_others(receiver.webhook_ids, webhook_id, "receiver")
@@ -158,6 +160,8 @@ class Replay:
         self._observer: Observer | None = None
         self._listeners: list[OnProgress] = []
         self._running = False
+        self._owners = Owners()
+        """The webhooks of the inbox, as the present run has found them."""
         self._is_of_service = False
         """Whether the target posts, and the inbox is that of the service: its notes are about the service."""
         self._stopping = asyncio.Event()
@@ -294,7 +298,7 @@ class Replay:
         handling, settings = self._handling, self._settings_of(retries=retries)
         opened = target = handling.open(quarantined=retries)
         if retries:
-            target = RetryTarget(target, self._seal, handling.receiver)
+            target = RetryTarget(target, self._make_seal(), handling.receiver)
         for listener in self._listeners:
             progress = chain_hooks(progress, listener)
         if self._observer is not None:
@@ -310,7 +314,7 @@ class Replay:
         else:
             # A receiver records itself what it tries again.
             inbox = None if retries and handling.receiver is not None else handling.inbox
-            recorder = JobRecord(inbox, handling.webhook_id, self._seal, self._client._now)
+            recorder = JobRecord(inbox, handling.webhook_id, self._make_seal, self._client._api.now)
 
             def wait_for_others() -> float:
                 if isinstance(opened, (Shared, ReceiverTarget)):
@@ -338,9 +342,8 @@ class Replay:
         limit = None if retries else self._where.limit
         return attrs.evolve(settings, limit=limit, tries_once=retries)
 
-    @property
-    def _seal(self) -> Seal:
-        """Seals what is set aside: with the receiver's secret, or else with the API key."""
+    def _make_seal(self) -> Seal:
+        """Return the seal of what is set aside: with the receiver's secret, or else with the API key."""
         receiver = self._handling.receiver
         return self._client._seal("basiq quarantine") if receiver is None else receiver._seal
 
@@ -363,7 +366,7 @@ class Replay:
                     stack.push_async_callback(run_to_completion, partial(self._limit_file, self._file.aclose, "end"))
                     await self._limit_file(self._file._begin_run, "begin")
                 if handling.inbox is not None:
-                    await self._check_place(handling.inbox)
+                    await self._check_place()
                     if check is not None:
                         await check()
                     await self._note_owners(handling.inbox)
@@ -373,17 +376,19 @@ class Replay:
             self._engine = None
 
     async def _identify(self) -> None:
-        """Find out the identity of the webhook: the id in the keys of the inbox. A receiver has its own."""
+        """Find out whose the inbox is, and the identity of the webhook: the id in its keys. A receiver has its own."""
         handling = self._handling
-        if handling.inbox is not None and handling.receiver is None:
-            identity = await find_identity(handling.inbox, self._webhook_id, self._identity, timeout=_CALL)
-            self._handling = handling.of(identity)
+        if handling.inbox is None:
+            return
+        self._owners = await read_owners(handling.inbox, timeout=_CALL)
+        if handling.receiver is None:
+            self._handling = handling.of(identity_in(self._owners, self._webhook_id, self._identity))
 
     async def _note_owners(self, inbox: Inbox) -> None:
         receiver, identity = self._handling.receiver, self._handling.identity or self._webhook_id
         own = [self._webhook_id, *([] if identity == self._webhook_id else [identity])]
         ids = own if receiver is None else receiver.webhook_ids or own
-        await note_owners(inbox, ids, live=None, timeout=_CALL)
+        await note_owners(inbox, ids, live=None, timeout=_CALL, known=self._owners)
         if isinstance(self._handling.value, HttpTarget):
             await note_job(inbox, self._handling.value._job, timeout=_CALL)
 
@@ -400,18 +405,10 @@ class Replay:
                 async with inbox_limit(_CALL):
                     await handling.inbox.drop_quarantined(of_service[key])
 
-    async def _check_place(self, inbox: Inbox) -> None:
+    async def _check_place(self) -> None:
         """Raise ``ConfigurationError`` if the inbox is that of a service which would not get what is posted."""
-        target = self._handling.value
-        self._is_of_service = False
-        if not isinstance(target, HttpTarget):
-            return
-        self._is_of_service = await check_place(self._client, inbox, self._webhook_id, target)
-
-    @property
-    def _file(self) -> JSONLinesTarget | None:
-        """The target, if it is a file."""
-        return self._handling.value if isinstance(self._handling.value, JSONLinesTarget) else None
+        if isinstance(self._handling.value, HttpTarget):
+            self._is_of_service = await check_place(self._client, self._owners, self._webhook_id, self._handling.value)
 
     async def _limit_file(self, call: Callable[[], Any], what: str) -> None:
         seconds = self._settings.record_timeout
@@ -440,7 +437,7 @@ class Replay:
             types = None if wanted is None else sorted(wanted)
             patterns = None if receiver is None else sorted(receiver.patterns)
             selection = json.dumps([self._source, self._filter, types, patterns, self._where.description])
-            hint = await self._ask(partial(record.note, name))
+            hint = await self._ask(record.note, name)
             note_hint = partial(record.set_note, name)
         events = self._source == "events"
         key_of: Callable[[Any], str] | None
@@ -451,11 +448,9 @@ class Replay:
         convert = convert_events(self._webhook_id, handles) if events else None
         options = {"convert": convert, "hint": hint, "selection": selection}
         as_sent = self._as_sent and not counts_only
-        return self._read(self._source, key_of, self._known, **options, as_sent=as_sent), note_hint
+        return self._read(self._source, key_of, **options, as_sent=as_sent), note_hint
 
-    def _read(
-        self, source: Source, key_of: Callable[[Any], str] | None, known: Known, **options: Any
-    ) -> Reading[Message]:
+    def _read(self, source: Source, key_of: Callable[[Any], str] | None, **options: Any) -> Reading[Message]:
         """Return a reading of one of the two lists."""
         listing: Any
         if source == "events":
@@ -463,19 +458,26 @@ class Replay:
         else:
             listing = self._client.messages.list(self._webhook_id, filter=self._filter, on_unreadable=placeholder_for)
         selects = None if options.get("as_sent") else partial(choose, self._where)
-        return Reading(listing, known=known, key_of=key_of, now=self._client._now, choose=selects, **options)
+        return Reading(
+            listing,
+            known=lambda keys: self._ask(self._handling.known, keys),
+            key_of=key_of,
+            now=self._client._api.now,
+            choose=selects,
+            **options,
+        )
 
-    async def _known(self, keys: Sequence[str]) -> Collection[str]:
-        return await self._ask(partial(self._handling.known, keys))
-
-    async def _ask(self, call: Callable[[], Awaitable[T]]) -> T:
+    async def _ask(self, call: Callable[[*Arguments], Awaitable[T]], *arguments: *Arguments) -> T:
         """Call the record. A run waits while it is away, at most ``max_pause`` seconds, as it does for a claim."""
         loop, pause = asyncio.get_running_loop(), FIRST_PAUSE
         until = loop.time() + self._settings.max_pause
+        seconds, slow = _CALL, cast(Callable[[float], Exception], inbox_is_slow)
+        if self._handling.inbox is None:  # such a record may have to read all that it has
+            seconds, slow = self._settings.record_timeout, _record_is_slow
         while True:
             try:
-                async with self._limit_record():
-                    return await call()
+                async with limit(seconds, partial(slow, seconds)):
+                    return await call(*arguments)
             except Exception as exc:
                 left = until - loop.time()
                 if not self._running or left <= 0 or not is_outage(exc):
@@ -485,12 +487,9 @@ class Replay:
                     raise
             pause = min(2 * pause, LONGEST_PAUSE)
 
-    def _limit_record(self) -> AbstractAsyncContextManager[None]:
-        """Limit a call of the record: one that is no inbox may have to read all that it has."""
-        if self._handling.inbox is not None:
-            return inbox_limit(_CALL)
-        seconds = self._settings.record_timeout
-        return limit(seconds, ReplayError(f"the target's record did not respond within {seconds:g} s"))
+
+def _record_is_slow(seconds: float) -> Exception:
+    return ReplayError(f"the target's record did not respond within {seconds:g} s")
 
 
 def _event_id(item: Any) -> str:

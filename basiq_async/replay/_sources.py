@@ -80,17 +80,17 @@ def ids_of(raw: Any) -> tuple[str | None, str | None, str]:
     payload = item.get("payload")
     payload = payload if isinstance(payload, dict) else {}
     event_type_id = read_text(payload.get("eventTypeId") or item.get("eventTypeId"))
-    return event_type_id, read_text(payload.get("eventId") or item.get("eventId")), _id_of(raw)
+    return event_type_id, read_text(payload.get("eventId") or item.get("eventId")), _id_of(raw, item)
 
 
 def ids_of_event(raw: Any) -> tuple[str | None, str | None, str]:
     """Return the event type, the event id and the message id for an event of the event list."""
     item = as_object(raw)
-    return event_type_of(item), read_text(item.get("id")), message_id_of(_id_of(raw))
+    return event_type_of(item), read_text(item.get("id")), message_id_of(_id_of(raw, item))
 
 
-def _id_of(raw: Any) -> str:
-    return (isinstance(raw, BrokenItem) and raw_id(raw)) or plain_id(as_object(raw))
+def _id_of(raw: Any, item: Mapping[str, Any]) -> str:
+    return (isinstance(raw, BrokenItem) and raw_id(raw)) or plain_id(item)
 
 
 def plain_ids(items: Sequence[Any]) -> list[str]:

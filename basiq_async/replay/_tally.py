@@ -80,7 +80,7 @@ class Tally:
         self.handled = self.failed = self.in_a_row = self.given_up = self.open = 0
         self.skipped: Counter[str] = Counter()
         self.error: Exception | None = None
-        self._began = _now()
+        self._began = 0.0
         self._samples: deque[tuple[float, int]] = deque(maxlen=int(RECENT_SECONDS / _REPORT_EVERY) + 1)
         """Times of the event loop, each with the number of messages that were handled or failed until then."""
 

@@ -101,7 +101,7 @@ def choose(where: Where, message: Message) -> tuple[bool, Exception | None]:
     if isinstance(message, UnreadableMessage):
         return True, message.error
     try:
-        return bool(where(message)), None
+        return bool(where._predicate(message)), None
     except Exception as exc:
         return True, exc
 

@@ -119,12 +119,12 @@ async def test_basiqs_clock_goes_on_between_its_responses(monkeypatch: pytest.Mo
     at = 100.0
     monkeypatch.setattr("basiq_async.services.api.time.monotonic", lambda: at)
     basiq = client(Scripted(answer({"id": "e"}, date="Mon, 05 Jan 2026 12:00:00 GMT")))
-    before = basiq._now()
+    before = basiq._api.now()
     assert abs((before - datetime.now(UTC)).total_seconds()) < 60, "before the first response it is this machine's"
     await basiq.events.get("e")
     at = 190.0
-    assert basiq._now() == datetime(2026, 1, 5, 12, 1, 30, tzinfo=UTC)
-    assert basiq._api.clock_lead() == pytest.approx((datetime.now(UTC) - basiq._now()).total_seconds(), abs=60)
+    assert basiq._api.now() == datetime(2026, 1, 5, 12, 1, 30, tzinfo=UTC)
+    assert basiq._api.clock_lead() == pytest.approx((datetime.now(UTC) - basiq._api.now()).total_seconds(), abs=60)
 
 
 async def test_the_clock_of_a_mock_leads_by_nothing(basiq: Basiq) -> None:

@@ -106,6 +106,14 @@ async def test_a_note_that_others_change_again_and_again_is_given_up() -> None:
         await start(Contended(), "w")
 
 
+async def test_a_note_that_changed_since_it_was_read_is_read_again() -> None:
+    inbox = MemoryInbox()
+    before = await read_owners(inbox, timeout=1)
+    await start(inbox, "other")
+    await note_owners(inbox, ["w"], live=None, timeout=1, known=before)
+    assert await noted(inbox) == {"other": Owner("other", NOW), "w": Owner("w", None)}
+
+
 async def test_services_and_partners_in_one_inbox_keep_their_own_identities() -> None:
     inbox = MemoryInbox()
     await start(inbox, "a")

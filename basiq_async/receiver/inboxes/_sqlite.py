@@ -116,23 +116,27 @@ class SQLiteInbox:
         """See ``Record``."""
         found: set[str] = set()
         for part in in_parts(keys):
-            found.update(row[0] for row in await self._rows(sql.KNOWN, keys=json.dumps(part)))
+            found.update(row[0] for row in await self._read(sql.KNOWN, list, keys=json.dumps(part)))
         return found
 
     async def note(self, name: str) -> str | None:
         """See ``Record``."""
-        rows = await self._rows(sql.FIND_NOTE, name=write_note(name))
-        return read_note(rows[0][0]) if rows else None
+        values = {"name": write_note(name)}
+        row = await self._store.run(
+            lambda connection: connection.execute(sql.FIND_NOTE, values).fetchone(), write=False
+        )
+        return row and read_note(row[0])
 
     async def set_note(self, name: str, text: str, *, expected: str | EllipsisType | None = ...) -> bool:
         """See ``Record``."""
+        key, value = write_note(name), write_note(text)
 
         def work(connection: sqlite3.Connection) -> bool:
             if expected is not ...:
-                row = connection.execute(sql.FIND_NOTE, {"name": write_note(name)}).fetchone()
+                row = connection.execute(sql.FIND_NOTE, {"name": key}).fetchone()
                 if (row and read_note(row[0])) != expected:
                     return False
-            connection.execute(sql.NOTE, (write_note(name), write_note(text)))
+            connection.execute(sql.NOTE, (key, value))
             return True
 
         return await self._store.run(work)
@@ -206,7 +210,7 @@ class SQLiteInbox:
             ]
 
         # A worker that finds nothing every second must not take the lock of the writers every second.
-        if not await self._rows(sql.DUE, **place):
+        if not await self._read(sql.DUE, list, **place):
             return []
         return await self._store.run(take)
 
@@ -219,7 +223,7 @@ class SQLiteInbox:
 
     async def waiting(self, webhook_id: str | None, *, now: datetime | None = None) -> Waiting:
         """See ``WaitingInbox``."""
-        [row] = await self._rows(sql.WAITING, webhook=webhook_id or "", **_at(now))
+        [row] = await self._read(sql.WAITING, list, webhook=webhook_id or "", **_at(now))
         return Waiting(count=row[0], fresh=row[1], size=row[2], age=row[3], failing_age=row[4])
 
     async def list_waiting(
@@ -248,9 +252,6 @@ class SQLiteInbox:
     ) -> Sequence[QuarantinedDelivery]:
         at, key = (-math.inf, "") if after is None else (after.quarantined_at.timestamp(), after.key)
         return await self._read(statement, _entries, at=at, key=key, limit=limit)
-
-    def _rows(self, statement: str, **values: Any) -> Awaitable[list[Any]]:
-        return self._read(statement, list, **values)
 
     def _read(self, statement: str, read: Callable[[list[Any]], T], **values: Any) -> Awaitable[T]:
         """Run a statement that only reads, and return what ``read`` makes of its rows: in the thread, as its faults."""

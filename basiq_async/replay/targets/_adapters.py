@@ -15,7 +15,7 @@ from ..._work.protocol import Inbox, Record, TransactionalInbox
 from ...errors import ConfigurationError, ReplayError, TargetError
 from ...models import Message
 from ...receiver import Delivery, MemoryInbox, Result, WebhookReceiver
-from ._base import BUSY, BulkTarget, Function, Handler, SessionHandler, Target
+from ._base import BUSY, BulkTarget, Handler, SessionHandler, Target
 from ._http import HttpTarget
 from ._shared import LEASE, Shared
 
@@ -23,6 +23,17 @@ if TYPE_CHECKING:
     from ...receiver import Outcome
 
 AnyTarget = Target | WebhookReceiver | Handler | SessionHandler
+
+
+@attrs.frozen
+class Function:
+    """A target that calls an async function."""
+
+    _handler: Handler
+
+    async def deliver(self, message: Message) -> None:
+        """See ``Target``."""
+        await self._handler(message)
 
 
 @attrs.define
@@ -64,22 +75,19 @@ class HandOut:
     inbox: the record, in which each message is claimed. None if the target, or the caller, has the record.
     webhook_id: the id in the keys of the inbox. Only a receiver with a ``MemoryInbox`` may have none.
     identity: that of the webhook's service. A job that posts has keys of its own, and the service's are evidence.
+    receiver: the target, if it is a receiver.
     """
 
     value: Target | WebhookReceiver | SessionHandler
     inbox: Inbox | None
     webhook_id: str | None
     identity: str | None = None
+    receiver: WebhookReceiver | None = None
 
     @property
     def record(self) -> Record:
         """The record."""
         return cast(Record, self.value) if self.inbox is None else self.inbox
-
-    @property
-    def receiver(self) -> WebhookReceiver | None:
-        """The receiver, if the target is one."""
-        return self.value if isinstance(self.value, WebhookReceiver) else None
 
     @property
     def handles(self) -> Callable[[str], bool] | None:
@@ -115,12 +123,12 @@ class HandOut:
 
         ``quarantined``: its messages are in the quarantine, and are tried again.
         """
-        if isinstance(self.value, WebhookReceiver):
-            return ReceiverTarget(self.value)
+        if self.receiver is not None:
+            return ReceiverTarget(self.receiver)
         if self.inbox is None:
             return cast(Target, self.value)
         return Shared(
-            self.value,
+            cast("Target | SessionHandler", self.value),
             self.inbox,
             webhook_id=self.webhook_id,
             timeout=timeout,
@@ -169,7 +177,7 @@ def _with_receiver(receiver: WebhookReceiver, inbox: Inbox | None) -> HandOut:
             "the receiver's MemoryInbox does not know what other processes and earlier runs have handled: give the "
             "receiver the inbox of the live service, or pass inbox=receiver.inbox to handle everything in this process"
         )
-    return HandOut(receiver, receiver.inbox, receiver.webhook_id)
+    return HandOut(receiver, receiver.inbox, receiver.webhook_id, receiver=receiver)
 
 
 def _read_function(value: Handler | SessionHandler, inbox: Inbox | None) -> Target | SessionHandler:

@@ -49,13 +49,3 @@ class BulkTarget(Target, Protocol):
         If a call is cancelled, the next call completes its work.
         """
         ...
-
-
-class Function:
-    """A target that calls an async function."""
-
-    def __init__(self, handler: Handler) -> None:
-        self._handler = handler
-
-    async def deliver(self, message: Message) -> None:
-        await self._handler(message)

@@ -355,7 +355,7 @@ async def test_an_export_that_is_deleted_under_a_run_is_found_at_its_end(new: in
             path.rename(tmp_path / "gone")
             return stored
 
-    async with history(5) as h:
+    async with history(5, page_size=2) as h:
         await h.replay(JSONLinesTarget(path)).run()
         for _ in range(new):
             await h.fake.emit("user.created")
