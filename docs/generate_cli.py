@@ -14,7 +14,7 @@ from basiq_async.cli import build_app
 
 FILE = Path(__file__).with_name("cli.md")
 _OFTEN = 2
-"""An option or argument that several commands have in the same words stands once."""
+"""What several commands have in the same words stands once."""
 _ANYWHERE = "--json"
 """The option that nearly every command has."""
 _LISTED = "The operations and their fields:"
@@ -30,7 +30,7 @@ def page() -> str:
     # Of two texts for one name, the rarer stays with its commands.
     often = {row.split(":")[0]: row for row, count in reversed(counts.most_common()) if count >= _OFTEN}
     without = [f"`{name}`" for name, each in commands.items() if _ANYWHERE not in _names(each)]
-    shared = ["## Arguments and options of several commands", "", *sorted(often.values(), key=_is_option), ""]
+    shared = ["## Options of several commands", "", *sorted(often.values(), key=_is_option), ""]
     shared += [f"Each command has `{_ANYWHERE}`, except {', '.join(without)}."]
     first: dict[str, str] = dict.fromkeys(often.values(), "")
     for name, each in commands.items():
@@ -65,9 +65,13 @@ def _names(command: Any) -> list[str]:
 
 
 def _rows(command: Any) -> list[str]:
-    """Return the row of each argument and option of a command."""
-    arguments = [f"- `{_argument(param)}`: {_text(param.help)}" for param in _arguments(command)]
-    return arguments + [f"- {_option(param)}: {_text(param.help)}{_default(param)}" for param in _options(command)]
+    """Return the row of each option, and of each argument that may be left out: the usage names the others."""
+    arguments = [f"- `{_argument(param)}`: {_text(param.help)}" for param in _arguments(command) if not param.required]
+    return arguments + list(map(_row, _options(command)))
+
+
+def _row(option: Any) -> str:
+    return f"- {_option(option)}: {_text(option.help)}{_default(option)}"
 
 
 def _lines(command: Any, name: str, first: Mapping[str, str], known: Collection[str] = ()) -> Iterator[str]:
@@ -111,7 +115,7 @@ def _own(command: Any, name: str, first: Mapping[str, str]) -> list[str]:
 def _also(command: Any, name: str, first: Mapping[str, str], known: Collection[str]) -> str:
     """Return a sentence with the options that stand elsewhere: above all commands, or with an earlier one."""
     found: dict[str, list[str]] = {}
-    for option, row in zip(_names(command), _rows(command)[len(_arguments(command)) :], strict=True):
+    for option, row in zip(_names(command), map(_row, _options(command)), strict=True):
         if first[row] != name and option not in known and option != _ANYWHERE:
             found.setdefault(first[row], []).append(option)
     parts = [_join(names) + (f" as for `{other}`" if other else "") for other, names in sorted(found.items())]
