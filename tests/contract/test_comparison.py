@@ -185,7 +185,7 @@ async def test_the_page_of_a_run_holds_shapes_and_codes_and_no_ids_and_no_urls(t
     for file, link in (("README.md", "docs/live.md"), ("docs/the-fake.md", "live.md")):
         text = (tmp_path / file).read_text()
         assert f"on 2026-12-01: [{len(found.differences)} points differed]({link})." in text
-        assert "Nobody has" not in text
+        assert "has not run" not in text
 
 
 async def test_what_only_the_real_api_has_is_named_and_no_difference() -> None:
