@@ -13,7 +13,6 @@ from basiq_async.distributed._record_types import EDGE  # private: what pages sa
 from basiq_async.receiver import Deferred, SQLInbox, WebhookReceiver
 from basiq_async.receiver._dispatcher import PATIENCE  # private: what pages say in words
 from basiq_async.receiver._trying import _WAITS  # private: what pages say in words
-from basiq_async.receiver.inboxes import _sql_pruning, _sqlite  # private: what pages say in words
 from basiq_async.replay._reading import _LATE  # private: what pages say in words
 from basiq_async.replay._tally import RunSettings  # private: what pages say in words
 from basiq_async.testing.fake import _lists, _logs  # private: what pages say in words
@@ -22,14 +21,11 @@ from tests.support.environment import ROOT
 from tests.support.pages import PAGES
 
 RUN = {field.name: field.default for field in attrs.fields(RunSettings)}
-OLD, LESS = _sqlite._PRUNE_EVERY, _sql_pruning._PRUNE_EVERY
 TOLD = [*PAGES, ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "changelog.d").glob("*.md")]
 MEASURED = ("figures.md", "performance.md", "README.md")
 """Where ratios stand. ``make bench`` writes those of the first and the last."""
 WAITS = r"(\d+ s, \d+ s, \d+ min),? (?:and )?then every (\d+ min)"
 SENTENCES = [
-    ("inboxes.md", f"`SQLiteInbox` deletes up to {2 * OLD} with one of {OLD} events that it records"),
-    ("inboxes.md", f"`SQLInbox` up to {2 * LESS} after each {LESS} events"),
     ("distributed.md", f"A segment knows the ids of the last {EDGE} messages before its page"),
     ("guarantees.md", f"The others wait {PATIENCE:g} s for it"),
     ("guarantees.md", f"late by more than {_LATE} places, or a page"),
