@@ -73,8 +73,8 @@ class Inbox(Record, Protocol):
         token holds the key, by a claim of either kind.
 
         ``quarantined``: claim a delivery of the quarantine, to handle it again. DONE then means that the key is not in
-        the quarantine. The delivery stays there until ``complete`` removes it: ``release``, ``fail`` and the end of the
-        lease leave it there.
+        the quarantine. The delivery stays there until ``complete`` removes it: ``release`` and the end of the lease
+        leave it there.
 
         An entry of the quarantine that was *not acknowledged* does not keep the key from being claimed: a live attempt
         handles the event. The entry stays until ``complete`` removes it, or ``quarantine`` replaces it.
@@ -90,8 +90,14 @@ class Inbox(Record, Protocol):
         """
         ...
 
-    async def release(self, key: str, token: str) -> None:
-        """Release the claim if this token still holds it: the key is free at once."""
+    async def release(self, key: str, token: str, *, failed: bool = False) -> int:
+        """Release the claim if this token still holds it: the key is free at once.
+
+        ``failed``: count a failure of the key too, durably. Returns the number of failures so far, this one included;
+        0 without ``failed``. If the key was handled, or is in the quarantine and was acknowledged, it counts nothing
+        and returns 0, unless the token has claimed it as ``quarantined``: then the failures of the quarantined delivery
+        count too.
+        """
         ...
 
     async def known_since(self) -> datetime:
@@ -100,15 +106,6 @@ class Inbox(Record, Protocol):
         An event is remembered for longer than Basiq sends its message again, which is 27 h 35 min. Events that were
         handled earlier may be forgotten, or the inbox did not exist then. The storage notes when it was first used, and
         what it forgets: a longer memory, chosen later, brings nothing back, and so does not move this time back.
-        """
-        ...
-
-    async def fail(self, key: str, token: str) -> int:
-        """Release the claim as ``release`` does, and count a failure of the key, durably.
-
-        Returns the number of failures so far, this one included. If the key was handled, or is in the quarantine and
-        was acknowledged, it counts nothing and returns 0, unless the token has claimed it as ``quarantined``: then the
-        failures of the quarantined delivery count too.
         """
         ...
 

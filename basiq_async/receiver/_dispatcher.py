@@ -327,7 +327,7 @@ class _Attempt(Unit[None]):
         if quarantine_after is None:
             await self.release()
             return False
-        fail = partial(self.units.inbox.fail, self.key, self.token)
+        fail = partial(self.units.inbox.release, self.key, self.token, failed=True)
         self._failures = await self._last_call(fail, "stays claimed until its lease runs out")
         return self._failures is not None and self._failures >= quarantine_after
 

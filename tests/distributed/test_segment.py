@@ -239,7 +239,7 @@ async def test_a_message_that_a_live_delivery_holds_is_handled_when_that_has_end
         await inbox.claim(key, "a live delivery", lease=600)
         job = await fleet.submit()
         await progress_when(job, lambda progress: progress.handled == 11)
-        await inbox.fail(key, "a live delivery")
+        await inbox.release(key, "a live delivery", failed=True)
         report = await job.wait(timeout=PATIENCE)
         assert sorted(recorder.ids) == sorted(await fleet.ids())
         assert (report.handled, report.failed, report.finished) == (12, 0, True)

@@ -26,7 +26,7 @@ async def steps(count: int = 2) -> None:
         await asyncio.sleep(0)
 
 
-CALLS = ("claim", "complete", "release", "fail", "quarantine", "quarantined")
+CALLS = ("claim", "complete", "release", "quarantine", "quarantined")
 
 
 class SteppingInbox(MemoryInbox):

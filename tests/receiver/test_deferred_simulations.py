@@ -138,7 +138,7 @@ class Away:
         return getattr(self._inbox, name)
 
 
-for _name in ("check", "claim", "complete", "release", "known", "note", "set_note", "known_since", "fail", "quarantine",
+for _name in ("check", "claim", "complete", "release", "known", "note", "set_note", "known_since", "quarantine",
               "quarantined", "drop_quarantined", "store", "claim_due", "put_off", "waiting",
               "list_waiting"):  # fmt: skip
 

@@ -136,7 +136,7 @@ async def test_a_receiver_that_closes_begins_no_further_retry() -> None:
     assert list(await service.receiver.retry_quarantined()) == []
 
 
-@pytest.mark.parametrize("call", ["fail", "quarantine"])
+@pytest.mark.parametrize("call", ["release", "quarantine"])
 async def test_an_inbox_that_cannot_set_it_aside_has_basiq_send_it_again(call: str) -> None:
     service = Service(inbox=fail_in(call, error=InboxError("the disk is full")), quarantine_after=1)
     assert await post(service) is Result.FAILED
@@ -175,7 +175,7 @@ def test_an_inbox_that_is_none_is_refused() -> None:
 
     with pytest.raises(
         ConfigurationError,
-        match=r"Inbox protocol; Half lacks known, note, set_note, check, complete, release, known_since, fail, ",
+        match=r"Inbox protocol; Half lacks known, note, set_note, check, complete, release, known_since, quarantine, ",
     ):
         WebhookReceiver(SECRET, inbox=Half())
     assert isinstance(MemoryInbox(), Inbox)

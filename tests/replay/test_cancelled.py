@@ -39,7 +39,6 @@ class SlowInbox(MemoryInbox):
     claim = slowly(MemoryInbox.claim)
     complete = slowly(MemoryInbox.complete)
     release = slowly(MemoryInbox.release)
-    fail = slowly(MemoryInbox.fail)
     known = slowly(MemoryInbox.known)
     note = slowly(MemoryInbox.note)
     set_note = slowly(MemoryInbox.set_note)

@@ -162,7 +162,7 @@ async def keeps(receiver: WebhookReceiver, engine: AsyncEngine, redis: Redis) ->
     assert_type(await waiting[0].claim_due("w", "t", limit=5, retries=1, lease=60), Sequence[ClaimedDelivery])
     for inbox in [*inboxes, transactional]:
         assert_type(await inbox.claim("k", "t", lease=60), Claim)
-        assert_type(await inbox.fail("k", "t"), int)
+        assert_type(await inbox.release("k", "t", failed=True), int)
         assert_type(await inbox.quarantined(limit=5), Sequence[QuarantinedDelivery])
 
     @receiver.on("consent.*")

@@ -75,9 +75,9 @@ class Watched(MemoryInbox):
         await self._end("complete")
         return await super().complete(key, token)
 
-    async def release(self, key: str, token: str) -> None:
+    async def release(self, key: str, token: str, *, failed: bool = False) -> int:
         await self._end("release")
-        await super().release(key, token)
+        return await super().release(key, token, failed=failed)
 
     async def _end(self, call: str) -> None:
         if call in self.hooks:

@@ -108,11 +108,25 @@ class MemoryInbox:
         self._record(key)
         return True
 
-    async def release(self, key: str, token: str) -> None:
+    async def release(self, key: str, token: str, *, failed: bool = False) -> int:
         """See ``Inbox``."""
-        held = self._claims.get(key)
-        if held is not None and held.token == token:
+        held, delivery = self._claims.get(key), self._quarantined.get(key)
+        mine = held is not None and held.token == token
+        if mine:
             del self._claims[key]
+        if not failed:
+            return 0
+        failures = self._failures.get(key, 0)
+        if self._is_done(key):
+            if delivery is None or not mine:
+                return 0
+            failures = max(failures, delivery.failures)
+        failures += 1
+        self._failures.pop(key, None)
+        self._failures[key] = failures
+        if len(self._failures) > self._max_entries // 2:
+            self._failures.popitem(last=False)
+        return failures
 
     async def known(self, keys: Sequence[str]) -> Collection[str]:
         """See ``Record``."""
@@ -133,24 +147,6 @@ class MemoryInbox:
         """See ``Inbox``."""
         now, _ = self._retention.read()
         return datetime.fromtimestamp(max(self._known_since, now - self._remember), UTC)
-
-    async def fail(self, key: str, token: str) -> int:
-        """See ``Inbox``."""
-        held, delivery = self._claims.get(key), self._quarantined.get(key)
-        mine = held is not None and held.token == token
-        if mine:
-            del self._claims[key]
-        failures = self._failures.get(key, 0)
-        if self._is_done(key):
-            if delivery is None or not mine:
-                return 0
-            failures = max(failures, delivery.failures)
-        failures += 1
-        self._failures.pop(key, None)
-        self._failures[key] = failures
-        if len(self._failures) > self._max_entries // 2:
-            self._failures.popitem(last=False)
-        return failures
 
     async def quarantine(self, key: str, token: str, delivery: QuarantinedDelivery) -> bool:
         """See ``Inbox``."""

@@ -97,9 +97,9 @@ class RedisInbox:
         """See ``Inbox``."""
         return bool(await self._calls.run("complete", [key], token, self._remember))
 
-    async def release(self, key: str, token: str) -> None:
+    async def release(self, key: str, token: str, *, failed: bool = False) -> int:
         """See ``Inbox``."""
-        await self._calls.run("release", [key], token)
+        return int(await self._calls.run("fail" if failed else "release", [key], token, self._remember))
 
     async def known(self, keys: Sequence[str]) -> Collection[str]:
         """See ``Record``."""
@@ -141,10 +141,6 @@ class RedisInbox:
             return max(known)
 
         return await self._calls.within_limit(read())
-
-    async def fail(self, key: str, token: str) -> int:
-        """See ``Inbox``."""
-        return int(await self._calls.run("fail", [key], token, self._remember))
 
     async def quarantine(self, key: str, token: str, delivery: QuarantinedDelivery) -> bool:
         """See ``Inbox``."""

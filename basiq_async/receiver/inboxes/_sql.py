@@ -21,7 +21,7 @@ from ...errors import ConfigurationError, InboxError
 from ._sql_pruning import Pruning
 from ._sql_rows import SQLRows, facts
 from ._sql_statements import BUSY, CLAIMED, DONE, Statements, Tables
-from ._sql_transactions import Transactions, done_in_sqlite
+from ._sql_transactions import Held, Transactions, done_in_sqlite
 
 logger = logging.getLogger("basiq_async.receiver")
 
@@ -199,18 +199,20 @@ class SQLInbox(SQLRows):
         self._pruning.count(1)
         return True
 
-    async def release(self, key: str, token: str) -> None:
+    async def release(self, key: str, token: str, *, failed: bool = False) -> int:
         """See ``Inbox``: if the claim is a transaction, rolls it back, and ends the lease that it was made upon."""
         self._store.check_usable()
         held = await self._transactions.roll_back_mine(key, token)
+        if failed:
+            return await self._count_failure(key, token, held)
         if held is not None and token not in self._due_tokens:
-            return  # it has no lease beside, and another connection may not be free
+            return 0  # it has no lease beside, and another connection may not be free
         if self._transactions.other(key) is None:
             await self._record(self._sql.release, key, token)
+        return 0
 
-    async def fail(self, key: str, token: str) -> int:
-        """See ``Inbox``."""
-        held = await self._transactions.roll_back_mine(key, token)
+    async def _count_failure(self, key: str, token: str, held: Held | None) -> int:
+        """End the lease of a token, which held the key by a transaction or not, and count a failure of the key."""
 
         async def work(connection: AsyncConnection) -> int:
             mine = (await connection.execute(self._sql.release, {"a_key": key, "a_token": token})).first() is not None

@@ -108,9 +108,21 @@ class SQLiteInbox:
         """See ``Inbox``."""
         return bool(await self._record(sql.COMPLETE, key, token))
 
-    async def release(self, key: str, token: str) -> None:
+    async def release(self, key: str, token: str, *, failed: bool = False) -> int:
         """See ``Inbox``."""
+
+        def work(connection: sqlite3.Connection) -> int:
+            values = {**self._times(connection), "key": key, "token": token}
+            if not connection.execute(sql.FAIL, values).rowcount:
+                return 0
+            connection.execute(sql.RELEASE, values)
+            failures: int = connection.execute(sql.FIND, values).fetchone()[2]
+            return failures
+
+        if failed:
+            return await self._store.run(work)
         await self._record(sql.RELEASE, key, token)
+        return 0
 
     async def known(self, keys: Sequence[str]) -> Collection[str]:
         """See ``Record``."""
@@ -144,19 +156,6 @@ class SQLiteInbox:
     async def known_since(self) -> datetime:
         """See ``Inbox``."""
         return await self._read(sql.SINCE, lambda rows: _time(rows[0][0]), remember=self._remember)
-
-    async def fail(self, key: str, token: str) -> int:
-        """See ``Inbox``."""
-
-        def work(connection: sqlite3.Connection) -> int:
-            values = {**self._times(connection), "key": key, "token": token}
-            if not connection.execute(sql.FAIL, values).rowcount:
-                return 0
-            connection.execute(sql.RELEASE, values)
-            failures: int = connection.execute(sql.FIND, values).fetchone()[2]
-            return failures
-
-        return await self._store.run(work)
 
     async def quarantine(self, key: str, token: str, delivery: QuarantinedDelivery) -> bool:
         """See ``Inbox``."""

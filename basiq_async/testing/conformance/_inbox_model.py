@@ -114,7 +114,7 @@ CALLS: dict[str, Callable[[Any, Call], Coroutine[Any, Any, object]]] = {
     "die_in_retry": lambda inbox, of: inbox.claim(of.key, of.token, lease=SHORT, quarantined=True),
     "complete": lambda inbox, of: inbox.complete(of.key, of.token),
     "release": lambda inbox, of: inbox.release(of.key, of.token),
-    "fail": lambda inbox, of: inbox.fail(of.key, of.token),
+    "fail": lambda inbox, of: inbox.release(of.key, of.token, failed=True),
     "quarantine": lambda inbox, of: inbox.quarantine(of.key, of.token, of.failed(acknowledged=True)),
     "set_aside": lambda inbox, of: inbox.quarantine(of.key, of.token, of.failed(acknowledged=False)),
     "drop": lambda inbox, of: inbox.drop_quarantined(of.key),
@@ -234,6 +234,7 @@ class Model:
                 return key.complete(token, self.now)
             case "release":
                 key.release(token)
+                return 0
             case "fail":
                 return key.fail(token)
             case "quarantine" | "set_aside":

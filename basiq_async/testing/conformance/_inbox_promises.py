@@ -77,14 +77,14 @@ class InboxPromises(Workers[Inbox]):
         )
 
     async def count_failures(self) -> None:
-        """fail() releases the claim and counts the failure, until the key is completed"""
+        """release(failed=True) releases the claim and counts the failure, until the key is completed"""
         await self.follow(
             "claim a; fail a; known b; claim a; fail a; claim b; fail b; claim a; release a; claim a; fail a; "
             "known a; claim a; complete a; fail a; claim b",
         )
 
     async def count_late_failures(self) -> None:
-        """fail() by a former holder counts the failure, and the new holder's claim stays"""
+        """release(failed=True) by a former holder counts the failure, and the new holder's claim stays"""
         await self.follow("die a; claim b; fail a; claim a; fail b")
 
     async def quarantine(self) -> None:
@@ -296,7 +296,7 @@ class InboxPromises(Workers[Inbox]):
         try:
             await handle(self.key, fails=True)
         except _RefusedError:
-            await inbox.fail(self.key, self.a)
+            await inbox.release(self.key, self.a, failed=True)
         else:
             raise AssertionError("the exception of a handler with a session was swallowed by transaction()")
         hold(not await self.other.known([self.key]), "after a handler with a session failed, its key was known")

@@ -66,7 +66,7 @@ class WaitingPromises(Workers[WaitingInbox]):
         await self.follow("claim_shortly a; claim a; put_off a; claim b")
 
     async def end_the_wait(self) -> None:
-        """complete() and quarantine() by who claimed it end the wait; release(), fail() and a retry do not"""
+        """complete() and quarantine() by who claimed it end the wait; release() and a retry do not"""
         await self.follow(
             "store a; claim_due a; release a; retry a; drop a; quarantined b; claim_due a; fail a; waiting a; "
             "claim_due a; complete a; waiting a; waiting b; list_waiting b; known b; claim b; store b",

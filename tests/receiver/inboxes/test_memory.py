@@ -129,7 +129,7 @@ async def test_a_full_quarantine_is_an_error_and_keeps_what_it_has() -> None:
 async def test_the_counts_of_failures_are_bounded_and_the_oldest_go_first() -> None:
     inbox = MemoryInbox(max_entries=20)
     for number in range(100):
-        await inbox.fail(str(number), "a")
+        await inbox.release(str(number), "a", failed=True)
         assert len(inbox._failures) <= 10
-    assert await inbox.fail("99", "a") == 2
-    assert await inbox.fail("0", "a") == 1
+    assert await inbox.release("99", "a", failed=True) == 2
+    assert await inbox.release("0", "a", failed=True) == 1

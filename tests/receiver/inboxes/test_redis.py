@@ -132,7 +132,7 @@ async def test_everything_but_the_quarantine_and_the_time_of_the_beginning_ends_
     inbox = RedisInbox(client, prefix="p", remember=timedelta(seconds=100))
     await inbox.claim("claimed", "a", lease=10)
     await inbox.complete("done", "a")
-    await inbox.fail("failed", "a")
+    await inbox.release("failed", "a", failed=True)
     await inbox.quarantine("bad", "a", quarantined_delivery("bad"))
     await inbox.claim("bad", "a", lease=10, quarantined=True)
     left = {key.decode(): await client.pttl(key) for key in await client.keys()}
@@ -302,5 +302,5 @@ async def test_a_longer_memory_in_redis_brings_nothing_back(client: Redis) -> No
     await client.hset(facts, "kept:86400000", str(round(last.timestamp() * 1000)))
     assert abs(await inbox.known_since() - last) < timedelta(seconds=1), "since then it is for ever"
     await inbox.complete("for ever", "a")
-    await inbox.fail("failed", "a")
+    await inbox.release("failed", "a", failed=True)
     assert await client.pttl("{p}:inbox:for ever") == await client.pttl("{p}:failures:failed") == -1

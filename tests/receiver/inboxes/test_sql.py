@@ -100,7 +100,7 @@ async def test_the_ddl_makes_the_tables_that_it_needs(url: str) -> None:
         await run(engine, *inbox.ddl().split(";\n")[:-1])
         assert (await inbox.claim("k", "a", lease=60)).status is CLAIMED
         assert await inbox.quarantine("k", "a", quarantined_delivery("k"))
-        assert await inbox.fail("l", "a") == 1
+        assert await inbox.release("l", "a", failed=True) == 1
 
 
 def test_its_metadata_has_its_tables_for_alembic() -> None:
@@ -342,7 +342,7 @@ async def test_an_altered_delivery_is_kept_without_a_seal_and_hides_no_other(
         ("l", "delivery", None),
     ]
     await inbox.claim("k", "a", lease=60, quarantined=True)
-    assert await inbox.fail("k", "a") == 1
+    assert await inbox.release("k", "a", failed=True) == 1
     assert await inbox.drop_quarantined("k")
 
 

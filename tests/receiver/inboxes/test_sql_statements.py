@@ -95,12 +95,12 @@ async def test_a_database_forgets_a_heap_beside_the_deliveries(url: str) -> None
         await inbox.quarantine("old-quarantined", "a", quarantined_delivery("old-quarantined"))
         for number in range(7):
             await inbox.complete(f"old-{number}", "a")
-        await inbox.fail("old-failure", "a")
+        await inbox.release("old-failure", "a", failed=True)
         await pruned(inbox)
         await run(
             engine, f"UPDATE {table} SET handled_at = '{old}'", f"UPDATE {table}_failures SET failed_at = '{old}'"
         )
-        await inbox.fail("new-failure", "a")
+        await inbox.release("new-failure", "a", failed=True)
         inbox._pruning.unpruned = 0  # private: those that came while it was pruning
         for left in (8 - 1, 8 - 2, 8 - 3, 8 - 4):  # two of seven go with each, and a new one comes
             assert await inbox.complete(f"new-{left}", "a")
@@ -109,8 +109,8 @@ async def test_a_database_forgets_a_heap_beside_the_deliveries(url: str) -> None
         assert await inbox.known(["new-7"])
         assert await inbox.known(["old-quarantined"])
         assert not await inbox.known(["old-1"])
-        assert await inbox.fail("new-failure", "a") == 2
-        assert await inbox.fail("old-failure", "a") == 1
+        assert await inbox.release("new-failure", "a", failed=True) == 2
+        assert await inbox.release("old-failure", "a", failed=True) == 1
 
 
 @pytest.mark.usefixtures("due")
@@ -210,11 +210,11 @@ async def each_call(inbox: Any) -> None:
     await inbox.note("name")
     await inbox.known_since()
     await inbox.claim("l", "a", lease=60)
-    await inbox.fail("l", "a")
+    await inbox.release("l", "a", failed=True)
     await inbox.release("l", "a")
     await inbox.quarantine("m", "a", quarantined_delivery("m"))
     await inbox.claim("m", "a", lease=60, quarantined=True)
-    await inbox.fail("m", "a")
+    await inbox.release("m", "a", failed=True)
     await inbox.claim("m", "a", lease=60, quarantined=True)
     await inbox.complete("m", "a")
     await inbox.quarantine("n", "a", quarantined_delivery("n"))

@@ -69,17 +69,17 @@ async def test_the_quarantine_and_its_counts_outlive_the_process_and_the_memory(
     clock = ManualClock(NOW)
     path = tmp_path / "inbox.db"
     async with SQLiteInbox(path, clock=clock) as inbox:
-        assert [await inbox.fail("k", "a") for _ in range(3)] == [1, 2, 3]
+        assert [await inbox.release("k", "a", failed=True) for _ in range(3)] == [1, 2, 3]
         assert await inbox.quarantine("k", "a", quarantined_delivery("k"))
-        assert await inbox.fail("forgiven", "a") == 1
+        assert await inbox.release("forgiven", "a", failed=True) == 1
         await pass_days(clock, inbox, 40)
     async with SQLiteInbox(path, clock=clock) as inbox:
         await inbox.claim("another", "a", lease=60)
         assert await inbox.quarantined() == [quarantined_delivery("k")]
         assert (await inbox.claim("k", "b", lease=60)).status is DONE
         assert (await inbox.claim("k", "b", lease=60, quarantined=True)).status is CLAIMED
-        assert await inbox.fail("k", "b") == 4
-        assert await inbox.fail("forgiven", "a") == 1, "a failure is forgotten as what was handled is"
+        assert await inbox.release("k", "b", failed=True) == 4
+        assert await inbox.release("forgiven", "a", failed=True) == 1, "a failure is forgotten as what was handled is"
         assert await inbox.drop_quarantined("k")
         await pass_days(clock, inbox, 31)
         assert (await inbox.claim("k", "b", lease=60)).status is CLAIMED

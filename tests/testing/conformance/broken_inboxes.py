@@ -322,19 +322,24 @@ FAULTS: dict[str, dict[str, Change]] = {
     },
     "forgets after a day": {},
     "forgets the oldest of a few": {},
-    # release, fail
-    "never releases": {"release": answer(None)},
-    "releases anybody's": {"release": before(free_all)},
-    "release undoes": {"release": then(lambda inbox, *_: inbox._done.clear())},
-    "a release ends the wait": {"release": before(stop_waiting)},
-    "never counts": {"fail": after(lambda *_: 1)},
-    "keeps the failed claim": {"fail": keep("_claims", is_held)},
-    "a late failure frees the successor": {"fail": then(free)},
+    # release
+    "never releases": {"release": answer(0, lambda _, of: not of.failed)},
+    "releases anybody's": {"release": before(lambda inbox, of: of.failed or free_all(inbox, of))},
+    "release undoes": {"release": then(lambda inbox, of, _: of.failed or inbox._done.clear())},
+    "a release ends the wait": {"release": before(lambda inbox, of: of.failed or stop_waiting(inbox, of))},
+    "each release counts": {"release": given(failed=lambda *_: True)},
+    "never counts": {"release": after(lambda _, of, n: 1 if of.failed else n)},
+    "keeps the failed claim": {"release": keep("_claims", lambda inbox, of: of.failed and is_held(inbox, of))},
+    "a late failure frees the successor": {"release": then(lambda inbox, of, _: of.failed and free(inbox, of))},
     "a failed attempt counts the job's failures": {
-        "fail": after(lambda inbox, of, n: n + inbox._quarantined[of.key].failures if is_set_aside(inbox, of) else n),
+        "release": after(
+            lambda inbox, of, n: n + inbox._quarantined[of.key].failures if of.failed and is_set_aside(inbox, of) else n
+        ),
     },
-    "a failed retry loses the delivery": {"fail": then(lambda inbox, of, _: inbox._quarantined.pop(of.key, None))},
-    "a failure ends the wait": {"fail": before(stop_waiting)},
+    "a failed retry loses the delivery": {
+        "release": then(lambda inbox, of, _: of.failed and inbox._quarantined.pop(of.key, None)),
+    },
+    "a failure ends the wait": {"release": before(lambda inbox, of: of.failed and stop_waiting(inbox, of))},
     # the quarantine
     "quarantine is forgotten": {"quarantine": quarantine_as_handled},
     "quarantine is open": {

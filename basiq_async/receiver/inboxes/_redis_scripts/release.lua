@@ -1,4 +1,4 @@
--- ARGV: token.
+-- ARGV: token. Returns 0.
 if redis.call('GET', entry) == 'held:' .. ARGV[1] then
   redis.call('DEL', entry)
 end
