@@ -31,7 +31,7 @@ async def list_pages(
     webhook_id, filter = list_spec.webhook_id, list_spec.filter or None
     try:
         listed = (
-            open_events(client, filter, cursor, prefetch=0)
+            open_events(client, filter, cursor)
             if source == "events"
             else client.messages.list(
                 webhook_id, filter=filter, cursor=cursor, prefetch=0, on_unreadable=placeholder_for

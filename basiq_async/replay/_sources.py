@@ -190,11 +190,9 @@ class FixedMessages:
 # --- events ---
 
 
-def open_events(
-    client: BasiqClient, filter: str | None, cursor: str | None = None, *, prefetch: int = 1
-) -> Paginator[Event]:
-    """Open the list of events at its start, or at a cursor."""
-    return client.events.list(filter=filter, cursor=cursor, prefetch=prefetch, on_unreadable=_placeholder_for)
+def open_events(client: BasiqClient, filter: str | None, cursor: str | None = None) -> Paginator[Event]:
+    """Open the list of events at its start, or at a cursor. The reader itself decides what it requests ahead."""
+    return client.events.list(filter=filter, cursor=cursor, prefetch=0, on_unreadable=_placeholder_for)
 
 
 def message_of(event: Event, webhook_id: str) -> Message:

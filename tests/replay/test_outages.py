@@ -40,7 +40,7 @@ OUTAGES: list[Callable[[], Exception]] = [
     lambda: RequestTimeoutError("no whole response"),
     lambda: ConnectionRefusedError("refused"),
     lambda: TimeoutError(),
-    lambda: TargetError("the target responded with 502", status=502),
+    *(lambda status=status: TargetError("the gateway's target is down", status=status) for status in (502, 503, 504)),
 ]
 
 
@@ -152,9 +152,9 @@ async def test_one_message_that_times_out_is_set_aside_and_no_outage(concurrency
         assert report.duration < 50
 
 
-@pytest.mark.parametrize("limit", [10, 300])
+@pytest.mark.parametrize("limit", [10, None])
 @virtual.clocked
-async def test_a_target_that_hangs_with_a_message_is_cancelled_after_its_time(limit: int) -> None:
+async def test_a_target_that_hangs_with_a_message_is_cancelled_after_its_time(limit: int | None) -> None:
     async with history(30) as h:
         ids = await h.ids()
 
@@ -163,12 +163,12 @@ async def test_a_target_that_hangs_with_a_message_is_cancelled_after_its_time(li
                 await asyncio.Event().wait()
 
         target = Recorder(behave)
-        replay = timed(h.replay(target, concurrency=2), target_timeout=limit)
+        replay = timed(h.replay(target, concurrency=2), **({} if limit is None else {"target_timeout": limit}))
         report = await replay.run()
         assert (report.handled, report.failed, report.finished) == (29, 1, True)
         assert report.rate == pytest.approx(30 / report.duration), "a failed message counts for the rate"
         (entry,) = (await set_aside(replay)).values()
-        assert f"no result within {limit} s" in entry.error
+        assert f"no result within {limit or 300} s" in entry.error
         assert target.at_once == 0
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from basiq_async import Message
 from basiq_async.receiver import MemoryInbox, WebhookReceiver
 from basiq_async.replay import JSONLinesTarget, limit, message_time
-from tests.support.histories import Recorder, Refusing, history, listed, set_aside
+from tests.support.histories import Receiving, Recorder, Refusing, history, listed, set_aside
 
 SECRET = "whsec_c2VjcmV0LW9mLXRoZS10ZXN0cy1vZi1yZXBsYXk="
 
@@ -50,6 +50,14 @@ async def test_a_plan_for_a_file_knows_its_lines(tmp_path: Path) -> None:
         assert (await replay.plan()).skipped == {"handled-before": 10}
         await replay.run()
         assert (await replay.plan()).skipped == {"handled-before": 20}, "the file is read again"
+
+
+async def test_a_plan_counts_what_a_receiver_has_no_handler_for() -> None:
+    service = Receiving(MemoryInbox(), "user.*")
+    async with history(30) as h:
+        others = sum(not (each.event_type_id or "").startswith("user.") for each in await h.messages())
+        plan = await h.replay(service.receiver).plan()
+    assert (plan.total, plan.skipped) == (30 - others, {"no-handler": others})
 
 
 async def test_messages_without_type_or_time_are_counted_as_such() -> None:

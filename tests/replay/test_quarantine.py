@@ -20,6 +20,8 @@ from basiq_async.receiver import (
     WebhookReceiver,
 )
 from basiq_async.receiver.protocol import ClaimStatus, inbox_key
+from basiq_async.replay._sources import EventMessage, UnreadableMessage  # private: a reading makes them
+from basiq_async.replay.shared import make_entry, message_of_entry
 from tests.support import virtual
 from tests.support.deliveries import NOW, SECRET
 from tests.support.histories import Receiving, Recorder, Refusing, history, set_aside
@@ -230,9 +232,9 @@ async def test_an_entry_that_another_program_altered_is_refused_and_blocks_no_ot
     assert caplog.text.count("is refused: it") == 2
 
 
-def test_an_entry_does_not_show_its_message() -> None:
-    from basiq_async.replay.shared import make_entry
-    from tests.support.deliveries import NOW
-
-    entry = make_entry(Message("m", {"id": "m", "payload": {"x": "private"}}), "key", "ValueError", now=NOW)
-    assert "private" not in repr(entry)
+def test_neither_an_entry_nor_a_message_made_of_it_or_of_an_event_shows_its_content() -> None:
+    raw = {"id": "m", "payload": {"x": "private"}}
+    entry = make_entry(Message("m", raw), "key", "ValueError", now=NOW)
+    made = (UnreadableMessage("m", raw, ValueError("no")), EventMessage("m", raw, NOW), message_of_entry(entry))
+    for each in (entry, *made):
+        assert "private" not in repr(each)

@@ -594,6 +594,16 @@ async def test_it_is_not_finished_while_the_webhook_is_pending() -> None:
         assert (await recover(basiq, made.id, receiver, inbox=receiver.inbox)).finished
 
 
+async def test_a_first_recovery_with_nothing_to_hand_out_says_nothing_of_it(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert (await world.recover(world.receiver())).finished
+    assert "hands out" not in caplog.text
+    await world.emit(1, status=500)
+    await world.recover(world.receiver(inbox=MemoryInbox()))
+    assert "hands out about 1 message and 0 events" in caplog.text
+
+
 async def test_everything_is_handled_where_that_is_asked_for(world: World) -> None:
     await world.emit(6)
     found = await world.recover(world.handle, inbox=MemoryInbox(), everything=True)

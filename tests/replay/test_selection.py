@@ -57,6 +57,15 @@ async def test_another_selection_hands_out_what_the_others_did_not() -> None:
         assert sorted(target.ids) == sorted(await h.ids())
 
 
+async def test_what_a_function_selects_later_is_handed_out_whatever_it_is_combined_with() -> None:
+    chosen: set[str] = set()
+    async with history(200, page_size=20) as h:
+        replay = h.replay(Recorder(), where=event_types("*") & (lambda message: message.id in chosen))
+        assert (await replay.run()).handled == 0
+        chosen.update(await h.ids())
+        assert (await replay.run()).handled == 200
+
+
 @pytest.mark.parametrize("where", [event_types("user.created"), since(NOON), limit(500), None], ids=str)
 @pytest.mark.parametrize("kind", ["inbox", "receiver", "table"])
 async def test_a_run_with_nothing_new_asks_for_few_pages_whatever_was_selected(where: Any, kind: str) -> None:

@@ -39,7 +39,7 @@ class Exchange:
 
     response: Response | None
     delay: float
-    record: RequestRecord = attrs.field(repr=False, eq=False)
+    record: RequestRecord
 
 
 class FakeBasiq(State):

@@ -314,6 +314,7 @@ FAULTS: dict[str, dict[str, Change]] = {
     "knows since ever": {"known_since": after(lambda *_: datetime.fromtimestamp(0, UTC))},
     "knew before it began": {"known_since": after(lambda inbox, of, since: since - timedelta(days=365))},
     "notes are short": {"set_note": given(text=lambda _, of: of.text[:65_535])},
+    "notes begin empty": {"note": after(lambda _, of, text: text or "")},
     "notes stay": {"set_note": given(text=lambda inbox, of: inbox._notes.get(of.name, of.text))},
     "notes are not compared": {"set_note": given(expected=lambda *_: ...)},
     "notes are never replaced": {"set_note": answer(False, lambda _, of: isinstance(of.expected, str))},
@@ -374,6 +375,9 @@ FAULTS: dict[str, dict[str, Change]] = {
         "drop_quarantined": answer(True, lambda inbox, of: inbox._waiting.pop(of.key, None) is not None),
     },
     "pages from the start": {"quarantined": answer([], lambda _, of: of.after is not None)},
+    "pages from what is still there": {
+        "quarantined": answer([], lambda inbox, of: of.after is not None and of.after.key not in inbox._quarantined),
+    },
     "no limit": {"quarantined": given(limit=lambda _, of: 1000)},
     "the quarantine has what waits": {
         "quarantined": after(
@@ -446,6 +450,9 @@ FAULTS: dict[str, dict[str, Change]] = {
         "waiting": after(lambda _, of, found: attrs.evolve(found, age=None if found.age is None else 0.0)),
     },
     "lists from the start": {"list_waiting": answer([], lambda _, of: of.after is not None)},
+    "lists from what still waits": {
+        "list_waiting": answer([], lambda inbox, of: of.after is not None and of.after.key not in inbox._waiting),
+    },
     "lists in the order of keys": {
         "list_waiting": after(lambda inbox, of, found: sorted(found, key=lambda entry: entry.key)),
     },

@@ -137,13 +137,24 @@ async def test_an_endpoint_that_recovers_is_not_tried_again() -> None:
 
 
 @pytest.mark.parametrize(
-    ("status", "ok"), [(199, False), (200, True), (204, True), (299, True), (301, False), (404, False)]
+    ("status", "ok"), [(199, False), (200, True), (204, True), (299, True), (300, False), (404, False)]
 )
 async def test_only_2xx_is_a_success(status: int, ok: bool) -> None:
     fake, _ = arranged(Endpoint(status))
     await fake.emit("user.created")
     assert fake.deliveries[0].ok == ok
     assert fake.deliveries[0].status == status
+
+
+async def test_the_clock_moves_to_the_next_attempt_if_there_is_one() -> None:
+    fake, _ = arranged(Endpoint(503, 200))
+    start = fake.now()
+    assert not await fake.advance_to_next()
+    fake.emit("user.created")
+    for seconds, made in ((0, 1), (5, 2)):
+        assert await fake.advance_to_next()
+        assert ((fake.now() - start).total_seconds(), len(fake.deliveries)) == (seconds, made)
+    assert not await fake.advance_to_next()
 
 
 async def test_deliveries_happen_in_the_order_in_which_they_are_due() -> None:

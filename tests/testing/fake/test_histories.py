@@ -71,6 +71,11 @@ def test_a_history_ends_just_before_now_and_is_of_the_types_asked_for(fake: Fake
     assert found[0]["attempts"][0]["timestamp"] == "2026-01-04T23:10:00Z"
 
 
+def test_by_default_a_message_was_made_each_second_until_the_last_one(fake: FakeBasiq) -> None:
+    fake.seed_messages(3)
+    assert [(fake.now() - each.created).total_seconds() for each in fake.messages()] == [1, 2, 3]
+
+
 def test_a_second_history_comes_after_the_first(fake: FakeBasiq) -> None:
     caller = Caller(fake)
     webhook_id = fake.seed_messages(3, fake.add_webhook(ENDPOINT))

@@ -56,6 +56,8 @@ async def test_a_user_of_an_event_has_an_account_a_connection_and_transactions_e
             assert await basiq_client.get(item["links"]["self"]) == item
     again = await basiq_client.list("/users/u1/transactions").collect()
     assert again == items, "the data stay the same"
+    days = [each["postDate"][:10] for each in items]
+    assert days == [*["2026-01-04"] * 2, *["2026-01-03"] * 2, *["2026-01-02"] * 2], "before the first event"
 
 
 async def test_what_events_were_about_takes_the_place_of_the_default_data(

@@ -63,6 +63,53 @@ async def test_the_client_means_the_same_by_every_form(quirks: Quirks) -> None:
     assert await everything(quirks) == await everything(Quirks())
 
 
+@pytest.mark.parametrize(
+    ("quirks", "path", "name", "forms"),
+    [
+        (Quirks(subscribed_events="string"), "{hook}", "subscribedEvents", ("user.created", ["user.created", "a.new"])),
+        (Quirks(list_data="object"), "/notifications/webhooks?limit={count}", "data", (dict, list)),
+        (Quirks(type_case="title"), "{hook}", "type", ("Webhook", "Webhook")),
+        (Quirks(links="list"), "{hook}", "links", (list, list)),
+        (Quirks(event_data="list"), "{event}", "data", (list, list)),
+        (Quirks(event_type="dotted"), "{event}", "eventTypeId", ("user.created", "a.new")),
+        (Quirks(), "{event}", "eventType", ("created", "new")),
+    ],
+    ids=lambda value: label(value) if isinstance(value, Quirks) else None,
+)
+def test_a_form_is_what_its_switch_says(quirks: Quirks, path: str, name: str, forms: tuple[Any, Any]) -> None:
+    fake = FakeBasiq(quirks=quirks, event_types={"a.new": "a type of tomorrow"})
+    caller = Caller(fake)
+    for count, form in enumerate(forms, 1):
+        types = ["user.created", "a.new"][:count]
+        hook = fake.add_webhook(f"https://example.com/{count}", types)
+        event = fake.emit(types[-1]).event_id
+        shown = caller.get(path.format(hook=f"/notifications/webhooks/{hook}", event=f"/events/{event}", count=count))
+        assert (type(shown[name]) is form) if isinstance(form, type) else (shown[name] == form)
+
+
+@pytest.mark.parametrize(
+    ("quirks", "names", "attempt"),
+    [
+        (Quirks(), set(), {"responseStatusCode": 500}),
+        (Quirks(message_ids="both"), {"webhookId", "eventTypeId", "eventId"}, {"responseStatusCode": 500}),
+        (Quirks(message_ids="top"), {"webhookId", "eventTypeId", "eventId"}, {"responseStatusCode": 500}),
+        (Quirks(status_code="string"), set(), {"responseStatusCode": "500"}),
+        (Quirks(attempts="strings"), set(), None),
+    ],
+    ids=lambda value: label(value) if isinstance(value, Quirks) else None,
+)
+def test_a_message_has_its_ids_and_attempts_where_and_as_its_switches_say(
+    quirks: Quirks, names: set[str], attempt: dict[str, object] | None
+) -> None:
+    caller = Caller(FakeBasiq(quirks=quirks))
+    webhook_id = caller.fake.seed_messages(1, failed=1)
+    (message,) = caller.get(f"/notifications/webhooks/{webhook_id}/messages")["data"]
+    assert set(message) == {"type", "id", "payload", "attempts", "links", *names}
+    assert {"eventTypeId", "eventId"} <= set(message["payload"]) or quirks.message_ids == "top"
+    (shown,) = message["attempts"]
+    assert isinstance(shown, str) if attempt is None else attempt.items() <= shown.items()
+
+
 def test_each_form_has_every_switch_in_every_position() -> None:
     for name, hint in get_type_hints(Quirks).items():
         assert {getattr(quirks, name) for quirks in FORMS} == set(get_args(hint))

@@ -136,6 +136,16 @@ async def test_waits_at_the_same_time_end_in_order_and_not_one_after_another() -
 
 
 @virtual.clocked
+async def test_a_wait_of_no_time_or_less_moves_no_clock() -> None:
+    fake = FakeBasiq()
+    start = fake.now()
+    assert fake._waits is not None
+    for seconds in (0, -5):
+        await fake._waits.sleep(seconds)
+    assert fake.now() == start
+
+
+@virtual.clocked
 async def test_who_is_cancelled_while_waiting_holds_nobody_up() -> None:
     fake = FakeBasiq()
     waits = fake._waits

@@ -79,6 +79,14 @@ def test_an_expired_response_is_a_403_of_any_request_where_a_quirk_says_so(calle
         assert (found["code"], found["detail"]) == ("forbidden-access", "Token has expired")
 
 
+async def test_a_token_is_told_to_have_expired_for_an_hour_though_others_were_issued_since(caller: Caller) -> None:
+    caller.authorize()
+    for hours, said in ((1, "has expired"), (0.99, "has expired"), (0.02, "is missing or is not valid")):
+        await caller.fake.advance(hours=hours)
+        Caller(caller.fake).authorize()
+        assert said in caller.error("GET", WEBHOOKS, status=401)["detail"]
+
+
 def test_an_unknown_key_is_a_404_where_a_quirk_says_so(fake: FakeBasiq) -> None:
     fake.quirks = Quirks(unknown_key_response="404")
     answer = fake.handle(token_request("dW5rbm93bg=="))

@@ -58,6 +58,8 @@ DETAILS: dict[str, Any] = {
         ("/reset", {}, "reset", {}),
         ("/reset", {"log": True}, "reset_log", {}),
         ("/advance", {"days": 1, "hours": 2, "minutes": 3, "seconds": 4}, "advance", {"delta": timedelta(1, 7384)}),
+        ("/advance", {"seconds": 4}, "advance", {"delta": timedelta(seconds=4)}),
+        ("/advance", {}, "advance", {"delta": timedelta(0)}),
         ("/next", {}, "advance_to_next", {}),
         ("/webhooks", {"url": ENDPOINT}, "add_webhook", {"url": ENDPOINT, "subscribed_events": None, "active": True}),
         (
