@@ -12,18 +12,11 @@ import pytest
 from basiq_async import ConfigurationError, InboxError
 from basiq_async.receiver import Delivery, MemoryInbox, Result, SQLiteInbox, WebhookReceiver
 from basiq_async.receiver.protocol import inbox_key
-from tests.support.deliveries import SECRET, payload, signed
+from tests.support.deliveries import SECRET, payload, signed, taking
 
 
 def receiver_of(inbox: Any, webhook_id: str | Sequence[str], got: list[Delivery] | None = None) -> WebhookReceiver:
-    receiver = WebhookReceiver(SECRET, webhook_id=webhook_id, inbox=inbox)
-
-    @receiver.on("*")
-    async def handle(delivery: Delivery) -> None:
-        if got is not None:
-            got.append(delivery)
-
-    return receiver
+    return taking(got=got, webhook_id=webhook_id, inbox=inbox)
 
 
 async def post(receiver: WebhookReceiver, event_id: str, *, message_id: str = "m1") -> Result:

@@ -15,7 +15,7 @@ import pytest
 
 from basiq_async import BasiqClient, ConfigurationError, InboxError, InMemoryTransport, Message, ServerError
 from basiq_async._signing.signature import SigningKeys
-from basiq_async.receiver import Delivery, DeliveryEvent, MemoryInbox, Outcome, Result, WebhookReceiver
+from basiq_async.receiver import Delivery, DeliveryEvent, MemoryInbox, Result, WebhookReceiver
 from basiq_async.receiver.protocol import Claim, ClaimStatus
 from basiq_async.testing import FakeBasiq, ManualClock
 from tests.support.deliveries import NOW, OTHER_SECRET, SECRET, Service, new_id, payload, signed
@@ -24,18 +24,8 @@ from tests.support.inboxes import fail_in
 from tests.support.real_time import PATIENCE
 
 
-class Recorder(Service):
-    """A service for consents, and deliveries to it."""
-
-    def __init__(self, **options: object) -> None:
-        super().__init__("consent.*", **options)
-
-    async def post(self, body: bytes, **options: object) -> Outcome:
-        return await self.receiver.handle(signed(body, **options), body)
-
-
 async def test_a_genuine_delivery_is_handled_and_answered_with_204() -> None:
-    recorder = Recorder()
+    recorder = Service("consent.*")
     body = payload("consent.revoked", "e-204", name="Ada Lovelace")
     outcome = await recorder.post(body, message_id="msg_7")
     assert (outcome.result, outcome.status, outcome.headers) == (Result.HANDLED, 204, {})
@@ -51,7 +41,7 @@ async def test_a_genuine_delivery_is_handled_and_answered_with_204() -> None:
 
 
 async def test_the_same_event_is_handled_once_whatever_its_delivery_is_called() -> None:
-    recorder = Recorder()
+    recorder = Service("consent.*")
     body = payload()
     assert (await recorder.post(body, message_id="msg_1")).status == 204
     for message_id in ("msg_1", "msg_2"):
@@ -61,7 +51,7 @@ async def test_the_same_event_is_handled_once_whatever_its_delivery_is_called() 
 
 
 async def test_without_an_event_id_the_deliverys_own_id_tells_duplicates() -> None:
-    recorder = Recorder()
+    recorder = Service("consent.*")
     body = json.dumps({"eventTypeId": "consent.revoked"}).encode()
     results = [(await recorder.post(body, message_id=each)).result for each in ("m1", "m1", "m2")]
     assert results == [Result.HANDLED, Result.DUPLICATE, Result.HANDLED]
@@ -69,7 +59,7 @@ async def test_without_an_event_id_the_deliverys_own_id_tells_duplicates() -> No
 
 
 async def test_a_type_that_nobody_asked_for_is_acknowledged_and_not_recorded() -> None:
-    recorder = Recorder()
+    recorder = Service("consent.*")
     body = payload("hologram.created", "e-new")
     outcome = await recorder.post(body)
     assert (outcome.result, outcome.status) == (Result.IGNORED, 204)
@@ -81,7 +71,7 @@ async def test_a_type_that_nobody_asked_for_is_acknowledged_and_not_recorded() -
 
 @pytest.mark.parametrize("body", [b'{"hello": 1}', b"{}", b'{"eventTypeId": null, "eventId": ""}'])
 async def test_a_payload_without_a_type_goes_to_the_handler_for_all(body: bytes) -> None:
-    recorder = Recorder()
+    recorder = Service("consent.*")
     assert (await recorder.post(body)).result is Result.IGNORED
     recorder.receiver.on("*")(recorder.handle)
     assert (await recorder.post(body)).result is Result.HANDLED
@@ -89,7 +79,7 @@ async def test_a_payload_without_a_type_goes_to_the_handler_for_all(body: bytes)
 
 
 async def test_a_bad_signature_gets_401_and_no_detail(caplog: pytest.LogCaptureFixture) -> None:
-    recorder = Recorder()
+    recorder = Service("consent.*")
     body = payload(name="Ada Lovelace")
     outcome = await recorder.post(body, secret=OTHER_SECRET)
     assert (outcome.result, outcome.status, outcome.headers, outcome.reason) == (Result.REJECTED, 401, {}, "no-match")
@@ -118,20 +108,20 @@ async def test_two_workers_that_seed_the_random_module_alike_have_two_tokens() -
 
     for _ in range(2):
         random.seed(7)
-        await Recorder(inbox=Watching()).post(payload())
+        await Service("consent.*", inbox=Watching()).post(payload())
     assert len(tokens) == 2
 
 
 async def test_a_body_of_exactly_the_limit_is_read_and_a_larger_one_gets_413() -> None:
     body = payload()
-    recorder = Recorder(max_body_size=len(body))
+    recorder = Service("consent.*", max_body_size=len(body))
     assert (await recorder.post(body)).status == 204
     outcome = await recorder.post(body + b" ")
     assert (outcome.result, outcome.status) == (Result.TOO_LARGE, 413)
 
 
 async def test_a_handler_that_fails_gets_the_delivery_again(caplog: pytest.LogCaptureFixture) -> None:
-    recorder = Recorder()
+    recorder = Service("consent.*")
     failures = [RuntimeError("the database is down"), ExceptionGroup("both", [ValueError("a"), KeyError("b")])]
 
     @recorder.receiver.on("user.*")
@@ -152,7 +142,7 @@ async def test_a_handler_that_fails_gets_the_delivery_again(caplog: pytest.LogCa
 async def test_a_handler_that_takes_too_long_is_cancelled_and_gets_the_delivery_again(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    recorder = Recorder(handler_timeout=0.02)
+    recorder = Service("consent.*", handler_timeout=0.02)
     cancelled: list[bool] = []
 
     @recorder.receiver.on("user.*")
@@ -177,7 +167,7 @@ async def test_a_delivery_that_another_worker_holds_gets_503_with_retry_after_an
 ) -> None:
     caplog.set_level("INFO", "basiq_async.receiver")
     inbox = MemoryInbox()
-    recorders = [Recorder(inbox=inbox), Recorder(inbox=inbox)]
+    recorders = [Service("consent.*", inbox=inbox), Service("consent.*", inbox=inbox)]
     begun, go_on = asyncio.Event(), asyncio.Event()
 
     @recorders[0].receiver.on("user.created")
@@ -218,7 +208,7 @@ async def test_an_inbox_that_fails_is_logged_and_hides_no_result_of_the_handler(
         inbox.complete = AsyncMock(return_value=False)  # type: ignore[method-assign]
     else:
         fail_in(failing, error=InboxError("the disk is full"), inbox=inbox)
-    recorder = Recorder(inbox=inbox)
+    recorder = Service("consent.*", inbox=inbox)
     outcome = await recorder.post(payload(event_type))
     assert outcome.result is result
     assert logged in caplog.text
@@ -268,7 +258,7 @@ async def test_the_headers_of_a_streamed_delivery_are_checked_once() -> None:
 
 
 async def test_the_hook_is_told_of_every_request(caplog: pytest.LogCaptureFixture) -> None:
-    recorder = Recorder()
+    recorder = Service("consent.*")
     body = payload("consent.revoked", "e-hook")
     await recorder.post(body, message_id="m1")
     await recorder.post(body, message_id="m1")
@@ -300,17 +290,17 @@ async def test_a_hook_that_fails_does_not_touch_the_delivery(caplog: pytest.LogC
 
 async def test_freshness_goes_by_the_clock_that_was_given() -> None:
     clock = ManualClock(NOW)
-    recorder = Recorder(clock=clock)
+    recorder = Service("consent.*", clock=clock)
     assert (await recorder.post(payload(), at=NOW)).status == 204
     clock.advance(timedelta(minutes=6))
     outcome = await recorder.post(payload(), at=NOW)
     assert (outcome.status, outcome.reason) == (401, "too-old")
-    patient = Recorder(clock=clock, tolerance=timedelta(hours=1))
+    patient = Service("consent.*", clock=clock, tolerance=timedelta(hours=1))
     assert (await patient.post(payload(), at=NOW)).status == 204
 
 
 async def test_a_timestamp_that_no_date_can_hold_is_unreadable_and_no_crash() -> None:
-    recorder = Recorder(clock=lambda: datetime(9999, 12, 31, tzinfo=UTC), tolerance=timedelta.max)
+    recorder = Service("consent.*", clock=lambda: datetime(9999, 12, 31, tzinfo=UTC), tolerance=timedelta.max)
     outcome = await recorder.receiver.handle(_signed_at(b"{}", 8 * 10**13), b"{}")
     assert outcome.status == 400
 
@@ -343,14 +333,14 @@ def test_options_that_cannot_be_right_are_refused(options: dict[str, object]) ->
 
 async def test_the_receiver_does_not_show_its_secret() -> None:
     receiver = WebhookReceiver(SECRET)
-    receiver.on("*")(Recorder().handle)
+    receiver.on("*")(Service("consent.*").handle)
     assert repr(receiver) == "<WebhookReceiver: 1 patterns, 0 in flight>"
     await receiver.aclose()
     assert repr(receiver) == "<WebhookReceiver: 1 patterns, closed>"
 
 
 async def test_a_delivery_that_is_known_to_be_genuine_goes_the_same_way() -> None:
-    recorder = Recorder()
+    recorder = Service("consent.*")
     message = Message(
         "msg_5",
         {
@@ -423,10 +413,10 @@ async def test_claims_carry_the_lease_that_was_set_or_one_longer_than_the_handle
             leases.append(lease)
             return Claim(ClaimStatus.BUSY, 0.2)
 
-    outcome = await Recorder(inbox=Watching(), handler_timeout=50).post(payload(event_id=new_id()))
+    outcome = await Service("consent.*", inbox=Watching(), handler_timeout=50).post(payload(event_id=new_id()))
     assert set(leases) == {70}
     assert outcome.headers == {"Retry-After": "1"}
-    await Recorder(inbox=Watching(), lease=12).post(payload())
+    await Service("consent.*", inbox=Watching(), lease=12).post(payload())
     assert leases[-1] == 12
     with pytest.raises(ConfigurationError, match="longer than handler_timeout"):
         WebhookReceiver(SECRET, lease=10)
@@ -453,7 +443,7 @@ async def test_two_bodies_of_the_largest_size_may_arrive_at_once(monkeypatch: py
 
 
 async def test_a_type_without_a_handler_is_counted_and_logged_once(caplog: pytest.LogCaptureFixture) -> None:
-    recorder = Recorder()
+    recorder = Service("consent.*")
     for number in range(3):
         outcome = await recorder.post(payload("user.created", f"e-{number}"))
         assert (outcome.result, outcome.status) == (Result.IGNORED, 204)
@@ -465,14 +455,14 @@ async def test_a_type_without_a_handler_is_counted_and_logged_once(caplog: pytes
 
 
 async def test_of_ever_new_types_without_a_handler_only_some_are_counted() -> None:
-    recorder = Recorder()
+    recorder = Service("consent.*")
     for number in range(300):
         await recorder.post(payload(f"user.type{number}"))
     assert len(recorder.receiver.unhandled) == 256
 
 
 async def test_records_and_events_have_the_fields_of_the_delivery(caplog: pytest.LogCaptureFixture) -> None:
-    recorder = Recorder(quarantine_after=5)
+    recorder = Service("consent.*", quarantine_after=5)
 
     @recorder.receiver.on("user.created")
     async def broken(delivery: Delivery) -> None:
@@ -502,7 +492,7 @@ async def test_records_and_events_have_the_fields_of_the_delivery(caplog: pytest
 async def test_no_frame_of_ours_behind_a_handlers_error_holds_a_secret_or_a_body(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    recorder = Recorder(quarantine_after=1)
+    recorder = Service("consent.*", quarantine_after=1)
 
     @recorder.receiver.on("user.created")
     async def broken(delivery: Delivery) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -13,7 +12,7 @@ from basiq_async import BasiqClient, ConfigurationError, InMemoryTransport, Secr
 from basiq_async.receiver import Delivery, MemoryInbox, Result, SecretFile, WebhookReceiver
 from basiq_async.testing import FakeBasiq, ManualClock, Quirks
 from tests.support import virtual
-from tests.support.deliveries import OTHER_SECRET, SECRET, payload, post, signed
+from tests.support.deliveries import OTHER_SECRET, SECRET, payload, post, signed, taking
 from tests.support.real_time import PATIENCE
 
 URL = "https://service.example/basiq"
@@ -45,19 +44,10 @@ class Vault:
         self.secrets = (secret.reveal(), *(self.secrets or ()))
 
 
-def receiver_of(store: Any, **options: Any) -> WebhookReceiver:
-    receiver = WebhookReceiver(store, **options)
-
-    @receiver.on("*")
-    async def handle(delivery: Delivery) -> None: ...
-
-    return receiver
-
-
 @virtual.clocked
 async def test_a_store_is_read_at_the_start_and_again_when_a_signature_does_not_fit() -> None:
     vault = Vault(SECRET)
-    async with receiver_of(vault, clock=virtual.clock) as receiver:
+    async with taking(vault, clock=virtual.clock) as receiver:
         assert vault.readings == 1
         for _ in range(3):
             assert (await post(receiver, at=virtual.clock())).status == 204
@@ -71,7 +61,7 @@ async def test_a_store_is_read_at_the_start_and_again_when_a_signature_does_not_
 @virtual.clocked
 async def test_a_flood_of_wrong_signatures_reads_it_once_a_second() -> None:
     vault = Vault(SECRET)
-    receiver = receiver_of(vault.read, clock=virtual.clock)
+    receiver = taking(vault.read, clock=virtual.clock)
     for _ in range(30):
         for _ in range(50):
             assert (await post(receiver, at=virtual.clock(), secret=OTHER_SECRET)).status == 401
@@ -85,7 +75,7 @@ async def test_a_flood_of_wrong_signatures_reads_it_once_a_second() -> None:
 @virtual.clocked
 async def test_those_who_come_during_a_reading_wait_for_it() -> None:
     vault = Vault(SECRET)
-    async with receiver_of(vault, clock=virtual.clock) as receiver:
+    async with taking(vault, clock=virtual.clock) as receiver:
         vault.secrets, vault.seconds = [OTHER_SECRET, SECRET], 2.0
         body = payload()
         posts = [post(receiver, at=virtual.clock(), secret=OTHER_SECRET) for _ in range(9)]
@@ -102,7 +92,7 @@ async def test_those_who_come_during_a_reading_wait_for_it() -> None:
 @pytest.mark.parametrize("failure", ["raises", "hangs", "is empty", "holds no secret"])
 async def test_a_failure_keeps_the_secrets_that_were_there(failure: str, caplog: pytest.LogCaptureFixture) -> None:
     vault = Vault(SECRET)
-    async with receiver_of(vault, clock=virtual.clock) as receiver:
+    async with taking(vault, clock=virtual.clock) as receiver:
         if failure == "raises":
             vault.failure = OSError("the vault is away")
         elif failure == "hangs":
@@ -122,7 +112,7 @@ async def test_a_failure_keeps_the_secrets_that_were_there(failure: str, caplog:
 @virtual.clocked
 async def test_a_replaced_secret_that_leaves_the_store_is_refused_within_the_hour() -> None:
     vault = Vault(OTHER_SECRET, SECRET)
-    async with receiver_of(vault, clock=virtual.clock) as receiver:
+    async with taking(vault, clock=virtual.clock) as receiver:
         vault.secrets = [OTHER_SECRET]
         assert (await post(receiver, at=virtual.clock())).status == 204
         await asyncio.sleep(3_602)
@@ -137,7 +127,7 @@ async def test_a_receiver_without_a_secret_starts_and_finds_the_secret_that_is_w
 ) -> None:
     clock = ManualClock()
     file = SecretFile(tmp_path / "secret")
-    receiver = receiver_of(file, clock=clock)
+    receiver = taking(file, clock=clock)
     async with receiver:
         outcome = await post(receiver, at=clock())
         assert (outcome.result, outcome.status) == (Result.REJECTED, 401)
@@ -154,7 +144,7 @@ async def test_a_receiver_without_a_secret_starts_and_finds_the_secret_that_is_w
 async def test_closing_ends_a_reading_that_hangs() -> None:
     vault = Vault(SECRET)
     vault.seconds = PATIENCE
-    receiver = receiver_of(vault)
+    receiver = taking(vault)
     waiting = asyncio.create_task(post(receiver))
     while not vault.at_once:
         await asyncio.sleep(0)

@@ -22,7 +22,7 @@ from basiq_async.receiver import (
 )
 from basiq_async.receiver.protocol import Claim, inbox_key
 from tests.support.databases import engine_of
-from tests.support.deliveries import NOW, SECRET, payload, post
+from tests.support.deliveries import NOW, SECRET, Service, payload, post
 
 MESSAGE = {
     "id": "msg_7",
@@ -61,70 +61,56 @@ async def inbox(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncGenerato
             yield made
 
 
-class Handler:
-    """A receiver whose handler fails while it is broken."""
+def service_on(inbox: Inbox, pattern: str = "*", **options: Any) -> Service:
+    return Service(pattern, inbox=inbox, webhook_id="w1", **options)
 
-    def __init__(self, inbox: Inbox, pattern: str = "*", **options: Any) -> None:
-        self.inbox = inbox
-        self.broken = False
-        self.handled: list[Delivery] = []
-        self.receiver = WebhookReceiver(SECRET, inbox=inbox, webhook_id="w1", **options)
-        self.receiver.on(pattern)(self.handle)
 
-    async def handle(self, delivery: Delivery) -> None:
-        if self.broken:
-            raise RuntimeError("broken")
-        self.handled.append(delivery)
-
-    async def entries(self) -> list[QuarantinedDelivery]:
-        return [*await self.inbox.quarantined()]
-
-    async def retry(self) -> list[Result]:
-        return [outcome.result for outcome in await self.receiver.retry_quarantined()]
+async def retry(service: Service) -> list[Result]:
+    return [outcome.result for outcome in await service.receiver.retry_quarantined()]
 
 
 BODY = payload("user.created", "e-1")
 
 
 async def test_basiqs_next_attempt_handles_it_and_it_leaves_the_quarantine(inbox: Inbox) -> None:
-    one = Handler(inbox)
+    one = service_on(inbox)
     await inbox.quarantine(KEY, "job", set_aside())
     assert (await post(one.receiver, BODY)).result is Result.HANDLED
-    assert await one.entries() == []
+    assert await inbox.quarantined() == []
     assert (await post(one.receiver, BODY)).result is Result.DUPLICATE
-    assert await one.retry() == []
+    assert await retry(one) == []
 
 
 async def test_an_attempt_that_fails_leaves_it_there_and_its_own_failures_are_counted(inbox: Inbox) -> None:
-    one = Handler(inbox, quarantine_after=2)
+    one = service_on(inbox, quarantine_after=2)
     await inbox.quarantine(KEY, "job", set_aside())
     one.broken = True
     assert (await post(one.receiver, BODY)).result is Result.FAILED, "the failures of the job do not count"
-    assert await one.entries() == [set_aside()]
+    assert await inbox.quarantined() == [set_aside()]
     assert (await post(one.receiver, BODY)).result is Result.QUARANTINED
-    (entry,) = await one.entries()
+    (entry,) = await inbox.quarantined()
     assert (entry.kind, entry.acknowledged, entry.failures, entry.body) == ("delivery", True, 2, BODY)
     assert (await post(one.receiver, BODY)).result is Result.DUPLICATE
 
 
 @pytest.mark.parametrize("kind", ["message", "event"])
 async def test_a_retry_hands_the_message_to_the_handlers_as_a_delivery(inbox: Inbox, kind: str) -> None:
-    one = Handler(inbox)
+    one = service_on(inbox)
     await inbox.quarantine(KEY, "job", set_aside(kind))
-    assert await one.retry() == [Result.HANDLED]
+    assert await retry(one) == [Result.HANDLED]
     (delivery,) = one.handled
     assert (delivery.id, delivery.event_id, delivery.webhook_id) == ("msg_7", "e-1", "w1")
     assert json.loads(delivery.body) == MESSAGE["payload"]
-    assert await one.entries() == []
+    assert await inbox.quarantined() == []
     assert (await post(one.receiver, BODY)).result is Result.DUPLICATE
 
 
 async def test_a_retry_that_fails_keeps_it_as_it_was_open_for_basiqs_next_attempt(inbox: Inbox) -> None:
-    one = Handler(inbox)
+    one = service_on(inbox)
     await inbox.quarantine(KEY, "job", set_aside())
     one.broken = True
-    assert await one.retry() == [Result.QUARANTINED]
-    (entry,) = await one.entries()
+    assert await retry(one) == [Result.QUARANTINED]
+    (entry,) = await inbox.quarantined()
     assert (entry.kind, entry.acknowledged, entry.body) == ("message", False, set_aside().body)
     assert (entry.failures, entry.error) == (4, "RuntimeError: broken")
     one.broken = False
@@ -133,10 +119,10 @@ async def test_a_retry_that_fails_keeps_it_as_it_was_open_for_basiqs_next_attemp
 
 async def test_a_type_without_a_handler_and_what_another_worker_holds_stay_each_with_its_word(inbox: Inbox) -> None:
     await inbox.quarantine(KEY, "job", set_aside())
-    assert await Handler(inbox, "consent.revoked").retry() == [Result.IGNORED]
+    assert await retry(service_on(inbox, "consent.revoked")) == [Result.IGNORED]
     await inbox.claim(KEY, "another", lease=60)
-    assert await Handler(inbox).retry() == [Result.BUSY]
-    assert await Handler(inbox).entries() == [set_aside()]
+    assert await retry(service_on(inbox)) == [Result.BUSY]
+    assert await inbox.quarantined() == [set_aside()]
 
 
 async def test_a_delivery_that_was_handled_while_it_was_read_is_a_duplicate() -> None:
@@ -145,37 +131,37 @@ async def test_a_delivery_that_was_handled_while_it_was_read_is_a_duplicate() ->
             await self.complete(key, "another")
             return await super().claim(key, token, lease=lease, quarantined=quarantined)
 
-    one = Handler(Meanwhile())
-    await one.inbox.quarantine(KEY, "job", set_aside())
-    assert await one.retry() == [Result.DUPLICATE]
+    one = service_on(inbox := Meanwhile())
+    await inbox.quarantine(KEY, "job", set_aside())
+    assert await retry(one) == [Result.DUPLICATE]
     assert one.handled == []
 
 
 @pytest.mark.parametrize("body", [b"{", b"[]", b"[" * 100_000, b'{"id": {"x": 1}, "payload": {}}', b"\xff"])
 async def test_what_still_cannot_be_read_has_a_word_of_its_own_and_stays(inbox: Inbox, body: bytes) -> None:
-    one = Handler(inbox)
+    one = service_on(inbox)
     key = inbox_key(None, None, "odd", "w1")
     await inbox.quarantine(key, "job", set_aside("unreadable", key, body))
-    assert await one.retry() == [Result.UNREADABLE]
+    assert await retry(one) == [Result.UNREADABLE]
     assert one.handled == []
-    assert len(await one.entries()) == 1
+    assert len(await inbox.quarantined()) == 1
     assert await one.receiver.drop_quarantined(["msg_7"]) == 1
 
 
 @pytest.mark.parametrize("broken", [False, True])
 async def test_what_was_unreadable_and_can_be_read_now_has_the_key_of_its_event(inbox: Inbox, *, broken: bool) -> None:
-    one = Handler(inbox)
+    one = service_on(inbox)
     key = inbox_key(None, None, "odd", "w1")
     await inbox.quarantine(key, "job", set_aside("unreadable", key))
     one.broken = broken
-    assert await one.retry() == [Result.FAILED if broken else Result.HANDLED]
-    assert len(await one.entries()) == int(broken)
+    assert await retry(one) == [Result.FAILED if broken else Result.HANDLED]
+    assert len(await inbox.quarantined()) == int(broken)
     assert set(await inbox.known([KEY, key])) == ({key} if broken else {KEY, key})
 
 
 async def test_an_altered_entry_hinders_no_other_and_can_be_dropped_by_its_key(tmp_path: Path) -> None:
     async with SQLiteInbox(tmp_path / "inbox.db") as inbox:
-        one = Handler(inbox)
+        one = service_on(inbox)
         other = inbox_key("user.created", "e-2", "msg_2", "w1")
         await inbox.quarantine(other, "job", attrs.evolve(set_aside(), key=other, event_id="e-2"))
         await inbox.quarantine(KEY, "job", set_aside())

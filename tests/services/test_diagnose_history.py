@@ -15,9 +15,9 @@ from basiq_async.receiver import Delivery, MemoryInbox, WebhookReceiver
 from basiq_async.replay import HttpTarget, recover
 from basiq_async.services.coverage import Coverage, coverage_note  # private: what a recovery notes
 from basiq_async.testing import FakeBasiq, ManualClock, Quirks, serve
+from tests.support.deliveries import SECRET, taking
 from tests.support.scripted import Scripted, answer, client, page
 
-SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 URL = "https://service.example/basiq"
 ORDERS = ("oldest-first", "newest-first")
 
@@ -52,16 +52,6 @@ async def world(order: str, seeded: int = 0) -> AsyncIterator[World]:
 
         fake.route(URL, receive)
         yield made
-
-
-def receiver_of(w: World, secret: str = SECRET, *, webhook_id: str | None = None, **options: Any) -> WebhookReceiver:
-    """A receiver of the webhook that is content with each event."""
-    receiver = WebhookReceiver(secret, webhook_id=webhook_id or w.webhook_id, **options)
-
-    @receiver.on("*")
-    async def handler(delivery: Delivery) -> None: ...
-
-    return receiver
 
 
 @pytest.fixture(params=ORDERS)
@@ -170,7 +160,7 @@ async def outage(w: World) -> None:
 async def test_what_a_recovery_has_brought_is_no_problem_any_more(order: str, by: str) -> None:
     async with world(order) as w:
         inbox = MemoryInbox()
-        receiver = receiver_of(w, inbox=inbox)
+        receiver = taking(webhook_id=w.webhook_id, inbox=inbox)
         await outage(w)
         options: dict[str, Any] = {"inbox": inbox} if by == "inbox" else {"receiver": receiver}
         before = await w.basiq.webhooks.diagnose(w.webhook_id, **options)
@@ -218,7 +208,7 @@ async def test_the_quarantine_is_a_problem() -> None:
 async def test_what_waits_for_long_is_a_problem() -> None:
     async with world("oldest-first") as w:
         inbox = MemoryInbox(clock=w.fake.clock)
-        receiver = receiver_of(w, w.fake.secret(w.webhook_id), inbox=inbox, deferred=True)
+        receiver = taking(w.fake.secret(w.webhook_id), webhook_id=w.webhook_id, inbox=inbox, deferred=True)
         w.fake.route(URL, receiver)
         await w.emit(2)
         found = await w.basiq.webhooks.diagnose(w.webhook_id, receiver=receiver)
@@ -257,7 +247,7 @@ async def test_what_fails_is_a_problem_from_the_first_failure_on_with_its_type_t
 async def test_what_waits_of_a_webhook_that_was_replaced_is_not_forgotten() -> None:
     async with world("oldest-first") as w:
         inbox = MemoryInbox(clock=w.fake.clock)
-        receiver = receiver_of(w, w.fake.secret(w.webhook_id), inbox=inbox, deferred=True)
+        receiver = taking(w.fake.secret(w.webhook_id), webhook_id=w.webhook_id, inbox=inbox, deferred=True)
         w.fake.route(URL, receiver)
         await w.emit(2)
         await w.basiq.webhooks.delete(w.webhook_id)
@@ -294,7 +284,7 @@ async def test_what_basiq_delivered_elsewhere_is_a_problem_where_the_inbox_would
 
 async def test_what_the_service_handled_is_no_failure_among_the_attempts_of_a_day(order: str) -> None:
     async with world(order) as w, MemoryInbox() as inbox:
-        receiver = receiver_of(w, w.fake.secret(w.webhook_id), inbox=inbox)
+        receiver = taking(w.fake.secret(w.webhook_id), webhook_id=w.webhook_id, inbox=inbox)
         w.fake.route(URL, receiver)
         for _ in range(9):
             await w.fake.emit("user.created")
@@ -357,7 +347,7 @@ async def test_what_a_job_posted_is_evidence_only_without_a_service_that_handles
         await w.fake.advance(minutes=10)
         async with HttpTarget(URL, SECRET) as target:
             assert (await recover(w.basiq, w.webhook_id, target, inbox=inbox)).handled == 2
-        receiver = receiver_of(w, inbox=inbox)
+        receiver = taking(webhook_id=w.webhook_id, inbox=inbox)
         if of_a_service:
             async with receiver:
                 pass  # its start notes that a service uses the inbox

@@ -30,11 +30,11 @@ from basiq_async.services.coverage import Activity, Coverage, coverage_note  # p
 from basiq_async.services.diagnosis import Look, cool_off_left, describe_waiting, matches
 from tests.services.conftest import Basiq
 from tests.support import virtual
+from tests.support.deliveries import SECRET, taking
 from tests.support.scripted import Scripted, answer, client, error, page
 from tests.support.served import serving
 
 NOW = datetime.now(UTC)
-SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 
 
 def codes(found: Diagnosis) -> list[str]:
@@ -448,16 +448,6 @@ async def test_events_without_a_message_are_counted_only_where_all_messages_were
     assert (part.never_sent, part.look.complete) == (0, False)
 
 
-def handling(*patterns: str, **options: Any) -> WebhookReceiver:
-    """A receiver that is content with each delivery of these types."""
-    receiver = WebhookReceiver(SECRET, **options)
-
-    @receiver.on(*patterns)
-    async def handler(delivery: Delivery) -> None: ...
-
-    return receiver
-
-
 def dated(number: int, age: timedelta) -> dict[str, Any]:
     return {**event(number), "createdDate": (NOW - age).isoformat()}
 
@@ -491,8 +481,8 @@ async def test_what_basiq_delivered_before_the_inbox_began_is_counted_as_left_al
 async def test_messages_of_types_without_a_handler_are_not_missed() -> None:
     failed = [message(number, attempt("Failed", timedelta(hours=1))) for number in (1, 2)]
     failed.append({**message(3, attempt("Failed", timedelta(hours=1))), "payload": {"eventId": "e3"}})
-    assert (await diagnose(messages=failed, receiver=handling("user.created"))).undelivered == 2
-    assert (await diagnose(messages=failed, receiver=handling("consent.*"))).undelivered == 0
+    assert (await diagnose(messages=failed, receiver=taking(SECRET, "user.created"))).undelivered == 2
+    assert (await diagnose(messages=failed, receiver=taking(SECRET, "consent.*"))).undelivered == 0
     assert (await diagnose(messages=failed)).undelivered == 3
 
 

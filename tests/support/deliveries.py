@@ -59,8 +59,25 @@ def quarantined_delivery(key: str, *, failures: int = 3, at: datetime = NOW) -> 
     return QuarantinedDelivery(key, "msg_1", "user.created", "e-1", b"{}", NOW, "ValueError: no", failures, at)
 
 
+def taking(secret: Any = SECRET, *patterns: str, got: list[Delivery] | None = None, **options: Any) -> WebhookReceiver:
+    """Return a receiver that takes each delivery of these types, by default of all, into the list ``got``."""
+    receiver = WebhookReceiver(secret, **options)
+
+    @receiver.on(*(patterns or "*"))
+    async def handle(delivery: Delivery) -> None:
+        if got is not None:
+            got.append(delivery)
+
+    return receiver
+
+
 class Service:
-    """A receiver whose handler fails for types that end in ``.broken``, with the lists of its deliveries and events."""
+    """A receiver with the lists of its deliveries and events.
+
+    Its handler fails for types that end in ``.broken``, or else as ``broken`` says.
+    """
+
+    broken: bool | None = None
 
     def __init__(self, pattern: str = "*", **options: Any) -> None:
         self.handled: list[Delivery] = []
@@ -72,5 +89,9 @@ class Service:
 
     async def handle(self, delivery: Delivery) -> None:
         self.handled.append(delivery)
-        if delivery.event_type_id.endswith(".broken"):
+        if delivery.event_type_id.endswith(".broken") if self.broken is None else self.broken:
             raise RuntimeError("broken")
+
+    async def post(self, body: bytes | None = None, **signing: Any) -> Outcome:
+        """Have a body delivered, or a new one."""
+        return await post(self.receiver, body, **signing)

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
-from basiq_async.receiver import Delivery, Inbox, MemoryInbox, RedisInbox, Result, SQLiteInbox, WebhookReceiver
-from tests.support.deliveries import OTHER_SECRET, SECRET, Service, payload, signed
+from basiq_async.receiver import Inbox, MemoryInbox, RedisInbox, Result, SQLiteInbox, WebhookReceiver
+from tests.support.deliveries import OTHER_SECRET, SECRET, Service, payload
 from tests.support.servers import RedisServer
 
 BROKEN = payload("user.broken", "e-broken")
@@ -25,23 +25,12 @@ async def client(redis: RedisServer) -> AsyncGenerator[Redis]:
         yield client
 
 
-class Mended(Service):
-    """A service whose handler takes everything from some moment on."""
-
-    mended = False
-
-    async def handle(self, delivery: Delivery) -> None:
-        if not self.mended:
-            raise RuntimeError("broken")
-        self.handled.append(delivery)
-
-
-async def set_aside(inbox: Inbox, **options: Any) -> Mended:
+async def set_aside(inbox: Inbox, **options: Any) -> Service:
     """A service whose quarantine holds one delivery, and which handles everything from now on."""
-    service = Mended(inbox=inbox, quarantine_after=1, **options)
-    outcome = await service.receiver.handle(signed(BROKEN), BROKEN)
-    assert outcome.result is Result.QUARANTINED
-    service.mended = True
+    service = Service(inbox=inbox, quarantine_after=1, **options)
+    assert (await service.post(BROKEN)).result is Result.QUARANTINED
+    service.handled.clear()
+    service.broken = False
     return service
 
 
