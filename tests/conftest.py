@@ -19,7 +19,7 @@ from hypothesis import settings
 from basiq_async import BasiqError
 from tests.support.frames import leaks
 from tests.support.real_time import PatientLoop, Waits, begin_tasks_at_once
-from tests.support.servers import PostgresServer, shared_postgres
+from tests.support.servers import PostgresServer, postgres_server
 from tests.support.warm import warm
 
 # How long an example takes depends on what else the machine does.
@@ -100,8 +100,8 @@ def warm_programs() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[PostgresServer]:
-    """A PostgreSQL server that all tests share: take tables of your own."""
-    with shared_postgres() as server:
+    """A PostgreSQL server that all tests of a process share: take tables of your own."""
+    with postgres_server() as server:
         yield server
 
 

@@ -165,18 +165,10 @@ async def test_a_request_that_is_not_http_prints_no_traceback() -> None:
         assert (await listener.end(signal.SIGTERM), listener.told) == ((0, []), "")
 
 
-async def answered(url: str, headers: dict[str, str], *lines: str, length: int = 1_000_000) -> bytes:
+async def answered(url: str, headers: dict[str, str], *lines: str) -> bytes:
     """Post the head of a request with a body that never comes, and return the status line of the response."""
-    parts = urlsplit(url)
-    reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
-    named = "".join(f"{line}\r\n" for line in (*(f"{name}: {value}" for name, value in headers.items()), *lines))
-    writer.write(f"POST {parts.path} HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n{named}\r\n".encode())
-    try:
-        return await reader.readline()
-    finally:
-        writer.close()
-        with suppress(ConnectionError):
-            await writer.wait_closed()
+    named = "\r\n".join([*(f"{name}: {value}" for name, value in headers.items()), *lines, "", ""])
+    return await served.first_line(url, f"POST {{path}} HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n{named}")
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from basiq_async.receiver import SQLiteInbox, WebhookReceiver, verify
 from basiq_async.testing import FakeBasiq, Quirks, SystemClock, serve
 
 from ..support.command_line import run_command
-from ..support.real_time import PATIENCE
+from ..support.real_time import until
 from .conftest import SECRET, Program, hanging, started
 from .test_listen import serving
 
@@ -49,13 +49,6 @@ async def poll(count: int, *options: str) -> tuple[list[dict[str, Any]], str]:
         code, rest = await poller.end(signal.SIGTERM)
     assert code == 0, poller.told
     return rows + rest, poller.told
-
-
-async def begun() -> None:
-    """Wait until it is recorded from which message on messages are new."""
-    async with asyncio.timeout(PATIENCE):
-        while not list(Path().glob("basiq-listen-*.db")):
-            await asyncio.sleep(0.01)
 
 
 async def test_new_messages_are_forwarded_with_a_fresh_signature_and_those_missed_come_first(fake: FakeBasiq) -> None:
@@ -152,7 +145,7 @@ async def test_a_token_that_expired_while_the_machine_slept_does_not_end_it(fake
     fake.quirks = Quirks(expired_response="403")
     webhook_id = fake.seed_messages(0)
     async with polling("--poll", webhook_id) as poller:
-        await begun()
+        await until(lambda: list(Path().glob("basiq-listen-*.db")))  # from which message on messages are new
         fake.expire_tokens()
         await fake.emit("user.created")
         assert (await poller.row())["event_type_id"] == "user.created"
@@ -180,7 +173,7 @@ async def test_without_a_time_it_begins_after_the_newest_message_by_the_clock_of
     async with served(FakeBasiq(quirks=Quirks(message_order=order)), monkeypatch) as fake:
         webhook_id = fake.seed_messages(5)
         async with polling("--poll", webhook_id) as poller:
-            await begun()
+            await until(lambda: list(Path().glob("basiq-listen-*.db")))  # from which message on messages are new
             (new,) = (await fake.emit("user.created")).message_ids
             row = await poller.row()
             assert await poller.end(signal.SIGTERM) == (0, [])

@@ -36,9 +36,9 @@ from basiq_async.receiver import Delivery, MemoryInbox, WebhookReceiver
 from basiq_async.receiver.protocol import inbox_key
 from basiq_async.replay import HttpTarget, Replay, failed_only, limit, message_time, since
 from tests.support.deliveries import SECRET
-from tests.support.fleets import Holding, Record, crew, progress_when, until
+from tests.support.fleets import Holding, Record, crew, progress_when
 from tests.support.histories import Recorder, Refusing
-from tests.support.real_time import PATIENCE
+from tests.support.real_time import PATIENCE, until
 
 
 def test_a_missing_library_is_an_error_that_names_the_extra() -> None:

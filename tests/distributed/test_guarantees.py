@@ -15,8 +15,8 @@ from redis.asyncio import Redis
 from basiq_async.errors import ReplayError
 from tests.distributed.test_rate_limiter import most_within
 from tests.support.fleet_processes import plant
-from tests.support.fleets import progress_when, until
-from tests.support.real_time import PATIENCE
+from tests.support.fleets import progress_when
+from tests.support.real_time import PATIENCE, until
 from tests.support.servers import REDIS_PROGRAM
 
 pytestmark = pytest.mark.skipif(REDIS_PROGRAM is None, reason="no redis-server is installed here")

@@ -18,8 +18,8 @@ from basiq_async.distributed._record import Record  # private: the limiter draws
 from basiq_async.distributed._record_types import RateSlots  # private: what it draws
 from basiq_async.errors import RecordError
 from tests.support import virtual
-from tests.support.fleets import crew, until
-from tests.support.real_time import PATIENCE
+from tests.support.fleets import crew
+from tests.support.real_time import PATIENCE, until
 
 RATE = 300.0
 

@@ -23,9 +23,9 @@ from basiq_async.distributed._record_types import (  # private: what a record ex
 )
 from basiq_async.distributed._segment import ActiveJob, Lease, clock  # private: what a worker holds
 from basiq_async.errors import ConnectionFailedError, InboxError, RecordError
-from tests.support.fleets import Holding, crew, progress_when, until
+from tests.support.fleets import Holding, crew, progress_when
 from tests.support.histories import Recorder
-from tests.support.real_time import PATIENCE
+from tests.support.real_time import PATIENCE, until
 from tests.support.records import make_spec
 
 FORGED = "0.0\n2026-11-27 12:00:00 INFO basiq_async.distributed the job 'job' is finished"

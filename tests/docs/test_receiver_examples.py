@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncGenerator
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import aiohttp
 import pytest
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
-from yarl import URL
 
 from basiq_async import BasiqClient, InMemoryTransport, RetryPolicy
 from basiq_async.receiver import WebhookReceiver
@@ -21,7 +19,7 @@ from tests.support.command_line import PROGRAM
 from tests.support.deliveries import SECRET, payload, signed
 from tests.support.environment import free_port
 from tests.support.programs import Program, post, started
-from tests.support.real_time import PATIENCE
+from tests.support.served import first_line
 from tests.support.warm import CLIENT
 
 ROOT = Path(__file__).parents[2]
@@ -42,21 +40,6 @@ async def running(example: str, tmp_path: Path, **environment: str) -> AsyncGene
 FRAMEWORKS = ["aiohttp", "django", "fastapi", "litestar", "quart", "starlette"]
 
 
-async def unsigned(url: str) -> bytes:
-    """Begin a POST whose endless body never comes, and return the first line of the response."""
-    where = URL(url)
-    reader, writer = await asyncio.open_connection(where.host, where.port)
-    try:
-        head = f"POST {where.path} HTTP/1.1\r\nHost: {where.authority}\r\nTransfer-Encoding: chunked\r\n\r\n"
-        writer.write(head.encode())
-        async with asyncio.timeout(PATIENCE):
-            return await reader.readline()
-    finally:
-        writer.close()
-        with suppress(ConnectionError):
-            await writer.wait_closed()
-
-
 @pytest.mark.parametrize("framework", FRAMEWORKS)
 async def test_a_whole_service_handles_each_event_once_and_stops_cleanly(framework: str, tmp_path: Path) -> None:
     fake = FakeBasiq(api_keys=[KEY])
@@ -73,7 +56,8 @@ async def test_a_whole_service_handles_each_event_once_and_stops_cleanly(framewo
         assert await post(url, body, signed(body)) == 200
         assert await post(url, other, signed(other)) == 204
         assert await post(url, body, signed(other)) == 401
-        assert b" 401 " in await unsigned(url), "nothing of a body without a signature is read"
+        head = "POST {path} HTTP/1.1\r\nHost: {host}\r\nTransfer-Encoding: chunked\r\n\r\n"
+        assert b" 401 " in await first_line(url, head), "nothing of a body without a signature is read"
         await example.until("account.updated e-other")
         _, said = await example.stop()
         assert "Traceback" not in said, said

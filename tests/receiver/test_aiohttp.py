@@ -6,37 +6,16 @@ import asyncio
 import gzip
 import subprocess
 import sys
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, cast
 
 import aiohttp
 import pytest
 from aiohttp import web
 
-from basiq_async.receiver import WebhookReceiver
 from tests.support.deliveries import Service, payload, signed
-from tests.support.real_time import PATIENCE
-
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-Middleware = Callable[[web.Request, Handler], Awaitable[web.StreamResponse]]
-
-
-@asynccontextmanager
-async def serving(
-    receiver: WebhookReceiver, *, lingering_time: float = 0.05, middlewares: Sequence[Middleware] = ()
-) -> AsyncGenerator[str]:
-    app = web.Application(middlewares=middlewares)
-    app.router.add_post("/basiq", receiver.aiohttp_handler)
-    # After an early response aiohttp goes on reading for a while, 10 s by default.
-    runner = web.AppRunner(app, lingering_time=lingering_time)
-    await runner.setup()
-    try:
-        site = web.TCPSite(runner, "127.0.0.1", 0)
-        await site.start()
-        yield f"http://127.0.0.1:{runner.addresses[0][1]}/basiq"
-    finally:
-        await runner.cleanup()
+from tests.support.real_time import PATIENCE, until
+from tests.support.served import Answer, Middleware, serving
 
 
 def head(length: int, headers: dict[str, str], *lines: str) -> bytes:
@@ -72,7 +51,7 @@ async def post(url: str, data: object, headers: object) -> tuple[int, str | None
 
 async def test_one_connection_carries_many_deliveries() -> None:
     service = Service()
-    async with serving(service.receiver) as url, aiohttp.ClientSession() as session:
+    async with serving(service.receiver.aiohttp_handler) as url, aiohttp.ClientSession() as session:
         for _ in range(5):
             body = payload()
             async with session.post(url, data=body, headers=signed(body)) as answer:
@@ -91,7 +70,7 @@ async def test_an_endless_body_is_cut_off_at_the_limit() -> None:
             yield b"x" * 65_536
 
     service = Service(max_body_size=100_000)
-    async with serving(service.receiver) as url, aiohttp.ClientSession() as session:
+    async with serving(service.receiver.aiohttp_handler) as url, aiohttp.ClientSession() as session:
         async with asyncio.timeout(PATIENCE):
             try:
                 async with session.post(url, data=endless(), headers=signed(b"")) as answer:
@@ -104,7 +83,7 @@ async def test_an_endless_body_is_cut_off_at_the_limit() -> None:
 
 async def test_a_body_that_says_it_is_too_large_is_not_read_at_all() -> None:
     service = Service(max_body_size=100)
-    async with serving(service.receiver) as url:
+    async with serving(service.receiver.aiohttp_handler) as url:
         answer = await raw(url, b"POST /basiq HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n")
     assert answer.startswith(b"HTTP/1.1 413 ")
     assert b"connection: close" in answer.lower()
@@ -123,7 +102,7 @@ async def test_a_compressed_body_is_refused_and_a_bomb_not_decompressed_after_th
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(aiohttp.StreamReader, "feed_data", count)
-        async with serving(service.receiver, lingering_time=10) as url:
+        async with serving(service.receiver.aiohttp_handler, lingering_time=10) as url:
             request_ = head(len(bomb), signed(b""), "Content-Encoding: gzip") + bomb
             answer = await raw(url, request_)
     assert answer.startswith(b"HTTP/1.1 415 ")
@@ -148,7 +127,7 @@ async def test_headers_that_cannot_be_right_are_refused_before_the_body_is_read(
 ) -> None:
     headers = {**signed(b""), **extra} if extra else {}
     service = Service()
-    async with serving(service.receiver) as url:
+    async with serving(service.receiver.aiohttp_handler) as url:
         answer = await raw(url, head(1000, headers) + b"x" * 10)
     assert answer.startswith(b"HTTP/1.1 %d " % status)
     assert [event.result for event in service.events] == ["rejected"]
@@ -156,7 +135,7 @@ async def test_headers_that_cannot_be_right_are_refused_before_the_body_is_read(
 
 async def test_after_408_the_connection_is_closed_at_once() -> None:
     service = Service(body_timeout=0.02)
-    async with serving(service.receiver, lingering_time=10) as url:
+    async with serving(service.receiver.aiohttp_handler, lingering_time=10) as url:
         port = int(url.rpartition(":")[2].partition("/")[0])
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(head(100, signed(b"")) + b"x")
@@ -171,7 +150,7 @@ async def test_large_bodies_that_stall_are_refused_beyond_a_sum_and_a_genuine_de
     service = Service(body_timeout=5)
     part = b"x" * 1_000_000  # 17 of them are nearly the 16 MiB that are held at once
     large = payload(filler="x" * 500_000)
-    async with serving(service.receiver) as url:
+    async with serving(service.receiver.aiohttp_handler) as url:
         port = int(url.rpartition(":")[2].partition("/")[0])
         connections = [await asyncio.open_connection("127.0.0.1", port) for _ in range(20)]
         try:
@@ -193,12 +172,6 @@ async def test_large_bodies_that_stall_are_refused_beyond_a_sum_and_a_genuine_de
     ]
 
 
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(PATIENCE):
-        while not condition():
-            await asyncio.sleep(0.005)
-
-
 async def chunked(body: bytes, size: int = 50) -> AsyncIterator[bytes]:
     for start in range(0, len(body), size):
         yield body[start : start + size]
@@ -207,7 +180,7 @@ async def chunked(body: bytes, size: int = 50) -> AsyncIterator[bytes]:
 
 def reading(how: Callable[[web.Request], Awaitable[object]], *, first: bool) -> Middleware:
     @web.middleware
-    async def read(request: web.Request, handler: Handler) -> web.StreamResponse:
+    async def read(request: web.Request, handler: Answer) -> web.StreamResponse:
         if first:
             await how(request)
         response = await handler(request)
@@ -228,7 +201,7 @@ async def test_a_middleware_may_read_the_body_before_the_receiver(
     service = Service()
     body = payload()
     headers = {**signed(body), "Content-Type": "application/json"}
-    async with serving(service.receiver, middlewares=[reading(how, first=True)]) as url:
+    async with serving(service.receiver.aiohttp_handler, middlewares=[reading(how, first=True)]) as url:
         assert await post(url, chunked(body) if in_pieces else body, headers) == (204, None, b"")
     assert service.handled[0].body == body
 
@@ -238,7 +211,7 @@ async def test_the_body_is_kept_for_who_reads_it_after_the_receiver(in_pieces: b
     service = Service()
     body = payload()
     middleware = reading(web.Request.read, first=False)
-    async with serving(service.receiver, middlewares=[middleware]) as url:
+    async with serving(service.receiver.aiohttp_handler, middlewares=[middleware]) as url:
         assert (await post(url, chunked(body) if in_pieces else body, signed(body)))[0] == 204
     assert middleware.seen == [body]  # type: ignore[attr-defined]
 
@@ -260,10 +233,10 @@ async def test_with_a_release_that_keeps_a_body_elsewhere_the_delivery_is_handle
     body = payload()
 
     @web.middleware
-    async def changed(request: web.Request, handler: Handler) -> web.StreamResponse:
+    async def changed(request: web.Request, handler: Answer) -> web.StreamResponse:
         return await handler(cast("web.Request", WithoutKeptBody(request)))
 
-    async with serving(service.receiver, middlewares=[changed]) as url:
+    async with serving(service.receiver.aiohttp_handler, middlewares=[changed]) as url:
         assert (await post(url, chunked(body), signed(body)))[0] == 204
     assert service.handled[0].body == body
 
@@ -272,7 +245,7 @@ async def test_with_a_release_that_keeps_a_body_elsewhere_the_delivery_is_handle
 async def test_the_receivers_limit_counts_and_not_that_of_the_application(in_pieces: bool) -> None:
     service = Service(max_body_size=3 * 2**20)
     body = payload(padding="x" * 2 * 2**20)
-    async with serving(service.receiver) as url:
+    async with serving(service.receiver.aiohttp_handler) as url:
         assert (await post(url, chunked(body, 2**18 if in_pieces else len(body)), signed(body)))[0] == 204
     assert service.handled[0].body == body
 
@@ -281,7 +254,7 @@ async def test_a_body_that_was_read_and_not_kept_is_named_in_the_log(caplog: pyt
     service = Service()
     body = payload()
     middleware = reading(lambda request: request.content.read(), first=True)
-    async with serving(service.receiver, middlewares=[middleware]) as url:
+    async with serving(service.receiver.aiohttp_handler, middlewares=[middleware]) as url:
         assert (await post(url, body, signed(body)))[0] == 401
     assert "was read before the receiver, and not kept" in " ".join(caplog.text.split())
 
@@ -297,7 +270,7 @@ async def test_a_body_that_breaks_off_is_not_handled_and_not_an_error(
     request_: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
     service = Service()
-    async with serving(service.receiver) as url:
+    async with serving(service.receiver.aiohttp_handler) as url:
         start = "".join(f"{name}: {value}\r\n" for name, value in signed(b"").items()).encode()
         request = b"POST /basiq HTTP/1.1\r\nHost: x\r\n" + start + request_
         await raw(url, request, then=lambda writer: writer.write_eof())
@@ -317,7 +290,7 @@ async def test_a_body_that_breaks_off_is_not_handled_and_not_an_error(
 )
 async def test_a_body_that_cannot_be_decoded_is_not_handled(request_: bytes, caplog: pytest.LogCaptureFixture) -> None:
     service = Service()
-    async with serving(service.receiver) as url:
+    async with serving(service.receiver.aiohttp_handler) as url:
         answer = await raw(url, b"POST /basiq HTTP/1.1\r\nHost: x\r\nConnection: close\r\n" + request_)
     assert answer[9:12] in {b"400", b"408", b"401", b"415"}
     assert not service.handled

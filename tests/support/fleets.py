@@ -145,13 +145,6 @@ class Holding(Recorder):
         await self.free.wait()
 
 
-async def until(condition: Callable[[], object]) -> None:
-    """Wait until a condition holds."""
-    async with asyncio.timeout(PATIENCE):
-        while not condition():
-            await asyncio.sleep(0.01)
-
-
 async def progress_when(job: Job, condition: Callable[[JobProgress], object]) -> JobProgress:
     """Return the first progress of a job for which a condition holds."""
     async with asyncio.timeout(PATIENCE):
@@ -160,4 +153,4 @@ async def progress_when(job: Job, condition: Callable[[JobProgress], object]) ->
     return progress
 
 
-__all__ = ["Crew", "Holding", "Record", "crew", "progress_when", "until"]
+__all__ = ["Crew", "Holding", "Record", "crew", "progress_when"]

@@ -6,7 +6,7 @@ import asyncio
 import selectors
 import sys
 import time
-from collections.abc import Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -66,6 +66,13 @@ def begin_tasks_at_once() -> None:
         loop.set_task_factory(asyncio.eager_task_factory)
 
     asyncio.BaseEventLoop.__init__ = make_eager  # type: ignore[method-assign]
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Wait until a condition holds."""
+    async with asyncio.timeout(PATIENCE):
+        while not condition():
+            await asyncio.sleep(0.01)
 
 
 class Waits:

@@ -4,30 +4,57 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from aiohttp import web
+from yarl import URL
 
 from basiq_async.testing import FakeBasiq, serve
 
 from .real_time import PATIENCE
 
+Answer = Callable[[web.Request], Awaitable[web.StreamResponse]]
+Middleware = Callable[[web.Request, Answer], Awaitable[web.StreamResponse]]
+
 
 @asynccontextmanager
-async def serving(handler: Callable[[web.Request], Awaitable[web.StreamResponse]]) -> AsyncIterator[str]:
-    """Serve a handler for a POST to any path, and yield its URL."""
-    app = web.Application()
+async def serving(
+    handler: Answer, *, lingering_time: float = 0.05, middlewares: Sequence[Middleware] = ()
+) -> AsyncIterator[str]:
+    """Serve a handler for a POST to any path, and yield its URL.
+
+    lingering_time: after an early response aiohttp goes on reading for a while, 10 s by default.
+    """
+    app = web.Application(middlewares=middlewares)
     app.router.add_post("/{path}", handler)
-    runner = web.AppRunner(app, access_log=None)
+    runner = web.AppRunner(app, access_log=None, lingering_time=lingering_time)
     try:
         await runner.setup()
         await web.TCPSite(runner, "127.0.0.1", 0).start()
         yield f"http://127.0.0.1:{runner.addresses[0][1]}/hook"
     finally:
         await runner.cleanup()
+
+
+async def first_line(url: str, head: str | bytes) -> bytes:
+    """Send bytes over a connection of its own, and return the first line of what comes back.
+
+    In them, ``{host}`` and ``{path}`` are those of the URL.
+    """
+    where = URL(url)
+    head = head if isinstance(head, bytes) else head.encode()
+    reader, writer = await asyncio.open_connection(where.host, where.port)
+    try:
+        writer.write(head.replace(b"{host}", where.authority.encode()).replace(b"{path}", where.path.encode()))
+        async with asyncio.timeout(PATIENCE):
+            return await reader.readline()
+    finally:
+        writer.close()
+        with suppress(ConnectionError):
+            await writer.wait_closed()
 
 
 class Served:

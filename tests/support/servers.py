@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import shutil
 import signal
@@ -40,9 +39,9 @@ class PostgresServer:
     machine.
     """
 
-    def __init__(self, folder: Path, *options: str, port: int | None = None) -> None:
+    def __init__(self, folder: Path, *options: str) -> None:
         self.folder = folder
-        self.port = port or free_port()
+        self.port = free_port()
         self.database = "postgres"
         self._options = options
         self._process: subprocess.Popen[bytes] | None = None
@@ -135,56 +134,6 @@ def postgres_server(*options: str) -> Iterator[PostgresServer]:
             yield server
         finally:
             server.stop()
-
-
-_STARTED: list[PostgresServer] = []
-"""Kept to the end of the process: another worker may stop the server, and a Popen that is dropped early warns."""
-
-
-@contextlib.contextmanager
-def shared_postgres() -> Iterator[PostgresServer]:
-    """Yield one server for all worker processes of a test session, with a database for each.
-
-    The first worker starts it, the last one stops it.
-    """
-    if POSTGRES_PROGRAMS is None:
-        pytest.skip("no PostgreSQL is installed here")
-    run = os.environ.get("PYTEST_XDIST_TESTRUNUID", str(os.getpid()))
-    folder = Path(tempfile.gettempdir()) / f"basiq-postgres-{run}"
-    folder.mkdir(exist_ok=True)
-    with _counting(folder) as users:
-        port = users.get("port")
-        server = PostgresServer(folder, port=port)
-        if port is None:
-            server.make()
-            server.start()
-            _STARTED.append(server)
-        users.update(port=server.port, count=users.get("count", 0) + 1)
-    try:
-        server.make_database(f"worker_{os.getpid()}")
-        yield server
-    finally:
-        with _counting(folder) as users:
-            users["count"] -= 1
-            if not users["count"]:
-                server.stop()
-                shutil.rmtree(folder)
-
-
-@contextlib.contextmanager
-def _counting(folder: Path) -> Iterator[dict[str, int]]:
-    import fcntl  # here: Windows has none, and no PostgreSQL for the tests
-
-    lock = folder.with_suffix(".lock")
-    with lock.open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        state = folder / "users.json"
-        users: dict[str, int] = json.loads(state.read_text()) if state.exists() else {}
-        yield users
-        if folder.exists():
-            state.write_text(json.dumps(users))
-        else:
-            lock.unlink()
 
 
 class RedisServer:

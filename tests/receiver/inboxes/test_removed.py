@@ -16,7 +16,7 @@ import pytest
 from basiq_async._storage import sqlite
 from basiq_async.receiver import SQLiteInbox
 from tests.support.deliveries import quarantined_delivery
-from tests.support.real_time import PATIENCE
+from tests.support.real_time import PATIENCE, until
 
 COUNT = 200
 
@@ -57,12 +57,6 @@ async def emptied(file: Path) -> AsyncGenerator[SQLiteInbox]:
         yield inbox
 
 
-async def gone(file: Path) -> None:
-    async with asyncio.timeout(PATIENCE):
-        while found(file):
-            await asyncio.sleep(0.02)
-
-
 async def test_a_removed_body_is_in_no_file_after_the_end(tmp_path: Path) -> None:
     file = tmp_path / "inbox.db"
     async with emptied(file):
@@ -93,7 +87,7 @@ async def test_a_removed_body_is_gone_within_the_minute_while_the_inbox_is_used(
                 await inbox.known(["k"])
                 await inbox.complete("other", "t")
         await inbox.complete("another", "t")
-        await gone(file)
+        await until(lambda: not found(file))
 
 
 async def test_a_process_that_reads_holds_up_the_end_of_the_log_and_no_call(
@@ -113,4 +107,4 @@ async def test_a_process_that_reads_holds_up_the_end_of_the_log_and_no_call(
                 await asyncio.sleep(0.03)
             assert found(file)
             reader.execute("ROLLBACK")
-            await gone(file)
+            await until(lambda: not found(file))

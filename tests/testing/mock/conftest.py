@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -12,20 +11,6 @@ import jsonschema
 import pytest
 
 from basiq_async.testing import FakeBasiq, serve
-from tests.support.real_time import PATIENCE
-
-
-async def first_line(base_url: str, head: str | bytes) -> bytes:
-    """Send bytes over a connection of its own, and return the first line of what comes back. {host} is the server's."""
-    host = base_url.removeprefix("http://")
-    reader, writer = await asyncio.open_connection(*host.split(":"))
-    head = head if isinstance(head, bytes) else head.encode()
-    writer.write(head.replace(b"{host}", host.encode()))
-    async with asyncio.timeout(PATIENCE):
-        line = await reader.readline()
-    writer.close()
-    await writer.wait_closed()
-    return line
 
 
 @attrs.define

@@ -18,9 +18,7 @@ from basiq_async._web.access import Guard
 from basiq_async.errors import ConfigurationError
 from basiq_async.testing import FakeBasiq, serve
 from basiq_async.testing.mock._operation import Challenges  # private: a thousand calls take long
-from tests.support.served import serving
-
-from .conftest import first_line
+from tests.support.served import first_line, serving
 
 PATHS = ["/_fake/state", "/token", "/notifications/webhooks", "/_fake/openapi.json", "/_fake/no-such"]
 

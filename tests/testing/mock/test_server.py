@@ -13,9 +13,9 @@ import yarl
 from basiq_async import BasiqClient
 from basiq_async.testing import FakeBasiq, serve
 from tests.support.real_time import PATIENCE
+from tests.support.served import first_line
 
 from ..conftest import ENDPOINT, Endpoint
-from .conftest import first_line
 
 
 async def test_a_url_arrives_as_it_was_sent(fake: FakeBasiq) -> None:
