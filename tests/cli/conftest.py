@@ -12,7 +12,7 @@ import subprocess
 import sys
 import textwrap
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, asynccontextmanager, closing, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -23,7 +23,7 @@ import attrs
 import pytest
 
 from basiq_async import BasiqClient, InMemoryTransport
-from basiq_async.receiver import Delivery, SQLiteInbox, WebhookReceiver, verify
+from basiq_async.receiver import SQLiteInbox, WebhookReceiver, verify
 from basiq_async.testing import FakeBasiq, ManualClock
 
 from ..support import deliveries
@@ -240,14 +240,23 @@ def make_inbox(webhook_id: str | Sequence[str] | None = None) -> None:
 async def store(webhook_id: str, secret: str, *given: tuple[Mapping[str, str], bytes]) -> None:
     """Let a service store deliveries in the inbox ``inbox.db``, which it does not work off."""
     async with SQLiteInbox("inbox.db") as inbox:
-        receiver = WebhookReceiver(secret, webhook_id=webhook_id, inbox=inbox, deferred=True)
-
-        @receiver.on("*")
-        async def handle(delivery: Delivery) -> None: ...
-
+        receiver = deliveries.taking(secret, webhook_id=webhook_id, inbox=inbox, deferred=True)
         for headers, body in given:
             done = await receiver.handle(headers, body)
             assert done.status in (200, 202), done
+
+
+def receive(webhook_id: str, *event_ids: str, bad: Collection[str] = (), **options: Any) -> None:
+    """Have a service with the inbox ``inbox.db`` receive events. Its handler fails for the ``bad`` ones."""
+
+    async def received() -> None:
+        async with SQLiteInbox("inbox.db") as inbox:
+            service = deliveries.Service(inbox=inbox, webhook_id=webhook_id, **options)
+            for event_id in event_ids:
+                service.broken = event_id in bad
+                await service.post(payload(TYPE, event_id), message_id=f"m-{event_id}")
+
+    asyncio.run(received())
 
 
 def let_wait(webhook_id: str, *event_ids: str) -> None:
@@ -400,29 +409,26 @@ def world(run: Run, endpoint: Endpoint, served: Served) -> World:
 @pytest.fixture
 def webhook_id(served: Served) -> str:
     """A webhook with 3 delivered messages, 4 failed ones, and 5 events that happened while it was disabled."""
-    fake = served.fake
-    status = 204
+    fake, url = served.fake, "https://service.example/basiq"
 
-    async def receive(headers: object, body: bytes) -> int:
-        return status
+    async def accept(headers: object, body: bytes) -> int:
+        return 204
 
-    async def outage(fake: FakeBasiq, url: str) -> None:
-        nonlocal status
+    async def happen() -> None:
         for _ in range(3):
             await fake.emit("user.created")
-        status = 500
+        fake.endpoint_down(url, status=500)
         for _ in range(4):
-            await fake.emit("consent.revoked")
+            await fake.emit(TYPE)
         await fake.advance(days=2)
         for _ in range(5):
-            await fake.emit("consent.revoked")
+            await fake.emit(TYPE)
         await fake.advance(minutes=5)  # an event of just now may get its message in a moment
-        status = 204
+        fake.endpoint_up(url)
         async with BasiqClient(fake.api_key, transport=InMemoryTransport(fake)) as basiq:
             await basiq.webhooks.reactivate(found)
 
-    url = "https://service.example/basiq"
-    fake.route(url, receive)
-    found = fake.add_webhook(url, ("consent.revoked", "user.created"))
-    served.run(outage(fake, url))
+    fake.route(url, accept)
+    found = fake.add_webhook(url, (TYPE, "user.created"))
+    served.run(happen())
     return found

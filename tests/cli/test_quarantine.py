@@ -16,29 +16,13 @@ from basiq_async.receiver import Delivery, SQLiteInbox, WebhookReceiver
 from ..support.command_line import Ended
 from ..support.databases import inbox_of
 from ..support.deliveries import SECRET, payload, signed
-from .conftest import Endpoint, Run, Served, state_of, write_service
+from .conftest import Endpoint, Run, Served, receive, state_of, write_service
 
 
 @pytest.fixture(autouse=True)
 def inbox() -> None:
     """An inbox in this folder: ``e-good`` was handled, and ``e-bad`` was set aside."""
-
-    async def main() -> None:
-        async with (
-            SQLiteInbox("inbox.db") as inbox,
-            WebhookReceiver(SECRET, webhook_id="w1", inbox=inbox, quarantine_after=1) as receiver,
-        ):
-
-            @receiver.on("*")
-            async def handle(delivery: Delivery) -> None:
-                if delivery.event_id == "e-bad":
-                    raise RuntimeError("broken")
-
-            for event_id in ("e-good", "e-bad"):
-                body = payload("consent.revoked", event_id)
-                await receiver.handle(signed(body, message_id=f"m-{event_id}"), body)
-
-    asyncio.run(main())
+    receive("w1", "e-good", "e-bad", bad=("e-bad",), quarantine_after=1)
 
 
 def make_service(handle: str = "...", *, on: str = "*") -> str:
@@ -168,24 +152,10 @@ def test_what_is_removed_is_named_by_its_event_too(run: Run) -> None:
     assert run("quarantine", "list", *at[:2]).exit_code == 0
 
 
-async def _set_aside(webhook_id: str, *event_ids: str) -> None:
-    async with SQLiteInbox("inbox.db") as inbox:
-        receiver = WebhookReceiver(SECRET, webhook_id=webhook_id, inbox=inbox, quarantine_after=1)
-
-        @receiver.on("*")
-        async def handle(delivery: Delivery) -> None:
-            raise RuntimeError("broken")
-
-        async with receiver:
-            for event_id in event_ids:
-                body = payload("consent.revoked", event_id)
-                await receiver.handle(signed(body, message_id=f"m-{event_id}"), body)
-
-
 def test_where_an_inbox_has_several_webhooks_each_entry_names_its_own(run: Run) -> None:
     at = ("--inbox", "inbox.db")
     assert "WEBHOOK" not in run("quarantine", "list", *at, terminal=True, env={"COLUMNS": "160"}).stdout
-    asyncio.run(_set_aside("w2", "e-bad", "e-more"))
+    receive("w2", *(bad := ("e-bad", "e-more")), bad=bad, quarantine_after=1)
     listed = run("quarantine", "list", *at)
     assert [(row["event_id"], row["webhook_id"]) for row in listed.rows] == [
         ("e-bad", "w1"),
@@ -200,7 +170,8 @@ def test_where_an_inbox_has_several_webhooks_each_entry_names_its_own(run: Run) 
 
 def test_a_terminal_shows_50_entries_and_a_pipe_all(run: Run) -> None:
     at = ("--inbox", "inbox.db")
-    asyncio.run(_set_aside("w1", *(f"e-{number}" for number in range(60))))
+    bad = [f"e-{number}" for number in range(60)]
+    receive("w1", *bad, bad=bad, quarantine_after=1)
     shown = run("quarantine", "list", *at, terminal=True)
     assert (shown.exit_code, shown.stdout.count("consent.revoked")) == (1, 50)
     assert "the oldest 50, and there are more; --limit N" in shown.stderr
