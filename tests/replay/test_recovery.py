@@ -27,70 +27,14 @@ from basiq_async.receiver import Delivery, MemoryInbox, WebhookReceiver
 from basiq_async.replay import HttpTarget, Recovery, Replay, limit, recover
 from basiq_async.services.coverage import Coverage, coverage_note
 from basiq_async.testing import FakeBasiq, ManualClock, Quirks
+from tests.support.worlds import URL, World, a_world
 
-URL = "https://service.example/basiq"
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
-
-
-@attrs.define
-class World:
-    """A fake that began a while ago, its webhook, and the inbox of a service."""
-
-    fake: FakeBasiq
-    basiq: BasiqClient
-    webhook_id: str
-    got: list[str] = attrs.Factory(list[str])
-    poisoned: set[str] = attrs.Factory(set[str])
-    inbox: MemoryInbox = attrs.Factory(MemoryInbox)
-    status: int = 204
-
-    async def emit(self, count: int, *, status: int = 204) -> list[str]:
-        self.status = status
-        return [(await self.fake.emit("user.created")).event_id for _ in range(count)]
-
-    def receiver(self, **options: Any) -> WebhookReceiver:
-        options = {"inbox": self.inbox, "webhook_id": self.webhook_id, **options}
-        receiver = WebhookReceiver(self.fake.secret(self.webhook_id), **options)
-
-        @receiver.on("*")
-        async def handler(delivery: Delivery) -> None:
-            self.take(delivery.event_id)
-
-        return receiver
-
-    def take(self, event_id: str) -> None:
-        if event_id in self.poisoned:
-            raise ValueError("poisoned")
-        self.got.append(event_id)
-
-    async def handle(self, message: Message) -> None:
-        self.take(message.event_id or "")
-
-    async def recover(self, target: Any, **options: Any) -> Recovery:
-        if isinstance(target, WebhookReceiver):
-            options = {"inbox": target.inbox, **options}
-        return await recover(self.basiq, self.webhook_id, target, **options)
-
-    async def disable(self) -> list[str]:
-        made = await self.emit(1, status=500)
-        await self.fake.advance(hours=30)
-        return made
-
-    async def reactivate(self) -> None:
-        await self.basiq.webhooks.reactivate(self.webhook_id)
-        await self.fake.advance(minutes=20)
 
 
 @pytest.fixture
 async def world() -> AsyncIterator[World]:
-    fake = FakeBasiq(clock=ManualClock(datetime.now(UTC) - timedelta(days=3)))
-    async with BasiqClient(fake.api_key, transport=InMemoryTransport(fake)) as basiq:
-        made = World(fake, basiq, fake.add_webhook(URL, ["user.created"]))
-
-        async def receive(headers: Any, body: bytes) -> int:
-            return made.status
-
-        fake.route(URL, receive)
+    async with a_world(timedelta(days=3)) as made:
         yield made
 
 

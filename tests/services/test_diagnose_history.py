@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-import attrs
 import pytest
 
 from basiq_async import BasiqClient, ConfigurationError, Diagnosis, InMemoryTransport, Message
@@ -17,8 +15,8 @@ from basiq_async.services.coverage import Coverage, coverage_note  # private: wh
 from basiq_async.testing import FakeBasiq, ManualClock, Quirks, serve
 from tests.support.deliveries import SECRET, taking
 from tests.support.scripted import Scripted, answer, client, page
+from tests.support.worlds import URL, World, a_world
 
-URL = "https://service.example/basiq"
 ORDERS = ("oldest-first", "newest-first")
 
 
@@ -26,32 +24,8 @@ def codes(found: Diagnosis) -> set[str]:
     return {problem.code for problem in found.problems}
 
 
-@attrs.define
-class World:
-    fake: FakeBasiq
-    basiq: BasiqClient
-    webhook_id: str
-    status: int = 204
-
-    async def emit(self, count: int, *, status: int = 204) -> None:
-        self.status = status
-        for _ in range(count):
-            await self.fake.emit("user.created")
-
-
-@asynccontextmanager
-async def world(order: str, seeded: int = 0) -> AsyncIterator[World]:
-    quirks = Quirks(message_order=order, event_order=order)  # type: ignore[arg-type]  # one of two words
-    fake = FakeBasiq(quirks=quirks, clock=ManualClock(datetime.now(UTC)))
-    async with BasiqClient(fake.api_key, transport=InMemoryTransport(fake)) as basiq:
-        made = World(fake, basiq, fake.add_webhook(URL, ["user.created"]))
-        fake.seed_messages(seeded, made.webhook_id, every=60)
-
-        async def receive(headers: Any, body: bytes) -> int:
-            return made.status
-
-        fake.route(URL, receive)
-        yield made
+def world(order: Any, seeded: int = 0) -> AbstractAsyncContextManager[World]:
+    return a_world(quirks=Quirks(message_order=order, event_order=order), seeded=seeded)
 
 
 @pytest.fixture(params=ORDERS)
