@@ -4,51 +4,26 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from functools import partial
 from typing import Any
 
-import anyio
 import pytest
 
-from basiq_async.receiver import Delivery, DeliveryEvent, MemoryInbox, Outcome, WebhookReceiver
+from basiq_async.receiver import Delivery, DeliveryEvent, Outcome, WebhookReceiver
 from basiq_async.receiver.protocol import ClaimStatus
 from tests.support import virtual
+from tests.support.cancelling import HOWS, How, SteppingInbox, cancel_after, turns
 from tests.support.deliveries import SECRET, payload, signed
 
 Way = Callable[[WebhookReceiver, bytes], Awaitable[object]]
-Cancel = Callable[[Awaitable[object], int], Awaitable[tuple[object, bool]]]
 
 STEPS = 40
-
-
-async def steps(count: int = 2) -> None:
-    for _ in range(count):
-        await asyncio.sleep(0)
-
-
-CALLS = ("claim", "complete", "release", "quarantine", "quarantined")
-
-
-class SteppingInbox(MemoryInbox):
-    """Each call takes steps before and after its effect, so that a cancellation can come at each of them."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        for name in CALLS:
-            setattr(self, name, partial(self._step, getattr(self, name)))
-
-    async def _step(self, call: Callable[..., Awaitable[Any]], *arguments: Any, **options: Any) -> Any:
-        await steps()
-        result = await call(*arguments, **options)
-        await steps()
-        return result
 
 
 class Run:
     """A receiver, and what became of the one delivery that it gets."""
 
     def __init__(self, handler: str, quarantine_after: int | None = None) -> None:
-        self.inbox = SteppingInbox()
+        self.inbox = SteppingInbox(2)
         self.events: list[DeliveryEvent] = []
         self.handled = 0
         self.receiver = WebhookReceiver(
@@ -62,7 +37,7 @@ class Run:
 
         @self.receiver.on("*")
         async def handle(delivery: Delivery) -> None:
-            await steps()
+            await turns(2)
             if handler == "fails":
                 raise RuntimeError("as asked")
             if handler == "hangs":
@@ -73,7 +48,7 @@ class Run:
                 await other
             self.handled += 1
 
-    async def check(self, ended: object, cancelled: bool) -> None:
+    async def check(self, ended: object, *, cancelled: bool) -> None:
         outcome = ended if isinstance(ended, Outcome) else None
         assert len(self.events) == (1 if outcome is not None else 0) or cancelled, "one event for each response"
         assert outcome is None or self.events[0].result is outcome.result
@@ -98,10 +73,10 @@ async def by_stream(receiver: WebhookReceiver, body: bytes) -> object:
     async def chunks() -> AsyncGenerator[bytes]:
         try:
             for start in range(0, len(body), 100):
-                await steps()
+                await turns(2)
                 yield body[start : start + 100]
         finally:
-            await steps()
+            await turns(2)
 
     return await receiver.handle_stream(signed(body), chunks())
 
@@ -112,63 +87,7 @@ async def by_dispatch(receiver: WebhookReceiver, body: bytes) -> object:
     return await receiver.dispatch(first.delivery)
 
 
-def by_asyncio(times: int) -> Cancel:
-    async def run(work: Awaitable[object], step: int) -> tuple[object, bool]:
-        task = asyncio.ensure_future(work)
-        await steps(step)
-        for _ in range(times):
-            task.cancel()
-            await asyncio.sleep(0)
-        await asyncio.wait({task})
-        return (None, True) if task.cancelled() else (task.result(), False)
-
-    return run
-
-
-async def by_anyio(work: Awaitable[object], step: int) -> tuple[object, bool]:
-    """Anyio cancels again at each turn of the loop, until the scope is left."""
-    ended: object = None
-    done = False
-
-    async def inside() -> None:
-        nonlocal ended, done
-        ended = await work
-        done = True
-
-    async with anyio.create_task_group() as group:
-        group.start_soon(inside)
-        await steps(step)
-        group.cancel_scope.cancel()
-    return ended, not done
-
-
-async def by_timeout(work: Awaitable[object], step: int) -> tuple[object, bool]:
-    async def inside() -> object:
-        async with asyncio.timeout(None) as limit:
-            loop = asyncio.get_running_loop()
-
-            def expire(left: int) -> None:
-                if left:
-                    loop.call_soon(expire, left - 1)
-                elif not limit.expired():
-                    limit.reschedule(0)
-
-            expire(step)
-            result = await work
-            limit.reschedule(None)
-            return result
-
-    try:
-        return await asyncio.ensure_future(inside()), False
-    except TimeoutError:
-        return None, True
-
-
-in_each_way = pytest.mark.parametrize(
-    "cancel",
-    [by_asyncio(1), by_asyncio(3), by_asyncio(25), by_anyio, by_timeout],
-    ids=["once", "three times", "again and again", "an anyio scope", "a timeout"],
-)
+in_each_way = pytest.mark.parametrize("how", [how for how in HOWS if how != "everything"])
 
 
 @pytest.mark.parametrize(
@@ -187,16 +106,21 @@ in_each_way = pytest.mark.parametrize(
 )
 @in_each_way
 def test_a_cancellation_at_any_step_leaves_a_delivery_handled_or_free(
-    handler: str, quarantine_after: int | None, way: Way, cancel: Cancel
+    handler: str, quarantine_after: int | None, way: Way, how: How
 ) -> None:
     async def every() -> int:
         cancellations = 0
-        for step in range(STEPS):
+        for step in range(1, STEPS):
             run = Run(handler, quarantine_after)
-            ended, cancelled = await cancel(way(run.receiver, run.body), step)
-            cancellations += cancelled
-            await run.check(ended, cancelled)
-            if not cancelled:
+            ended = list[object]()
+
+            async def deliver(run: Run = run, ended: list[object] = ended) -> None:
+                ended.append(await way(run.receiver, run.body))
+
+            await cancel_after(step, deliver(), how, alone=False)
+            cancellations += not ended
+            await run.check(*ended or [None], cancelled=not ended)
+            if ended:
                 break  # it was done before the cancellation came
         return cancellations
 
@@ -205,10 +129,10 @@ def test_a_cancellation_at_any_step_leaves_a_delivery_handled_or_free(
 
 @pytest.mark.parametrize("again", ["succeeds", "fails"])
 @in_each_way
-def test_a_cancelled_retry_leaves_a_delivery_handled_or_in_the_quarantine(again: str, cancel: Cancel) -> None:
+def test_a_cancelled_retry_leaves_a_delivery_handled_or_in_the_quarantine(again: str, how: How) -> None:
     async def every() -> int:
         cancellations = 0
-        for step in range(STEPS):
+        for step in range(1, STEPS):
             run = Run("fails", 1)
             await by_handle(run.receiver, run.body)
             mended = Run(again)
@@ -217,12 +141,12 @@ def test_a_cancelled_retry_leaves_a_delivery_handled_or_in_the_quarantine(again:
 
             @mended.receiver.on("*")
             async def handle(delivery: Delivery, mended: Run = mended) -> None:
-                await steps()
+                await turns(2)
                 if again == "fails":
                     raise RuntimeError("still")
                 mended.handled += 1
 
-            _, cancelled = await cancel(mended.receiver.retry_quarantined(), step)
+            cancelled = await cancel_after(step, mended.receiver.retry_quarantined(), how, alone=False)
             cancellations += cancelled
             entries = await mended.receiver.quarantined()
             assert mended.handled + len(entries) == 1
@@ -236,17 +160,17 @@ def test_a_cancelled_retry_leaves_a_delivery_handled_or_in_the_quarantine(again:
     assert virtual.run(every()) >= 10
 
 
-@pytest.mark.parametrize("times", [1, 3, 60])
-def test_a_cancelled_aclose_can_be_called_again_and_loses_nothing(times: int) -> None:
+@pytest.mark.parametrize("how", ["once", "twice", "repeatedly"])
+def test_a_cancelled_aclose_can_be_called_again_and_loses_nothing(how: How) -> None:
     async def every() -> None:
-        for step in range(STEPS):
+        for step in range(1, STEPS):
             run = Run("succeeds")
             delivery = asyncio.ensure_future(by_handle(run.receiver, run.body))
-            await steps(3)
-            await by_asyncio(times)(run.receiver.aclose(), step)
+            await turns(3)
+            await cancel_after(step, run.receiver.aclose(), how, alone=False)
             await run.receiver.aclose()
             assert delivery.done()
-            await run.check(delivery.result(), False)
+            await run.check(delivery.result(), cancelled=False)
 
     virtual.run(every())
 
@@ -259,5 +183,5 @@ async def test_a_handler_that_awaits_something_cancelled_gets_500_a_hook_and_a_l
     outcome: Any = await by_handle(run.receiver, run.body)
     assert (outcome.status, [event.result for event in run.events]) == (500, ["failed"])
     assert isinstance(outcome.error.__cause__, asyncio.CancelledError)
-    await run.check(outcome, False)
+    await run.check(outcome, cancelled=False)
     assert "awaited something that was cancelled" in caplog.text

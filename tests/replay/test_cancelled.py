@@ -4,45 +4,20 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import Any
 
 import pytest
 
 from basiq_async import Message
-from basiq_async.receiver import Delivery, Inbox, MemoryInbox, SQLiteInbox, WebhookReceiver
+from basiq_async.receiver import Delivery, Inbox, SQLiteInbox, WebhookReceiver
 from basiq_async.replay import JSONLinesTarget
-from tests.support.cancelling import HOWS, How, Inline, InlineStore, at_every_turn, cancel_after
+from tests.support.cancelling import HOWS, How, Inline, InlineStore, SteppingInbox, at_every_turn, cancel_after
 from tests.support.histories import History, Table, history, set_aside
 
-P = ParamSpec("P")
-T = TypeVar("T")
 MESSAGES = 14
 CONCURRENCY = 3
 MAIN: tuple[How, ...] = ("once", "repeatedly", "anyio", "everything")
-
-
-def slowly(call: Callable[P, Awaitable[T]]) -> Callable[P, Coroutine[Any, Any, T]]:
-    async def slow(*args: P.args, **kwargs: P.kwargs) -> T:
-        await asyncio.sleep(0)
-        found = await call(*args, **kwargs)
-        await asyncio.sleep(0)
-        return found
-
-    return slow
-
-
-class SlowInbox(MemoryInbox):
-    """An inbox whose calls take some turns, as those of a database."""
-
-    claim = slowly(MemoryInbox.claim)
-    complete = slowly(MemoryInbox.complete)
-    release = slowly(MemoryInbox.release)
-    known = slowly(MemoryInbox.known)
-    note = slowly(MemoryInbox.note)
-    set_note = slowly(MemoryInbox.set_note)
-    quarantine = slowly(MemoryInbox.quarantine)
 
 
 class Effects:
@@ -100,7 +75,7 @@ async def test_a_run_that_is_cancelled_at_any_await_loses_nothing_and_repeats_on
         ids = await h.ids()
 
         async def attempt(turn: int) -> bool:
-            async with SQLiteInbox(tmp_path / f"{turn}.db") if kind == "sqlite" else SlowInbox() as inbox:
+            async with SQLiteInbox(tmp_path / f"{turn}.db") if kind == "sqlite" else SteppingInbox() as inbox:
                 return await _cancelled_and_resumed(h, ids, inbox, turn, how)
 
         await at_every_turn(attempt, step=step, enough=enough)
@@ -113,7 +88,7 @@ async def test_a_receiver_as_target_repeats_only_what_was_under_way(how: How) ->
 
         async def attempt(turn: int) -> bool:
             effects = Effects(ids[5])
-            receiver = WebhookReceiver("whsec_" + "c2VjcmV0LW9mLXRoZS10ZXN0cw==", inbox=SlowInbox())
+            receiver = WebhookReceiver("whsec_" + "c2VjcmV0LW9mLXRoZS10ZXN0cw==", inbox=SteppingInbox())
 
             @receiver.on("*")
             async def handle(delivery: Delivery) -> None:
@@ -172,7 +147,7 @@ async def test_what_is_tried_again_survives_a_cancellation_at_any_await(how: How
         ids = await h.ids()
 
         async def attempt(turn: int) -> bool:
-            inbox = SlowInbox()
+            inbox = SteppingInbox()
 
             async def refuse(message: Message) -> None:
                 raise ValueError("no")
@@ -193,7 +168,7 @@ async def test_what_is_tried_again_survives_a_cancellation_at_any_await(how: How
 
 @pytest.mark.parametrize("how", MAIN)
 async def test_a_run_that_is_cancelled_again_and_again_ends_with_all_handled(how: How) -> None:
-    inbox, cancelled = SlowInbox(), 0
+    inbox, cancelled = SteppingInbox(), 0
     async with history(150, page_size=20) as h:
         ids = await h.ids()
         effects = Effects(ids[5])

@@ -7,16 +7,20 @@ import random
 from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from typing import Any, Literal, ParamSpec, TypeVar, get_args
 
 import anyio
 
 from basiq_async._storage import sqlite  # private: the thread of a store
+from basiq_async.receiver import MemoryInbox
 from tests.support.real_time import PATIENCE
 
 How = Literal["once", "twice", "repeatedly", "anyio", "timeout", "everything"]
 """``everything`` cancels all tasks at once, as a loop does that shuts down."""
 HOWS: tuple[How, ...] = get_args(How)
+CALLS = ("claim", "complete", "release", "quarantine", "quarantined", "known", "note", "set_note")
+"""Those of an inbox that a receiver and a run make."""
 Moment = Callable[[], Awaitable[None]]
 
 P = ParamSpec("P")
@@ -98,6 +102,22 @@ async def at_every_turn(
         hits += 1
     assert hits >= enough, f"only {hits} points were reached"
     return hits
+
+
+class SteppingInbox(MemoryInbox):
+    """An inbox whose calls take turns before and after their effect, as those of a database do."""
+
+    def __init__(self, count: int = 1) -> None:
+        super().__init__()
+        self._count = count
+        for name in CALLS:
+            setattr(self, name, partial(self._step, getattr(self, name)))
+
+    async def _step(self, call: Callable[..., Awaitable[Any]], *arguments: Any, **options: Any) -> Any:
+        await turns(self._count)
+        result = await call(*arguments, **options)
+        await turns(self._count)
+        return result
 
 
 class Inline(ThreadPoolExecutor):
