@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ast
+import re
 import sys
 from collections.abc import Iterator
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -96,20 +98,10 @@ def _imported(file: Path) -> Iterator[tuple[str, str]]:
 
 
 def _exists(module: str, name: str) -> bool:
-    if module.startswith("benchmarks"):  # some of them need packages that only `make bench` installs
-        place = ROOT.joinpath(*module.split("."))
-        source = place.with_suffix(".py") if place.with_suffix(".py").exists() else place / "__init__.py"
-        if (place / f"{name}.py").exists():
-            return True
-        tree = ast.parse(source.read_text())
-        return any(name in (getattr(node, "name", ""), *_targets(node)) for node in tree.body)
-    try:
-        return hasattr(import_module(module), name) or bool(import_module(f"{module}.{name}"))
-    except ModuleNotFoundError:
-        return False
-
-
-def _targets(node: ast.stmt) -> list[str]:
-    targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
-    names = [part for target in targets for part in (target.elts if isinstance(target, ast.Tuple) else [target])]
-    return [part.id for part in names if isinstance(part, ast.Name)]
+    if not module.startswith("benchmarks"):
+        return hasattr(import_module(module), name) or find_spec(f"{module}.{name}") is not None
+    # Some of them need packages that only `make bench` installs.
+    place = ROOT.joinpath(*module.split("."))
+    source = place / "__init__.py" if place.is_dir() else place.with_suffix(".py")
+    defined = re.search(rf"^[\w, ]*\b{name}\b", source.read_text(), re.MULTILINE)
+    return defined is not None or (place / f"{name}.py").exists()

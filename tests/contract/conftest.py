@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import urllib.request
 from collections.abc import Iterator
 
 import attrs
@@ -13,6 +11,7 @@ from hypothesis import strategies as st
 
 from basiq_async.testing import FakeBasiq, Quirks
 from tests.support.served import served
+from tests.testing.conftest import Caller
 
 schemathesis.openapi.format("http-url", st.from_regex(r"https?://[a-z]{1,20}\.example/[a-z]{0,20}", fullmatch=True))
 
@@ -23,21 +22,7 @@ class Target:
 
     base_url: str
     ids: dict[str, str]
-    headers: dict[str, str] = attrs.field(init=False)
-
-    @headers.default
-    def _authorized(self) -> dict[str, str]:
-        request = urllib.request.Request(
-            self.base_url + "/token",
-            b"scope=SERVER_ACCESS",
-            {
-                "authorization": "Basic " + FakeBasiq.DEFAULT_API_KEY,
-                "basiq-version": "3.0",
-                "content-type": "application/x-www-form-urlencoded",
-            },
-        )
-        with urllib.request.urlopen(request) as answer:
-            return {"Authorization": f"Bearer {json.load(answer)['access_token']}"}
+    headers: dict[str, str]
 
 
 def target(quirks: Quirks) -> Iterator[Target]:
@@ -49,7 +34,7 @@ def target(quirks: Quirks) -> Iterator[Target]:
         fake.emit(kind, user_id="one", entity_id="one")
     ids |= {"userId": "one", "accountId": "one", "connectionId": "one", "consentId": "one"}
     with served(fake) as base_url:
-        yield Target(base_url, ids)
+        yield Target(base_url, ids, {"Authorization": f"Bearer {Caller(fake).authorize()}"})
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from datetime import date
 from inspect import signature
@@ -21,8 +20,6 @@ from tests.support.environment import ROOT
 from . import test_live
 from .comparison import Comparison, compare
 from .live_page import render, write_page
-
-FOLDER = Path(os.environ.get("BASIQ_SPEC_DIR") or Path(__file__).parents[3] / "shared" / "spec")
 
 
 async def compared(**options: Any) -> Comparison:
@@ -223,50 +220,3 @@ async def test_make_live_passes_against_the_mock(monkeypatch: pytest.MonkeyPatch
 async def test_a_key_that_is_not_accepted_is_an_error_of_ours() -> None:
     with pytest.raises(AuthenticationError):
         await compare("d3Jvbmc=", transport=InMemoryTransport())
-
-
-class FromTheReference:
-    """A server that responds with the examples of the vendor's reference."""
-
-    def __init__(self) -> None:
-        self.paths: dict[str, Any] = {}
-        for name in ("webhooks", "core"):
-            self.paths.update(json.loads((FOLDER / f"{name}.openapi.json").read_text())["paths"])
-
-    async def send(self, request: Request, /) -> Response:
-        path = request.url.removeprefix("https://au-api.basiq.io").partition("?")[0]
-        if path == "/token":
-            right = request.headers["authorization"] == "Basic a2V5"
-            body = b'{"access_token": "t", "expires_in": 3600, "token_type": "Bearer"}' if right else b"{}"
-            return Response(200 if right else 400, {"content-type": "application/json"}, body)
-        status = "200"
-        if "no.such" in path or "11111111" in path or "000000" in path:
-            status = "404"
-        elif "not-a-uuid" in path:
-            status = "400"
-        elif "authorization" not in request.headers:
-            status = "401"
-        parts = path.split("/")
-        for exact in (True, False):
-            for pattern, methods in self.paths.items():
-                wanted = pattern.split("/")
-                if len(wanted) == len(parts) and all(
-                    want == part or (want.startswith("{") and not exact)
-                    for want, part in zip(wanted, parts, strict=True)
-                ):
-                    content = methods["get"]["responses"][status]["content"]["application/json"]
-                    example = next(iter(content.get("examples", {}).values()), {"value": {}})["value"]
-                    headers = {"content-type": "application/json"}
-                    return Response(int(status), headers, json.dumps(example).encode())
-        return Response(404, {"content-type": "application/json"}, b"{}")
-
-    async def aclose(self) -> None: ...
-
-
-@pytest.mark.skipif(not FOLDER.is_dir(), reason="the vendor's reference is not here")
-async def test_the_examples_of_the_reference_differ_where_the_sources_do() -> None:
-    comparison = await compare("a2V5", transport=FromTheReference())
-    found = {(difference.request, difference.where) for difference in comparison.differences}
-    assert ("GET /notifications/webhooks", "$.data") in found  # one object, where the schema has an array
-    assert ("GET /notifications/webhooks/{webhookId} (unknown)", "status") not in found
-    assert not [request for request, where in found if where == "header content-type"]

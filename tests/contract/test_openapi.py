@@ -10,7 +10,6 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import aiohttp
-import attrs
 import jsonschema
 import pytest
 import schemathesis
@@ -25,7 +24,7 @@ from basiq_async.testing import FakeBasiq, Quirks, serve
 from basiq_async.testing.fake._operations import RESOURCES, ROUTES  # private: what is described is what is tested
 from tests.contract.holding import held, validated
 from tests.support.real_time import PATIENCE
-from tests.testing.conftest import Endpoint
+from tests.testing.conftest import Endpoint, quirks_name
 
 from .comparison import compare, make_full_fake
 from .conftest import Target, target
@@ -33,12 +32,6 @@ from .conftest import Target, target
 load_all_checks()
 DESCRIPTION = Path(basiq_async.testing.__file__).with_name("basiq.yaml")
 schema = schemathesis.openapi.from_path(DESCRIPTION)
-
-
-def _name(quirks: Quirks) -> str:
-    forms = attrs.asdict(quirks)
-    changed = [f"{name}={form}" for name, form in forms.items() if form != getattr(Quirks(), name)]
-    return changed[0] if len(changed) == 1 else "all" if changed else "default"
 
 
 def test_each_operation_of_the_fake_is_described_with_the_errors_that_all_share() -> None:
@@ -98,7 +91,7 @@ def test_what_is_created_can_be_read_changed_and_deleted() -> None:
     )
 
 
-@pytest.mark.parametrize("quirks", list(Quirks.each_form()), ids=_name)
+@pytest.mark.parametrize("quirks", list(Quirks.each_form()), ids=quirks_name)
 def test_every_form_of_an_answer_is_a_documented_one(quirks: Quirks) -> None:
     for server in target(quirks):
         for operation in schema.get_all_operations():

@@ -13,30 +13,12 @@ from basiq_async import BasiqClient, ConfigurationError, InMemoryTransport
 from basiq_async.errors import AuthenticationError, ConnectionFailedError, NotFoundError, ServerError, TargetError
 from basiq_async.models import Event
 from basiq_async.receiver import Delivery, MemoryInbox, Result, WebhookReceiver
-from basiq_async.receiver.protocol import Claim
 from basiq_async.replay import Replay
 from basiq_async.replay.shared import choose_hand_out
 from basiq_async.testing import FakeBasiq
 from tests.support import virtual
 from tests.support.deliveries import SECRET, payload, post
-
-SESSION = object()
-
-
-class Transactional(MemoryInbox):
-    """Has transactions, as far as a receiver sees, and notes what happens."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.log: list[str] = []
-
-    async def claim_transaction(self, key: str, token: str, *, lease: float, quarantined: bool = False) -> Claim:
-        self.log.append("claim")
-        return await self.claim(key, token, lease=lease, quarantined=quarantined)
-
-    @asynccontextmanager
-    async def transaction(self, key: str, token: str, *, session: bool = True) -> AsyncGenerator[object]:
-        yield SESSION
+from tests.support.inboxes import Transactional
 
 
 async def fetch(delivery: Delivery) -> str:
@@ -77,7 +59,7 @@ async def test_a_parameter_for_the_session_gets_it_or_is_refused_when_it_is_regi
     receiver = WebhookReceiver(SECRET, inbox=Transactional())
     receiver.on("*")(handlers(got)[form])
     assert (await post(receiver)).result is Result.HANDLED
-    assert got == [SESSION]
+    assert got == [Transactional.session]
     with pytest.raises(ConfigurationError, match="such as SQLInbox"):
         WebhookReceiver(SECRET).on("*")(handlers(got)[form])
     with pytest.raises(ConfigurationError, match="such as SQLInbox"):
@@ -141,7 +123,7 @@ async def test_the_read_of_a_thin_event_holds_no_transaction() -> None:
             nonlocal most, running
             running += 1
             most = max(most, running)
-            yield SESSION
+            yield Transactional.session
             running -= 1
 
     receiver = WebhookReceiver(SECRET, inbox=Counting())

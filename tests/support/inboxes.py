@@ -13,6 +13,7 @@ from redis.asyncio import Redis
 
 from basiq_async._work.inbox_kinds import kind_of
 from basiq_async.receiver import Inbox, MemoryInbox, SQLInbox
+from basiq_async.receiver.protocol import Claim
 from basiq_async.testing.conformance import _inbox, _inbox_model  # private: all promises of each inbox take minutes
 
 from .databases import engine_of, new_table, url_of
@@ -31,6 +32,24 @@ def fail_in(*calls: str, error: BaseException | None = None, inbox: MemoryInbox 
     for call in calls:
         setattr(inbox, call, fail)
     return inbox
+
+
+class Transactional(MemoryInbox):
+    """Has transactions, as far as a receiver or a run sees: their claims are leases too, and are noted in ``log``."""
+
+    session = object()
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.log: list[str] = []
+
+    async def claim_transaction(self, key: str, token: str, *, lease: float, quarantined: bool = False) -> Claim:
+        self.log.append("claim")
+        return await self.claim(key, token, lease=lease, quarantined=quarantined)
+
+    @asynccontextmanager
+    async def transaction(self, key: str, token: str, **options: bool) -> AsyncGenerator[object]:
+        yield self.session
 
 
 @asynccontextmanager

@@ -10,7 +10,7 @@ import attrs
 import pytest
 
 from basiq_async import Request, Response
-from basiq_async.testing import FakeBasiq
+from basiq_async.testing import FakeBasiq, Quirks
 
 BASE = "https://au-api.basiq.io"
 FORM = {"content-type": "application/x-www-form-urlencoded"}
@@ -118,3 +118,9 @@ def arranged(endpoint: Any, **options: Any) -> tuple[FakeBasiq, str]:
     fake = FakeBasiq(**options)
     fake.route(ENDPOINT, endpoint)
     return fake, fake.add_webhook(ENDPOINT)
+
+
+def quirks_name(quirks: Quirks) -> str:
+    """Return the quirk that is not as by default, for the name of a test."""
+    changed = [f"{name}={form}" for name, form in attrs.asdict(quirks).items() if form != getattr(Quirks(), name)]
+    return changed[0] if len(changed) == 1 else "together" if changed else "default"

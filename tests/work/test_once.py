@@ -6,7 +6,6 @@ import asyncio
 import gc
 import weakref
 from collections.abc import Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, nullcontext
 from functools import partial
 from itertools import pairwise
 from typing import Any
@@ -17,7 +16,7 @@ from basiq_async import InboxError
 from basiq_async._work.once import Ended, Ending, UnderWay, Unit
 from basiq_async.receiver import MemoryInbox
 from basiq_async.receiver.protocol import Claim, ClaimStatus
-from tests.support import virtual
+from tests.support import inboxes, virtual
 
 LEASE = 30.0
 KEY = "event"
@@ -89,14 +88,8 @@ class Watched(MemoryInbox):
         return (await self.claim(KEY, "another", lease=1)).status is ClaimStatus.CLAIMED
 
 
-class Transactional(Watched):
-    """Its claims are leases here too: only who is asked for them differs."""
-
-    async def claim_transaction(self, key: str, token: str, *, lease: float, quarantined: bool = False) -> Claim:
-        return await self.claim(key, token, lease=lease)
-
-    def transaction(self, key: str, token: str, *, session: bool = True) -> AbstractAsyncContextManager[None]:
-        return nullcontext()
+class Transactional(inboxes.Transactional, Watched):
+    """Watched, with transactions."""
 
 
 def takes(seconds: float) -> Callable[[], Awaitable[object]]:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
 
 import pytest
 from sqlalchemy import text
@@ -13,27 +11,17 @@ from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker
 
 from basiq_async import Message
 from basiq_async.receiver import MemoryInbox, SQLInbox
-from basiq_async.receiver.protocol import Claim, ClaimStatus, inbox_key
+from basiq_async.receiver.protocol import ClaimStatus, inbox_key
 from tests.support import virtual
 from tests.support.databases import engine_of, new_table, run
 from tests.support.histories import shared_target
+from tests.support.inboxes import Transactional
 from tests.support.servers import PostgresServer
 
 MESSAGE = Message("m1", {"id": "m1", "payload": {"eventId": "e1", "eventTypeId": "user.created"}})
 KEY = inbox_key("user.created", "e1", "m1")
 LEASE = 30.0
 COMMIT = 20.0
-
-
-class Transactional(MemoryInbox):
-    """Has transactions, as far as a target sees."""
-
-    async def claim_transaction(self, key: str, token: str, *, lease: float, quarantined: bool = False) -> Claim:
-        return await self.claim(key, token, lease=lease)
-
-    @asynccontextmanager
-    async def transaction(self, key: str, token: str, *, session: bool = True) -> AsyncGenerator[None]:
-        yield None
 
 
 async def asked(inbox: MemoryInbox) -> ClaimStatus:

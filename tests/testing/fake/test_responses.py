@@ -4,20 +4,15 @@ from __future__ import annotations
 
 from typing import Any, get_args, get_type_hints
 
-import attrs
 import pytest
 
 from basiq_async import BasiqClient, InMemoryTransport
 from basiq_async.testing import FakeBasiq, Quirks
+from tests.testing.conftest import quirks_name
 
 from ..conftest import Caller
 
 FORMS = list(Quirks.each_form())
-
-
-def label(quirks: Quirks) -> str:
-    changed = [f"{name}={form}" for name, form in attrs.asdict(quirks).items() if form != getattr(Quirks(), name)]
-    return changed[0] if len(changed) == 1 else "together" if changed else "default"
 
 
 async def everything(quirks: Quirks) -> list[Any]:
@@ -58,7 +53,7 @@ async def everything(quirks: Quirks) -> list[Any]:
     return seen
 
 
-@pytest.mark.parametrize("quirks", FORMS, ids=label)
+@pytest.mark.parametrize("quirks", FORMS, ids=quirks_name)
 async def test_the_client_means_the_same_by_every_form(quirks: Quirks) -> None:
     assert await everything(quirks) == await everything(Quirks())
 
