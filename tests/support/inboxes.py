@@ -48,7 +48,7 @@ class Transactional(MemoryInbox):
         return await self.claim(key, token, lease=lease, quarantined=quarantined)
 
     @asynccontextmanager
-    async def transaction(self, key: str, token: str, **options: bool) -> AsyncGenerator[object]:
+    async def transaction(self, key: str, token: str) -> AsyncGenerator[object]:
         yield self.session
 
 
