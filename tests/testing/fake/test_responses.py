@@ -69,7 +69,7 @@ async def test_the_client_means_the_same_by_every_form(quirks: Quirks) -> None:
         (Quirks(event_type="dotted"), "{event}", "eventTypeId", ("user.created", "a.new")),
         (Quirks(), "{event}", "eventType", ("created", "new")),
     ],
-    ids=lambda value: label(value) if isinstance(value, Quirks) else None,
+    ids=lambda value: quirks_name(value) if isinstance(value, Quirks) else None,
 )
 def test_a_form_is_what_its_switch_says(quirks: Quirks, path: str, name: str, forms: tuple[Any, Any]) -> None:
     fake = FakeBasiq(quirks=quirks, event_types={"a.new": "a type of tomorrow"})
@@ -91,7 +91,7 @@ def test_a_form_is_what_its_switch_says(quirks: Quirks, path: str, name: str, fo
         (Quirks(status_code="string"), set(), {"responseStatusCode": "500"}),
         (Quirks(attempts="strings"), set(), None),
     ],
-    ids=lambda value: label(value) if isinstance(value, Quirks) else None,
+    ids=lambda value: quirks_name(value) if isinstance(value, Quirks) else None,
 )
 def test_a_message_has_its_ids_and_attempts_where_and_as_its_switches_say(
     quirks: Quirks, names: set[str], attempt: dict[str, object] | None
