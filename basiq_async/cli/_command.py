@@ -50,7 +50,7 @@ def command(
 
     def make(function: Callable[..., Any]) -> Callable[..., Any]:
         own = inspect.signature(function).parameters
-        about, told = _read_docstring(function, own)
+        about, texts = _read_docstring(function, own)
         # Only what typer reads is looked up: the client's class is not imported for that.
         names = {name: text for name, text in function.__annotations__.items() if name not in (*_GIVEN, "return")}
         function.__annotations__ = names
@@ -58,7 +58,7 @@ def command(
         classes = {name: kind for name, kind in hints.items() if attrs.has(kind)}
         parameters: list[inspect.Parameter] = []
         for name, hint in hints.items():
-            parameters += _fields(hint) if name in classes else [_parameter(name, own[name].default, hint, told)]
+            parameters += _fields(hint) if name in classes else [_parameter(name, own[name].default, hint, texts)]
         if ask is not None:
             parameters.append(_parameter("yes", False, Yes))
         if raw:
@@ -123,31 +123,33 @@ class Group(typer.Typer):
         return make
 
 
-Told = Mapping[str, tuple[str | None, str]]
+Texts = Mapping[str, tuple[str | None, str]]
 """The placeholder for a value, and the help, by the names of parameters."""
-_TOLD = re.compile(r"^(\w+)(?: (\S+))?: (.+(?:\n +.+)*)\n?", re.MULTILINE)
+_PARAMETER = re.compile(r"^(\w+)(?: (\S+))?: (.+(?:\n +.+)*)\n?", re.MULTILINE)
 
 
-def _read_docstring(found: object, names: Container[str]) -> tuple[str, Told]:
-    """Return a docstring without what it tells of these parameters, and that."""
+def _read_docstring(found: object, names: Container[str]) -> tuple[str, Texts]:
+    """Return a docstring without the texts of these parameters, and those texts."""
     text = inspect.cleandoc(found.__doc__ or "")
-    told = {each[1]: (each[2], " ".join(each[3].split())) for each in _TOLD.finditer(text) if each[1] in names}
-    return _TOLD.sub(lambda each: "" if each[1] in names else each[0], text).rstrip(), told
+    texts = {each[1]: (each[2], " ".join(each[3].split())) for each in _PARAMETER.finditer(text) if each[1] in names}
+    return _PARAMETER.sub(lambda each: "" if each[1] in names else each[0], text).rstrip(), texts
 
 
 def _fields(kind: type[Any]) -> list[inspect.Parameter]:
     hints = get_type_hints(kind, include_extras=True)
-    told: dict[str, tuple[str | None, str]] = {}
+    texts: dict[str, tuple[str | None, str]] = {}
     for each in reversed(kind.__mro__):
-        told.update(_read_docstring(each, hints)[1])
+        texts.update(_read_docstring(each, hints)[1])
     fields = sorted(attrs.fields(kind), key=lambda field: field.inherited)
     empty = inspect.Parameter.empty
-    return [_parameter(e.name, empty if e.default is attrs.NOTHING else e.default, hints[e.name], told) for e in fields]
+    return [
+        _parameter(e.name, empty if e.default is attrs.NOTHING else e.default, hints[e.name], texts) for e in fields
+    ]
 
 
-def _parameter(name: str, default: Any, hint: Any, told: Told | None = None) -> inspect.Parameter:
-    if told is not None and name in told:
-        metavar, about = told[name]
+def _parameter(name: str, default: Any, hint: Any, texts: Texts | None = None) -> inspect.Parameter:
+    if texts is not None and name in texts:
+        metavar, about = texts[name]
         info = next(iter(getattr(hint, "__metadata__", ())), None)
         if info is not None:
             hint, info = hint.__origin__, copy(info)

@@ -63,8 +63,8 @@ class Session:
     """Maximum seconds for a request, from ``--timeout``."""
     status: Live | None = None
     """The status line that the terminal shows now."""
-    told: float | None = None
-    """When what the command does was last told where there is no status line, in monotonic seconds."""
+    noted_at: float | None = None
+    """When a note last said what the command does, where there is no status line, in monotonic seconds."""
     key: str | None = None
     """Where the API key of the client comes from; None before one is made."""
     hung_up: bool = False
@@ -252,10 +252,10 @@ def live(text: str | None) -> None:
         return
     if state.json or not is_terminal(sys.stderr) or is_dumb():
         now = time.monotonic()
-        if state.told is None:
-            state.told = now
-        elif now - state.told >= _TELL_EVERY:
-            state.told = now
+        if state.noted_at is None:
+            state.noted_at = now
+        elif now - state.noted_at >= _TELL_EVERY:
+            state.noted_at = now
             note(text[:500])
         return
     from rich.live import Live

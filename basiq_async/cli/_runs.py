@@ -267,7 +267,7 @@ class Watch:
         self.lists: list[Progress] = []
         """The last progress for each list that was read."""
         self._down = False
-        self._told = 0.0
+        self._noted_at = 0.0
 
     def follow(self, run: _Stoppable) -> None:
         """Observe this run."""
@@ -306,13 +306,13 @@ class Watch:
         self.lists[-1] = now
         down = bool(now.down)
         if down != self._down:
-            self._down, self._told = down, time.monotonic()
+            self._down, self._noted_at = down, time.monotonic()
             if down:
                 note(f"the target does not respond: {now.reason}; one message is tried in {math.ceil(now.paused)} s")
             else:
                 note("the target responds again")
-        elif now.paused and time.monotonic() - self._told >= _TELL_EVERY:
-            self._told = time.monotonic()
+        elif now.paused and time.monotonic() - self._noted_at >= _TELL_EVERY:
+            self._noted_at = time.monotonic()
             why = f"which has been down for {now.down:.0f} s" if down else "which asked for a pause"
             tried = f"the next message is tried in {math.ceil(now.paused)} s"
             note(f"waiting for the target, {why}: {now.reason}; {tried}")

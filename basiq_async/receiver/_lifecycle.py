@@ -39,7 +39,7 @@ class Lifecycle:
         self._timeout = inbox_timeout
         self._close_inbox: Callable[[], Awaitable[object]] | None = None
         self._entered = 0
-        self._told = False
+        self._warned = False
         self.closed = False
         self.loop: asyncio.AbstractEventLoop | None = None
 
@@ -91,8 +91,8 @@ class Lifecycle:
 
     def tell_closed(self) -> None:
         """Log, once, that a delivery came to a closed receiver."""
-        if not self._told:
-            self._told = True
+        if not self._warned:
+            self._warned = True
             logger.warning(
                 "a delivery was refused with 503: this receiver is closed. Unless the service is shutting down, the "
                 "receiver was closed too early, or used again after it was closed: make a new one for each start"

@@ -59,7 +59,7 @@ class Worker:
         self._task: asyncio.Task[None] | None = None
         self._running: set[asyncio.Task[None]] = set()
         self._news = asyncio.Event()
-        self._entered = self._stopping = self._told = False
+        self._entered = self._stopping = self._warned = False
         self._more = False
         """Whether more is due than there was room for."""
         self._ended = 0
@@ -87,8 +87,8 @@ class Worker:
         """Begin with a delivery that was stored. Warn, once, if this process does not work it off."""
         if self._entered or self._takes_over():
             self.begin(certainly=True)  # its first deferred handler may be younger than its start
-        elif not self._told:
-            self._told = True
+        elif not self._warned:
+            self._warned = True
             logger.warning(
                 "a delivery was deferred, and this process does not work it off: enter the receiver (`async with "
                 "receiver`, setup, a lifespan), unless another process calls receiver.work()"
