@@ -154,11 +154,13 @@ class SQLInbox(SQLRows):
 
     async def _record(self, statement: Executable, key: str, token: str, **values: object) -> bool:
         """End this worker's lease by a statement, or enter a free key. Return False if another worker has the key."""
-        # SQLite's one writer may be the handler that has the key. Wait for it only with a lease on the key.
+        # SQLite's one writer may be the handler that has the key. Wait for it only with a lease on the key, and to keep
+        # what failed: it would be lost without a sign.
         patient = self._store.on_postgresql
         if not patient:
             row = await self._store.run(lambda connection: self._sql.find(connection, key))
-            patient = row is not None and row.token == token and row.remaining > 0
+            leased = row is not None and row.remaining > 0
+            patient = row.token == token if row is not None and leased else statement is self._sql.quarantine
         values.update(a_key=key, a_token=token)
         try:
             return bool(await self._store.rows(statement, values, write=True, patient=patient))

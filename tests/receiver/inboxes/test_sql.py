@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import sqlite3
 import subprocess
 import sys
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from pathlib import Path
 
 import pytest
 from sqlalchemy import text
@@ -77,6 +79,26 @@ async def test_a_server_that_is_stopped_and_comes_back_has_lost_nothing(driver: 
         async with engine_of(server.url(driver)) as engine:
             table = new_table()
             await inbox_drills.away(lambda: SQLInbox(engine, table=table), outage)
+
+
+@pytest.mark.parametrize("leased", [True, False])
+async def test_what_failed_is_kept_though_another_writes_to_the_sqlite_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, leased: bool
+) -> None:
+    """A job that sets aside what failed has no lease by then."""
+    monkeypatch.setattr("basiq_async._storage.sql._LOCK_WAIT", 0.0)
+    async with engine_of(f"sqlite+aiosqlite:///{tmp_path}/sql.db") as engine, SQLInbox(engine) as inbox:
+        if leased:
+            assert (await inbox.claim("k", "a", lease=PATIENCE)).status is CLAIMED
+        with closing(sqlite3.connect(tmp_path / "sql.db", isolation_level=None)) as writer:
+            writer.execute("BEGIN IMMEDIATE")
+            keeping = asyncio.create_task(inbox.quarantine("k", "a", quarantined_delivery("k")))
+            await asyncio.wait({keeping}, timeout=0.05)
+            writer.execute("ROLLBACK")
+            assert await keeping
+        assert [each.key for each in await inbox.quarantined()] == ["k"]
+        assert (await inbox.claim("m", "a", lease=PATIENCE)).status is CLAIMED
+        assert not await inbox.quarantine("m", "b", quarantined_delivery("m")), "another worker has it"
 
 
 # --- tables ---
