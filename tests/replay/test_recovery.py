@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import json
 import random
 from collections.abc import AsyncIterator, Collection, Sequence
@@ -24,7 +25,7 @@ from basiq_async import (
     RetryPolicy,
 )
 from basiq_async.receiver import Delivery, MemoryInbox, WebhookReceiver
-from basiq_async.replay import HttpTarget, Recovery, Replay, limit, recover
+from basiq_async.replay import HttpTarget, Progress, Recovery, Replay, limit, recover
 from basiq_async.services.coverage import Coverage, coverage_note
 from basiq_async.testing import FakeBasiq, ManualClock, Quirks
 from tests.support.worlds import URL, World, a_world
@@ -103,8 +104,10 @@ async def test_what_waits_is_not_handed_out_and_it_is_not_finished_until_that_is
     replay = Replay(world.basiq, world.webhook_id, service, inbox=inbox)
     plan = await replay.plan()
     assert (plan.total, plan.waiting) == (0, 1)
-    report = await replay.run()
+    told: list[Progress] = []
+    report = await replay.run(told.append)
     assert (report.skipped, report.waiting, report.finished) == ({"handled-before": 1}, 1, False)
+    assert told[-1] is report
     async with service:
         while (await service.waiting()).count:
             await asyncio.sleep(0)
@@ -359,6 +362,13 @@ async def test_a_target_that_says_401_to_everything_is_told_of_the_secret_and_no
 
 
 # --- around it ---
+
+
+def test_an_option_of_a_replay_too_has_the_same_default_for_a_recovery() -> None:
+    own, of_replay = inspect.signature(recover).parameters, inspect.signature(Replay).parameters
+    shared = own.keys() & of_replay.keys()
+    assert shared >= {"inbox", "identity", "where", "concurrency", "rate", "max_pause"}
+    assert {name: own[name].default for name in shared} == {name: of_replay[name].default for name in shared}
 
 
 async def test_a_moment_without_a_time_zone_is_refused(world: World) -> None:

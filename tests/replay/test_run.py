@@ -11,7 +11,7 @@ import weakref
 from collections.abc import AsyncGenerator, Collection, Sequence
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import attrs
 import pytest
@@ -30,7 +30,7 @@ from basiq_async import (
 )
 from basiq_async._wire.codec import _strict_loads
 from basiq_async.receiver import MemoryInbox, QuarantinedDelivery, SQLiteInbox, WebhookReceiver
-from basiq_async.replay import Progress, Replay, Report, limit
+from basiq_async.replay import Progress, Replay, Report, Target, limit, recover
 from basiq_async.replay.shared import Engine, Finished, FixedMessages, RunSettings
 from basiq_async.testing import FakeBasiq
 from tests.support import virtual
@@ -531,6 +531,37 @@ async def test_progress_has_no_rate_and_no_estimate_while_the_target_stalls() ->
     assert (stalled.handled, stalled.rate, stalled.eta) == (40, 0.0, None), "a rate or an estimate while it stalls"
     after = next(each for each in told if each.handled >= 90)
     assert after.rate == pytest.approx(5, rel=0.1), "the rate is not that of the last ten seconds"
+
+
+async def test_an_observer_wraps_the_target_and_hears_of_each_list_and_of_the_progress() -> None:
+    class Observing:
+        wrapped: ClassVar[list[Target]] = []
+        lists: ClassVar[list[str]] = []
+        told: ClassVar[list[Progress]] = []
+
+        def wrap(self, target: Target) -> Target:
+            self.wrapped.append(target)
+            return target
+
+        def begin(self, source: str) -> None:
+            self.lists.append(source)
+
+        def on_progress(self, progress: Progress) -> None:
+            self.told.append(progress)
+
+    observer = Observing()
+    async with history(3) as h:
+        replay = h.replay(target := Recorder())
+        replay._observe(observer)
+        with pytest.raises(ConfigurationError, match="instrumented already"):
+            replay._observe(observer)
+        report = await replay.run()
+        assert (len(target.ids), observer.lists, observer.told[-1]) == (3, ["messages"], report)
+        run = recover(h.client, h.webhook_id, Recorder(), inbox=MemoryInbox())
+        run._observe(observer)
+        await run
+        assert observer.lists == ["messages", "messages", "events"]
+        assert len(observer.wrapped) == 3
 
 
 async def test_without_a_plan_nothing_is_claimed_of_what_is_left_and_a_failing_hook_does_no_harm() -> None:
