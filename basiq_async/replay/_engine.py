@@ -120,7 +120,8 @@ class _Queue:
             finally:
                 self._reading = None
             if batch is not None:
-                self._items = _each(batch)
+                errors = batch.errors
+                self._items = iter([(each, batch, errors.get(place)) for place, each in enumerate(batch.items)])
                 return True
             self.at_end = True
             while self._tally.open and not self._stopped:
@@ -381,8 +382,3 @@ class Engine:
         if error is not None:
             self._tally.error = self._tally.error or error
             self.stop()
-
-
-def _each(batch: Batch[Any]) -> Iterator[Item]:
-    for place, message in enumerate(batch.items):
-        yield message, batch, batch.errors.get(place)

@@ -80,6 +80,7 @@ class Tally:
         self.handled = self.failed = self.in_a_row = self.given_up = self.open = 0
         self.skipped: Counter[str] = Counter()
         self.error: Exception | None = None
+        self._time = asyncio.get_running_loop().time
         self._began = 0.0
         self._samples: deque[tuple[float, int]] = deque(maxlen=int(RECENT_SECONDS / _REPORT_EVERY) + 1)
         """Times of the event loop, each with the number of messages that were handled or failed until then."""
@@ -117,10 +118,9 @@ class Tally:
 
         ``end`` is awaited whatever happens. It returns whether all pages were taken.
         """
-        loop = asyncio.get_running_loop()
-        self._began = loop.time()
+        self._began = self._time()
         self._samples.append((self._began, 0))
-        reporting = None if progress is None else loop.create_task(self._report_progress(progress, plan))
+        reporting = None if progress is None else asyncio.create_task(self._report_progress(progress, plan))
         at_end = False
 
         async def finish() -> None:
@@ -159,10 +159,10 @@ class Tally:
         while True:
             await asyncio.sleep(_REPORT_EVERY)
             call_hook(progress, self._progress(plan))
-            self._samples.append((_now(), self.handled + self.failed))
+            self._samples.append((self._time(), self.handled + self.failed))
 
     def _progress(self, plan: Plan | None) -> Progress:
-        now, done = _now(), self.handled + self.failed
+        now, done = self._time(), self.handled + self.failed
         rate = messages_per_second(self._samples, now_seconds=now, began_seconds=self._began, finished=done)
         skipped = self.skipped.copy()
         skipped[HANDLED_BEFORE] += self.source.known_count
@@ -192,17 +192,18 @@ class HintNotes:
 
     def __init__(self, source: MessageSource, keep: Callable[[str], Awaitable[Any]] | None, seconds: float) -> None:
         self._source, self._keep, self._seconds = source, keep, seconds
+        self._time = asyncio.get_running_loop().time
         self._noted: str | None = None
-        self._due = _now() + _NOTE_EVERY
+        self._due = self._time() + _NOTE_EVERY
 
     @property
     def is_due(self) -> bool:
         """Whether the last hint is some seconds old."""
-        return _now() >= self._due
+        return self._time() >= self._due
 
     async def note(self) -> None:
         """Keep the present hint. A failure is logged."""
-        self._due = _now() + _NOTE_EVERY
+        self._due = self._time() + _NOTE_EVERY
         hint = None if self._keep is None else self._source.hint()
         if self._keep is None or hint is None or hint == self._noted:
             return
@@ -226,7 +227,3 @@ async def record_within(seconds: float, call: Callable[[], Awaitable[None]]) -> 
         text = f"the finished messages could not be recorded: {type(exc).__name__}: {exc}"
         return exc if isinstance(exc, BasiqError) else ending_error(text, exc)
     return None
-
-
-def _now() -> float:
-    return asyncio.get_running_loop().time()

@@ -14,8 +14,9 @@ import pytest
 
 from basiq_async._wire.codec import Reader, Unreadable
 from basiq_async.errors import NotFoundError, PaginationError, ResponseDecodeError
-from basiq_async.replay._reading import _MOST_TEXT as MOST_TEXT  # private: no caller sees how long a hint may be
-from basiq_async.replay._reading import Reading, _check, short_ids  # private: its users are in this package
+from basiq_async.replay._listed import _MOST_TEXT as MOST_TEXT  # private: no caller sees how long a hint may be
+from basiq_async.replay._listed import _check, short_ids  # private: their users are in this package
+from basiq_async.replay._reading import Reading  # private: its users are in this package
 from tests.support.changing_lists import NOON, Item, Lists, Records, key_of
 
 ORDERS = pytest.mark.parametrize("order", ["oldest-first", "newest-first"])
