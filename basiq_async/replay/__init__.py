@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 from .._lazy import lazy_names
 from .._work.protocol import Record
 from ..services.coverage import Inactivity
-from ._recovery import Recovery, RecoveryPlan, RecoveryRun, recover
+from ._recovered import Recovery, RecoveryPlan
+from ._recovery import RecoveryRun, recover
 from ._replay import Replay
 from ._report import Plan, Progress, Report
 from ._where import Where, event_types, failed_only, limit, message_time, since, until

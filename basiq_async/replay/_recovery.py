@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Generator, Iterable, Sequence
+from collections.abc import Callable, Collection, Generator, Sequence
 from datetime import datetime
 from functools import partial
 from typing import Any, cast
@@ -11,12 +11,11 @@ from typing import Any, cast
 import attrs
 
 from .._arguments import Duration
-from .._redaction.text import amount
 from .._wire.order import is_past, item_time
 from .._work.ids import Ids, digest_of
 from .._work.limits import inbox_limit
-from .._work.owners import Owners, find_recording_since, list_of, live_identities
-from .._work.protocol import Inbox, Waiting
+from .._work.owners import find_recording_since, list_of, live_identities
+from .._work.protocol import Inbox
 from .._work.quarantine import count_quarantined
 from .._work.tasks import run_cancel_once
 from .._work.waiting import count_waiting
@@ -28,17 +27,17 @@ from ..services.coverage import (
     SETTLE,
     Activity,
     Coverage,
-    Inactivity,
     coverage_note,
     is_left_alone,
     is_recent,
     latest,
     read_coverage,
 )
-from ..services.diagnosis import Problem, describe_waiting, find_clock_problem, find_status_problem, is_inactive
+from ..services.diagnosis import find_status_problem, is_inactive
 from ._reading import Reading
+from ._recovered import Recovery, RecoveryPlan
 from ._replay import Replay
-from ._report import OnProgress, Report, make_plan
+from ._report import OnProgress, make_plan
 from ._sources import (
     EventMessage,
     UnreadableMessage,
@@ -49,7 +48,6 @@ from ._sources import (
 from ._tally import Observer
 from ._where import Predicate, Where, everything
 from .targets._adapters import AnyTarget
-from .targets._base import BUSY
 from .targets._http import HttpTarget
 
 logger = logging.getLogger("basiq_async.replay")
@@ -239,10 +237,6 @@ class RecoveryRun:
         return self._replay._webhook_id
 
     @property
-    def _owners(self) -> Owners:
-        return self._replay._owners
-
-    @property
     def _identity(self) -> str:
         handling = self._replay._handling
         return handling.identity or handling.webhook_id or self._webhook_id
@@ -271,7 +265,7 @@ class RecoveryRun:
 
     def _refuse_others(self) -> None:
         """Raise ``ConfigurationError`` for an inbox of others, if nothing says that this webhook belongs to it."""
-        replay, owners = self._replay, self._owners
+        replay, owners = self._replay, self._replay._owners
         others = live_identities(owners)
         known = self._webhook_id in owners and owners[self._webhook_id].since is not None
         if known or replay._handling.receiver is not None or self._another_service or not others:
@@ -281,7 +275,7 @@ class RecoveryRun:
 
     async def _find_replaced(self, webhook: Webhook) -> Sequence[str]:
         """Return the identities in the inbox that this webhook may replace, if nothing says whether it does."""
-        owners, identity = self._owners, self._identity
+        owners, identity = self._replay._owners, self._identity
         own, week_ago = owners.get(identity), self._replay._client._api.now() - LISTED
         if self._another_service or (own is not None and own.since is not None and own.since < week_ago):
             return ()
@@ -296,7 +290,8 @@ class RecoveryRun:
         return [each for each in others if any(_may_replace(webhook, listed.get(one)) for one in list_of(owners, each))]
 
     def _describe_choice(self, others: Sequence[str]) -> str:
-        lists = " or ".join(f"webhook_id={list_of(self._owners, each, self._webhook_id)!r}" for each in others)
+        owners = self._replay._owners
+        lists = " or ".join(f"webhook_id={list_of(owners, each, self._webhook_id)!r}" for each in others)
         return (
             f"The inbox has the live deliveries of {', '.join(map(repr, others))}. If {self._webhook_id!r} is a newer "
             f"webhook of the same service, nothing of them is handled again with {lists} for its receiver, or for a "
@@ -321,7 +316,7 @@ class RecoveryRun:
         receiver, identity = self._replay._handling.receiver, self._replay._handling.identity
         own = () if receiver is None else receiver.webhook_ids
         if receiver is None and identity is not None:
-            own = tuple(list_of(self._owners, identity))
+            own = tuple(list_of(self._replay._owners, identity))
 
         async def find_working() -> Collection[str]:
             return {each.id async for each in self._replay._client.webhooks.list() if not is_inactive(each)}
@@ -401,112 +396,3 @@ def _may_replace(webhook: Webhook, other: Webhook | None) -> bool:
 
 def _is_before(time: datetime | None, begins: datetime | None) -> bool:
     return time is not None and begins is not None and time < begins
-
-
-@attrs.frozen
-class RecoveryPlan:
-    """What a recovery would hand out now.
-
-    first: whether no recovery of the webhook has finished with this inbox.
-    messages: the number of messages. events: the number of events that made no message.
-    """
-
-    first: bool
-    messages: int
-    events: int
-
-    @property
-    def total(self) -> int:
-        """Both numbers together."""
-        return self.messages + self.events
-
-    def __str__(self) -> str:
-        """Return a text that says how much that is, and what bounds it."""
-        which = "the first recovery of this webhook with this inbox" if self.first else "the recovery"
-        return (
-            f"{which} hands out about {amount(self.messages, 'message', 'messages')} and "
-            f"{amount(self.events, 'event', 'events')} without a message; since= (--since) leaves out what is older."
-        )
-
-
-@attrs.frozen
-class Recovery:
-    """The result of a recovery, and what is left.
-
-    messages: the report on the message history.
-    events: the report on the event list of the last 7 days; None if the messages were not read to their end.
-        ``handled`` counts events that never were a message.
-    left_alone: the number of messages that Basiq delivered, and that the inbox need not know. ``everything=True``
-        hands them out.
-    recent: the number of events of the last two minutes, if the webhook may not have been active then: the next
-        recovery has them.
-    quarantined: the number of the webhook's entries in the quarantine of the inbox; of a job that posts, its own.
-    at_service: of a job that posts, the number of entries of the service in the quarantine of the inbox.
-    waiting: the webhook's deferred deliveries that wait in the inbox to be handled: they were not handed out.
-    out_of_reach: periods in which the webhook was not active, and whose events left the event list before a recovery
-        read them. These events cannot be recovered from Basiq.
-    webhook: the webhook, read after the recovery.
-    """
-
-    messages: Report
-    events: Report | None
-    left_alone: int
-    recent: int
-    quarantined: int
-    at_service: int
-    waiting: Waiting
-    out_of_reach: tuple[Inactivity, ...]
-    webhook: Webhook
-    _was_active: bool = attrs.field(alias="was_active")
-    """Whether the webhook was active before the messages were read, so that new events became messages."""
-    _clock_lead: float = attrs.field(default=0.0, alias="clock_lead")
-    """By how many seconds this machine's clock is ahead of Basiq's."""
-    _refusal: str | None = attrs.field(default=None, alias="refusal")
-    """What is wrong with a target that responded 401 to each message."""
-
-    @property
-    def finished(self) -> bool:
-        """Whether nothing is left of the messages and events that ``where`` selects. ``problems`` says what is left."""
-        return not self.problems
-
-    @property
-    def handled(self) -> int:
-        """The number of messages and events that the target accepted."""
-        return self.messages.handled + (0 if self.events is None else self.events.handled)
-
-    @property
-    def problems(self) -> tuple[Problem, ...]:
-        """The problems that are left, each with its remedy. A clock that is wrong by over 5 minutes comes first."""
-        left, clock = tuple(self._find_what_is_left()), find_clock_problem(self._clock_lead)
-        return left if clock is None or not left else (clock, *left)
-
-    def _find_what_is_left(self) -> Iterable[Problem]:
-        status = find_status_problem(self.webhook, None)
-        if status is not None:
-            yield status
-        elif not self._was_active:
-            yield Problem("unread", "the webhook was not active when the messages were read: run the same again")
-        for report, name in ((self.messages, "message history"), (self.events, "event list")):
-            busy = 0 if report is None else report.skipped.get(BUSY, 0)
-            if busy:
-                yield Problem("unread", f"another worker holds {busy:,} of the {name}: run the same again")
-            elif report is None or not report.finished:
-                yield Problem("unread", f"the {name} was not read to its end: run the same again to continue")
-        if self.recent:
-            what = amount(self.recent, "event", "events")
-            yield Problem("unread", f"the last two minutes have {what} that the next run takes: run the same again")
-        if self._refusal is not None:
-            yield Problem("refused", f"{self._refusal}: sign with the secret that the service has")
-        if self.quarantined:
-            fix = "" if self._refusal is not None else "fix the handler, then "
-            what = amount(
-                self.quarantined, "message or delivery failed, and is", "messages or deliveries failed, and are"
-            )
-            yield Problem("quarantined", f"{what} in the quarantine: {fix}retry")
-        if self.at_service:
-            what = amount(self.at_service, "delivery failed in the service, and is", "deliveries failed there, and are")
-            yield Problem("quarantined", f"{what} in its quarantine: fix the handler, then retry with its receiver")
-        if self.waiting.count:
-            yield Problem("waiting", describe_waiting(self.waiting))
-        for period in self.out_of_reach:
-            yield Problem("out-of-reach", str(period))

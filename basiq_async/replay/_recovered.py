@@ -1,0 +1,124 @@
+"""The plan of a recovery, and its result: what was handled, and what is left."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import attrs
+
+from .._redaction.text import amount
+from .._work.protocol import Waiting
+from ..models import Webhook
+from ..services.coverage import Inactivity
+from ..services.diagnosis import Problem, describe_waiting, find_clock_problem, find_status_problem
+from ._report import Report
+from .targets._base import BUSY
+
+
+@attrs.frozen
+class RecoveryPlan:
+    """What a recovery would hand out now.
+
+    first: whether no recovery of the webhook has finished with this inbox.
+    messages: the number of messages. events: the number of events that made no message.
+    """
+
+    first: bool
+    messages: int
+    events: int
+
+    @property
+    def total(self) -> int:
+        """Both numbers together."""
+        return self.messages + self.events
+
+    def __str__(self) -> str:
+        """Return a text that says how much that is, and what bounds it."""
+        which = "the first recovery of this webhook with this inbox" if self.first else "the recovery"
+        return (
+            f"{which} hands out about {amount(self.messages, 'message', 'messages')} and "
+            f"{amount(self.events, 'event', 'events')} without a message; since= (--since) leaves out what is older."
+        )
+
+
+@attrs.frozen
+class Recovery:
+    """The result of a recovery, and what is left.
+
+    messages: the report on the message history.
+    events: the report on the event list of the last 7 days; None if the messages were not read to their end.
+        ``handled`` counts events that never were a message.
+    left_alone: the number of messages that Basiq delivered, and that the inbox need not know. ``everything=True``
+        hands them out.
+    recent: the number of events of the last two minutes, if the webhook may not have been active then: the next
+        recovery has them.
+    quarantined: the number of the webhook's entries in the quarantine of the inbox; of a job that posts, its own.
+    at_service: of a job that posts, the number of entries of the service in the quarantine of the inbox.
+    waiting: the webhook's deferred deliveries that wait in the inbox to be handled: they were not handed out.
+    out_of_reach: periods in which the webhook was not active, and whose events left the event list before a recovery
+        read them. These events cannot be recovered from Basiq.
+    webhook: the webhook, read after the recovery.
+    """
+
+    messages: Report
+    events: Report | None
+    left_alone: int
+    recent: int
+    quarantined: int
+    at_service: int
+    waiting: Waiting
+    out_of_reach: tuple[Inactivity, ...]
+    webhook: Webhook
+    _was_active: bool = attrs.field(alias="was_active")
+    """Whether the webhook was active before the messages were read, so that new events became messages."""
+    _clock_lead: float = attrs.field(default=0.0, alias="clock_lead")
+    """By how many seconds this machine's clock is ahead of Basiq's."""
+    _refusal: str | None = attrs.field(default=None, alias="refusal")
+    """What is wrong with a target that responded 401 to each message."""
+
+    @property
+    def finished(self) -> bool:
+        """Whether nothing is left of the messages and events that ``where`` selects. ``problems`` says what is left."""
+        return not self.problems
+
+    @property
+    def handled(self) -> int:
+        """The number of messages and events that the target accepted."""
+        return self.messages.handled + (0 if self.events is None else self.events.handled)
+
+    @property
+    def problems(self) -> tuple[Problem, ...]:
+        """The problems that are left, each with its remedy. A clock that is wrong by over 5 minutes comes first."""
+        left, clock = tuple(self._find_what_is_left()), find_clock_problem(self._clock_lead)
+        return left if clock is None or not left else (clock, *left)
+
+    def _find_what_is_left(self) -> Iterable[Problem]:
+        status = find_status_problem(self.webhook, None)
+        if status is not None:
+            yield status
+        elif not self._was_active:
+            yield Problem("unread", "the webhook was not active when the messages were read: run the same again")
+        for report, name in ((self.messages, "message history"), (self.events, "event list")):
+            busy = 0 if report is None else report.skipped.get(BUSY, 0)
+            if busy:
+                yield Problem("unread", f"another worker holds {busy:,} of the {name}: run the same again")
+            elif report is None or not report.finished:
+                yield Problem("unread", f"the {name} was not read to its end: run the same again to continue")
+        if self.recent:
+            what = amount(self.recent, "event", "events")
+            yield Problem("unread", f"the last two minutes have {what} that the next run takes: run the same again")
+        if self._refusal is not None:
+            yield Problem("refused", f"{self._refusal}: sign with the secret that the service has")
+        if self.quarantined:
+            fix = "" if self._refusal is not None else "fix the handler, then "
+            what = amount(
+                self.quarantined, "message or delivery failed, and is", "messages or deliveries failed, and are"
+            )
+            yield Problem("quarantined", f"{what} in the quarantine: {fix}retry")
+        if self.at_service:
+            what = amount(self.at_service, "delivery failed in the service, and is", "deliveries failed there, and are")
+            yield Problem("quarantined", f"{what} in its quarantine: fix the handler, then retry with its receiver")
+        if self.waiting.count:
+            yield Problem("waiting", describe_waiting(self.waiting))
+        for period in self.out_of_reach:
+            yield Problem("out-of-reach", str(period))
