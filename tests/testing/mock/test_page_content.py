@@ -11,7 +11,14 @@ import pytest
 from basiq_async.testing import FakeBasiq
 from basiq_async.testing.fake.catalog import SCHEDULE
 from basiq_async.testing.mock._operation import Control  # private: a page without a server
-from basiq_async.testing.mock._page import line_for_request, marks, place, show_all, show_message, ticks
+from basiq_async.testing.mock._page import (  # private: what a page says, without a server
+    line_for_request,
+    marks,
+    place,
+    show_all,
+    show_message,
+    ticks,
+)
 
 from ..conftest import ENDPOINT, Endpoint
 
