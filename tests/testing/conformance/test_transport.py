@@ -141,14 +141,19 @@ async def leave_tasks(broken: Broken, request: Request) -> Response:
     return await asyncio.shield(broken.seen[-1])
 
 
-async def break_when_cancelled(broken: Broken, request: Request) -> Response:
-    if broken.seen:
-        return Response(500)
-    try:
-        return await broken.inner.send(request)
-    except asyncio.CancelledError as error:
-        broken.seen.append(error)
-        raise
+def break_after(kind: type[BaseException], times: int = 1) -> Do:
+    """Respond wrongly to each send without a deadline once so many have failed."""
+
+    async def do(broken: Broken, request: Request) -> Response:
+        if len(broken.seen) >= times and request.deadline is None:
+            return Response(500)
+        try:
+            return await broken.inner.send(request)
+        except kind as error:
+            broken.seen.append(error)
+            raise
+
+    return do
 
 
 async def send_after_closing(broken: Broken, request: Request) -> Response:
@@ -231,7 +236,9 @@ FAULTS: Sequence[tuple[str, Do | Callable[[], AiohttpTransport]]] = [
     ),
     (CANCELLED, instead_of(asyncio.CancelledError, lambda _: Response(499))),
     (CANCELLED, leave_tasks),
-    (CANCELLED, break_when_cancelled),
+    (CANCELLED, break_after(asyncio.CancelledError)),
+    (DROPPED, break_after(ConnectionFailedError, 2)),
+    (DEADLINE, break_after(RequestTimeoutError)),
     ("aclose may be called twice", ClosesOnce),
     ("a send after aclose is a ConnectionFailedError", send_after_closing),
     ("a send after aclose is a ConnectionFailedError", send_after_closing_and_fail),

@@ -13,6 +13,7 @@ from aiohttp import web
 from basiq_async.errors import ConfigurationError
 from basiq_async.receiver import Delivery, WebhookReceiver
 from basiq_async.testing import FakeBasiq, ManualClock, serve
+from tests.support import virtual
 from tests.support.served import serving
 
 from ..conftest import ENDPOINT, Caller, Endpoint, arranged, handling
@@ -82,18 +83,29 @@ async def test_a_receiver_that_gives_no_status_is_a_configuration_error(result: 
         await fake.emit("user.created")
 
 
-async def test_an_acknowledgement_after_30_seconds_is_a_violation() -> None:
+@pytest.mark.parametrize(("seconds", "told"), [(30, []), (31, ["slow-acknowledgement"])])
+async def test_an_acknowledgement_after_30_seconds_is_a_violation(seconds: int, told: list[str]) -> None:
     fake = FakeBasiq()
     clock = fake.clock
     assert isinstance(clock, ManualClock)
 
     async def dawdle(*_: object) -> None:
-        clock.advance(seconds=31)
+        clock.advance(seconds=seconds)
 
     handling(fake, dawdle)
     await fake.emit("user.created")
-    assert fake.deliveries[0].duration == 31
-    assert [violation.code for violation in fake.violations] == ["slow-acknowledgement"]
+    assert fake.deliveries[0].duration == seconds
+    assert [violation.code for violation in fake.violations] == told
+
+
+@virtual.clocked
+async def test_an_endpoint_has_30_seconds_unless_the_test_gives_it_others() -> None:
+    fake = FakeBasiq()
+    handling(fake, lambda *_: asyncio.Event().wait())
+    began = virtual.now()
+    await fake.emit("user.created")
+    assert virtual.now() - began == pytest.approx(30)
+    assert fake.deliveries[0].response == "no response within 30 s"
 
 
 async def test_an_endpoint_that_never_answers_is_given_up() -> None:

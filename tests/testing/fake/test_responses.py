@@ -108,6 +108,7 @@ def test_a_message_has_its_ids_and_attempts_where_and_as_its_switches_say(
 def test_each_form_has_every_switch_in_every_position() -> None:
     for name, hint in get_type_hints(Quirks).items():
         assert {getattr(quirks, name) for quirks in FORMS} == set(get_args(hint))
+    assert len(set(FORMS)) == len(FORMS), "one form comes twice"
 
 
 async def test_a_messages_attempts_are_listed_newest_first_or_turned_round() -> None:

@@ -155,9 +155,11 @@ async def test_a_token_for_each_hour_is_not_told(caller: Caller) -> None:
     assert codes(caller.fake) == []
 
 
-def test_two_clients_are_not_a_token_for_each_request(fake: FakeBasiq) -> None:
-    for _ in range(2):
-        Caller(fake).get(WEBHOOKS)
+async def test_two_clients_are_not_a_token_for_each_request(fake: FakeBasiq) -> None:
+    for _ in range(3):
+        for _ in range(2):
+            Caller(fake).get(WEBHOOKS)
+        await fake.advance(hours=1)
     assert codes(fake) == []
 
 
