@@ -19,6 +19,7 @@ TEST = "/notifications/messages/test"
 def test_a_webhook_is_created_read_listed_changed_and_deleted(caller: Caller) -> None:
     made = caller.create(name="a name", description="what for")
     assert made["status"] == "pending-approval"
+    assert (made["name"], made["description"]) == ("a name", "what for")
     assert made["secret"].startswith("whsec_")
     assert made["links"] == {"self": f"{BASE}{WEBHOOKS}/{made['id']}"}
     read = caller.get(f"{WEBHOOKS}/{made['id']}")
@@ -29,6 +30,10 @@ def test_a_webhook_is_created_read_listed_changed_and_deleted(caller: Caller) ->
     assert caller.send("DELETE", f"{WEBHOOKS}/{made['id']}").status == 204
     assert caller.error("GET", f"{WEBHOOKS}/{made['id']}", status=404)["code"] == "resource-not-found"
     assert caller.get(WEBHOOKS)["data"] == []
+
+
+def test_a_webhook_without_a_name_and_a_description_shows_neither(caller: Caller) -> None:
+    assert not {"name", "description"} & caller.create().keys()
 
 
 def test_a_webhook_is_subscribed_to_what_it_names_and_without_that_to_everything(caller: Caller) -> None:
