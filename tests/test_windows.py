@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from tests.support.programs import run
+
 from .support.command_line import COLD
-from .support.environment import ROOT, unmeasured
-from .support.real_time import PATIENCE
+from .support.environment import ROOT
 
 WINDOWS = ROOT / "tests" / "support" / "windows"
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="here it is the real one")
 
 
-def run(*command: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    path = os.pathsep.join([str(WINDOWS), str(ROOT)])
-    env = {**unmeasured(), "PYTHONPATH": path, "PYTHONWARNINGS": "error"}
-    return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=PATIENCE, check=False)
+LACKING = {"PYTHONPATH": os.pathsep.join([str(WINDOWS), str(ROOT)]), "PYTHONWARNINGS": "error"}
 
 
 def test_the_simulated_windows_lacks_what_it_should(tmp_path: Path) -> None:
@@ -34,16 +31,16 @@ def test_the_simulated_windows_lacks_what_it_should(tmp_path: Path) -> None:
         async def main(): asyncio.get_running_loop().add_signal_handler(2, print)
         try: asyncio.run(main())
         except NotImplementedError: print("none")"""
-    done = run(sys.executable, "-c", code, cwd=tmp_path)
+    done = run(sys.executable, "-c", code, cwd=tmp_path, **LACKING)
     assert (done.stdout, done.stderr) == ("none\n", "")
 
 
 def test_a_client_a_receiver_with_a_file_replays_and_an_export_work_on_windows(tmp_path: Path) -> None:
-    done = run(sys.executable, "-m", "tests.support.windows.program", cwd=tmp_path)
+    done = run(sys.executable, "-m", "tests.support.windows.program", cwd=tmp_path, **LACKING)
     assert done.stdout.split() == ["client", "receiver", "replay", "export", "fleet"], done.stderr
 
 
 @pytest.mark.parametrize("words", [["demo"], ["jobs", "list", "--help"], ["worker", "--help"]], ids=" ".join)
 def test_the_command_line_works_on_windows(words: list[str], tmp_path: Path) -> None:
-    done = run(*COLD, *words, cwd=tmp_path)
+    done = run(*COLD, *words, cwd=tmp_path, **LACKING)
     assert (done.returncode, done.stderr) == (0, ""), done.stdout

@@ -26,7 +26,7 @@ from basiq_async import BasiqClient, InMemoryTransport
 from basiq_async.receiver import SQLiteInbox, WebhookReceiver, verify
 from basiq_async.testing import FakeBasiq, ManualClock
 
-from ..support import deliveries
+from ..support import deliveries, wire
 from ..support.command_line import PROGRAM, Ended, run_command
 from ..support.deliveries import payload, signed
 from ..support.real_time import PATIENCE
@@ -178,11 +178,9 @@ async def hanging() -> AsyncIterator[tuple[str, asyncio.Event]]:
         reached.set()
         with suppress(ConnectionError):
             await reader.read()  # until the other side is gone
-            writer.close()
 
-    async with await asyncio.start_server(hang, "127.0.0.1", 0) as server:
-        host, port = server.sockets[0].getsockname()
-        yield f"http://{host}:{port}/hook", reached
+    async with wire.listening(hang) as port:
+        yield f"http://127.0.0.1:{port}/hook", reached
 
 
 @asynccontextmanager

@@ -18,7 +18,7 @@ from aiohttp import web
 
 from basiq_async.cli._run import on_signals  # private: in the loop of another system, which no option chooses
 
-from ..support import served
+from ..support import served, wire
 from ..support.command_line import COLD, run_command
 from ..support.deliveries import OTHER_SECRET, SECRET, payload, signed
 from ..support.real_time import PATIENCE
@@ -218,16 +218,11 @@ async def forwarded(answer: bytes) -> tuple[int, list[tuple[str, str]], bytes, b
                 writer.write(part)
                 await writer.drain()
                 await asyncio.sleep(0.01)
-        writer.close()
-        with suppress(ConnectionError):
-            await writer.wait_closed()
         over.set()
 
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    host, port = server.sockets[0].getsockname()
     async with (
-        server,
-        listening("--forward-to", f"http://{host}:{port}/hook") as listener,
+        wire.listening(serve) as port,
+        listening("--forward-to", f"http://127.0.0.1:{port}/hook") as listener,
         aiohttp.ClientSession(auto_decompress=False) as session,
         session.post(listener.url, data=BODY, headers=signed(BODY), skip_auto_headers=["Accept-Encoding"]) as found,
     ):

@@ -20,7 +20,8 @@ from basiq_async.receiver import (
     WebhookReceiver,
 )
 from tests.support import virtual
-from tests.support.deliveries import OTHER_SECRET, SECRET, Service, payload, quarantined_delivery, signed
+from tests.support.deferring import post_event
+from tests.support.deliveries import OTHER_SECRET, SECRET, Service, quarantined_delivery
 from tests.support.inboxes import fail_in
 
 
@@ -42,8 +43,7 @@ def of_another_process(inbox: MemoryInbox) -> MemoryInbox:
 
 
 async def post(service: Service, event_id: str = "e-1", *, type_id: str = "transactions.updated") -> Outcome:
-    body = payload(type_id, event_id)
-    return await service.receiver.handle(signed(body, message_id=f"msg_{event_id}", at=virtual.clock()), body)
+    return await post_event(service.receiver, event_id, type_id, at=virtual.clock())
 
 
 @pytest.fixture

@@ -135,7 +135,7 @@ async def test_a_delivery_that_comes_while_a_replay_handles_its_event_is_not_han
         handled.append(delivery.event_id)
         await asyncio.sleep(5)
 
-    receiver = deferring(MemoryInbox(clock=virtual.clock), handle, clock=virtual.clock)
+    receiver = deferring(MemoryInbox(clock=virtual.clock), handle, times={"clock": virtual.clock})
     delivery = Delivery("msg_e-1", TYPE, "e-1", {}, b"{}", {}, virtual.clock(), "w1")
     async with receiver:
         replaying = asyncio.create_task(receiver.dispatch(delivery))
@@ -155,7 +155,7 @@ async def test_an_inbox_that_is_away_at_the_start_is_asked_again_for_what_waits(
         handled.append(delivery.event_id)
 
     inbox = MemoryInbox(clock=virtual.clock)
-    before = deferring(inbox, handle, clock=virtual.clock)
+    before = deferring(inbox, handle, times={"clock": virtual.clock})
     await post_event(before, "e-1", at=virtual.clock())
     for left in (True, False):
         away = fail_in("claim_due", error=InboxError("away"), inbox=inbox)

@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 
 from basiq_async import InboxError, PermissionDeniedError, RateLimitError, TransportError
-from basiq_async.receiver import Deferred, Delivery, MemoryInbox, WebhookReceiver
+from basiq_async.receiver import Delivery, MemoryInbox, WebhookReceiver
 from tests.support import virtual
-from tests.support.deliveries import SECRET, payload, signed
+from tests.support.deferring import deferring, post_event
+from tests.support.deliveries import SECRET
 
 TYPES = ("transactions.updated", "consent.revoked", "user.created")
 WORK = 0.3
@@ -44,20 +45,11 @@ class World:
         self.handled[delivery.event_id] = virtual.now()
 
     def receiver(self, *types: str, inbox: Any = None, handle: Any = None, **limits: Any) -> WebhookReceiver:
-        receiver = WebhookReceiver(
-            SECRET,
-            inbox=inbox or self.inbox,
-            webhook_id="w1",
-            deferred=Deferred(**limits),
-            clock=virtual.clock,
-            handler_timeout=0.1,
-        )
-        receiver.on(*(types or TYPES))(handle or self.handle)
-        return receiver
+        times = {"clock": virtual.clock, "handler_timeout": 0.1}
+        return deferring(inbox or self.inbox, handle or self.handle, *(types or TYPES), times=times, **limits)
 
     async def post(self, receiver: WebhookReceiver, event_id: str, type_id: str = TYPES[0]) -> int:
-        body = payload(type_id, event_id)
-        done = await receiver.handle(signed(body, message_id=f"msg_{event_id}", at=virtual.clock()), body)
+        done = await post_event(receiver, event_id, type_id, at=virtual.clock())
         if done.status == 202:
             self.came[event_id] = virtual.now()
         return done.status

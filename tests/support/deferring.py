@@ -26,18 +26,18 @@ def look_often(patch: pytest.MonkeyPatch) -> None:
 
 
 def deferring(
-    inbox: Any, handle: Callable[..., Awaitable[object]], *, clock: Any = None, times: Any = None, **options: Any
+    inbox: Any, handle: Callable[..., Awaitable[object]], *types: str, times: Any = None, **options: Any
 ) -> WebhookReceiver:
-    """A receiver with options of ``Deferred``; ``times`` has others of its own."""
-    receiver = WebhookReceiver(
-        SECRET, inbox=inbox, webhook_id="w1", deferred=Deferred(**options), clock=clock, **(times or {})
-    )
-    receiver.on(TYPE)(handle)
+    """A receiver of these types with options of ``Deferred``; ``times`` has others of its own."""
+    receiver = WebhookReceiver(SECRET, inbox=inbox, webhook_id="w1", deferred=Deferred(**options), **(times or {}))
+    receiver.on(*(types or (TYPE,)))(handle)
     return receiver
 
 
-async def post_event(receiver: WebhookReceiver, event_id: str, *, at: Any = None, **more: object) -> Outcome:
-    body = payload(TYPE, event_id, **more)
+async def post_event(
+    receiver: WebhookReceiver, event_id: str, type_id: str = TYPE, *, at: Any = None, **more: object
+) -> Outcome:
+    body = payload(type_id, event_id, **more)
     return await receiver.handle(signed(body, message_id=f"msg_{event_id}", at=at), body)
 
 
