@@ -6,28 +6,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
-
-from basiq_async.testing import FakeBasiq, ManualClock
 
 from .conftest import Endpoint, Run, Served
 
 STEP = timedelta(minutes=float(os.environ.get("BASIQ_CRON_MINUTES", "0")))
 WEEK = timedelta(days=7)
+DAYS_AGO = 7 + 1 / 24
 OUTAGE = timedelta(hours=36), timedelta(hours=66)
 EVERY = timedelta(minutes=30)
 
 pytestmark = pytest.mark.skipif(not STEP, reason="minutes of outage in real time: `make cron` runs it")
-
-
-@pytest.fixture
-def served() -> Iterator[Served]:
-    with Served(FakeBasiq(clock=ManualClock(datetime.now(UTC) - WEEK - timedelta(hours=1)))) as running:
-        yield running
 
 
 def test_each_verdict_of_a_week_is_true(

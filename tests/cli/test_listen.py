@@ -7,8 +7,7 @@ import gzip
 import json
 import os
 import signal
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -67,42 +66,25 @@ async def test_listening_ends_when_the_reader_leaves_though_nothing_comes() -> N
         assert (await listener.end(), listener.told) == ((0, []), "")
 
 
-class Service:
-    """A service that a delivery is forwarded to."""
-
-    def __init__(self) -> None:
-        self.status = 200
-        self.requests: list[tuple[dict[str, str], bytes]] = []
-        self.url = ""
-
-
-@asynccontextmanager
-async def serving() -> AsyncIterator[Service]:
-    service = Service()
+async def test_a_genuine_delivery_is_forwarded_as_it_came_and_the_services_response_returned() -> None:
+    received, status = list[tuple[dict[str, str], bytes]](), 200
 
     async def handle(request: web.Request) -> web.Response:
-        headers = {name.lower(): value for name, value in request.headers.items()}
-        service.requests.append((headers, await request.read()))
-        return web.Response(status=service.status, text="from the service", headers={"Retry-After": "7"})
+        received.append(({name.lower(): value for name, value in request.headers.items()}, await request.read()))
+        return web.Response(status=status, text="from the service", headers={"Retry-After": "7"})
 
-    async with served.serving(handle) as service.url:
-        yield service
-
-
-async def test_a_genuine_delivery_is_forwarded_as_it_came_and_the_services_response_returned() -> None:
-    async with serving() as service, listening("--forward-to", service.url) as listener:
+    async with served.serving(handle) as url, listening("--forward-to", url) as listener:
         odd = BODY.replace(b'"links"', b'\n  "links"')  # the raw bytes, not the same JSON again
         headers = signed(odd, message_id="msg_1")
         assert await listener.post(odd, headers) == 200
         line = await listener.row()
         assert (line["result"], line["forwarded_status"], line["forward_error"]) == ("handled", 200, None)
-        service.status = 500
+        status = 500
         assert await listener.post(odd, headers) == 500  # and it was not taken for a duplicate
         line = await listener.row()
         assert (line["result"], line["status"], line["forwarded_status"]) == ("not-accepted", 500, 500)
         assert await listener.post(odd, signed(odd, secret=OTHER_SECRET)) == 401
         assert (await listener.row())["result"] == "rejected"
-        received = service.requests
         assert [body for _, body in received] == [odd, odd]
         assert {name: value for name, value in received[0][0].items() if name.startswith("webhook-")} == headers
         assert await listener.end(signal.SIGINT) == (0, [])

@@ -34,10 +34,6 @@ class Service:
     def is_idle(self) -> bool:
         return "0 in flight" in repr(self.receiver)
 
-    async def until_idle(self) -> None:
-        while not self.is_idle():
-            await asyncio.sleep(1.0)
-
 
 async def finish(log: list[str], *, fails: bool) -> None:
     await asyncio.sleep(RESISTANCE)
@@ -104,7 +100,8 @@ async def test_a_server_that_cancels_a_delivery_gives_it_to_nobody_while_its_han
     with pytest.raises(asyncio.CancelledError):
         await task
     assert (await service.post()).result is Result.BUSY
-    await service.until_idle()
+    while not service.is_idle():
+        await asyncio.sleep(1.0)
     assert log == ["began", "ended"], "it was cancelled more than once"
     await service.post()
     assert log.count("began") == 2

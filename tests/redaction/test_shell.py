@@ -44,11 +44,6 @@ def installed(request: pytest.FixtureRequest) -> list[str]:
     return SHELLS[request.param]
 
 
-def run_lines(shell: Sequence[str], lines: Sequence[Sequence[str]], folder: Path) -> list[str]:
-    """Return the words that reach a program which is run with each of the lines, in a script of the shell."""
-    return run_script(shell, "\n".join(shell_line([PRINTF, "%s\\0", *words]) for words in lines), folder)
-
-
 def run_script(shell: Sequence[str], script: str, folder: Path) -> list[str]:
     """Return the words that reach ``curl``, ``basiq-async`` or ``printf`` in a script; nothing else is done by it."""
     for name in ("curl", "basiq-async"):
@@ -83,7 +78,8 @@ def test_a_shell_hands_each_word_on_as_it_is(
     lines = [*drawn, NASTY[1:]]
     if installed[0] == "fish":  # it refuses what is not printable, and would end the script
         lines = [[word for word in words if word.isprintable()] or ["x"] for words in lines]
-    assert run_lines(installed, lines, folder) == [expected(word) for words in lines for word in words]
+    script = "\n".join(shell_line([PRINTF, "%s\\0", *words]) for words in lines)
+    assert run_script(installed, script, folder) == [expected(word) for words in lines for word in words]
 
 
 @pytest.mark.skipif("fish" not in INSTALLED, reason="fish is not installed")
