@@ -38,6 +38,7 @@ from ._reading import Reading
 from ._recovered import Recovery, RecoveryPlan
 from ._replay import Replay
 from ._report import OnProgress, make_plan
+from ._service import end_known_entries
 from ._sources import (
     EventMessage,
     UnreadableMessage,
@@ -339,7 +340,7 @@ class RecoveryRun:
     async def _count_at_service(self) -> int:
         """End what the service knows by now. Return how many events of the service failed there, if the job posts."""
         handling = self._replay._handling
-        await self._replay._end_known_entries()
+        await end_known_entries(handling)
         return await count_quarantined(self._inbox, handling.identity, timeout=_CALL) if handling.posts else 0
 
     # --- what is read ---

@@ -18,7 +18,7 @@ from .._redaction.text import printable
 from .._signing.seal import Seal
 from .._storage.exports import export_entries
 from .._work.failures import is_outage
-from .._work.limits import inbox_is_slow, inbox_limit, limit, wait_for_event
+from .._work.limits import inbox_is_slow, limit, wait_for_event
 from .._work.owners import Owners, identity_in, note_job, note_owners, read_owners, refuse_others
 from .._work.protocol import Inbox, QuarantinedDelivery
 from .._work.quarantine import (
@@ -36,10 +36,10 @@ from ..filters import Filter, filter_text
 from ..hooks import call_hook, chain_hooks
 from ..models import Message
 from ._engine import Engine
-from ._places import check_place
 from ._reading import Reading
 from ._records import JobRecord, RetryTarget, message_of_entry
 from ._report import OnProgress, Plan, Report, make_plan
+from ._service import check_place, count_at_service, end_known_entries
 from ._sources import (
     FixedMessages,
     MessageSource,
@@ -257,30 +257,19 @@ class Replay:
         async with self._one_run():
             source, note_hint = await self._open_source()
             report = await self._hand_out(source, progress, plan, note_hint=note_hint)
-            return await self._count_what_is_left(report, progress)
-
-    async def _count_what_is_left(self, report: Report, progress: OnProgress | None) -> Report:
-        """Return a report that says what waits, of what the inbox knew or was posted. That is not handled."""
-        handling, failed = self._handling, 0
-        known = report.skipped.get(HANDLED_BEFORE, 0) + (report.handled if handling.posts else 0)
-        if not known:
+            known = report.skipped.get(HANDLED_BEFORE, 0) + (report.handled if self._handling.posts else 0)
+            if known and (left := await count_at_service(self._handling, report, known)) is not None:
+                report = left
+                if progress is not None:
+                    call_hook(progress, report)
             return report
-        waiting = await count_waiting(handling.inbox, handling.identity or handling.webhook_id, timeout=_CALL)
-        if handling.posts and handling.inbox is not None:
-            failed = await count_quarantined(handling.inbox, handling.identity, timeout=_CALL)
-        if not waiting.count and not failed:
-            return report
-        report = attrs.evolve(report, waiting=min(known, waiting.count), at_service=min(known, failed), finished=False)
-        if progress is not None:
-            call_hook(progress, report)
-        return report
 
     async def _retry(self, progress: OnProgress | None, ids: frozenset[str] | None) -> Report:
         inbox = self._handling.inbox
         if inbox is None:
             raise ConfigurationError("a target that is its own record has no quarantine")
         async with self._one_run():
-            await self._end_known_entries()
+            await end_known_entries(self._handling)
             pages = read_pages(inbox, self._handling.webhook_id, timeout=_CALL, ids=ids)
             source = FixedMessages(_as_messages(pages))
             return await self._hand_out(source, progress, retries=True)
@@ -391,19 +380,6 @@ class Replay:
         await note_owners(inbox, ids, live=None, timeout=_CALL, known=self._owners)
         if isinstance(self._handling.value, HttpTarget):
             await note_job(inbox, self._handling.value._job, timeout=_CALL)
-
-    async def _end_known_entries(self) -> None:
-        """End the entries of a job that posts whose events the service knows: Basiq's next attempt brought them."""
-        handling = self._handling
-        if not handling.posts or handling.inbox is None:
-            return
-        async for page in read_pages(handling.inbox, handling.webhook_id, timeout=_CALL):
-            of_service = handling.keys_at_service(each.key for each in page)
-            async with inbox_limit(_CALL):
-                known = await handling.inbox.known([*of_service])
-            for key in known:
-                async with inbox_limit(_CALL):
-                    await handling.inbox.drop_quarantined(of_service[key])
 
     async def _check_place(self) -> None:
         """Raise ``ConfigurationError`` if the inbox is that of a service which would not get what is posted."""

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from ._engine import Engine, Finished
 from ._listed import place_after
-from ._places import check_place
 from ._reading import Reading
 from ._records import QuarantinedMessage, RetryTarget, key_of, make_entry, message_of_entry
 from ._report import make_plan
+from ._service import check_place
 from ._sources import FixedMessages, Source, message_of, open_events, placeholder_for, plain_id
 from ._tally import OnError, RunSettings
 from ._where import SUBMITTED, Predicate, as_where, choose
