@@ -223,6 +223,10 @@ FAULTS: Sequence[tuple[str, Do | Callable[[], AiohttpTransport]]] = [
         "the response's headers and body are returned unchanged",
         returns(lambda it: attrs.evolve(it, body=text(it.body))),
     ),
+    (
+        "the response's headers and body are returned unchanged",
+        returns(lambda it: attrs.evolve(it, headers={name.title(): value for name, value in it.headers.items()})),
+    ),
     ("no cookie is kept", keep_cookies),
     ("concurrent sends each get the right response", return_the_latest),
     (DROPPED, let_foreign_errors_out),

@@ -82,6 +82,23 @@ async def test_a_handler_that_waits_for_a_later_delivery_gets_it() -> None:
     assert [each.ok for each in fake.deliveries] == [True, True]
 
 
+@virtual.clocked
+async def test_a_handler_that_is_busy_with_something_else_is_waited_for_and_no_time_passes_meanwhile() -> None:
+    fake, emitted = FakeBasiq(), list[Emission]()
+
+    async def work(headers: dict[str, str], body: bytes) -> None:
+        if headers["webhook-id"] == emitted[0].message_ids[0]:
+            await asyncio.sleep(5)  # by the event loop's clock, as a request to another server takes
+        else:
+            await emitted[0]
+
+    handling(fake, work)
+    for count in (1, 2):
+        emitted[:] = [fake.emit("user.created") for _ in range(count)]
+        await (fake.advance(hours=1) if count == 1 else fake.deliver())
+    assert [(each.ok, each.duration) for each in fake.deliveries] == [(True, 0)] * 3
+
+
 @pytest.mark.parametrize("served", [False, True])
 async def test_a_handler_that_waits_for_itself_is_named(served: bool) -> None:
     fake = FakeBasiq()
