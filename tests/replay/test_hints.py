@@ -435,17 +435,19 @@ async def test_what_slips_away_in_a_tail_is_read_though_the_page_where_it_began_
     job.check_finished()
 
 
-async def test_no_hint_passes_an_item_that_was_held_or_is_not_done() -> None:
+@pytest.mark.parametrize("held", [True, False])
+async def test_no_hint_passes_an_item_that_was_held_or_is_not_done(held: bool) -> None:
     job = a_job(100, "newest-first")
     reading = job.reading()
     for number in range(10):
         batch = await reading.advance()
         assert batch is not None
         for item in batch.items:
-            if item["id"] == "m75":
-                batch.hold()
-            else:
+            if item["id"] != "m75":
                 job.record.keys.add(key_of(item))
+                batch.finish()
+            elif held:
+                batch.hold()
                 batch.finish()
         job.hint = reading.hint()
         assert (job.hint is None) == (number == 0), "the first page needs no hint"

@@ -26,6 +26,17 @@ async def test_a_url_arrives_as_it_was_sent(fake: FakeBasiq) -> None:
     assert fake.requests[0].url == url
 
 
+async def test_a_delay_is_waited_for_over_http(fake: FakeBasiq) -> None:
+    fake.fail_next(delay=0.03, path="/events")
+    async with (
+        serve(fake) as base_url,
+        aiohttp.ClientSession() as session,
+        session.get(f"{base_url}/events") as response,
+    ):
+        assert response.status == 401
+    assert fake.request_log[0].duration >= 0.03
+
+
 async def test_a_target_in_absolute_form_is_taken(fake: FakeBasiq) -> None:
     async with serve(fake) as base_url:
         head = f"GET {base_url}/events/types?a=b HTTP/1.1\r\nHost: {{host}}\r\nConnection: close\r\n\r\n"
