@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shlex
 import subprocess
 from collections.abc import AsyncIterator
@@ -16,19 +15,13 @@ from basiq_async.cli._history import show_list  # private: a page that fails lat
 from basiq_async.cli._results import ROWS, Output  # private: show_list writes to it
 
 from ..support.command_line import COLD
-from ..support.real_time import PATIENCE
+from ..support.programs import run
 from .conftest import Run, Served
 
 
 def shell(served: Served, line: str, **more: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        ["bash", "-o", "pipefail", "-c", line.replace("basiq-async", shlex.join(COLD))],
-        env={**os.environ, **served.environment, **more},
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
-        check=False,
-    )
+    command = line.replace("basiq-async", shlex.join(COLD))
+    return run("bash", "-o", "pipefail", "-c", command, cwd=Path.cwd(), **served.environment, **more)
 
 
 def test_a_reader_that_leaves_early_is_not_a_failure(served: Served) -> None:

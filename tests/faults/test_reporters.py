@@ -32,13 +32,9 @@ from basiq_async.replay import HttpTarget
 from tests.support.databases import engine_of, run
 from tests.support.frames import FORMS, leaks
 from tests.support.outcomes import ONCE, client_of
-from tests.support.wire import KEY, MARK, SIGNING, TOKEN, WEBHOOK, Conn, Wire, http, ok, page
+from tests.support.wire import KEY, MARK, SIGNING, TOKEN, WEBHOOK, Wire, http, ok, page, resetting
 
 NOW = datetime(2026, 1, 5, 12, 0, tzinfo=UTC)
-
-
-async def reset(conn: Conn) -> None:
-    conn.reset()
 
 
 async def call(wire: Wire, work: Callable[[BasiqClient], Awaitable[Any]]) -> None:
@@ -47,7 +43,7 @@ async def call(wire: Wire, work: Callable[[BasiqClient], Awaitable[Any]]) -> Non
 
 
 async def post() -> None:
-    async with Wire(reset) as wire, HttpTarget(wire.url, SIGNING, retry=ONCE, timeout=0.2) as target:
+    async with Wire(resetting()) as wire, HttpTarget(wire.url, SIGNING, retry=ONCE, timeout=0.2) as target:
         await target.deliver(Message("m", {"id": "m", "payload": {"x": MARK}}))
 
 
@@ -79,8 +75,8 @@ async def delivery_in_another_thread() -> None:
 
 # One of each kind: every test of an error that is expected looks through the frames of that one.
 PATHS: dict[str, Callable[[], object]] = {
-    "a token call that breaks": lambda: call(Wire(tokens=[reset]), lambda client: client.webhooks.get("w1")),
-    "a call that breaks": lambda: call(Wire(reset), lambda client: client.webhooks.get("w1")),
+    "a token call that breaks": lambda: call(Wire(tokens=[resetting()]), lambda client: client.webhooks.get("w1")),
+    "a call that breaks": lambda: call(Wire(resetting()), lambda client: client.webhooks.get("w1")),
     "a call that is refused": lambda: call(Wire(http(403, TOKEN)), lambda client: client.webhooks.get("w1")),
     "a create whose response is unreadable": lambda: call(
         Wire(ok({**WEBHOOK, "id": None, "secret": SIGNING})),
