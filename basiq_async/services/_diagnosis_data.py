@@ -8,43 +8,20 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
-from itertools import chain
 
 from .._arguments import check_whole
 from .._redaction.tracebacks import hide_arguments
 from .._signing.signature import SigningKeys
 from .._wire.order import FAR, ListOrder, item_time
 from .._wire.urls import absolute_url
-from .._work.keys import inbox_key, owner_of_job, posting_job
-from .._work.limits import inbox_limit
-from .._work.owners import (
-    Owner,
-    find_identity,
-    find_recording_since,
-    list_of,
-    live_identities,
-    read_jobs,
-    read_owners,
-    refuse_others,
-)
-from .._work.protocol import Inbox, Waiting
-from .._work.quarantine import count_by_owner
-from .._work.waiting import FailingType, count_waiting, find_failing
+from .._work.protocol import Inbox
 from ..errors import BasiqError, ConfigurationError, PermissionDeniedError
 from ..models import Event, EventType, Message, Secret, Webhook, read_datetime
 from ..pagination import Paginator, UnreadableItem
 from ..transports.base import Request
+from ._diagnosis_inbox import Ids, KnownEvents
 from .api import MOST_A_PAGE, Api
-from .coverage import (
-    Activity,
-    Coverage,
-    Inactivity,
-    coverage_note,
-    first_after,
-    is_left_alone,
-    is_recent,
-    read_coverage,
-)
+from .coverage import Activity, Inactivity, first_after, is_left_alone, is_recent
 from .diagnosis import (
     DiagnosedReceiver,
     Diagnosis,
@@ -63,7 +40,6 @@ REFUSALS = (401, 404)
 
 _TEST_TYPE = "basiq-async.test"
 _TIMEOUT = 15.0
-_INBOX_TIMEOUT = 5.0
 _MOST_EVENTS = 100_000
 """Maximum number of events in memory, to compare them with the messages."""
 _Sign = Callable[[str, datetime, bytes], Awaitable[Mapping[str, str]]]
@@ -90,14 +66,21 @@ async def diagnose(
         sign = _find_signer(receiver, secret)
     finally:
         del secret  # error reporters show local variables
-    known = _KnownEvents(inbox, receiver, webhook_id, identity)
+    known = KnownEvents(inbox, receiver, webhook_id, identity)
     webhook = await api.get(Webhook, api.at(WEBHOOKS.one, webhook_id=webhook_id))
     now = api.now()  # by Basiq's clock, from the response above
     forbidden = Forbidden()
     offered: tuple[str, ...] | None = None
     with forbidden.noting(EVENT_TYPES.path):
         offered = tuple([one.id async for one in api.listing(EventType, api.at(EVENT_TYPES.path), prefetch=0)])
-    await known.open(api, webhook, forbidden)
+
+    async def find_working() -> Collection[str] | None:
+        with forbidden.noting(WEBHOOKS.path):
+            listed = api.listing(Webhook, api.at(WEBHOOKS.path), prefetch=0)
+            return {each.id async for each in listed if not is_inactive(each)}
+        return None
+
+    await known.open(webhook.url, find_working)
     scan = _HistoryScan(api, webhook, known, now, (lambda _: True) if receiver is None else receiver.handles)
     await scan.read(max_items, forbidden)
     subscribed = webhook.subscribed_events
@@ -147,96 +130,11 @@ class Forbidden:
             self.paths.append(path)
 
 
-class _KnownEvents:
-    """What an inbox knows of a webhook, under its identity. Without an inbox, it knows nothing."""
-
-    def __init__(
-        self, inbox: Inbox | None, receiver: DiagnosedReceiver | None, webhook_id: str, identity: str | None
-    ) -> None:
-        self._inbox = inbox if inbox is not None or receiver is None else receiver.inbox
-        self._receiver = receiver if inbox is None else None
-        self._webhook_id = webhook_id
-        self._identity: str | None = identity
-        if self._receiver is not None and self._receiver.webhook_ids:
-            refuse_others(self._receiver.webhook_ids, webhook_id, "receiver")
-        self.coverage = Coverage()
-        self.recording_since: datetime | None = None
-        """Since when the inbox has recorded every live delivery; None if it has none."""
-        self._owners: list[str | None] = [identity]
-        """Whose keys show what was handled."""
-        self.quarantined = 0
-        self.waiting = Waiting()
-        self.failing_types: tuple[FailingType, ...] = ()
-        self.others: dict[str, int] = {}
-
-    @property
-    def has_inbox(self) -> bool:
-        """Whether there is an inbox at all."""
-        return self._inbox is not None
-
-    def out_of_reach(self, activity: Activity, inactive: datetime | None, now: datetime) -> tuple[Inactivity, ...]:
-        """Return the periods whose events are lost, as far as the recoveries with the inbox show it."""
-        if self._inbox is None:
-            return ()
-        return self.coverage.out_of_reach(activity.periods(self.coverage.seen_inactive, inactive), now)
-
-    async def open(self, api: Api, webhook: Webhook, forbidden: Forbidden) -> None:
-        """Find out whose the inbox is, and what recoveries noted in it. Raises ``ConfigurationError`` for another's."""
-        inbox, webhook_id, receiver = self._inbox, self._webhook_id, self._receiver
-        if inbox is None:
-            return
-        owners = await read_owners(inbox, timeout=_INBOX_TIMEOUT)
-        if receiver is not None:
-            self._identity = receiver.webhook_id
-        else:
-            refuse_others(owners, webhook_id if self._identity is None else self._identity, "inbox")
-            self._identity = await find_identity(inbox, webhook_id, self._identity, timeout=_INBOX_TIMEOUT)
-        self.recording_since = await find_recording_since(inbox, webhook_id, timeout=_INBOX_TIMEOUT)
-        own = receiver.webhook_ids if receiver is not None else list_of(owners, self._identity or webhook_id)
-
-        async def find_working() -> Collection[str]:
-            with forbidden.noting(WEBHOOKS.path):
-                listed = api.listing(Webhook, api.at(WEBHOOKS.path), prefetch=0)
-                return {each.id async for each in listed if not is_inactive(each)}
-            return own  # that cannot be known, so nothing is concluded
-
-        self.coverage = await read_coverage(inbox, webhook_id, own, find_working, timeout=_INBOX_TIMEOUT)
-        self._owners = [self._identity]
-        if receiver is None and owners.get(webhook_id, Owner("")).since is None:
-            jobs = await read_jobs(inbox, timeout=_INBOX_TIMEOUT)
-            own_url = posting_job(webhook.url)
-            for job in [own_url] if own_url in jobs else jobs:  # a job to another place is no evidence
-                self._owners.append(posted := owner_of_job(job, self._identity or webhook_id))
-                async with inbox_limit(_INBOX_TIMEOUT):
-                    noted = Coverage.read(await inbox.note(coverage_note(f"{posted} {webhook_id}")))
-                self.coverage = noted if self.coverage.is_new and noted != Coverage() else self.coverage
-        await self._count_entries(inbox, [each for each in live_identities(owners) if each != self._identity])
-
-    async def _count_entries(self, inbox: Inbox, others: Sequence[str]) -> None:
-        counts = await count_by_owner(inbox, [*self._owners, *others], timeout=_INBOX_TIMEOUT)
-        self.waiting = await count_waiting(inbox, self._identity, timeout=_INBOX_TIMEOUT)
-        if self.waiting.failing:
-            self.failing_types = tuple(await find_failing(inbox, self._identity, timeout=_INBOX_TIMEOUT))
-        self.quarantined = sum(counts.pop(each, 0) for each in self._owners)
-        for each in others:
-            counts[each] += (await count_waiting(inbox, each, timeout=_INBOX_TIMEOUT)).count
-        self.others = {each: count for each, count in counts.items() if each is not None and count}
-
-    async def find(self, ids: Sequence[_Ids]) -> list[bool]:
-        """Return for the ids of each event type, event and message whether the inbox knows that event."""
-        if self._inbox is None or not ids:
-            return [False] * len(ids)
-        keys = [[inbox_key(*each, owner) for owner in self._owners] for each in ids]
-        async with inbox_limit(_INBOX_TIMEOUT):
-            known = frozenset(await self._inbox.known([*chain(*keys)]))
-        return [not known.isdisjoint(each) for each in keys]
-
-
 class _HistoryScan:
     """Reads the events of the last 7 days, then the messages, so that the messages of all these events are listed."""
 
     def __init__(
-        self, api: Api, webhook: Webhook, known: _KnownEvents, now: datetime, handles: Callable[[str], bool]
+        self, api: Api, webhook: Webhook, known: KnownEvents, now: datetime, handles: Callable[[str], bool]
     ) -> None:
         self._api = api
         self._handles = handles
@@ -394,10 +292,7 @@ def _is_newest_first(order: ListOrder) -> bool:
     return order.sure and order.order == "newest-first"
 
 
-_Ids = tuple[str | None, str | None, str | None]
-
-
-def _ids_of(message: Message) -> _Ids:
+def _ids_of(message: Message) -> Ids:
     return message.event_type_id, message.event_id, message.id
 
 
