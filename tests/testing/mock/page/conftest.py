@@ -14,6 +14,7 @@ from basiq_async.testing import FakeBasiq
 from tests.support.browser import browser, in_browser_thread, pytest_pyfunc_call
 from tests.support.real_time import PATIENCE
 from tests.support.served import served
+from tests.testing.conftest import Endpoint
 
 __all__ = ["browser", "pytest_pyfunc_call"]
 
@@ -68,14 +69,10 @@ class Looking:
 @pytest.fixture
 def looking(browser: Any) -> Iterator[Looking]:
     fake = FakeBasiq()
-    statuses = [200]
-
-    async def receive(headers: dict[str, str], body: bytes) -> int:
-        return statuses.pop(0) if len(statuses) > 1 else statuses[0]
-
-    fake.route(ENDPOINT, receive)
+    endpoint = Endpoint(200)
+    fake.route(ENDPOINT, endpoint)
     with served(fake, control_token="opened") as base_url:
-        look = Looking(fake, base_url, browser, statuses)
+        look = Looking(fake, base_url, browser, endpoint.statuses)
         yield look
         in_browser_thread(lambda: [context.close() for context in browser.contexts])
     assert look.wrong == []
