@@ -8,9 +8,8 @@ from contextlib import aclosing
 from urllib.parse import unquote
 
 from ..errors import ConfigurationError
-from .limits import inbox_limit
 from .protocol import Inbox
-from .quarantine import ANY_WEBHOOK, read_pages
+from .quarantine import ANY_WEBHOOK, drop_entry, read_pages
 
 _ESCAPE = re.compile(r"\\(?:u([0-9a-fA-F]{4})|(.))")
 _PLAIN = '/"\\'
@@ -22,7 +21,7 @@ async def forget_user(inbox: Inbox, user_id: str, *, timeout: float) -> int:
     """Remove the entries of all webhooks that name a user; they count as handled. Return the number removed.
 
     timeout: the limit for each call of the inbox, in seconds. Raises ``ConfigurationError`` for an empty id, and the
-    inbox's errors.
+    errors of ``drop_entry``.
     """
     if not (isinstance(user_id, str) and user_id.strip()):
         raise ConfigurationError("user_id must be the id of a user, as Basiq has it")
@@ -33,8 +32,7 @@ async def forget_user(inbox: Inbox, user_id: str, *, timeout: float) -> int:
             for entry in page:
                 texts = (*_readings(entry.body.decode(errors="replace")), entry.error)
                 if any(names_user.search(text) for text in texts):
-                    async with inbox_limit(timeout):
-                        dropped += await inbox.drop_quarantined(entry.key)
+                    dropped += await drop_entry(inbox, entry.key, timeout=timeout)
     return dropped
 
 

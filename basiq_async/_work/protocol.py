@@ -72,9 +72,9 @@ class Inbox(Record, Protocol):
         starts again). DONE if the event has been handled, or is in the quarantine and was acknowledged. BUSY if another
         token holds the key, by a claim of either kind.
 
-        ``quarantined``: claim a delivery of the quarantine, to handle it again. DONE then means that the key is not in
-        the quarantine. The delivery stays there until ``complete`` removes it: ``release`` and the end of the lease
-        leave it there.
+        ``quarantined``: claim a delivery of the quarantine, to handle it again or to drop it. DONE then means that the
+        key is not in the quarantine. The delivery stays there until ``complete`` removes it: ``release`` and the end of
+        the lease leave it there.
 
         An entry of the quarantine that was *not acknowledged* does not keep the key from being claimed: a live attempt
         handles the event. The entry stays until ``complete`` removes it, or ``quarantine`` replaces it.
@@ -113,7 +113,7 @@ class Inbox(Record, Protocol):
         """Put ``delivery`` into the quarantine, and end the claim on ``key``: both or neither.
 
         The key is then handled, as far as ``claim`` knows, if ``delivery`` was acknowledged. A quarantined delivery is
-        kept until it is handled or dropped.
+        kept until it is completed.
 
         Returns True if this call stored it: the token holds the key by a claim of either kind, or no other token does
         and the key was neither handled nor acknowledged in the quarantine. It replaces an earlier one.
@@ -128,10 +128,6 @@ class Inbox(Record, Protocol):
         ``after`` is the last delivery of the previous page; it may have left the quarantine since. A page may have
         fewer than ``limit``. An empty page is the end.
         """
-        ...
-
-    async def drop_quarantined(self, key: str) -> bool:
-        """Remove ``key`` from the quarantine, and record it as handled. Return False if it was not there."""
         ...
 
 

@@ -5,6 +5,8 @@ Only this asks an inbox for its pages.
 
 from __future__ import annotations
 
+import asyncio
+import secrets
 from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Collection, Sequence
 from contextlib import aclosing
@@ -13,12 +15,14 @@ from typing import Protocol
 from ..errors import ConfigurationError, InboxError
 from .keys import identity_of, inbox_key, is_digest, webhook_of
 from .limits import inbox_limit
-from .protocol import Inbox, QuarantinedDelivery, WaitingInbox
+from .protocol import ClaimStatus, Inbox, QuarantinedDelivery, WaitingInbox
 
 ANY_WEBHOOK = "*"
 """In place of the id of a webhook: the entries of all."""
 _WITH_JOBS = "*:"
 _PAGE = 100
+_PAUSES = (0.0, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6)
+"""How long to wait before each attempt to drop what another worker has, in seconds."""
 
 
 def with_jobs(identity: str) -> str:
@@ -121,13 +125,45 @@ async def read_pages(
 
 
 async def drop_quarantined(inbox: Inbox, webhook_id: str | None, ids: Collection[str], *, timeout: float) -> int:
-    """Remove the webhook's entries with these ids; they count as handled. Return the number removed."""
+    """Remove the webhook's entries with these ids; they count as handled. Return the number removed.
+
+    See ``drop_entry``.
+    """
     dropped = 0
     keys = [entry.key async for page in read_pages(inbox, webhook_id, timeout=timeout, ids=ids) for entry in page]
     for key in keys:
-        async with inbox_limit(timeout):
-            dropped += await inbox.drop_quarantined(key)
+        dropped += await drop_entry(inbox, key, timeout=timeout)
     return dropped
+
+
+async def drop_entry(inbox: Inbox, key: str, *, timeout: float) -> bool:
+    """Remove an entry from the quarantine; its key is then handled. Return False if it was not there.
+
+    Raises what ``try_to_drop`` raises, and ``InboxError`` if another worker does not end its claim within some seconds.
+    """
+    for pause in _PAUSES:
+        await asyncio.sleep(pause)
+        status = await try_to_drop(inbox, key, timeout=timeout)
+        if status is not ClaimStatus.BUSY:
+            return status is ClaimStatus.CLAIMED
+    raise InboxError(
+        "another worker is handling the delivery, which cannot be dropped until that has ended: try again later"
+    )
+
+
+async def try_to_drop(inbox: Inbox, key: str, *, timeout: float) -> ClaimStatus:
+    """Remove an entry from the quarantine, if it can be claimed; its key is then handled.
+
+    Return CLAIMED if it was removed, DONE if it was not there, and BUSY if another worker has the key: then it stays.
+    ``timeout`` is the limit for each of two calls, in seconds. Raises the inbox's errors.
+    """
+    token = f"drop/{secrets.token_hex(16)}"
+    async with inbox_limit(timeout):
+        claim = await inbox.claim(key, token, lease=2 * timeout, quarantined=True)
+    if claim.status is ClaimStatus.CLAIMED:
+        async with inbox_limit(timeout):
+            await inbox.complete(key, token)
+    return claim.status
 
 
 def has_id(entry: QuarantinedDelivery, ids: Collection[str]) -> bool:

@@ -12,9 +12,8 @@ import attrs
 from .._signing.seal import Seal
 from .._wire.codec import Unreadable, read_message
 from .._work.forgetting import forget_user
-from .._work.limits import inbox_limit
 from .._work.protocol import Inbox, QuarantinedDelivery
-from .._work.quarantine import drop_quarantined, first_quarantined, has_id, read_quarantine
+from .._work.quarantine import drop_quarantined, first_quarantined, has_id, read_quarantine, try_to_drop
 from ..errors import ConfigurationError, SignatureVerificationError
 from ._delivery import Delivery, UnreadableBodyError, read_delivery
 from ._outcome import Outcome, shorten
@@ -87,8 +86,7 @@ class Quarantine:
         done = await dispatch(delivery)
         if done.result in (Result.HANDLED, Result.DUPLICATE):
             # It was handled under another key: what was unreadable has that of its event.
-            async with inbox_limit(self._timeout):
-                await self._inbox.drop_quarantined(quarantined.key)
+            await try_to_drop(self._inbox, quarantined.key, timeout=self._timeout)
         return done
 
     def refuse(self, delivery: QuarantinedDelivery) -> Outcome | None:

@@ -411,7 +411,8 @@ class WebhookReceiver:
     async def drop_quarantined(self, ids: Iterable[str]) -> int:
         """Remove deliveries from the quarantine, by the ids of deliveries or events; they stay recorded as handled.
 
-        Returns the number removed. Raises ``InboxError``, or the error of an inbox from elsewhere.
+        Returns the number removed. Raises ``InboxError``, or the error of an inbox from elsewhere; also for a delivery
+        that another worker is handling.
         """
         self._lifecycle.join_loop()
         return await self._quarantine.drop(ids)

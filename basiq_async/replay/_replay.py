@@ -216,7 +216,7 @@ class Replay:
     async def drop_quarantined(self, ids: Iterable[str]) -> int:
         """Remove messages from the quarantine, by the ids of messages or events; they count as handled.
 
-        Return the number removed.
+        Return the number removed. Raises ``InboxError`` also for a message that another worker is handling.
         """
         inbox, wanted = self._handling.inbox, _check_ids(ids)
         await self._identify()

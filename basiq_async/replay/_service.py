@@ -6,7 +6,7 @@ import attrs
 
 from .._work.limits import inbox_limit
 from .._work.owners import Owners, list_of
-from .._work.quarantine import count_quarantined, read_pages
+from .._work.quarantine import count_quarantined, read_pages, try_to_drop
 from .._work.waiting import count_waiting
 from ..client import BasiqClient
 from ..errors import ConfigurationError
@@ -46,8 +46,7 @@ async def end_known_entries(job: HandOut) -> None:
         async with inbox_limit(_CALL):
             known = await job.inbox.known([*of_service])
         for key in known:
-            async with inbox_limit(_CALL):
-                await job.inbox.drop_quarantined(of_service[key])
+            await try_to_drop(job.inbox, of_service[key], timeout=_CALL)
 
 
 async def count_at_service(job: HandOut, report: Report, known: int) -> Report | None:

@@ -131,7 +131,7 @@ class Away:
 
 
 for _name in ("check", "claim", "complete", "release", "known", "note", "set_note", "known_since", "quarantine",
-              "quarantined", "drop_quarantined", "store", "claim_due", "put_off", "waiting",
+              "quarantined", "store", "claim_due", "put_off", "waiting",
               "list_waiting"):  # fmt: skip
 
     def _call(self: Any, *args: Any, _name: str = _name, **options: Any) -> Any:

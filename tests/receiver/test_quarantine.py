@@ -191,7 +191,7 @@ async def test_without_webhook_ids_two_webhooks_on_one_inbox_are_refused() -> No
     await first.aclose()
 
 
-@pytest.mark.parametrize("call", ["quarantined", "drop_quarantined"])
+@pytest.mark.parametrize("call", ["quarantined", "claim", "complete"])
 @virtual.clocked
 async def test_an_inbox_that_hangs_does_not_hold_the_quarantine_for_ever(call: str) -> None:
     service = Service(quarantine_after=1)

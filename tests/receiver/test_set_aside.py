@@ -159,6 +159,18 @@ async def test_what_was_unreadable_and_can_be_read_now_has_the_key_of_its_event(
     assert set(await inbox.known([KEY, key])) == ({key} if broken else {KEY, key})
 
 
+async def test_an_unreadable_entry_that_another_worker_has_stays_though_its_event_is_handled(inbox: Inbox) -> None:
+    one = service_on(inbox)
+    key = inbox_key(None, None, "odd", "w1")
+    await inbox.quarantine(key, "job", set_aside("unreadable", key))
+    await inbox.claim(key, "another", lease=60, quarantined=True)
+    assert await retry(one) == [Result.HANDLED]
+    assert [entry.key for entry in await inbox.quarantined()] == [key]
+    await inbox.release(key, "another")
+    assert await retry(one) == [Result.DUPLICATE]
+    assert await inbox.quarantined() == []
+
+
 async def test_an_altered_entry_hinders_no_other_and_can_be_dropped_by_its_key(tmp_path: Path) -> None:
     async with SQLiteInbox(tmp_path / "inbox.db") as inbox:
         one = service_on(inbox)

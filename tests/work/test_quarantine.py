@@ -10,10 +10,12 @@ import pytest
 
 from basiq_async import InboxError
 from basiq_async._work.keys import inbox_key
-from basiq_async._work.quarantine import read_quarantine
+from basiq_async._work.quarantine import drop_entry, read_quarantine, try_to_drop
 from basiq_async.receiver import MemoryInbox, QuarantinedDelivery
+from basiq_async.receiver.protocol import ClaimStatus
 from tests.support import virtual
 from tests.support.deliveries import NOW, quarantined_delivery
+from tests.support.inboxes import fail_in
 
 
 def delivery(number: int, webhook_id: str = "w1", *, minutes: int | None = None) -> QuarantinedDelivery:
@@ -84,3 +86,54 @@ async def test_a_page_has_a_time_limit() -> None:
     with pytest.raises(InboxError, match="did not respond within 5 s"):
         await read(Hangs())
     assert virtual.now() - began == 5
+
+
+# --- dropping ---
+
+
+async def inbox_with(key: str) -> MemoryInbox:
+    inbox = MemoryInbox(clock=virtual.clock)
+    await inbox.quarantine(key, "a", quarantined_delivery(key))
+    return inbox
+
+
+@virtual.clocked
+async def test_what_is_dropped_is_handled_and_what_was_not_there_is_not() -> None:
+    inbox = await inbox_with("k")
+    assert [await drop_entry(inbox, key, timeout=5) for key in ("k", "k", "another")] == [True, False, False]
+    assert await inbox.known(["k", "another"]) == {"k"}
+    assert await inbox.quarantined() == []
+
+
+@pytest.mark.parametrize("seconds", [0.02, 3.0])
+@virtual.clocked
+async def test_what_another_worker_has_is_dropped_when_that_has_ended(seconds: float) -> None:
+    inbox = await inbox_with("k")
+    await inbox.claim("k", "another", lease=seconds, quarantined=True)
+    assert await try_to_drop(inbox, "k", timeout=5) is ClaimStatus.BUSY
+    assert await drop_entry(inbox, "k", timeout=5)
+    assert await inbox.known(["k"])
+
+
+@virtual.clocked
+async def test_what_another_worker_keeps_stays_in_the_quarantine() -> None:
+    inbox = await inbox_with("k")
+    await inbox.claim("k", "another", lease=60, quarantined=True)
+    began = virtual.now()
+    with pytest.raises(InboxError, match="another worker is handling the delivery"):
+        await drop_entry(inbox, "k", timeout=5)
+    assert 3 < virtual.now() - began < 5
+    assert await inbox.quarantined() == [quarantined_delivery("k")]
+    assert await inbox.complete("k", "another"), "its claim stays"
+
+
+@pytest.mark.parametrize("call", ["claim", "complete"])
+@virtual.clocked
+async def test_a_drop_that_the_inbox_does_not_answer_ends_and_keeps_the_key_for_a_moment_alone(call: str) -> None:
+    inbox = fail_in(call, inbox=await inbox_with("k"))
+    with pytest.raises(InboxError, match="did not respond within 5 s"):
+        await drop_entry(inbox, "k", timeout=5)
+    delattr(inbox, call)
+    assert len(await inbox.quarantined()) == 1
+    await asyncio.sleep(5)
+    assert await drop_entry(inbox, "k", timeout=5)

@@ -169,14 +169,6 @@ class MemoryInbox:
         """See ``Inbox``."""
         return _page(self._quarantined.values(), after, limit)
 
-    async def drop_quarantined(self, key: str) -> bool:
-        """See ``Inbox``."""
-        if self._quarantined.pop(key, None) is None:
-            return False
-        self._failures.pop(key, None)
-        self._record(key)
-        return True
-
     async def store(
         self, delivery: QuarantinedDelivery, *, webhook_id: str | None, now: datetime | None = None
     ) -> bool:

@@ -178,10 +178,6 @@ class RedisInbox:
 
         return await self._calls.ask(read)
 
-    async def drop_quarantined(self, key: str) -> bool:
-        """See ``Inbox``."""
-        return bool(await self._calls.run("drop_quarantined", [key], self._remember))
-
     async def __aenter__(self) -> Self:
         await self._calls.within_limit(self._calls.open())
         return self

@@ -17,7 +17,7 @@ from ..._wire.hosts import ENCODE, is_readable_url, show_url
 from ..._work.notes import check_note
 from ..._work.protocol import Claim, QuarantinedDelivery, unpack_entry
 from ..._work.tasks import run_to_completion
-from ...errors import ConfigurationError, InboxError
+from ...errors import ConfigurationError
 from ._sql_pruning import Pruning
 from ._sql_rows import SQLRows, facts
 from ._sql_statements import BUSY, CLAIMED, DONE, Statements, Tables
@@ -251,21 +251,6 @@ class SQLInbox(SQLRows):
             "a_retry": held is not None and held.retry,
         }
         return await self._record(self._sql.quarantine, key, token, **values)
-
-    async def drop_quarantined(self, key: str) -> bool:
-        """See ``Inbox``. Raises ``InboxError`` while a handler with a session retries the delivery."""
-
-        async def work(connection: AsyncConnection) -> bool:
-            if (await connection.execute(self._sql.drop, {"a_key": key})).first() is not None:
-                return True
-            row = await self._sql.find(connection, key)
-            if row is not None and row.in_quarantine:
-                raise InboxError(
-                    "the delivery is being retried by a handler, and cannot be dropped until that has ended"
-                )
-            return False
-
-        return await self._store.run(work, write=True)
 
     async def put_off(
         self, delivery: QuarantinedDelivery, token: str, *, seconds: float, now: datetime | None = None

@@ -202,7 +202,6 @@ class Statements:
         self.complete = enter({**handled, **no_entry}, mine(_KEY), completes)
         self.quarantine = enter(set_aside, mine(_KEY), sa.or_(sets_aside, retried))
         self.release = change({**no_claim, "lease_ends": clock}, events.c.token == _TOKEN, sa.or_(live, gate(_KEY)))
-        self.drop = change({**handled, **no_entry}, in_quarantine, gate(_KEY))
 
         self.known = sa.select(events.c.key).where(
             events.c.key.in_(sa.select(some)), sa.or_(events.c.queue.is_not(None), events.c.handled_at.is_not(None))

@@ -173,10 +173,6 @@ class SQLiteInbox:
         """See ``Inbox``."""
         return await self._page(sql.ENTRIES, after, limit)
 
-    async def drop_quarantined(self, key: str) -> bool:
-        """See ``Inbox``."""
-        return bool(await self._record(sql.DROP, key, ""))
-
     async def store(
         self, delivery: QuarantinedDelivery, *, webhook_id: str | None, now: datetime | None = None
     ) -> bool:

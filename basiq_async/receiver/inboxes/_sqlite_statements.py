@@ -69,7 +69,7 @@ INSERT INTO inbox (key, handled, failures, expires) VALUES (:key, 1, 0, :expires
 ON CONFLICT (key) DO UPDATE SET handled = 1, failures = 0, expires = excluded.expires, {no_claim}, {no_entry}
 WHERE {may_complete}
 """)
-# A quarantined key is forgotten only when it is handled or dropped.
+# A quarantined key is forgotten only when it is completed.
 QUARANTINE = _sql("""
 INSERT INTO inbox (key, handled, failures, expires, at, tried, entry_json)
 VALUES (:key, :acknowledged, 0, 1e18, :at, :tried, :entry_json)
@@ -81,10 +81,6 @@ FAIL = _sql("""
 INSERT INTO inbox (key, handled, failures, expires) VALUES (:key, 0, 1, :expires)
 ON CONFLICT (key) DO UPDATE SET failures = max({counted}, tried) + 1, expires = max(expires, excluded.expires),
 handled = handled AND expires > :horizon WHERE {open} OR token = :token
-""")
-DROP = _sql("""
-UPDATE inbox SET handled = 1, failures = 0, expires = :expires, {no_claim}, {no_entry}
-WHERE key = :key AND at IS NOT NULL
 """)
 STORE = _sql("""
 INSERT INTO inbox (key, handled, failures, expires, due, webhook, stored, failing, failing_since, attempts, size,

@@ -117,7 +117,6 @@ CALLS: dict[str, Callable[[Any, Call], Coroutine[Any, Any, object]]] = {
     "fail": lambda inbox, of: inbox.release(of.key, of.token, failed=True),
     "quarantine": lambda inbox, of: inbox.quarantine(of.key, of.token, of.failed(acknowledged=True)),
     "set_aside": lambda inbox, of: inbox.quarantine(of.key, of.token, of.failed(acknowledged=False)),
-    "drop": lambda inbox, of: inbox.drop_quarantined(of.key),
     "note": lambda inbox, of: inbox.note(of.key),
     "set_note": lambda inbox, of: inbox.set_note(of.key, of.entry.quarantined_at.isoformat()),
     "set_first_note": lambda inbox, of: inbox.set_note(of.key, of.entry.quarantined_at.isoformat(), expected=None),
@@ -244,11 +243,6 @@ class Model:
                     return False
                 key.entry = of.failed(acknowledged=action == "quarantine")
                 key.done, key.holder, key.waits = key.entry.acknowledged, None, None
-                return True
-            case "drop":
-                if key.entry is None:
-                    return False
-                key.done, key.entry, key.holder = True, None, None
                 return True
             case "note":
                 return key.note

@@ -68,15 +68,15 @@ class WaitingPromises(Workers[WaitingInbox]):
     async def end_the_wait(self) -> None:
         """complete() and quarantine() by who claimed it end the wait; release() and a retry do not"""
         await self.follow(
-            "store a; claim_due a; release a; retry a; drop a; quarantined b; claim_due a; fail a; waiting a; "
+            "store a; claim_due a; release a; retry a; quarantined b; claim_due a; fail a; waiting a; "
             "claim_due a; complete a; waiting a; waiting b; list_waiting b; known b; claim b; store b",
             "store a; claim a; complete a; waiting a; waiting b; list_waiting b; known b; claim b; store b",
             "store a; claim_due a; quarantine a; waiting a; waiting b; list_waiting b; known b; claim b; store b",
         )
 
     async def stop_waiting_when_set_aside(self) -> None:
-        """What was dropped from the quarantine cannot be stored"""
-        await self.follow("set_aside a; drop b; store b; waiting a")
+        """What was completed in the quarantine cannot be stored"""
+        await self.follow("set_aside a; retry b; complete b; store b; waiting a")
 
     async def wait_until_it_was_claimed(self) -> None:
         """complete() and quarantine() by a token that did not claim it are False, and so is what a job sets aside"""

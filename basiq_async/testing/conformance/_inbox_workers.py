@@ -162,10 +162,7 @@ class Workers(Generic[I]):
             except InboxError:
                 if action == "store" and not self.leases and all(model.may_refuse(of.key) for model in possible):
                     return possible
-                if action != "drop" or not tries:  # while a transaction has the delivery, it cannot be dropped
-                    raise
-                await asyncio.sleep(_PAUSE)
-                continue
+                raise
             is_busy = action in ("claim_due", "claim_fresh") and found == []
             if isinstance(found, Claim) and found.status is BUSY:
                 is_busy, seconds = True, found.retry_after

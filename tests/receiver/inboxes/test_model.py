@@ -66,8 +66,6 @@ def test_two_inboxes_on_one_storage_do_what_the_model_does(
     kind: str, examples: int, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
     calls = tuple(call for call in WALKED if call not in WAITING_CALLS) if kind == "redis" else QUICK
-    if kind in ("leases", "transactions"):
-        calls = tuple(call for call in calls if call != "drop")
 
     @given(walks(calls))
     @settings(deadline=None, max_examples=examples, phases=[Phase.explicit, Phase.generate])

@@ -15,6 +15,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from basiq_async._storage import sql  # private: the time of the server
+from basiq_async._work.quarantine import drop_entry
 from basiq_async.receiver import SQLInbox, SQLiteInbox, inbox_metadata
 from basiq_async.receiver.protocol import ClaimStatus
 from basiq_async.testing import ManualClock
@@ -219,7 +220,7 @@ async def each_call(inbox: Any) -> None:
     await inbox.complete("m", "a")
     await inbox.quarantine("n", "a", quarantined_delivery("n"))
     await inbox.quarantined(limit=1, after=(await inbox.quarantined(limit=1))[0])
-    await inbox.drop_quarantined("n")
+    await drop_entry(inbox, "n", timeout=5)
     for number in range(3):
         await inbox.store(quarantined_delivery(f"w-{number}"), webhook_id="w")
     for each in await inbox.claim_due("w", "a", limit=2, retries=1, lease=60):

@@ -19,6 +19,7 @@ import attrs
 import pytest
 
 from basiq_async import InboxError
+from basiq_async._work.quarantine import drop_entry
 from basiq_async.receiver import SQLiteInbox
 from basiq_async.receiver.protocol import ClaimStatus
 from basiq_async.testing import ManualClock, check_inbox
@@ -80,7 +81,7 @@ async def test_the_quarantine_and_its_counts_outlive_the_process_and_the_memory(
         assert (await inbox.claim("k", "b", lease=60, quarantined=True)).status is CLAIMED
         assert await inbox.release("k", "b", failed=True) == 4
         assert await inbox.release("forgiven", "a", failed=True) == 1, "a failure is forgotten as what was handled is"
-        assert await inbox.drop_quarantined("k")
+        assert await inbox.complete("k", "b")
         await pass_days(clock, inbox, 31)
         assert (await inbox.claim("k", "b", lease=60)).status is CLAIMED
 
@@ -361,4 +362,5 @@ async def test_an_altered_delivery_is_kept_without_a_seal_and_hides_no_other(tmp
             ("k", "unreadable", ""),
             ("l", "delivery", None),
         ]
-        assert await inbox.drop_quarantined("k")
+        assert await drop_entry(inbox, "k", timeout=5)
+        assert [entry.key for entry in await inbox.quarantined()] == ["l"]

@@ -369,10 +369,9 @@ FAULTS: dict[str, dict[str, Change]] = {
             lambda inbox, of, claim: of.quarantined and claim.status is CLAIMED and inbox._quarantined.pop(of.key)
         ),
     },
-    "a dropped key is free": {"drop_quarantined": then(lambda inbox, *_: inbox._done.clear())},
-    "never drops": {"drop_quarantined": answer(False)},
-    "drops what waits": {
-        "drop_quarantined": answer(True, lambda inbox, of: inbox._waiting.pop(of.key, None) is not None),
+    "a completed retry leaves the delivery": {"complete": keep("_quarantined")},
+    "a retry claims what waits": {
+        "claim": answer(Claim(CLAIMED), lambda inbox, of: of.quarantined and of.key in inbox._waiting),
     },
     "pages from the start": {"quarantined": answer([], lambda _, of: of.after is not None)},
     "pages from what is still there": {
