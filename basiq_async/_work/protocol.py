@@ -120,13 +120,16 @@ class Inbox(Record, Protocol):
         """
         ...
 
-    async def quarantined(
-        self, *, after: QuarantinedDelivery | None = None, limit: int = 100
+    async def entries(
+        self, *, waiting: bool = False, after: QuarantinedDelivery | None = None, limit: int = 100
     ) -> Sequence[QuarantinedDelivery]:
         """Return at most ``limit`` quarantined deliveries, ordered by ``quarantined_at``, then by key.
 
         ``after`` is the last delivery of the previous page; it may have left the quarantine since. A page may have
         fewer than ``limit``. An empty page is the end.
+
+        ``waiting``: those that wait, of all webhooks, in place of those in the quarantine. Only a ``WaitingInbox`` is
+        asked for them.
         """
         ...
 
@@ -361,12 +364,6 @@ class WaitingInbox(Inbox, Protocol):
 
     async def waiting(self, webhook_id: str | None, *, now: datetime | None = None) -> Waiting:
         """Return what waits of a webhook."""
-        ...
-
-    async def list_waiting(
-        self, *, after: QuarantinedDelivery | None = None, limit: int = 100
-    ) -> Sequence[QuarantinedDelivery]:
-        """Return at most ``limit`` deliveries that wait, of all webhooks, in the order of ``quarantined``."""
         ...
 
 

@@ -8,9 +8,8 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections import Counter
-from collections.abc import AsyncGenerator, Awaitable, Collection, Sequence
+from collections.abc import AsyncGenerator, Collection, Sequence
 from contextlib import aclosing
-from typing import Protocol
 
 from ..errors import ConfigurationError, InboxError
 from .keys import identity_of, inbox_key, is_digest, webhook_of
@@ -30,12 +29,6 @@ def with_jobs(identity: str) -> str:
     return f"{_WITH_JOBS}{identity}"
 
 
-class _ReadPage(Protocol):
-    def __call__(
-        self, *, after: QuarantinedDelivery | None, limit: int
-    ) -> Awaitable[Sequence[QuarantinedDelivery]]: ...
-
-
 def read_quarantine(
     inbox: Inbox, webhook_id: str | None, *, timeout: float, after: QuarantinedDelivery | None = None
 ) -> AsyncGenerator[QuarantinedDelivery]:
@@ -45,24 +38,24 @@ def read_quarantine(
     ``timeout`` is the limit for a page, in seconds. Raises the inbox's errors, and ``InboxError`` for an inbox whose
     pages do not advance: other programs may write to its storage.
     """
-    return _read(inbox, inbox.quarantined, webhook_id, timeout, after)
+    return _read(inbox, webhook_id, timeout, after)
 
 
 async def read_waiting(inbox: Inbox, webhook_id: str | None, *, timeout: float) -> AsyncGenerator[QuarantinedDelivery]:
     """Yield each delivery of one webhook that waits to be handled, oldest first. See ``read_quarantine``."""
     if isinstance(inbox, WaitingInbox):
-        async with aclosing(_read(inbox, inbox.list_waiting, webhook_id, timeout, None)) as found:
+        async with aclosing(_read(inbox, webhook_id, timeout, None, waiting=True)) as found:
             async for entry in found:
                 yield entry
 
 
 async def _read(
-    inbox: Inbox, read_page: _ReadPage, webhook_id: str | None, timeout: float, after: QuarantinedDelivery | None
+    inbox: Inbox, webhook_id: str | None, timeout: float, after: QuarantinedDelivery | None, *, waiting: bool = False
 ) -> AsyncGenerator[QuarantinedDelivery]:
     seen: set[str] = set()
     while True:
         async with inbox_limit(timeout):
-            page = await read_page(after=after, limit=_PAGE)
+            page = await inbox.entries(waiting=waiting, after=after, limit=_PAGE)
         if not page:
             return
         last = max(page, key=_place)

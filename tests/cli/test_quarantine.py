@@ -250,7 +250,7 @@ def test_the_inbox_of_a_service_is_not_emptied_by_posting_to_the_service(run: Ru
 def test_what_another_worker_holds_stays_and_has_one_word(run: Run) -> None:
     async def hold() -> None:
         async with SQLiteInbox("inbox.db") as inbox:
-            (entry,) = await inbox.quarantined()
+            (entry,) = await inbox.entries()
             await inbox.claim(entry.key, "another worker", lease=60, quarantined=True)
 
     asyncio.run(hold())

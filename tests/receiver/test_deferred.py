@@ -132,7 +132,7 @@ async def test_after_a_failure_it_is_tried_again_later_and_later_and_then_set_as
         await post(service)
         await asyncio.sleep(72 * 3600 - 60)
         assert list(await service.receiver.quarantined()) == []
-        (waits,) = await service.receiver.inbox.list_waiting()  # type: ignore[attr-defined]
+        (waits,) = await service.receiver.inbox.entries(waiting=True)
         assert (waits.failures, waits.failing_since.timestamp()) == (len(moments), moments[0])
         await asyncio.sleep(2400)
         [entry] = await service.receiver.quarantined()
@@ -293,7 +293,7 @@ async def test_a_type_without_a_handler_is_left_to_others_until_the_horizon_and_
         await asyncio.sleep(7_100)
         waiting = await after.waiting()
         assert (waiting.fresh, waiting.failing) == (1, 0)
-        [entry] = await inbox.list_waiting()
+        [entry] = await inbox.entries(waiting=True)
         assert "no handler is registered for event type 'consent.revoked'" in entry.error
         assert await after.quarantined() == []
         await asyncio.sleep(200)
@@ -326,7 +326,7 @@ async def test_what_is_unreadable_is_set_aside_at_once() -> None:
     service = make(inbox=inbox, webhook_id="w1")
     async with service.receiver:
         await asyncio.sleep(1.1)
-        [found] = await inbox.quarantined()
+        [found] = await inbox.entries()
     assert "cannot be read as JSON" in found.error
     assert service.handled == []
 
@@ -387,7 +387,7 @@ async def test_a_replay_hands_it_out_at_once_and_work_alone_works_off() -> None:
     service = make()
     await post(service, "e-1")
     await post(service, "e-2")
-    waiting = await service.receiver.inbox.list_waiting()  # type: ignore[attr-defined]
+    waiting = await service.receiver.inbox.entries(waiting=True)
     assert [type(entry) for entry in waiting] == [QuarantinedDelivery] * 2
     delivery = Delivery("msg_e-1", "transactions.updated", "e-1", {}, b"{}", {}, virtual.clock())
     assert (await service.receiver.dispatch(delivery)).result is Result.HANDLED

@@ -63,7 +63,7 @@ class World:
         return virtual.now() - began
 
     async def set_aside(self) -> list[str]:
-        return [entry.event_id for entry in await self.inbox.quarantined(limit=1_000)]
+        return [entry.event_id for entry in await self.inbox.entries(limit=1_000)]
 
     def longest_wait(self, events: Any) -> float:
         return max(self.handled[event] - self.came[event] for event in events)
@@ -131,8 +131,7 @@ class Away:
 
 
 for _name in ("check", "claim", "complete", "release", "known", "note", "set_note", "known_since", "quarantine",
-              "quarantined", "store", "claim_due", "put_off", "waiting",
-              "list_waiting"):  # fmt: skip
+              "entries", "store", "claim_due", "put_off", "waiting"):  # fmt: skip
 
     def _call(self: Any, *args: Any, _name: str = _name, **options: Any) -> Any:
         return self.__getattr__(_name)(*args, **options)
@@ -189,7 +188,7 @@ async def test_one_users_403_is_tried_again_seldom_and_stops_nobody() -> None:
         for number in range(100):
             await world.post(receiver, f"e-{number}")
             await asyncio.sleep(12 * HOUR / 100)
-        (entry,) = await world.inbox.list_waiting()
+        (entry,) = await world.inbox.entries(waiting=True)
     assert (entry.error, entry.failures) == ("PermissionDeniedError: 403: no consent", world.attempts["bad"])
     assert world.attempts["bad"] <= 30
     assert world.longest_wait([event for event in world.came if event != "bad"]) <= 2 * WORK
@@ -261,12 +260,12 @@ async def test_what_kills_its_process_is_set_aside_after_eight_times_and_all_oth
         await world.post(source, f"e-{number}" if number != 3 else "killer")
     async with crashing(world, make) as kills:
         await asyncio.sleep(600)
-        (entry,) = await world.inbox.list_waiting()
+        (entry,) = await world.inbox.entries(waiting=True)
         assert entry.event_id == "killer"
         assert "the attempt did not end" in entry.error
         await asyncio.sleep(5 * HOUR)
     assert await world.set_aside() == ["killer"]
-    (entry,) = await world.inbox.quarantined()
+    (entry,) = await world.inbox.entries()
     assert (entry.failures, entry.unended, kills[0]) == (8, 8, 8)
     assert len(world.handled) == 29
     assert world.repeated == 0
@@ -307,7 +306,7 @@ async def test_a_job_that_fails_on_what_waits_leaves_it_as_it_was() -> None:
     async with receiver:
         await world.post(receiver, "bad")
         await asyncio.sleep(1)
-        (before,) = await world.inbox.list_waiting()
+        (before,) = await world.inbox.entries(waiting=True)
     job = WebhookReceiver(SECRET, inbox=world.inbox, webhook_id="w1", quarantine_after=1, clock=virtual.clock)
 
     @job.on("*")
@@ -317,7 +316,7 @@ async def test_a_job_that_fails_on_what_waits_leaves_it_as_it_was() -> None:
     for _ in range(10):
         delivery = Delivery("msg_bad", TYPES[0], "bad", {}, b"{}", {}, virtual.clock(), "w1")
         assert (await job.dispatch(delivery)).status == 500
-    (after,) = await world.inbox.list_waiting()
+    (after,) = await world.inbox.entries(waiting=True)
     assert (after, await world.set_aside()) == (before, [])
     world.fails = lambda delivery: None
     async with world.receiver():

@@ -191,7 +191,7 @@ async def test_without_webhook_ids_two_webhooks_on_one_inbox_are_refused() -> No
     await first.aclose()
 
 
-@pytest.mark.parametrize("call", ["quarantined", "claim", "complete"])
+@pytest.mark.parametrize("call", ["entries", "claim", "complete"])
 @virtual.clocked
 async def test_an_inbox_that_hangs_does_not_hold_the_quarantine_for_ever(call: str) -> None:
     service = Service(quarantine_after=1)
@@ -218,7 +218,7 @@ async def test_a_delivery_whose_body_cannot_be_read_stays_and_no_handler_gets_it
     service = Service(inbox=inbox)
     assert [outcome.result for outcome in await service.receiver.retry_quarantined()] == ["unreadable"]
     assert service.handled == []
-    assert [each.delivery_id for each in await inbox.quarantined()] == ["msg_1"]
+    assert [each.delivery_id for each in await inbox.entries()] == ["msg_1"]
 
 
 @pytest.mark.parametrize(

@@ -76,7 +76,7 @@ async def test_basiqs_next_attempt_handles_it_and_it_leaves_the_quarantine(inbox
     one = service_on(inbox)
     await inbox.quarantine(KEY, "job", set_aside())
     assert (await post(one.receiver, BODY)).result is Result.HANDLED
-    assert await inbox.quarantined() == []
+    assert await inbox.entries() == []
     assert (await post(one.receiver, BODY)).result is Result.DUPLICATE
     assert await retry(one) == []
 
@@ -86,9 +86,9 @@ async def test_an_attempt_that_fails_leaves_it_there_and_its_own_failures_are_co
     await inbox.quarantine(KEY, "job", set_aside())
     one.broken = True
     assert (await post(one.receiver, BODY)).result is Result.FAILED, "the failures of the job do not count"
-    assert await inbox.quarantined() == [set_aside()]
+    assert await inbox.entries() == [set_aside()]
     assert (await post(one.receiver, BODY)).result is Result.QUARANTINED
-    (entry,) = await inbox.quarantined()
+    (entry,) = await inbox.entries()
     assert (entry.kind, entry.acknowledged, entry.failures, entry.body) == ("delivery", True, 2, BODY)
     assert (await post(one.receiver, BODY)).result is Result.DUPLICATE
 
@@ -101,7 +101,7 @@ async def test_a_retry_hands_the_message_to_the_handlers_as_a_delivery(inbox: In
     (delivery,) = one.handled
     assert (delivery.id, delivery.event_id, delivery.webhook_id) == ("msg_7", "e-1", "w1")
     assert json.loads(delivery.body) == MESSAGE["payload"]
-    assert await inbox.quarantined() == []
+    assert await inbox.entries() == []
     assert (await post(one.receiver, BODY)).result is Result.DUPLICATE
 
 
@@ -110,7 +110,7 @@ async def test_a_retry_that_fails_keeps_it_as_it_was_open_for_basiqs_next_attemp
     await inbox.quarantine(KEY, "job", set_aside())
     one.broken = True
     assert await retry(one) == [Result.QUARANTINED]
-    (entry,) = await inbox.quarantined()
+    (entry,) = await inbox.entries()
     assert (entry.kind, entry.acknowledged, entry.body) == ("message", False, set_aside().body)
     assert (entry.failures, entry.error) == (4, "RuntimeError: broken")
     one.broken = False
@@ -122,7 +122,7 @@ async def test_a_type_without_a_handler_and_what_another_worker_holds_stay_each_
     assert await retry(service_on(inbox, "consent.revoked")) == [Result.IGNORED]
     await inbox.claim(KEY, "another", lease=60)
     assert await retry(service_on(inbox)) == [Result.BUSY]
-    assert await inbox.quarantined() == [set_aside()]
+    assert await inbox.entries() == [set_aside()]
 
 
 async def test_a_delivery_that_was_handled_while_it_was_read_is_a_duplicate() -> None:
@@ -144,7 +144,7 @@ async def test_what_still_cannot_be_read_has_a_word_of_its_own_and_stays(inbox: 
     await inbox.quarantine(key, "job", set_aside("unreadable", key, body))
     assert await retry(one) == [Result.UNREADABLE]
     assert one.handled == []
-    assert len(await inbox.quarantined()) == 1
+    assert len(await inbox.entries()) == 1
     assert await one.receiver.drop_quarantined(["msg_7"]) == 1
 
 
@@ -155,7 +155,7 @@ async def test_what_was_unreadable_and_can_be_read_now_has_the_key_of_its_event(
     await inbox.quarantine(key, "job", set_aside("unreadable", key))
     one.broken = broken
     assert await retry(one) == [Result.FAILED if broken else Result.HANDLED]
-    assert len(await inbox.quarantined()) == int(broken)
+    assert len(await inbox.entries()) == int(broken)
     assert set(await inbox.known([KEY, key])) == ({key} if broken else {KEY, key})
 
 
@@ -165,10 +165,10 @@ async def test_an_unreadable_entry_that_another_worker_has_stays_though_its_even
     await inbox.quarantine(key, "job", set_aside("unreadable", key))
     await inbox.claim(key, "another", lease=60, quarantined=True)
     assert await retry(one) == [Result.HANDLED]
-    assert [entry.key for entry in await inbox.quarantined()] == [key]
+    assert [entry.key for entry in await inbox.entries()] == [key]
     await inbox.release(key, "another")
     assert await retry(one) == [Result.DUPLICATE]
-    assert await inbox.quarantined() == []
+    assert await inbox.entries() == []
 
 
 async def test_an_altered_entry_hinders_no_other_and_can_be_dropped_by_its_key(tmp_path: Path) -> None:
@@ -208,9 +208,9 @@ async def test_a_handler_with_a_session_takes_what_a_job_set_aside(tmp_path: Pat
         receiver.on("*", prepare=prepare)(handle_prepared) if prepares else receiver.on("*")(handle)
         await inbox.quarantine(KEY, "job", set_aside())
         assert (await post(receiver, BODY)).result is Result.FAILED
-        assert await inbox.quarantined() == [set_aside()]
+        assert await inbox.entries() == [set_aside()]
         fails.clear()
         assert (await post(receiver, BODY)).result is Result.HANDLED
-        assert await inbox.quarantined() == []
+        assert await inbox.entries() == []
         assert (await post(receiver, BODY)).result is Result.DUPLICATE
         assert prepared == ["e-1"] * 2 * prepares, "an event that was handled is not prepared again"

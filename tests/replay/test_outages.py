@@ -292,7 +292,7 @@ async def test_no_failure_is_set_aside_without_end() -> None:
                 await h.replay(Refusing(*await h.ids()), inbox=inbox).run()
 
 
-@pytest.mark.parametrize("call", ["note", "set_note", "quarantined", "waiting"])
+@pytest.mark.parametrize("call", ["note", "set_note", "entries", "waiting"])
 @virtual.clocked
 async def test_no_call_of_an_inbox_has_a_recovery_wait_without_end(call: str) -> None:
     inbox = MemoryInbox()

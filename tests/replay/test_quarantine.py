@@ -56,7 +56,7 @@ async def test_a_delivery_in_the_quarantine_that_cannot_be_read_stays_there(body
             report = await h.replay(handled, inbox=inbox).retry_quarantined()
             assert (report.handled, report.failed) == (0, 1)
         assert target.ids == []
-        assert [each.delivery_id for each in await inbox.quarantined()] == ["msg_1"]
+        assert [each.delivery_id for each in await inbox.entries()] == ["msg_1"]
 
 
 async def test_what_was_set_aside_is_exported_a_line_each_and_stays(tmp_path: Path) -> None:
@@ -83,12 +83,12 @@ async def test_what_was_set_aside_is_exported_a_line_each_and_stays(tmp_path: Pa
 
 async def test_an_export_that_fails_on_the_way_leaves_no_file_behind(tmp_path: Path) -> None:
     class Failing(MemoryInbox):
-        async def quarantined(
-            self, *, after: QuarantinedDelivery | None = None, limit: int = 100
+        async def entries(
+            self, *, waiting: bool = False, after: QuarantinedDelivery | None = None, limit: int = 100
         ) -> Sequence[QuarantinedDelivery]:
             if after is not None:
                 raise InboxError("the disk is away")
-            return await super().quarantined(after=after, limit=limit)
+            return await super().entries(waiting=waiting, after=after, limit=limit)
 
     async with history(300) as h:
         ids = await h.ids()
@@ -180,10 +180,10 @@ async def test_what_was_handled_meanwhile_and_what_another_holds_have_a_word_eac
 
         meanwhile = False
 
-        async def quarantined(
-            self, *, after: QuarantinedDelivery | None = None, limit: int = 100
+        async def entries(
+            self, *, waiting: bool = False, after: QuarantinedDelivery | None = None, limit: int = 100
         ) -> Sequence[QuarantinedDelivery]:
-            found = await super().quarantined(after=after, limit=limit)
+            found = await super().entries(waiting=waiting, after=after, limit=limit)
             if self.meanwhile and found:
                 self.meanwhile = False
                 await self.complete(found[0].key, "another")

@@ -19,7 +19,7 @@ from tests.support.real_time import PATIENCE
 How = Literal["once", "twice", "repeatedly", "anyio", "timeout", "everything"]
 """``everything`` cancels all tasks at once, as a loop does that shuts down."""
 HOWS: tuple[How, ...] = get_args(How)
-CALLS = ("claim", "complete", "release", "quarantine", "quarantined", "known", "note", "set_note")
+CALLS = ("claim", "complete", "release", "quarantine", "entries", "known", "note", "set_note")
 """Those of an inbox that a receiver and a run make."""
 Moment = Callable[[], Awaitable[None]]
 

@@ -163,7 +163,7 @@ async def keeps(receiver: WebhookReceiver, engine: AsyncEngine, redis: Redis) ->
     for inbox in [*inboxes, transactional]:
         assert_type(await inbox.claim("k", "t", lease=60), Claim)
         assert_type(await inbox.release("k", "t", failed=True), int)
-        assert_type(await inbox.quarantined(limit=5), Sequence[QuarantinedDelivery])
+        assert_type(await inbox.entries(limit=5), Sequence[QuarantinedDelivery])
 
     @receiver.on("consent.*")
     async def plain(delivery: Delivery) -> None: ...

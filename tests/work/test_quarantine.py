@@ -33,8 +33,8 @@ class Pages(MemoryInbox):
         self.pages = list(pages)
         self.asked: list[QuarantinedDelivery | None] = []
 
-    async def quarantined(
-        self, *, after: QuarantinedDelivery | None = None, limit: int = 100
+    async def entries(
+        self, *, waiting: bool = False, after: QuarantinedDelivery | None = None, limit: int = 100
     ) -> list[QuarantinedDelivery]:
         self.asked.append(after)
         return self.pages.pop(0) if self.pages else []
@@ -76,8 +76,8 @@ async def test_pages_that_do_not_advance_are_an_error_and_no_loop() -> None:
 @virtual.clocked
 async def test_a_page_has_a_time_limit() -> None:
     class Hangs(MemoryInbox):
-        async def quarantined(
-            self, *, after: QuarantinedDelivery | None = None, limit: int = 100
+        async def entries(
+            self, *, waiting: bool = False, after: QuarantinedDelivery | None = None, limit: int = 100
         ) -> list[QuarantinedDelivery]:
             await asyncio.Event().wait()
             return []
@@ -102,7 +102,7 @@ async def test_what_is_dropped_is_handled_and_what_was_not_there_is_not() -> Non
     inbox = await inbox_with("k")
     assert [await drop_entry(inbox, key, timeout=5) for key in ("k", "k", "another")] == [True, False, False]
     assert await inbox.known(["k", "another"]) == {"k"}
-    assert await inbox.quarantined() == []
+    assert await inbox.entries() == []
 
 
 @pytest.mark.parametrize("seconds", [0.02, 3.0])
@@ -123,7 +123,7 @@ async def test_what_another_worker_keeps_stays_in_the_quarantine() -> None:
     with pytest.raises(InboxError, match="another worker is handling the delivery"):
         await drop_entry(inbox, "k", timeout=5)
     assert 3 < virtual.now() - began < 5
-    assert await inbox.quarantined() == [quarantined_delivery("k")]
+    assert await inbox.entries() == [quarantined_delivery("k")]
     assert await inbox.complete("k", "another"), "its claim stays"
 
 
@@ -134,6 +134,6 @@ async def test_a_drop_that_the_inbox_does_not_answer_ends_and_keeps_the_key_for_
     with pytest.raises(InboxError, match="did not respond within 5 s"):
         await drop_entry(inbox, "k", timeout=5)
     delattr(inbox, call)
-    assert len(await inbox.quarantined()) == 1
+    assert len(await inbox.entries()) == 1
     await asyncio.sleep(5)
     assert await drop_entry(inbox, "k", timeout=5)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from datetime import UTC, datetime
 from types import EllipsisType
 from typing import Self
@@ -163,11 +163,15 @@ class MemoryInbox:
         self._quarantined[key] = attrs.evolve(delivery, seal=None)  # no other program writes here
         return True
 
-    async def quarantined(
-        self, *, after: QuarantinedDelivery | None = None, limit: int = 100
+    async def entries(
+        self, *, waiting: bool = False, after: QuarantinedDelivery | None = None, limit: int = 100
     ) -> Sequence[QuarantinedDelivery]:
         """See ``Inbox``."""
-        return _page(self._quarantined.values(), after, limit)
+        found = [wait.entry() for wait in self._waiting.values()] if waiting else [*self._quarantined.values()]
+        found.sort(key=_order)
+        if after is not None:
+            found = [delivery for delivery in found if _order(delivery) > _order(after)]
+        return found[:limit]
 
     async def store(
         self, delivery: QuarantinedDelivery, *, webhook_id: str | None, now: datetime | None = None
@@ -233,12 +237,6 @@ class MemoryInbox:
             failing_age=max((moment - each.timestamp() for each in since if each is not None), default=None),
         )
 
-    async def list_waiting(
-        self, *, after: QuarantinedDelivery | None = None, limit: int = 100
-    ) -> Sequence[QuarantinedDelivery]:
-        """See ``WaitingInbox``."""
-        return _page((wait.entry() for wait in self._waiting.values()), after, limit)
-
     def _wall(self, now: datetime | None) -> float:
         return self._retention.read()[0] if now is None else now.timestamp()
 
@@ -282,15 +280,6 @@ class MemoryInbox:
 
 _CLAIMED = Claim(ClaimStatus.CLAIMED)
 _DONE = Claim(ClaimStatus.DONE)
-
-
-def _page(
-    deliveries: Iterable[QuarantinedDelivery], after: QuarantinedDelivery | None, limit: int
-) -> list[QuarantinedDelivery]:
-    found = sorted(deliveries, key=_order)
-    if after is not None:
-        found = [delivery for delivery in found if _order(delivery) > _order(after)]
-    return found[:limit]
 
 
 def _order(delivery: QuarantinedDelivery) -> tuple[float, str]:

@@ -147,10 +147,12 @@ class RedisInbox:
         values = (token, *_facts(delivery), int(delivery.acknowledged))
         return bool(await self._calls.run("quarantine", [key], *values))
 
-    async def quarantined(
-        self, *, after: QuarantinedDelivery | None = None, limit: int = 100
+    async def entries(
+        self, *, waiting: bool = False, after: QuarantinedDelivery | None = None, limit: int = 100
     ) -> Sequence[QuarantinedDelivery]:
-        """See ``Inbox``."""
+        """See ``Inbox``. Nothing waits in Redis."""
+        if waiting:
+            return []
 
         async def read(client: Any) -> list[QuarantinedDelivery]:
             found, strange = list[QuarantinedDelivery](), 0

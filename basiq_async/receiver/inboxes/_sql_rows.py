@@ -69,21 +69,17 @@ class SQLRows:
         rows = await self._store.rows(self._sql.row, {"a_key": key})
         return as_aware(rows[0].handled_at) if rows and rows[0].handled_at is not None else None
 
-    async def quarantined(
-        self, *, after: QuarantinedDelivery | None = None, limit: int = 100
+    async def entries(
+        self, *, waiting: bool = False, after: QuarantinedDelivery | None = None, limit: int = 100
     ) -> Sequence[QuarantinedDelivery]:
         """See ``Inbox``."""
+        if waiting:
+            moment, key = (_FIRST, "") if after is None else (after.quarantined_at, after.key)
+            place = {"a_limit": limit, "a_moment": moment, "a_key": key}
+            return [_read_waiting(row) for row in await self._store.rows(self._sql.list_waiting, place)]
         due, key = (_BEFORE_ALL, "") if after is None else (after.quarantined_at.timestamp(), after.key)
         rows = await self._store.rows(self._sql.entries, {"a_limit": limit, "a_due": due, "a_key": key})
         return [unpack_entry(row.entry_json, key=row.key, at=as_aware(row.placed_at)) for row in rows]
-
-    async def list_waiting(
-        self, *, after: QuarantinedDelivery | None = None, limit: int = 100
-    ) -> Sequence[QuarantinedDelivery]:
-        """See ``WaitingInbox``."""
-        moment, key = (_FIRST, "") if after is None else (after.quarantined_at, after.key)
-        place = {"a_limit": limit, "a_moment": moment, "a_key": key}
-        return [_read_waiting(row) for row in await self._store.rows(self._sql.list_waiting, place)]
 
     async def waiting(self, webhook_id: str | None, *, now: datetime | None = None) -> Waiting:
         """See ``WaitingInbox``."""

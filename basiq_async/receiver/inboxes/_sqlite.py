@@ -167,11 +167,12 @@ class SQLiteInbox:
         }
         return bool(await self._record(sql.QUARANTINE, key, token, **values))
 
-    async def quarantined(
-        self, *, after: QuarantinedDelivery | None = None, limit: int = 100
+    async def entries(
+        self, *, waiting: bool = False, after: QuarantinedDelivery | None = None, limit: int = 100
     ) -> Sequence[QuarantinedDelivery]:
         """See ``Inbox``."""
-        return await self._page(sql.ENTRIES, after, limit)
+        at, key = (-math.inf, "") if after is None else (after.quarantined_at.timestamp(), after.key)
+        return await self._read(sql.LIST_WAITING if waiting else sql.ENTRIES, _entries, at=at, key=key, limit=limit)
 
     async def store(
         self, delivery: QuarantinedDelivery, *, webhook_id: str | None, now: datetime | None = None
@@ -221,12 +222,6 @@ class SQLiteInbox:
         [row] = await self._read(sql.WAITING, list, webhook=webhook_id or "", **_at(now))
         return Waiting(count=row[0], fresh=row[1], size=row[2], age=row[3], failing_age=row[4])
 
-    async def list_waiting(
-        self, *, after: QuarantinedDelivery | None = None, limit: int = 100
-    ) -> Sequence[QuarantinedDelivery]:
-        """See ``WaitingInbox``."""
-        return await self._page(sql.LIST_WAITING, after, limit)
-
     async def aclose(self) -> None:
         """Finish the calls that are queued already, and close the file. May be called twice."""
         await self._store.aclose()
@@ -241,12 +236,6 @@ class SQLiteInbox:
 
     async def __aexit__(self, *exc_info: object) -> None:
         await self.aclose()
-
-    async def _page(
-        self, statement: str, after: QuarantinedDelivery | None, limit: int
-    ) -> Sequence[QuarantinedDelivery]:
-        at, key = (-math.inf, "") if after is None else (after.quarantined_at.timestamp(), after.key)
-        return await self._read(statement, _entries, at=at, key=key, limit=limit)
 
     def _read(self, statement: str, read: Callable[[list[Any]], T], **values: Any) -> Awaitable[T]:
         """Run a statement that only reads, and return what ``read`` makes of its rows: in the thread, as its faults."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any, get_args
 
 import attrs
@@ -121,7 +122,7 @@ CALLS: dict[str, Callable[[Any, Call], Coroutine[Any, Any, object]]] = {
     "set_note": lambda inbox, of: inbox.set_note(of.key, of.entry.quarantined_at.isoformat()),
     "set_first_note": lambda inbox, of: inbox.set_note(of.key, of.entry.quarantined_at.isoformat(), expected=None),
     "known": lambda inbox, of: _set_of(inbox.known(of.keys)),
-    "quarantined": lambda inbox, of: list_all(inbox.quarantined, of.webhook_id[:-1]),
+    "quarantined": lambda inbox, of: list_all(partial(inbox.entries, waiting=False), of.webhook_id[:-1]),
     "store": lambda inbox, of: inbox.store(of.entry, webhook_id=of.webhook_id),
     "claim_due": _claim_due,
     "claim_fresh": lambda inbox, of: _claim_due(inbox, of, retries=0),
@@ -130,7 +131,7 @@ CALLS: dict[str, Callable[[Any, Call], Coroutine[Any, Any, object]]] = {
     "put_off_shortly": lambda inbox, of: inbox.put_off(of.entry, of.token, seconds=SHORT),
     "put_off_for_long": lambda inbox, of: inbox.put_off(of.entry, of.token, seconds=LATER),
     "waiting": lambda inbox, of: _counts(inbox.waiting(of.webhook_id)),
-    "list_waiting": lambda inbox, of: list_all(inbox.list_waiting, of.webhook_id[:-1]),
+    "list_waiting": lambda inbox, of: list_all(partial(inbox.entries, waiting=True), of.webhook_id[:-1]),
 }
 """The calls of a script."""
 WAITING_CALLS = frozenset(tuple(CALLS)[tuple(CALLS).index("store") :])

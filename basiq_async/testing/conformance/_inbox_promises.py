@@ -237,11 +237,11 @@ class InboxPromises(Workers[Inbox]):
                 hold(note == winner, f"the note was {note!a}, not the one for which set_note() was True")
 
     async def list_in_order(self) -> None:
-        """quarantined() has pages in order of time, though some are removed; each may have any bytes and any text"""
+        """entries() has pages in order of time, though some are removed; each may have any bytes and any text"""
         stored = make_odd_deliveries(self.key)
         for each in stored:
             await self.inbox.quarantine(each.key, self.a, each)
-        await self.check_order(self.other.quarantined, stored, lambda key: self.inbox.complete(key, self.a))
+        await self.check_order(self.other.entries, stored, lambda key: self.inbox.complete(key, self.a))
 
     # --- memory ---
 
@@ -269,7 +269,7 @@ class InboxPromises(Workers[Inbox]):
                 break
             status = await self.claim(first, self.b, self.other)
             hold(status is DONE, f"a claim of a key that known() has, after {hours} hours, was {status.name}")
-        found = await self.list_own(self.other.quarantined)
+        found = await self.list_own(self.other.entries)
         hold(found == [delivery], "a quarantined delivery was gone, though it was neither handled nor dropped")
 
     # --- transactions ---

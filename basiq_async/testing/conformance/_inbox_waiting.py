@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from datetime import timedelta
+from functools import partial
 from typing import Any, ClassVar
 
 import attrs
@@ -191,7 +192,7 @@ class WaitingPromises(Workers[WaitingInbox]):
         hold((others.count, others.size, others.age) == (0, 0, None), f"waiting() of another webhook was {others}")
 
     async def list_in_order(self) -> None:
-        """list_waiting() returns pages of all webhooks in order of time, each delivery as it was"""
+        """entries(waiting=True) has pages of all webhooks in order of time, each delivery as it was"""
         stored = make_odd_deliveries(self.key)
         for number, each in enumerate(stored):
             await self.inbox.store(each, webhook_id=None if number % 2 else self.key)
@@ -200,7 +201,7 @@ class WaitingPromises(Workers[WaitingInbox]):
             await self.inbox.claim(key, self.a, lease=LONG)
             return await self.inbox.complete(key, self.a)
 
-        await self.check_order(self.other.list_waiting, stored, complete)
+        await self.check_order(partial(self.other.entries, waiting=True), stored, complete)
         claimed = await self.inbox.claim_due(self.key, self.a, limit=10, retries=10, lease=LONG)
         hold(
             len(claimed) == 2, f"of 3 deliveries of the webhook, of which 1 was handled, {len(claimed)} were due, not 2"
@@ -217,5 +218,5 @@ class WaitingPromises(Workers[WaitingInbox]):
             if self.clock is not None:
                 self.clock.advance(timedelta(days=_PRUNING))
         hold(self.key in await self.other.known([self.key]), "what waits for long was not known")
-        hold(await self.list_own(self.other.list_waiting) == [stored], "what waits for long was gone")
+        hold(await self.list_own(partial(self.other.entries, waiting=True)) == [stored], "what waits for long was gone")
         hold(await self._claim_due(self.b, self.other) == [self.key], "what waits for long was not due")

@@ -152,7 +152,7 @@ async def test_a_database_that_may_only_be_read_is_an_error_that_says_so(postgre
         inbox = SQLInbox(engine, table=table, create_tables=False)
         with pytest.raises(InboxError, match=r"is read-only.*such as the primary"):
             await inbox.check()
-        found = (await inbox.known_since(), await inbox.known(["k", "l"]), await inbox.quarantined())
+        found = (await inbox.known_since(), await inbox.known(["k", "l"]), await inbox.entries())
         assert found == (since, {"k"}, []), "it can be looked at"
 
 
@@ -166,7 +166,7 @@ async def test_a_redis_that_may_only_be_read_can_be_looked_at(redis: RedisServer
             looked = RedisInbox(client, prefix="looked")
             with pytest.raises(InboxError, match="the Redis user needs"):
                 await looked.check()
-            found = (await looked.known_since(), [*await looked.known(["k", "l"])], await looked.quarantined())
+            found = (await looked.known_since(), [*await looked.known(["k", "l"])], await looked.entries())
             assert found[1:] == (["k"], [])
             assert abs((found[0] - since).total_seconds()) < 60
 

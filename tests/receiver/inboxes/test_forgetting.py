@@ -68,7 +68,7 @@ async def test_of_each_event_type_what_is_one_users_goes_and_what_is_anothers_st
 
 async def entries(inbox: Inbox) -> AsyncGenerator[QuarantinedDelivery]:
     last = None
-    while page := await inbox.quarantined(after=last, limit=100):
+    while page := await inbox.entries(after=last, limit=100):
         for entry in page:
             yield entry
         last = page[-1]
@@ -100,7 +100,7 @@ async def test_a_user_is_found_in_any_writing(body: bytes) -> None:
         await inbox.claim(f"k{number}", "t", lease=10)
         assert await inbox.quarantine(f"k{number}", "t", attrs.evolve(quarantined_delivery(f"k{number}"), body=each))
     assert await receiver.forget("u-1") == 1
-    assert [entry.key for entry in await inbox.quarantined()] == ["k1", "k2", "k3"]
+    assert [entry.key for entry in await inbox.entries()] == ["k1", "k2", "k3"]
 
 
 async def test_the_text_of_an_error_names_a_user_too_and_no_id_is_refused() -> None:

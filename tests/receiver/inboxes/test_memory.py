@@ -121,7 +121,7 @@ async def test_a_full_quarantine_is_an_error_and_keeps_what_it_has() -> None:
     with pytest.raises(InboxError, match=r"quarantine is full \(2 deliveries\): retry or drop"):
         await inbox.quarantine("c", "t", quarantined_delivery("c"))
     assert not await inbox.known(["c"])
-    assert [each.key for each in await inbox.quarantined()] == ["a", "b"]
+    assert [each.key for each in await inbox.entries()] == ["a", "b"]
     assert await inbox.complete("a", "u")
     assert await inbox.quarantine("c", "t", quarantined_delivery("c"))
 

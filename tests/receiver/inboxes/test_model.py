@@ -87,6 +87,6 @@ async def test_a_delivery_that_is_dropped_while_the_quarantine_is_listed_hides_n
             await workers.follow("quarantine a", name=name)
         for name in names[:3]:  # the delivery is gone, and its place in the order not yet
             await client.delete(f"{{dropping}}:delivery:{name}-0")
-        page = await inbox.quarantined(limit=2)
+        page = await inbox.entries(limit=2)
         assert [entry.key for entry in page] == [f"{name}-0" for name in names[3:5]], "a page is full until the end"
         assert (await inbox.claim(f"{names[5]}-0", "t", lease=60)).status is ClaimStatus.DONE

@@ -84,7 +84,7 @@ async def test_a_server_that_does_not_respond_is_an_error_in_time(redis: RedisSe
     await patient.claim("k", "a", lease=60)
     redis.send(signal.SIGSTOP)
     try:
-        for call in (inbox.complete("k", "a"), inbox.known(["k"]), inbox.quarantined()):
+        for call in (inbox.complete("k", "a"), inbox.known(["k"]), inbox.entries()):
             with pytest.raises(InboxError, match=r"did not respond within 0\.05 s"):
                 await call
     finally:
@@ -100,7 +100,7 @@ async def test_a_cancellation_is_never_lost_though_the_server_is_silent(
     await inbox.claim("k", "a", lease=60)
     redis.send(signal.SIGSTOP)
     try:
-        for call in (lambda: inbox.complete("k", "a"), lambda: inbox.known(["k"]), inbox.quarantined):
+        for call in (lambda: inbox.complete("k", "a"), lambda: inbox.known(["k"]), inbox.entries):
             for count in range(1, 24):
                 async with asyncio.timeout(4):  # the client alone would wait 5 s for the response
                     assert await cancel_after(count, call(), how)
@@ -178,7 +178,7 @@ async def test_paging_moves_on_whatever_time_somebody_wrote_into_a_delivery(clie
     text["quarantined_at"] = "1999-01-01T00:00:00+00:00"
     await client.hset("{p}:delivery:k1", "text", json.dumps(text))
     found, after = [], None
-    while page := await inbox.quarantined(after=after, limit=1):
+    while page := await inbox.entries(after=after, limit=1):
         found.append(page[0].key)
         assert len(found) <= 3, "the same page came again"
         after = page[-1]
@@ -230,8 +230,9 @@ async def test_an_altered_delivery_is_kept_without_a_seal_and_hides_no_other(cli
         await client.hset("{p}:delivery:l", "text", json.dumps({**fields, "delivery_id": 7}))
     else:
         await client.hset("{p}:delivery:l", "text", text)
-    found = [*await inbox.quarantined(limit=2)]
-    found += await inbox.quarantined(after=found[-1])
+    assert await inbox.entries(waiting=True) == []
+    found = [*await inbox.entries(limit=2)]
+    found += await inbox.entries(after=found[-1])
     assert [(entry.key, entry.kind, entry.seal) for entry in found] == [
         ("k", "delivery", ""),
         ("l", "unreadable", ""),
@@ -242,7 +243,7 @@ async def test_an_altered_delivery_is_kept_without_a_seal_and_hides_no_other(cli
     assert await inbox.complete("m", "a")
     if text != "not a hash":
         assert await drop_entry(inbox, "l", timeout=5)
-        assert await inbox.quarantined() == []
+        assert await inbox.entries() == []
 
 
 @pytest.mark.parametrize("decoded", [False, True])
@@ -256,8 +257,8 @@ async def test_members_of_the_quarantine_that_no_inbox_wrote_are_passed_over_and
         for member in (*strange, b"key", b"9" * 18):
             await client.zadd("{test}:quarantine", {member: 0})
         before = (await client.info("stats"))["total_commands_processed"]
-        found = [*await inbox.quarantined(limit=1)]
-        found += await inbox.quarantined(after=found[-1])
+        found = [*await inbox.entries(limit=1)]
+        found += await inbox.entries(after=found[-1])
         assert (await client.info("stats"))["total_commands_processed"] - before < 300
     assert [entry.key for entry in found] == ["k", "l"]
     assert "has 51 members that no inbox has written" in caplog.text

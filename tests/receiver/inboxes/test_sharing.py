@@ -43,8 +43,8 @@ async def test_a_page_of_the_quarantine_has_the_oldest_hundred_unless_it_is_told
     wanted = [f"key-{number:03}" for number in range(102)]
     for key in wanted:
         assert await inbox.quarantine(key, "a", quarantined_delivery(key))
-    assert [each.key for each in await inbox.quarantined()] == wanted[:100]
-    assert [each.key for each in await inbox.quarantined(limit=101)] == wanted[:101]
+    assert [each.key for each in await inbox.entries()] == wanted[:100]
+    assert [each.key for each in await inbox.entries(limit=101)] == wanted[:101]
 
 
 class World:

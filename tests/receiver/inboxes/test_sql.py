@@ -97,7 +97,7 @@ async def test_what_failed_is_kept_though_another_writes_to_the_sqlite_file(
             await asyncio.wait({keeping}, timeout=0.05)
             writer.execute("ROLLBACK")
             assert await keeping
-        assert [each.key for each in await inbox.quarantined()] == ["k"]
+        assert [each.key for each in await inbox.entries()] == ["k"]
         assert (await inbox.claim("m", "a", lease=PATIENCE)).status is CLAIMED
         assert not await inbox.quarantine("m", "b", quarantined_delivery("m")), "another worker has it"
 
@@ -238,7 +238,7 @@ async def test_a_claim_without_a_session_holds_no_connection(url: str) -> None:
         assert in_use(engine) == 0
         assert await inbox.complete("k", "a")
         assert await inbox.complete("quarantined", "a")
-        assert await inbox.quarantined() == []
+        assert await inbox.entries() == []
 
 
 @pytest.mark.parametrize(
@@ -359,7 +359,7 @@ async def test_an_altered_delivery_is_kept_without_a_seal_and_hides_no_other(
     for key in "kl":
         await inbox.quarantine(key, "a", quarantined_delivery(key))
     await run(engine, f"UPDATE {inbox._tables.name} SET entry_json = '{{' WHERE key = 'k'")
-    found = await inbox.quarantined()
+    found = await inbox.entries()
     assert [(entry.key, entry.kind, entry.seal) for entry in found] == [
         ("k", "unreadable", ""),
         ("l", "delivery", None),

@@ -219,14 +219,14 @@ async def each_call(inbox: Any) -> None:
     await inbox.claim("m", "a", lease=60, quarantined=True)
     await inbox.complete("m", "a")
     await inbox.quarantine("n", "a", quarantined_delivery("n"))
-    await inbox.quarantined(limit=1, after=(await inbox.quarantined(limit=1))[0])
+    await inbox.entries(limit=1, after=(await inbox.entries(limit=1))[0])
     await drop_entry(inbox, "n", timeout=5)
     for number in range(3):
         await inbox.store(quarantined_delivery(f"w-{number}"), webhook_id="w")
     for each in await inbox.claim_due("w", "a", limit=2, retries=1, lease=60):
         await inbox.put_off(each.delivery, "a", seconds=0)
     await inbox.waiting("w")
-    await inbox.list_waiting(limit=1, after=(await inbox.list_waiting(limit=1))[0])
+    await inbox.entries(waiting=True, limit=1, after=(await inbox.entries(waiting=True, limit=1))[0])
     if isinstance(inbox, SQLInbox):
         await inbox._pruning._prune()
 

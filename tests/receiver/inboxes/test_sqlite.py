@@ -76,7 +76,7 @@ async def test_the_quarantine_and_its_counts_outlive_the_process_and_the_memory(
         await pass_days(clock, inbox, 40)
     async with SQLiteInbox(path, clock=clock) as inbox:
         await inbox.claim("another", "a", lease=60)
-        assert await inbox.quarantined() == [quarantined_delivery("k")]
+        assert await inbox.entries() == [quarantined_delivery("k")]
         assert (await inbox.claim("k", "b", lease=60)).status is DONE
         assert (await inbox.claim("k", "b", lease=60, quarantined=True)).status is CLAIMED
         assert await inbox.release("k", "b", failed=True) == 4
@@ -215,13 +215,13 @@ async def test_a_damaged_time_is_an_error_of_the_inbox_whose_frames_show_no_body
     async with SQLiteInbox(path) as inbox:
         await inbox.quarantine("k", "t", attrs.evolve(delivery, body=b"geheim"))
         await inbox.store(attrs.evolve(delivery, key="w", body=b"geheim"), webhook_id="wh")
-        assert len(await inbox.quarantined()) == len(await inbox.list_waiting()) == 1
+        assert len(await inbox.entries()) == len(await inbox.entries(waiting=True)) == 1
         with closing(sqlite3.connect(path)) as other:
             other.execute(f"UPDATE inbox SET at = {time} WHERE at IS NOT NULL")
             other.execute(f"UPDATE inbox SET stored = {time}, due = {time} WHERE due IS NOT NULL")
             other.execute(f"UPDATE clock SET began = {time}")
             other.commit()
-        for call in (inbox.quarantined, inbox.list_waiting, inbox.known_since):
+        for call in (inbox.entries, partial(inbox.entries, waiting=True), inbox.known_since):
             if call != inbox.known_since or time != "-1e17":  # a beginning so long ago says nothing
                 with pytest.raises(InboxError, match="is damaged") as caught:
                     await call()
@@ -357,10 +357,10 @@ async def test_an_altered_delivery_is_kept_without_a_seal_and_hides_no_other(tmp
         for key in "kl":
             await inbox.quarantine(key, "a", quarantined_delivery(key))
         _run(tmp_path / "inbox.db", f"UPDATE inbox SET entry_json = {letter} WHERE key = 'k'")
-        found = await inbox.quarantined()
+        found = await inbox.entries()
         assert [(entry.key, entry.kind, entry.seal) for entry in found] == [
             ("k", "unreadable", ""),
             ("l", "delivery", None),
         ]
         assert await drop_entry(inbox, "k", timeout=5)
-        assert [entry.key for entry in await inbox.quarantined()] == ["l"]
+        assert [entry.key for entry in await inbox.entries()] == ["l"]

@@ -207,7 +207,7 @@ async def test_with_100_000_that_wait_a_count_and_a_claim_read_the_index_alone(u
             connection = await connection.execution_options(isolation_level="AUTOCOMMIT")
             await connection.exec_driver_sql(f"VACUUM ANALYZE {table}" if on_postgresql else "ANALYZE")
         assert (await inbox.waiting("w")).count == MANY
-        calls = (inbox.waiting("w"), due(inbox, "a"), inbox.list_waiting(limit=10))
+        calls = (inbox.waiting("w"), due(inbox, "a"), inbox.entries(waiting=True, limit=10))
         plans = [await plans_of(engine, table, call) for call in calls]
         counted, claimed, listed = ("\n".join(chain.from_iterable(each.values())) for each in plans)
         if on_postgresql:
@@ -240,7 +240,7 @@ async def test_with_100_000_that_wait_in_a_file_a_count_and_a_claim_read_the_ind
         await inbox._store.run(lambda connection: connection.set_trace_callback(trace))
         assert await due(inbox, "a") == ["k-1"]
         assert (await inbox.waiting("w")).count == MANY
-        assert len(await inbox.list_waiting(limit=2)) == 2
+        assert len(await inbox.entries(waiting=True, limit=2)) == 2
         await inbox._store.run(lambda connection: connection.set_trace_callback(None))
     plans: list[str] = []
     with closing(sqlite3.connect(path)) as connection:
@@ -294,4 +294,4 @@ async def test_what_somebody_wrote_over_a_delivery_that_waits_is_unreadable_and_
             ("l", "delivery", None),
         ]
         assert await inbox.quarantine("k", "a", attrs.evolve(found[0], acknowledged=True))
-        assert [each.key for each in await inbox.quarantined()] == ["k"]
+        assert [each.key for each in await inbox.entries()] == ["k"]

@@ -74,13 +74,13 @@ async def test_a_function_that_fails_for_all_has_all_set_aside_and_gets_them_aga
     async with replaying(place, depth, handle, inbox=inbox) as replay:
         report = await replay.run()
         assert (report.handled, report.failed, report.finished) == (0, COUNT, True)
-        entries = await inbox.quarantined(limit=10)
+        entries = await inbox.entries(limit=10)
         assert len(entries) == COUNT
         fails = False
         again = await replay.retry_quarantined()
         assert (again.handled + again.failed, again.handled >= COUNT - 1) == (COUNT, True)
     assert got >= {f"m{number}" for number in range(COUNT)} - {DEEP}
-    assert len(await inbox.quarantined(limit=10)) == COUNT - again.handled
+    assert len(await inbox.entries(limit=10)) == COUNT - again.handled
 
 
 @pytest.mark.parametrize("depth", DEPTHS)
@@ -90,7 +90,7 @@ async def test_a_receiver_gets_the_others(place: str, depth: int) -> None:
         report = await replay.run()
     assert (report.handled + report.failed, report.finished) == (COUNT, True)
     assert len(receiving.got) == report.handled >= COUNT - 1
-    assert len(await receiving.receiver.inbox.quarantined()) == report.failed
+    assert len(await receiving.receiver.inbox.entries()) == report.failed
 
 
 @pytest.mark.parametrize("depth", DEPTHS)
@@ -111,7 +111,7 @@ async def test_an_endpoint_gets_the_others(place: str, depth: int, tmp_path: Pat
         report = await replay.run()
     assert (report.handled + report.failed, report.finished) == (COUNT, True)
     assert len(posted) == report.handled >= COUNT - 1
-    assert len(await inbox.quarantined()) == report.failed
+    assert len(await inbox.entries()) == report.failed
 
 
 @pytest.mark.parametrize("depth", DEPTHS)

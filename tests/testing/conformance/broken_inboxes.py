@@ -199,6 +199,10 @@ def take_out(inbox: Any, of: Of, claim: Claim) -> None:
         inbox._quarantined.pop(of.key, None)
 
 
+def is_gone(of: Of, kept: Any) -> bool:
+    return of.after is not None and of.after.key not in kept
+
+
 def is_held(inbox: Any, of: Of) -> bool:
     return of.key in inbox._claims
 
@@ -373,14 +377,16 @@ FAULTS: dict[str, dict[str, Change]] = {
     "a retry claims what waits": {
         "claim": answer(Claim(CLAIMED), lambda inbox, of: of.quarantined and of.key in inbox._waiting),
     },
-    "pages from the start": {"quarantined": answer([], lambda _, of: of.after is not None)},
+    "pages from the start": {"entries": answer([], lambda _, of: not of.waiting and of.after is not None)},
     "pages from what is still there": {
-        "quarantined": answer([], lambda inbox, of: of.after is not None and of.after.key not in inbox._quarantined),
+        "entries": answer([], lambda inbox, of: is_gone(of, inbox._quarantined) and not of.waiting),
     },
-    "no limit": {"quarantined": given(limit=lambda _, of: 1000)},
+    "no limit": {"entries": given(limit=lambda _, of: of.limit if of.waiting else 1000)},
     "the quarantine has what waits": {
-        "quarantined": after(
-            lambda inbox, of, found: [*found, *(wait.delivery for wait in inbox._waiting.values() if not of.after)]
+        "entries": after(
+            lambda inbox, of, found: (
+                found if of.waiting or of.after else [*found, *(wait.delivery for wait in inbox._waiting.values())]
+            )
         ),
     },
     # what waits
@@ -448,12 +454,12 @@ FAULTS: dict[str, dict[str, Change]] = {
     "the age is of the newest": {
         "waiting": after(lambda _, of, found: attrs.evolve(found, age=None if found.age is None else 0.0)),
     },
-    "lists from the start": {"list_waiting": answer([], lambda _, of: of.after is not None)},
+    "lists from the start": {"entries": answer([], lambda _, of: of.waiting and of.after is not None)},
     "lists from what still waits": {
-        "list_waiting": answer([], lambda inbox, of: of.after is not None and of.after.key not in inbox._waiting),
+        "entries": answer([], lambda inbox, of: is_gone(of, inbox._waiting) and of.waiting),
     },
     "lists in the order of keys": {
-        "list_waiting": after(lambda inbox, of, found: sorted(found, key=lambda entry: entry.key)),
+        "entries": after(lambda inbox, of, found: sorted(found, key=lambda entry: entry.key) if of.waiting else found),
     },
     "forgets what waits for long": {"_record": record_and_forget_what_waits},
 }
