@@ -312,13 +312,12 @@ class Unit(ABC, Generic[T]):
 
     async def _claim(self) -> Ending[T] | None:
         """Claim the event. Return None if this worker has it now."""
-        inbox, lease = self.units.inbox, self.units.lease
-        if self.already_claimed and self.session is None:
+        with_session = self.session is not None
+        if self.already_claimed and not with_session:
             return None
-        if self.session is not None:
-            ask = partial(self.session.claim_transaction, lease=lease, quarantined=self.quarantined)
-        else:
-            ask = partial(inbox.claim, lease=lease, quarantined=self.quarantined)
+        ask = partial(
+            self.units.inbox.claim, lease=self.units.lease, quarantined=self.quarantined, transaction=with_session
+        )
         waited, wait = 0.0, _FIRST_WAIT
         while True:
             try:

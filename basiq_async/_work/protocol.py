@@ -65,19 +65,23 @@ class Inbox(Record, Protocol):
         """
         ...
 
-    async def claim(self, key: str, token: str, *, lease: float, quarantined: bool = False) -> Claim:
+    async def claim(
+        self, key: str, token: str, *, lease: float, quarantined: bool = False, transaction: bool = False
+    ) -> Claim:
         """Try to claim ``key`` for ``lease`` seconds, atomically.
 
         CLAIMED if the key is free, if the lease on it expired, or if this token holds it already (the lease then
         starts again). DONE if the event has been handled, or is in the quarantine and was acknowledged. BUSY if another
         token holds the key, by a claim of either kind.
 
+        An entry of the quarantine that was *not acknowledged* does not keep the key from being claimed: a live attempt
+        handles the event. The entry stays until ``complete`` removes it, or ``quarantine`` replaces it.
+
         ``quarantined``: claim a delivery of the quarantine, to handle it again or to drop it. DONE then means that the
         key is not in the quarantine. The delivery stays there until ``complete`` removes it: ``release`` and the end of
         the lease leave it there.
 
-        An entry of the quarantine that was *not acknowledged* does not keep the key from being claimed: a live attempt
-        handles the event. The entry stays until ``complete`` removes it, or ``quarantine`` replaces it.
+        ``transaction``: see ``TransactionalInbox``. No other inbox is asked for one.
         """
         ...
 
@@ -374,18 +378,13 @@ class TransactionalInbox(Inbox, Protocol):
     ``complete`` raises if it did not commit, and never records a key whose transaction failed. An ``InboxError``, or a
     call that takes too long, is a failure of the storage. Any other error means that the storage refused the handler's
     writes; it counts as the handler's failure.
+
+    A ``claim`` with ``transaction=True`` also begins the transaction of a handler with a session. The call may wait for
+    a free connection. The storage ends the claim if the worker sends nothing for ``lease`` seconds.
     """
 
-    async def claim_transaction(self, key: str, token: str, *, lease: float, quarantined: bool = False) -> Claim:
-        """Claim a key as ``claim`` does, and begin the transaction of a handler with a session.
-
-        The call may wait for a free connection. The storage ends
-        the claim if the worker sends nothing for ``lease`` seconds.
-        """
-        ...
-
     def transaction(self, key: str, token: str) -> AbstractAsyncContextManager[Any]:
-        """Return the session for a handler, within the transaction that ``claim_transaction`` began for ``token``.
+        """Return the session for a handler, within the transaction that ``claim`` began for ``token``.
 
         The end of the ``async with`` flushes; only ``complete`` commits. Raises ``InboxError`` if the storage failed,
         even in a statement of the handler: that is not the handler's failure, and the delivery can be handled again.

@@ -73,7 +73,9 @@ class Listener(Showing):
         class PassEverything(MemoryInbox):
             """Refuses no claim, because the service itself knows which deliveries it has handled."""
 
-            async def claim(self, key: str, token: str, *, lease: float, quarantined: bool = False) -> Claim:
+            async def claim(
+                self, key: str, token: str, *, lease: float, quarantined: bool = False, transaction: bool = False
+            ) -> Claim:
                 return Claim(ClaimStatus.CLAIMED)
 
         super().__init__(output, options, "accepted", "refused")

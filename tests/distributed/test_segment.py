@@ -182,9 +182,11 @@ class Watched(MemoryInbox):
         super().__init__()
         self.claims: list[tuple[str, float]] = []
 
-    async def claim(self, key: str, token: str, *, lease: float, quarantined: bool = False) -> Claim:
+    async def claim(
+        self, key: str, token: str, *, lease: float, quarantined: bool = False, transaction: bool = False
+    ) -> Claim:
         self.claims.append((token, lease))
-        return await super().claim(key, token, lease=lease, quarantined=quarantined)
+        return await super().claim(key, token, lease=lease, quarantined=quarantined, transaction=transaction)
 
 
 async def test_claims_in_an_inbox_are_a_messages_own_and_as_long_as_a_segments(redis_url: str) -> None:

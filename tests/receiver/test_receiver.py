@@ -102,9 +102,11 @@ async def test_two_workers_that_seed_the_random_module_alike_have_two_tokens() -
     tokens: set[str] = set()
 
     class Watching(MemoryInbox):
-        async def claim(self, key: str, token: str, *, lease: float, quarantined: bool = False) -> Claim:
+        async def claim(
+            self, key: str, token: str, *, lease: float, quarantined: bool = False, transaction: bool = False
+        ) -> Claim:
             tokens.add(token)
-            return await super().claim(key, token, lease=lease, quarantined=quarantined)
+            return await super().claim(key, token, lease=lease, quarantined=quarantined, transaction=transaction)
 
     for _ in range(2):
         random.seed(7)
@@ -401,7 +403,9 @@ async def test_claims_carry_the_lease_that_was_set_or_one_longer_than_the_handle
     leases: list[float] = []
 
     class Watching(MemoryInbox):
-        async def claim(self, key: str, token: str, *, lease: float, quarantined: bool = False) -> Claim:
+        async def claim(
+            self, key: str, token: str, *, lease: float, quarantined: bool = False, transaction: bool = False
+        ) -> Claim:
             leases.append(lease)
             return Claim(ClaimStatus.BUSY, 0.2)
 

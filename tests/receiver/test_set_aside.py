@@ -127,9 +127,11 @@ async def test_a_type_without_a_handler_and_what_another_worker_holds_stay_each_
 
 async def test_a_delivery_that_was_handled_while_it_was_read_is_a_duplicate() -> None:
     class Meanwhile(MemoryInbox):
-        async def claim(self, key: str, token: str, *, lease: float, quarantined: bool = False) -> Claim:
+        async def claim(
+            self, key: str, token: str, *, lease: float, quarantined: bool = False, transaction: bool = False
+        ) -> Claim:
             await self.complete(key, "another")
-            return await super().claim(key, token, lease=lease, quarantined=quarantined)
+            return await super().claim(key, token, lease=lease, quarantined=quarantined, transaction=transaction)
 
     one = service_on(inbox := Meanwhile())
     await inbox.quarantine(KEY, "job", set_aside())

@@ -30,8 +30,10 @@ def url_of(request: pytest.FixtureRequest, folder: Path) -> str:
 class ByTransaction(SQLInbox):
     """As handlers with a session use it."""
 
-    async def claim(self, key: str, token: str, *, lease: float, quarantined: bool = False) -> Claim:
-        return await self.claim_transaction(key, token, lease=lease, quarantined=quarantined)
+    async def claim(
+        self, key: str, token: str, *, lease: float, quarantined: bool = False, transaction: bool = False
+    ) -> Claim:
+        return await super().claim(key, token, lease=lease, quarantined=quarantined, transaction=True)
 
 
 def new_table() -> str:

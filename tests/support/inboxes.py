@@ -43,9 +43,12 @@ class Transactional(MemoryInbox):
         super().__init__(**options)
         self.log: list[str] = []
 
-    async def claim_transaction(self, key: str, token: str, *, lease: float, quarantined: bool = False) -> Claim:
-        self.log.append("claim")
-        return await self.claim(key, token, lease=lease, quarantined=quarantined)
+    async def claim(
+        self, key: str, token: str, *, lease: float, quarantined: bool = False, transaction: bool = False
+    ) -> Claim:
+        if transaction:
+            self.log.append("claim")
+        return await super().claim(key, token, lease=lease, quarantined=quarantined, transaction=transaction)
 
     @asynccontextmanager
     async def transaction(self, key: str, token: str) -> AsyncGenerator[object]:

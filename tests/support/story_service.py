@@ -34,10 +34,12 @@ class Stoppable(SQLInbox):
         super().__init__(*arguments, **options)
         self._stopped = stopped
 
-    async def claim(self, key: str, token: str, *, lease: float, quarantined: bool = False) -> Claim:
+    async def claim(
+        self, key: str, token: str, *, lease: float, quarantined: bool = False, transaction: bool = False
+    ) -> Claim:
         if self._stopped.exists():
             raise InboxError("the inbox is stopped")
-        return await super().claim(key, token, lease=lease, quarantined=quarantined)
+        return await super().claim(key, token, lease=lease, quarantined=quarantined, transaction=transaction)
 
 
 async def make_app(webhook_id: str, secret: str, folder: Path) -> web.Application:

@@ -65,8 +65,10 @@ class Watched(MemoryInbox):
     def claims(self) -> list[float]:
         return [moment for call, moment in self.calls if call == "claim"]
 
-    async def claim(self, key: str, token: str, *, lease: float, quarantined: bool = False) -> Claim:
-        claim = await super().claim(key, token, lease=lease, quarantined=quarantined)
+    async def claim(
+        self, key: str, token: str, *, lease: float, quarantined: bool = False, transaction: bool = False
+    ) -> Claim:
+        claim = await super().claim(key, token, lease=lease, quarantined=quarantined, transaction=transaction)
         await self._end("claim")
         return claim
 

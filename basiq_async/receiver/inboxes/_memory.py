@@ -93,7 +93,9 @@ class MemoryInbox:
     async def check(self) -> None:
         """See ``Inbox``: memory can always be used."""
 
-    async def claim(self, key: str, token: str, *, lease: float, quarantined: bool = False) -> Claim:
+    async def claim(
+        self, key: str, token: str, *, lease: float, quarantined: bool = False, transaction: bool = False
+    ) -> Claim:
         """See ``Inbox``."""
         done = key not in self._quarantined if quarantined else self._is_done(key)
         return _DONE if done else self._take(key, token, lease)

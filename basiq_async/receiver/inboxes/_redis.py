@@ -88,7 +88,9 @@ class RedisInbox:
                     f"another program has stored a {kind} in Redis under a key of this inbox: pass another prefix="
                 )
 
-    async def claim(self, key: str, token: str, *, lease: float, quarantined: bool = False) -> Claim:
+    async def claim(
+        self, key: str, token: str, *, lease: float, quarantined: bool = False, transaction: bool = False
+    ) -> Claim:
         """See ``Inbox``."""
         script = "claim_quarantined" if quarantined else "claim"
         return _as_claim(await self._calls.run(script, [key], token, _milliseconds(lease), _DAY))

@@ -130,10 +130,19 @@ class SQLInbox(SQLRows):
 
         await run_to_completion(end)
 
-    # --- claims that are leases ---
+    # --- claims ---
 
-    async def claim(self, key: str, token: str, *, lease: float, quarantined: bool = False) -> Claim:
-        """See ``Inbox``. The lease runs by the server's clock."""
+    async def claim(
+        self, key: str, token: str, *, lease: float, quarantined: bool = False, transaction: bool = False
+    ) -> Claim:
+        """See ``Inbox``. The lease runs by the server's clock.
+
+        ``transaction``: see ``TransactionalInbox``. PostgreSQL ends such a claim when its connection was idle for
+        ``lease`` seconds.
+        """
+        if transaction:
+            self._store.check_usable()
+            return await self._transactions.begin(key, token, lease, retry=quarantined)
 
         async def work(connection: AsyncConnection) -> Claim:
             statement = self._sql.lease_quarantined if quarantined else self._sql.lease
@@ -167,13 +176,6 @@ class SQLInbox(SQLRows):
         except BusyError:
             return False
 
-    # --- claims that are transactions ---
-
-    async def claim_transaction(self, key: str, token: str, *, lease: float, quarantined: bool = False) -> Claim:
-        """See ``TransactionalInbox``. PostgreSQL ends the claim when its connection was idle for ``lease`` seconds."""
-        self._store.check_usable()
-        return await self._transactions.begin(key, token, lease, retry=quarantined)
-
     def transaction(self, key: str, token: str) -> AbstractAsyncContextManager[AsyncSession]:
         """Return an ``AsyncSession`` in the claim's transaction: see ``TransactionalInbox``.
 
@@ -183,7 +185,7 @@ class SQLInbox(SQLRows):
         self._store.check_usable()
         return self._transactions.transaction(key, token)
 
-    # --- the ends of both kinds ---
+    # --- the ends of claims ---
 
     async def complete(self, key: str, token: str) -> bool:
         """See ``Inbox``: if the claim is a transaction, commits it.

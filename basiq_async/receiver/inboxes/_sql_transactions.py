@@ -155,7 +155,7 @@ class Transactions:
         """
         held = self.mine(key, token)
         if held is None or not held.open:
-            raise InboxError("this worker has not claimed the key with claim_transaction()")
+            raise InboxError("this worker has not claimed the key with claim(transaction=True)")
         connection = held.connection
         outer = connection.get_transaction()
         try:

@@ -84,7 +84,9 @@ class SQLiteInbox:
 
         await self._store.run(look)
 
-    async def claim(self, key: str, token: str, *, lease: float, quarantined: bool = False) -> Claim:
+    async def claim(
+        self, key: str, token: str, *, lease: float, quarantined: bool = False, transaction: bool = False
+    ) -> Claim:
         """See ``Inbox``."""
 
         def work(connection: sqlite3.Connection) -> Claim:

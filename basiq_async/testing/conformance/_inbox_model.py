@@ -109,7 +109,7 @@ async def _set_of(keys: Awaitable[Iterable[str]]) -> set[str]:
 CALLS: dict[str, Callable[[Any, Call], Coroutine[Any, Any, object]]] = {
     "check": lambda inbox, of: inbox.check(),
     "claim": lambda inbox, of: inbox.claim(of.key, of.token, lease=LONG),
-    "claim_shortly": lambda inbox, of: inbox.claim(of.key, of.token, lease=SHORT),
+    "claim_shortly": lambda inbox, of: inbox.claim(of.key, of.token, lease=SHORT, transaction=False),
     "die": lambda inbox, of: inbox.claim(of.key, of.token, lease=SHORT),
     "retry": lambda inbox, of: inbox.claim(of.key, of.token, lease=LONG, quarantined=True),
     "die_in_retry": lambda inbox, of: inbox.claim(of.key, of.token, lease=SHORT, quarantined=True),

@@ -282,8 +282,8 @@ class InboxPromises(Workers[Inbox]):
         rows: list[int] = []
 
         async def handle(key: str, *, fails: bool) -> None:
-            claim = await inbox.claim_transaction(key, self.a, lease=LONG)
-            hold(claim.status is CLAIMED, f"claim_transaction() was {claim.status.name}, not CLAIMED")
+            claim = await inbox.claim(key, self.a, lease=LONG, transaction=True)
+            hold(claim.status is CLAIMED, f"claim(transaction=True) was {claim.status.name}, not CLAIMED")
             async with inbox.transaction(key, self.a) as session:
                 rows.append(len(rows) if self.write is None else await self.write(session))
                 if fails:

@@ -150,12 +150,13 @@ FORKED = """
         inbox, end = kind_of(url).open(stack, url, prefix=name), stack.aclose
         claim = inbox.claim
     else:
+        from functools import partial
         from sqlalchemy.ext.asyncio import create_async_engine
         from basiq_async.receiver import SQLInbox
 
         engine = create_async_engine(url)
         inbox, end = SQLInbox(engine, table=name), engine.dispose
-        claim = inbox.claim_transaction
+        claim = partial(inbox.claim, transaction=True)
 
     def refuses(work):
         try:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import signal
 import sqlite3
 import subprocess
@@ -184,13 +185,13 @@ async def test_an_inbox_says_when_an_event_was_handled(engine: AsyncEngine) -> N
 async def test_a_claim_of_another_worker_is_busy_at_once(engine: AsyncEngine) -> None:
     table = new_table()
     async with SQLInbox(engine, table=table) as inbox, SQLInbox(engine, table=table, timeout=60) as other:
-        await inbox.claim_transaction("k", "a", lease=60)
+        await inbox.claim("k", "a", lease=60, transaction=True)
         async with asyncio.timeout(PATIENCE):
             claim = await other.claim("k", "b", lease=60)
         assert claim.status is BUSY
         assert claim.retry_after > 0
-        assert (await inbox.claim_transaction("k", "a", lease=60)).status is CLAIMED
-        assert (await inbox.claim_transaction("k", "b", lease=60)).holder == "a"
+        assert (await inbox.claim("k", "a", lease=60, transaction=True)).status is CLAIMED
+        assert (await inbox.claim("k", "b", lease=60, transaction=True)).holder == "a"
 
 
 @pytest.mark.parametrize("url", ["aiosqlite"], indirect=True)
@@ -198,19 +199,19 @@ async def test_sqlite_runs_one_handler_with_a_session_at_a_time(url: str, monkey
     monkeypatch.setattr("basiq_async._storage.sql._LOCK_WAIT", 0.02)
     table = new_table()
     async with engine_of(url) as engine, SQLInbox(engine, table=table) as a, SQLInbox(engine, table=table) as b:
-        assert (await a.claim_transaction("k", "a", lease=60)).status is CLAIMED
-        assert (await b.claim_transaction("l", "b", lease=60)).status is BUSY
+        assert (await a.claim("k", "a", lease=60, transaction=True)).status is CLAIMED
+        assert (await b.claim("l", "b", lease=60, transaction=True)).status is BUSY
         await a.release("k", "a")
-        assert (await b.claim_transaction("l", "b", lease=60)).status is CLAIMED
+        assert (await b.claim("l", "b", lease=60, transaction=True)).status is CLAIMED
 
 
 async def test_without_a_free_connection_a_claim_fails_in_time_and_nothing_leaks(postgres: PostgresServer) -> None:
     async with engine_of(postgres.url(), pool_size=2, max_overflow=0, pool_timeout=60) as engine:
         async with SQLInbox(engine, table=new_table()) as inbox:
-            await inbox.claim_transaction("a", "t", lease=60)
+            await inbox.claim("a", "t", lease=60, transaction=True)
             inbox._store.timeout = 0.5
             async with engine.connect():
-                for call in (inbox.claim("c", "t", lease=60), inbox.claim_transaction("c", "t", lease=60)):
+                for call in (inbox.claim("c", "t", lease=60), inbox.claim("c", "t", lease=60, transaction=True)):
                     with pytest.raises(InboxError, match=r"within 0\.5 s.*all connections of the pool are in use"):
                         await call
         assert in_use(engine) == 0, "closing the inbox gives back what it held"
@@ -252,7 +253,7 @@ async def test_claims_with_a_session_leave_connections_to_all_other_calls(
         engine_of(postgres.url(), **options) as engine,
         SQLInbox(engine, table=new_table(), timeout=20) as inbox,
     ):
-        claims = [asyncio.create_task(inbox.claim_transaction(str(n), "t", lease=60)) for n in range(most + 3)]
+        claims = [asyncio.create_task(inbox.claim(str(n), "t", lease=60, transaction=True)) for n in range(most + 3)]
         async with asyncio.timeout(PATIENCE):
             while sum(claim.done() for claim in claims) < most:
                 await asyncio.sleep(0.001)
@@ -270,13 +271,13 @@ async def test_claims_with_a_session_leave_connections_to_all_other_calls(
 async def test_a_lease_and_a_transaction_keep_each_other_away(first: str, url: str) -> None:
     table = new_table()
     async with engine_of(url) as engine, SQLInbox(engine, table=table) as a, SQLInbox(engine, table=table) as b:
-        claims = [a.claim, b.claim_transaction] if first == "lease" else [a.claim_transaction, b.claim]
-        assert (await claims[0]("k", "a", lease=60)).status is CLAIMED
-        assert (await claims[1]("k", "b", lease=60)).status is BUSY
+        transaction = first == "transaction"
+        assert (await a.claim("k", "a", lease=60, transaction=transaction)).status is CLAIMED
+        assert (await b.claim("k", "b", lease=60, transaction=not transaction)).status is BUSY
         assert not await b.complete("k", "b")
         assert await a.complete("k", "a")
-        for claim in (a.claim, a.claim_transaction, b.claim, b.claim_transaction):
-            assert (await claim("k", "c", lease=60)).status is DONE
+        for inbox, transaction in itertools.product((a, b), (False, True)):
+            assert (await inbox.claim("k", "c", lease=60, transaction=transaction)).status is DONE
 
 
 async def test_a_transaction_takes_over_from_a_lease_that_expired(url: str) -> None:
@@ -284,7 +285,7 @@ async def test_a_transaction_takes_over_from_a_lease_that_expired(url: str) -> N
     async with engine_of(url) as engine, SQLInbox(engine, table=table) as a, SQLInbox(engine, table=table) as b:
         await a.claim("k", "a", lease=0.001)
         await asyncio.sleep(0.002)
-        assert (await b.claim_transaction("k", "b", lease=60)).status is CLAIMED
+        assert (await b.claim("k", "b", lease=60, transaction=True)).status is CLAIMED
         assert not await a.complete("k", "a")
         await a.release("k", "a")
         assert await b.complete("k", "b")
@@ -293,10 +294,11 @@ async def test_a_transaction_takes_over_from_a_lease_that_expired(url: str) -> N
 async def test_a_token_that_retries_a_delivery_finds_its_key_handled(url: str) -> None:
     async with engine_of(url) as engine, SQLInbox(engine, table=new_table()) as inbox:
         await inbox.quarantine("k", "a", quarantined_delivery("k"))
-        for claim in (inbox.claim, inbox.claim_transaction):
-            assert (await claim("k", "t", lease=60, quarantined=True)).status is CLAIMED
+        for transaction in (False, True):
+            claim = await inbox.claim("k", "t", lease=60, quarantined=True, transaction=transaction)
+            assert claim.status is CLAIMED
             assert (await inbox.claim("k", "t", lease=60)).status is DONE
-            assert (await inbox.claim_transaction("k", "t", lease=60)).status is DONE
+            assert (await inbox.claim("k", "t", lease=60, transaction=True)).status is DONE
             await inbox.release("k", "t")
 
 
@@ -319,7 +321,7 @@ async def test_a_lost_connection_records_nothing_and_frees_the_claim(
         SQLInbox(engine, table=table) as other,
         SQLInbox(losing, table=table) as inbox,
     ):
-        await inbox.claim_transaction("k", "a", lease=60)
+        await inbox.claim("k", "a", lease=60, transaction=True)
         await end_all_but_mine(engine)
         async with asyncio.timeout(PATIENCE):
             while (await other.claim("k", "b", lease=60)).status is BUSY:
@@ -335,7 +337,7 @@ async def test_a_lost_connection_records_nothing_and_frees_the_claim(
 
 async def test_the_server_ends_a_claim_whose_machine_has_vanished(inbox: SQLInbox, engine: AsyncEngine) -> None:
     other = SQLInbox(engine, table=inbox._tables.name)
-    await inbox.claim_transaction("k", "a", lease=0.02)
+    await inbox.claim("k", "a", lease=0.02, transaction=True)
     async with asyncio.timeout(PATIENCE):
         while (await other.claim("k", "b", lease=60)).status is BUSY:
             await asyncio.sleep(0.005)
@@ -346,7 +348,7 @@ async def test_the_server_ends_a_claim_whose_machine_has_vanished(inbox: SQLInbo
 
 async def test_a_delivery_that_a_handler_with_a_session_retries_cannot_be_dropped(inbox: SQLInbox) -> None:
     await inbox.quarantine("k", "a", quarantined_delivery("k"))
-    await inbox.claim_transaction("k", "a", lease=60, quarantined=True)
+    await inbox.claim("k", "a", lease=60, quarantined=True, transaction=True)
     assert await try_to_drop(inbox, "k", timeout=5) is BUSY
     await inbox.release("k", "a")
     assert await try_to_drop(inbox, "k", timeout=5) is CLAIMED

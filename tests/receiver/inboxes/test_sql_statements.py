@@ -262,7 +262,7 @@ async def test_no_statement_of_a_database_reads_a_whole_table(url: str) -> None:
         async def calls() -> None:
             await each_call(inbox)
             for quarantined in (False, True):
-                await inbox.claim_transaction("o", "a", lease=60, quarantined=quarantined)
+                await inbox.claim("o", "a", lease=60, quarantined=quarantined, transaction=True)
                 await inbox.release("o", "a")
 
         plans = await plans_of(engine, table, calls(), scan=False)

@@ -423,7 +423,7 @@ async def test_a_pool_whose_connection_the_server_has_ended_costs_no_delivery(se
 @on_postgres
 async def test_a_commit_that_failed_is_not_recorded_by_a_second_one(service: Service) -> None:
     inbox, engine = service.inbox, service.engine
-    await inbox.claim_transaction("k", "a", lease=60)
+    await inbox.claim("k", "a", lease=60, transaction=True)
     async with inbox.transaction("k", "a") as session:
         pid = await session.scalar(text("SELECT pg_backend_pid()"))
     async with engine.connect() as other:
@@ -437,9 +437,9 @@ async def test_a_commit_that_failed_is_not_recorded_by_a_second_one(service: Ser
 
 @on_one
 async def test_there_is_no_session_without_a_claim(service: Service) -> None:
-    await service.inbox.claim_transaction("k", "a", lease=60)
+    await service.inbox.claim("k", "a", lease=60, transaction=True)
     for key, token in (("k", "b"), ("l", "a")):
-        with pytest.raises(InboxError, match="has not claimed the key with claim_transaction"):
+        with pytest.raises(InboxError, match=r"has not claimed the key with claim\(transaction=True\)"):
             async with service.inbox.transaction(key, token):
                 pass
     assert ", 1 transactions>" in repr(service.inbox)

@@ -62,14 +62,14 @@ async def test_a_handler_with_a_session_takes_what_its_token_claimed_and_both_co
         await run(engine, f"CREATE TABLE {table}_rows (number INTEGER)")
         await store(inbox, "k")
         assert await due(inbox, "a") == ["k"]
-        claim = await inbox.claim_transaction("k", "b", lease=60)
+        claim = await inbox.claim("k", "b", lease=60, transaction=True)
         assert (claim.status, claim.holder) == (BUSY, "a")
-        assert (await inbox.claim_transaction("k", "a", lease=60)).status is CLAIMED
+        assert (await inbox.claim("k", "a", lease=60, transaction=True)).status is CLAIMED
         await write(inbox, table, "a")
         assert await inbox.complete("k", "a")
         assert await scalar(engine, f"SELECT count(*) FROM {table}_rows") == 1
         assert await inbox.waiting("w") == Waiting()
-        assert (await inbox.claim_transaction("k", "b", lease=60)).status is DONE
+        assert (await inbox.claim("k", "b", lease=60, transaction=True)).status is DONE
 
 
 async def test_a_transaction_that_is_rolled_back_leaves_the_delivery_leased_and_putting_it_off_ends_both(
@@ -80,13 +80,13 @@ async def test_a_transaction_that_is_rolled_back_leaves_the_delivery_leased_and_
         await run(engine, f"CREATE TABLE {table}_rows (number INTEGER)")
         await store(inbox, "k")
         await due(inbox, "a")
-        await inbox.claim_transaction("k", "a", lease=60)
+        await inbox.claim("k", "a", lease=60, transaction=True)
         await write(inbox, table, "a")
         await inbox.aclose()  # as a process that ends: its transaction is rolled back, and its lease lasts
         async with SQLInbox(engine, table=table) as other:
             assert (await other.claim("k", "b", lease=60)).holder == "a"
             assert await due(other, "b") == []
-            await other.claim_transaction("k", "a", lease=60)
+            await other.claim("k", "a", lease=60, transaction=True)
             await write(other, table, "a")
             assert await other.put_off(entry("k", failures=1), "a", seconds=0)
             assert await scalar(engine, f"SELECT count(*) FROM {table}_rows") == 0
@@ -98,7 +98,7 @@ async def test_a_released_transaction_ends_the_lease_too(url: str) -> None:
     async with engine_of(url) as engine, SQLInbox(engine, table=new_table()) as inbox:
         await store(inbox, "k")
         await due(inbox, "a")
-        await inbox.claim_transaction("k", "a", lease=60)
+        await inbox.claim("k", "a", lease=60, transaction=True)
         await inbox.release("k", "a")
         assert await due(inbox, "b") == ["k"]
 
@@ -108,9 +108,9 @@ async def test_nothing_waits_for_a_transaction_that_has_the_key(url: str, monkey
     monkeypatch.setattr("basiq_async.receiver.inboxes._sql_rows._ASK_TIMES", 2)
     table = new_table()
     async with engine_of(url) as engine, SQLInbox(engine, table=table) as inbox:
-        await inbox.claim_transaction("new", "a", lease=60)
+        await inbox.claim("new", "a", lease=60, transaction=True)
         await store(inbox, "k")
-        await inbox.claim_transaction("k", "a", lease=60)
+        await inbox.claim("k", "a", lease=60, transaction=True)
         async with inbox_of(url, table) as other, asyncio.timeout(2):
             with pytest.raises(InboxError, match="in a transaction that has not ended"):
                 await other.store(entry("new"), webhook_id="w")

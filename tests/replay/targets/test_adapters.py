@@ -176,9 +176,11 @@ async def test_what_another_worker_never_finishes_is_asked_again_at_the_end_and_
 
         asked = 0
 
-        async def claim(self, key: str, token: str, *, lease: float, quarantined: bool = False) -> Claim:
+        async def claim(
+            self, key: str, token: str, *, lease: float, quarantined: bool = False, transaction: bool = False
+        ) -> Claim:
             if "e3" not in key:
-                return await super().claim(key, token, lease=lease, quarantined=quarantined)
+                return await super().claim(key, token, lease=lease, quarantined=quarantined, transaction=transaction)
             self.asked += 1
             return Claim(ClaimStatus.BUSY, 5)
 

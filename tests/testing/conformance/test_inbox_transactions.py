@@ -23,9 +23,12 @@ class Transactional(MemoryInbox):
         self.rows: list[int] = []
         self._session: list[int] = []
 
-    async def claim_transaction(self, key: str, token: str, *, lease: float, quarantined: bool = False) -> Claim:
-        self._session = self.rows if self.keeps_rows_of_a_failure else self.rows.copy()
-        return await self.claim(key, token, lease=lease)
+    async def claim(
+        self, key: str, token: str, *, lease: float, quarantined: bool = False, transaction: bool = False
+    ) -> Claim:
+        if transaction:
+            self._session = self.rows if self.keeps_rows_of_a_failure else self.rows.copy()
+        return await super().claim(key, token, lease=lease, quarantined=quarantined)
 
     @asynccontextmanager
     async def transaction(self, key: str, token: str, *, session: bool = True) -> AsyncGenerator[list[int]]:
