@@ -203,11 +203,11 @@ async def hang(*_: object, **__: object) -> Any:
 
 INBOX_CALLS: list[tuple[str, Callable[[Replay], Any]]] = [
     ("note", Replay.run),
-    ("quarantined", Replay.retry_quarantined),
+    ("entries", Replay.retry_quarantined),
     ("known", Replay.plan),
-    ("quarantined", Replay.plan),
-    ("quarantined", Replay.quarantined),
-    ("quarantined", lambda replay: replay.drop_quarantined(["m"])),
+    ("entries", Replay.plan),
+    ("entries", Replay.quarantined),
+    ("entries", lambda replay: replay.drop_quarantined(["m"])),
 ]
 
 
