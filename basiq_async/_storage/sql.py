@@ -22,7 +22,7 @@ from sqlalchemy.schema import CreateIndex, CreateTable
 from .._redaction.tracebacks import UnshownText, drop_tracebacks
 from .._work.calls import CLOSED, OneProcess
 from .._work.limits import limit
-from .._work.tasks import run_to_completion
+from .._work.tasks import run_to_completion, wait_uncancelled
 from ..errors import BasiqError, ConfigurationError, InboxError
 from .sql_commit import keep_tags
 from .sql_errors import brief, is_missing, note_failure, said_by, sqlstate, without_values
@@ -227,7 +227,7 @@ class SQLStore:
             async with limit(None if patient else _QUEUE_WAIT, BusyError):
                 await self._writing.acquire()
         try:
-            await connection.start()
+            await (connection.start() if self.on_postgresql else _connect_to_file(connection))
             if in_turn:
                 await _begin_immediate(connection, patient=patient)
         except BaseException:
@@ -331,6 +331,17 @@ class BusyError(Exception):
 
     def __str__(self) -> str:
         return "another worker holds the database's write lock, and does not finish: try again"
+
+
+async def _connect_to_file(connection: AsyncConnection) -> None:
+    # If SQLAlchemy is cancelled while it sets up a new connection, it drops that without closing it.
+    connecting = asyncio.get_running_loop().create_task(connection.start())
+    try:
+        await asyncio.shield(connecting)
+    except asyncio.CancelledError:
+        await wait_uncancelled(connecting, _CLOSE)  # the pool may have no free one
+        connecting.cancel()
+        raise
 
 
 async def _give_back(connection: AsyncConnection, *, broken: bool = False) -> None:

@@ -98,7 +98,7 @@ def test_the_record_can_be_in_a_database(run: Run, served: Served, endpoint: End
     line = ("replay", webhook_id, "--to", endpoint.url, "--inbox", "sqlite+aiosqlite:///records.db")
     endpoint.status = 400
     refused = run(*line)
-    assert (refused.exit_code, refused.row["quarantined"]) == (1, 5), refused.output
+    assert (refused.exit_code, refused.row.get("quarantined")) == (1, 5), refused.output  # an early end counts none
     (words,) = help_lines(refused.stderr)
     endpoint.status = 204
     assert run(*words).exit_code == 0

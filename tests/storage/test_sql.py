@@ -88,6 +88,30 @@ async def test_a_call_that_takes_too_long_is_an_error_that_says_so(store: SQLSto
     assert await store.run(count) == 0
 
 
+async def test_a_call_whose_time_ends_while_it_connects_leaves_no_connection_open(
+    store: SQLStore, engine: AsyncEngine
+) -> None:
+    """SQLAlchemy sets up each new connection, and would drop it there."""
+    await store.run(count)
+    await engine.dispose()
+    made, gate = list[Any](), asyncio.Event()
+
+    @sa.event.listens_for(engine.sync_engine, "connect")
+    def hold(connection: Any, record: object) -> None:
+        made.append(connection.driver_connection)
+        connection.run_async(lambda _: gate.wait())
+
+    store.timeout = 0.02
+    calling = asyncio.create_task(store.run(count))
+    await asyncio.wait({calling}, timeout=0.05)
+    assert (len(made), calling.done()) == (1, False)
+    gate.set()
+    with pytest.raises(InboxError, match="did not respond"):
+        await calling
+    await engine.dispose()
+    assert made[0]._connection is None, "it is closed"
+
+
 async def test_a_writer_that_is_not_patient_leaves_a_lock_that_another_holds(
     store: SQLStore, engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
