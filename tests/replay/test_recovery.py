@@ -25,7 +25,7 @@ from basiq_async import (
     RetryPolicy,
 )
 from basiq_async.receiver import Delivery, MemoryInbox, WebhookReceiver
-from basiq_async.replay import HttpTarget, Progress, Recovery, Replay, limit, recover
+from basiq_async.replay import HttpTarget, Progress, Recovery, Replay, Where, limit, recover
 from basiq_async.services.coverage import Coverage, coverage_note
 from basiq_async.testing import FakeBasiq, ManualClock, Quirks
 from tests.support.worlds import URL, World, a_world
@@ -273,8 +273,9 @@ async def test_a_type_that_is_subscribed_to_while_the_lists_are_read_is_not_note
     assert (found.read_up_to is not None, found.types) == (True, ("user.created",))
 
 
-async def test_a_recovery_notes_that_the_webhook_was_disabled_meanwhile(world: World) -> None:
-    await world.emit(1, status=500)
+@pytest.mark.parametrize("where", [None, limit(1)], ids=["to the end", "in part"])
+async def test_a_recovery_notes_that_the_webhook_was_disabled_meanwhile(world: World, where: Where | None) -> None:
+    await world.emit(1 if where is None else 2, status=500)
     await world.fake.advance(minutes=20)
 
     async def disable(message: Message) -> None:
@@ -282,7 +283,7 @@ async def test_a_recovery_notes_that_the_webhook_was_disabled_meanwhile(world: W
         await world.fake.advance(hours=30)
 
     inbox = MemoryInbox()
-    found = await world.recover(disable, inbox=inbox)
+    found = await world.recover(disable, inbox=inbox, where=where)
     assert (found.finished, found.problems[0].code) == (False, "disabled")
     assert Coverage.read(await inbox.note(coverage_note(world.webhook_id))).seen_inactive is not None
 
