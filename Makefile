@@ -113,7 +113,7 @@ crash: $(READY) ## replays and services that are killed again and again: none lo
 	$(BIN)/python -m tests.crash --mode fleet --messages 20000 --tear
 	$(BIN)/python -m tests.crash --mode fleet --messages 20000 --inbox postgres
 
-audit: $(READY) ## known vulnerabilities of what a user installs, and bandit; STRICT=1 fails where nobody can be asked
+audit: $(READY) ## known vulnerabilities of what a user installs, and bandit; STRICT=1 fails where the database of vulnerabilities cannot be reached
 	.ci/audit $(if $(STRICT),--strict) $(BIN)/python
 
 DOCS := $(VENV)/.docs-tools

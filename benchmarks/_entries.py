@@ -97,7 +97,7 @@ class _SQLite:
             connection.execute("PRAGMA journal_mode=WAL").fetchall()
 
     def row(self, name: str, key: str | None) -> object:
-        columns = "length(key), typeof(expires), handled, failures, token, lease, ends, at, letter"
+        columns = "length(key), typeof(expires), handled, failures, token, lease, ends, at, entry_json"
         return self._ask(name, f"SELECT {columns} FROM inbox WHERE key {'!=' if key is None else '='} ? LIMIT 1", key)
 
     def entries(self, name: str) -> int:

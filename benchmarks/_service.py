@@ -187,7 +187,7 @@ def by_table(secret: str, url: str, takes: float = 0.0) -> FastAPI:
     async def sweep() -> None:
         while True:
             await asyncio.sleep(1)
-            if news.locked():  # no loop was told of what is open now
+            if news.locked():  # no loop was woken for what is open now
                 async with sessions.begin() as session:
                     left = len((await session.execute(open_rows.limit(AT_ONCE))).all())
                 for _ in range(left):

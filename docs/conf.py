@@ -63,7 +63,7 @@ nitpick_ignore_regex = [
     ("py:.*", r"(?!basiq_async)[a-z_]+\..*"),
     *(("py:.*", name) for name in _BUILTINS),
     ("py:.*", r".*\.(T|H|F|T_co)"),
-    # Types that only stand in signatures, and that nobody has to name.
+    # Types that only stand in signatures, and that users do not name.
     ("py:.*", r"basiq_async\.(.*\.)?_.*"),
     ("py:.*", r"DiagnosedReceiver|Clock|TimeSource|Duration|EventTypeId|Stretch|JobFunction|Watcher|FetchesEvents"),
     ("py:.*", r"basiq_async\.(services\.events\.HasLinks|pagination\.Listing)"),
@@ -80,7 +80,7 @@ copybutton_prompt_is_regexp = True
 copybutton_only_copy_prompt_lines = True
 copybutton_remove_prompts = True
 
-html_baseurl = os.environ.get("READTHEDOCS_CANONICAL_URL", "")  # of whoever builds it
+html_baseurl = os.environ.get("READTHEDOCS_CANONICAL_URL", "")  # set by the host that builds it
 llms_txt_full_file = False  # .ci/docs makes one of what the directives made
 llms_txt_uri_template = "{base_url}text/{docname}.txt"
 llms_txt_title = "basiq_async"

@@ -151,7 +151,9 @@ async def replays(job: Job, ready: Callable[[], None]) -> None:
 # --- the process that kills ---
 
 
-def supervise(works: list[Work], kills: int, longest: float, rng: random.Random, stop: Event, told: Connection) -> None:
+def supervise(
+    works: list[Work], kills: int, longest: float, rng: random.Random, stop: Event, channel: Connection
+) -> None:
     """Keep processes running, and kill one of them at a time, in a process that does nothing else.
 
     Tells True when all kills were made, and at the end the ids of those that were killed.
@@ -162,7 +164,7 @@ def supervise(works: list[Work], kills: int, longest: float, rng: random.Random,
         while not stop.wait(rng.random() * longest if len(killed) < kills else 0.1):
             ended = [worker.process.exitcode for worker in running if not worker.process.is_alive()]
             if ended:
-                told.send(f"a process ended by itself, with exit code {ended[0]}")
+                channel.send(f"a process ended by itself, with exit code {ended[0]}")
                 break
             if len(killed) == kills:
                 continue
@@ -173,11 +175,11 @@ def supervise(works: list[Work], kills: int, longest: float, rng: random.Random,
             killed.append(running[slot].process.pid or 0)
             running[slot] = start(works[slot])
             if len(killed) == kills:
-                told.send(True)
+                channel.send(True)
     finally:
         for worker in running:
             worker.kill()
-        told.send(killed)
+        channel.send(killed)
 
 
 # --- the world around them ---
@@ -235,8 +237,8 @@ def crash_receiver(options: argparse.Namespace, rng: random.Random, folder: Path
             works.append(partial(replays, job))
         if deferred:
             works.append(partial(work, job))
-        stop, (done, told) = FORK.Event(), FORK.Pipe(duplex=False)
-        killer = FORK.Process(target=supervise, args=(works, options.kills, options.pause, rng, stop, told))
+        stop, (done, channel) = FORK.Event(), FORK.Pipe(duplex=False)
+        killer = FORK.Process(target=supervise, args=(works, options.kills, options.pause, rng, stop, channel))
         killer.start()
         try:
             events = asyncio.run(emit(fake, job, options, done, server))
@@ -249,7 +251,7 @@ def crash_receiver(options: argparse.Namespace, rng: random.Random, folder: Path
         if reports[0] is not True:
             raise SystemExit(str(reports[0]))
         attempts = asyncio.run(count_attempts(fake, webhook_id))
-        if server is not None:  # nobody knows which process had an effect in the database
+        if server is not None:  # it is unknown which process had an effect in the database
             effects = [(event, 0) for event in committed_effects(server)]
         else:
             lines = [line.split() for line in (folder / "effects").read_text().splitlines()]

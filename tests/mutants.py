@@ -3,7 +3,7 @@
 ``make mutants ROOM=receiver`` runs this. A mutant is one small change: a comparison, a boolean, a number, a sign, or a
 call that is left out. A seed chooses a sample of all that are possible. For each one, a test of the folder that runs
 the changed line must fail. A mutant that passes is a survivor: add a test, or list it in ``equivalent_mutants.txt``,
-with the reason why nobody can notice it.
+with the reason why no test can notice it.
 
 mutmut 3.8 was tried in its place. It leaves constants, defaults and decorated functions as they are, which are 12 to
 22 % of the mutants of a folder. Its wrappers keep arguments in the frames of errors and add to protocols, so tests of
@@ -218,7 +218,7 @@ def _compiles(source: bytes) -> bool:
 
 
 def equivalent() -> dict[str, str]:
-    """Return the listed mutants that nobody can notice, each with the reason."""
+    """Return the listed mutants that no test can notice, each with the reason."""
     lines = EQUIVALENT.read_text().splitlines() if EQUIVALENT.exists() else []
     listed = (line.rpartition("  # ") for line in lines if line and not line.startswith("#"))
     return {change.strip(): reason for change, _, reason in listed}

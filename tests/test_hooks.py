@@ -1,4 +1,4 @@
-"""What the hooks of a client are told."""
+"""What the hooks of a client get."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every module that users import can be imported alone: nobody has to know an order."""
+"""Every module that users import can be imported alone: the order does not matter."""
 
 from __future__ import annotations
 

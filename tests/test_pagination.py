@@ -313,7 +313,7 @@ async def test_the_failure_of_a_page_comes_behind_the_last_item_before_it(prefet
 
 
 @virtual.clocked
-async def test_a_failed_page_that_nobody_came_to_is_not_reported(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_failed_page_that_was_never_reached_is_not_reported(caplog: pytest.LogCaptureFixture) -> None:
     iterator = aiter(listing_of(page(items(1, 2), f"{PATH}?next=1"), error(500)))
     await anext(iterator)
     await asyncio.sleep(1)
@@ -611,7 +611,7 @@ async def test_a_cursor_whose_page_fails_otherwise_is_no_reason_to_walk_the_list
 
 @virtual.clocked
 async def test_a_page_on_another_path_is_followed_and_its_cursor_keeps_the_item() -> None:
-    """Such a cursor could not be told from a forged one: it leads to the list's own pages, and the item in them."""
+    """Such a cursor would look like a forged one: it leads to the list's own pages, and the item in them."""
     transport = Scripted(page(items(1), "/somewhere/else?next=1"), page(items(2, 3)))
     paginator = client(transport).messages.list("w", prefetch=0)
     assert [message.id for message in await paginator.collect(2)] == expected(1, 2)

@@ -1,4 +1,4 @@
-"""Thirty days of a service: whatever should have reached its handler does, or a person is told what did not.
+"""Thirty days of a service: whatever should have reached its handler does, or a person reads what did not.
 
 The fake is served over HTTP and its clock is moved; the service is a process that is killed. ``BASIQ_STORY_EVENTS`` is
 the number of events; 20000 is the whole size.

@@ -167,15 +167,15 @@ def read_lines(path: str | os.PathLike[str], now: datetime) -> Sequence[tuple[st
         text = file.read(_LARGEST).decode("latin-1")
     found: list[tuple[str, datetime | None]] = []
     for line in text.splitlines():
-        secrets, _, note = line.partition("#")
-        until = _read_until(note)
+        secrets, _, comment = line.partition("#")
+        until = _read_until(comment)
         if until is None or now < until:
             found += [(each, until) for each in secrets.split()]
     return found
 
 
-def _read_until(note: str) -> datetime | None:
-    word, _, moment = note.strip().partition(" ")
+def _read_until(comment: str) -> datetime | None:
+    word, _, moment = comment.strip().partition(" ")
     if word != _UNTIL:
         return None
     try:

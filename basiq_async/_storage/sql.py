@@ -25,7 +25,7 @@ from .._work.limits import limit
 from .._work.tasks import run_to_completion, wait_uncancelled
 from ..errors import BasiqError, ConfigurationError, InboxError
 from .sql_commit import keep_tags
-from .sql_errors import brief, is_missing, note_failure, said_by, sqlstate, without_values
+from .sql_errors import brief, is_missing, keep_failure, said_by, sqlstate, without_values
 
 T = TypeVar("T")
 Work = Callable[[AsyncConnection], Awaitable[T]]
@@ -81,7 +81,7 @@ def key_type() -> sa.String:
     return sa.String(400).with_variant(sa.String(400, collation="C"), "postgresql")
 
 
-class LetterType(sa.types.TypeDecorator[str]):
+class EntryType(sa.types.TypeDecorator[str]):
     """The type of a column with a delivery or a message as JSON, which no ``repr`` of a row shows."""
 
     impl = sa.Text
@@ -125,8 +125,8 @@ class SQLStore:
         self._preparing = asyncio.Lock()
         self.process = OneProcess(f"the inbox {tables.name}", InboxError)
         # Asks the dialect for its listeners: event.contains() would go by the engine's id(), which Python reuses.
-        if note_failure not in engine.dialect.dispatch.handle_error:
-            event.listen(engine.dialect, "handle_error", note_failure)
+        if keep_failure not in engine.dialect.dispatch.handle_error:
+            event.listen(engine.dialect, "handle_error", keep_failure)
         keep_tags(engine)
 
     def check_usable(self) -> None:
@@ -135,17 +135,19 @@ class SQLStore:
         if self.closed:
             raise InboxError(f"the inbox {self.tables.name} {CLOSED}")
 
-    async def run(self, work: Work[T], *, write: bool = False, patient: bool = True, alone: bool = False) -> T:
+    async def run(self, work: Work[T], *, write: bool = False, wait_for_writer: bool = True, alone: bool = False) -> T:
         """Do ``work`` in a transaction, within the time limit. See ``within_limit`` for a cancellation.
 
         alone: the work is one statement, so that a server needs no other to begin and to commit: one round trip.
-        write: commit. A write to SQLite waits for another writer: up to the time limit if ``patient``, else briefly.
+        write: commit. In SQLite, it waits for another writer: up to the limit if ``wait_for_writer``, else briefly.
         Raises ``InboxError``, and ``BusyError`` if the other writer does not finish.
         """
 
         async def prepare_and_run() -> T:
             await self.prepare()
-            return await self._run(work, write=write, patient=patient, alone=alone and self.on_postgresql)
+            return await self._run(
+                work, write=write, wait_for_writer=wait_for_writer, alone=alone and self.on_postgresql
+            )
 
         self.check_usable()
         return await self.within_limit(prepare_and_run)
@@ -156,14 +158,14 @@ class SQLStore:
         values: Mapping[str, object] | None = None,
         *,
         write: bool = False,
-        patient: bool = True,
+        wait_for_writer: bool = True,
     ) -> Sequence[sa.Row[Any]]:
         """Run one statement, which returns rows. See ``run``."""
 
         async def work(connection: AsyncConnection) -> Sequence[sa.Row[Any]]:
             return (await connection.execute(statement, values)).all()
 
-        return await self.run(work, write=write, patient=patient, alone=True)
+        return await self.run(work, write=write, wait_for_writer=wait_for_writer, alone=True)
 
     async def within_limit(self, work: Callable[[], Awaitable[T]]) -> T:
         """Do ``work``. Raises ``InboxError`` if it takes too long, and in place of a driver's error.
@@ -188,11 +190,11 @@ class SQLStore:
         except Exception as exc:  # a driver's own error when it cannot connect
             raise InboxError(self.describe(exc)) from without_values(exc)
 
-    async def _run(self, work: Work[T], *, write: bool, patient: bool, alone: bool = False) -> T:
+    async def _run(self, work: Work[T], *, write: bool, wait_for_writer: bool, alone: bool = False) -> T:
         again, committing = True, False
         while True:
             try:
-                async with self._transaction(write=write, patient=patient) as connection:
+                async with self._transaction(write=write, wait_for_writer=wait_for_writer) as connection:
                     if alone:
                         await connection.execution_options(isolation_level="AUTOCOMMIT")
                     result = await work(connection)
@@ -206,42 +208,42 @@ class SQLStore:
             again = False  # the server was restarted after the pool connected, so connect anew
 
     @asynccontextmanager
-    async def _transaction(self, *, write: bool, patient: bool) -> AsyncGenerator[AsyncConnection]:
+    async def _transaction(self, *, write: bool, wait_for_writer: bool) -> AsyncGenerator[AsyncConnection]:
         """Begin a transaction. Its end rolls back what was not committed. See ``open``."""
-        connection, whole = self.engine.connect(), False
-        await self.open(connection, write=write, patient=patient)
+        connection, uninterrupted = self.engine.connect(), False
+        await self.open(connection, write=write, wait_for_writer=wait_for_writer)
         try:
             yield connection
-            whole = True
+            uninterrupted = True
         finally:
-            await self.close(connection, write=write, whole=whole)
+            await self.close(connection, write=write, uninterrupted=uninterrupted)
 
-    async def open(self, connection: AsyncConnection, *, write: bool, patient: bool) -> None:
+    async def open(self, connection: AsyncConnection, *, write: bool, wait_for_writer: bool) -> None:
         """Connect. The first statement begins the transaction, in SQLite this call if it is to ``write``.
 
-        Raises ``BusyError`` if another worker holds SQLite's write lock; ``patient``: wait for it without a limit.
+        Raises ``BusyError`` if another worker holds SQLite's write lock, unless ``wait_for_writer``: then it waits.
         Raises the errors of SQLAlchemy and the driver.
         """
         in_turn = write and not self.on_postgresql
         if in_turn:  # the tasks of this process take turns to write to SQLite
-            async with limit(None if patient else _QUEUE_WAIT, BusyError):
+            async with limit(None if wait_for_writer else _QUEUE_WAIT, BusyError):
                 await self._writing.acquire()
         try:
             await (connection.start() if self.on_postgresql else _connect_to_file(connection))
             if in_turn:
-                await _begin_immediate(connection, patient=patient)
+                await _begin_immediate(connection, wait_for_writer=wait_for_writer)
         except BaseException:
-            await self.close(connection, write=write, whole=False)
+            await self.close(connection, write=write, uninterrupted=False)
             raise
 
-    async def close(self, connection: AsyncConnection, *, write: bool, whole: bool) -> None:
+    async def close(self, connection: AsyncConnection, *, write: bool, uninterrupted: bool) -> None:
         """Roll back what was not committed, and give the connection back to the pool.
 
-        whole: no statement was interrupted. Does not raise.
+        uninterrupted: no statement was interrupted. Does not raise.
         """
         in_turn = write and not self.on_postgresql
         try:
-            if whole or in_turn:  # SQLite has no connection to a server that could be broken
+            if uninterrupted or in_turn:  # SQLite has no connection to a server that could be broken
                 await _give_back(connection)
             else:
                 await run_to_completion(lambda: _give_back(connection, broken=True))
@@ -258,7 +260,7 @@ class SQLStore:
         if self.began is None:
             async with self._preparing:
                 if self.began is None:
-                    self.began = await self._run(self._prepare, write=True, patient=True)
+                    self.began = await self._run(self._prepare, write=True, wait_for_writer=True)
 
     async def now(self, connection: AsyncConnection) -> datetime:
         """Return the time of the server."""
@@ -360,7 +362,7 @@ async def _give_back(connection: AsyncConnection, *, broken: bool = False) -> No
         logger.debug("a connection to the database could not be closed properly", exc_info=drop_tracebacks(exc))
 
 
-async def _begin_immediate(connection: AsyncConnection, *, patient: bool) -> None:
+async def _begin_immediate(connection: AsyncConnection, *, wait_for_writer: bool) -> None:
     # The driver's own transactions begin as readers, and can fail at their first write. BEGIN IMMEDIATE gets the write
     # lock at once.
     await connection.execution_options(isolation_level="AUTOCOMMIT")
@@ -375,7 +377,7 @@ async def _begin_immediate(connection: AsyncConnection, *, patient: bool) -> Non
             except DBAPIError as exc:
                 if "locked" not in said_by(exc):
                     raise
-                if not patient and time.monotonic() >= deadline:
+                if not wait_for_writer and time.monotonic() >= deadline:
                     raise BusyError from None
                 await asyncio.sleep(0.005)
             else:

@@ -29,7 +29,7 @@ def failed_in(connection: AsyncConnection) -> Failure | None:
 _failures: WeakKeyDictionary[Connection, Failure] = WeakKeyDictionary()
 
 
-def note_failure(context: ExceptionContext) -> None:
+def keep_failure(context: ExceptionContext) -> None:
     """Record a failure: a listener of a dialect's ``handle_error``."""
     if context.connection is not None and context.sqlalchemy_exception is not None:
         # Keep the text, not the exception: its traceback refers to the connection, which would never be freed.

@@ -71,7 +71,7 @@ class _Scan:
         self._tokens_left = _MOST_TOKENS
         self._decode = json.JSONDecoder(
             strict=False,
-            parse_constant=self._note_constant,
+            parse_constant=self._add_fault_of_constant,
             parse_float=self._read_float,
             parse_int=self._read_int,
         ).raw_decode
@@ -180,7 +180,7 @@ class _Scan:
     def _fail(self, at: int) -> NoReturn:
         raise ValueError(f"not JSON at offset {at}")
 
-    def _note_constant(self, name: str) -> None:
+    def _add_fault_of_constant(self, name: str) -> None:
         self._faults.append(f"{name} is not valid JSON")
 
     def _read_float(self, text: str) -> float:

@@ -20,12 +20,12 @@ T = TypeVar("T")
 Order = Literal["oldest-first", "newest-first", "unknown"]
 """The order of a list by time, as far as its items show it."""
 
-FAR = timedelta(minutes=15)
+CLOCK_SLACK = timedelta(minutes=15)
 """The maximum time by which an item may be out of order: the first attempts of two messages can change places."""
 _FEW = 5
 _SURE = 32
 """The number of steps from one time to another that show an order; nine in ten must go the same way."""
-BEYOND = 50
+MOST_ITEMS_PAST_END = 50
 """The number of items to read after the newest ones, because an item may be slightly out of order."""
 _UNKNOWN = datetime.min.replace(tzinfo=UTC)
 
@@ -133,11 +133,11 @@ async def read_newest(
             if most is not None and len(heap) > most:
                 heapq.heappop(heap)
         beyond = beyond + 1 if most is not None and len(heap) >= most and newest_first and order.sure else 0
-        if beyond > BEYOND:
+        if beyond > MOST_ITEMS_PAST_END:
             break
     newest_first = order.order == "newest-first"
     heap.sort(key=lambda entry: (entry[0], -entry[2] if newest_first else entry[2]), reverse=True)
-    return NewestItems([entry[3] for entry in heap], read, complete=beyond <= BEYOND)
+    return NewestItems([entry[3] for entry in heap], read, complete=beyond <= MOST_ITEMS_PAST_END)
 
 
 def raw_time(item: Any) -> datetime | None:
@@ -157,7 +157,7 @@ def is_past(times: Iterable[datetime | None], order: Order, since: datetime | No
     if since is None or order != "newest-first":
         return False
     latest = max((time for time in times if time is not None), default=None)
-    return latest is not None and latest < since - FAR
+    return latest is not None and latest < since - CLOCK_SLACK
 
 
 def _odd_time(raw: object) -> datetime | None:

@@ -34,7 +34,7 @@ _FIRST_WAIT = 0.02
 _LONGEST_WAIT = 5.0
 
 
-class Ended(enum.Enum):
+class AttemptResult(enum.Enum):
     """How the attempt to handle an event ended."""
 
     HANDLED = "handled"
@@ -53,13 +53,13 @@ class Ended(enum.Enum):
 
 
 @attrs.frozen
-class Ending(Generic[T]):
+class AttemptEnd(Generic[T]):
     """How an attempt ended, with the ``value`` of the work, its ``error``, or the ``claim`` of another worker.
 
     ``unrecorded``: why the inbox could not record that it was handled.
     """
 
-    how: Ended
+    how: AttemptResult
     value: T | None = None
     error: Exception | None = None
     claim: Claim | None = None
@@ -169,13 +169,13 @@ class Unit(ABC, Generic[T]):
         """Log what became of the event, because the inbox failed."""
         self._warn(f"%s {what}: %s", failure)
 
-    async def handle_once(self) -> Ending[T]:
+    async def handle_once(self) -> AttemptEnd[T]:
         """Claim the event, do the work, and record it. ``units`` owns the task that does it.
 
         If the caller is cancelled, the work is cancelled once, and awaited for at most ``grace`` seconds. If the work
         does not end then, or within ``grace`` seconds after its time limit, the claim is kept until it ends.
         """
-        self._answer: asyncio.Future[Ending[T]] = self._loop.create_future()
+        self._answer: asyncio.Future[AttemptEnd[T]] = self._loop.create_future()
         self._own(self._loop.create_task(self._run()))
         try:
             return await self._answer
@@ -188,14 +188,14 @@ class Unit(ABC, Generic[T]):
                 self._warn_late()
             raise
 
-    def _own(self, task: asyncio.Task[Ending[T]]) -> None:
-        """Note the task that does the work. An eager one notes itself: it runs before ``create_task`` returns it."""
+    def _own(self, task: asyncio.Task[AttemptEnd[T]]) -> None:
+        """Keep the task that does the work. An eager one keeps itself: it runs before ``create_task`` returns it."""
         if task not in self.units.tasks:
             self._steps.task = task
             self.units.tasks.add(task)
             task.add_done_callback(self._answer_caller)
 
-    def _answer_caller(self, task: asyncio.Task[Ending[T]]) -> None:
+    def _answer_caller(self, task: asyncio.Task[AttemptEnd[T]]) -> None:
         """Return the task's end to the caller, unless the caller was cancelled or already has ``LATE``."""
         self.units.tasks.discard(task)
         fault = None if task.cancelled() else task.exception()
@@ -213,7 +213,7 @@ class Unit(ABC, Generic[T]):
         """Return ``LATE`` to a caller that still waits: the work was cancelled and has not ended."""
         if not self._answer.done():
             self._warn_late()
-            self._answer.set_result(Ending(Ended.LATE))
+            self._answer.set_result(AttemptEnd(AttemptResult.LATE))
 
     def _warn_late(self) -> None:
         self._warn("the handler of %s was cancelled but still runs: it stays claimed until the handler ends")
@@ -255,9 +255,9 @@ class Unit(ABC, Generic[T]):
         """Release the claim, because the inbox failed."""
         await self.release(_GIVE_BACK_SOON)
 
-    async def _run(self) -> Ending[T]:
+    async def _run(self) -> AttemptEnd[T]:
         """Claim, work and record."""
-        self._own(cast("asyncio.Task[Ending[T]]", asyncio.current_task()))
+        self._own(cast("asyncio.Task[AttemptEnd[T]]", asyncio.current_task()))
         by_key = self.units.by_key
         try:
             if self.key in by_key:
@@ -282,7 +282,7 @@ class Unit(ABC, Generic[T]):
         except asyncio.CancelledError:
             if self.claimed or self.already_claimed:
                 await self.release()
-            return Ending(Ended.CANCELLED)
+            return AttemptEnd(AttemptResult.CANCELLED)
         except Exception as exc:
             return await self._fail(exc)
         except BaseException:
@@ -298,7 +298,7 @@ class Unit(ABC, Generic[T]):
             if not (await asyncio.wait((other,), timeout=self.patience))[0]:
                 return  # from here on the inbox decides: the other's lease may be longer
 
-    async def _end_if_handled_before(self) -> Ending[T] | None:
+    async def _end_if_handled_before(self) -> AttemptEnd[T] | None:
         """Return the end of an attempt that has nothing to prepare, because the event was handled before; else None.
 
         ``known`` is also true for a set-aside event; only a claim tells the two apart.
@@ -310,7 +310,7 @@ class Unit(ABC, Generic[T]):
             await self.release()
         return ending
 
-    async def _claim(self) -> Ending[T] | None:
+    async def _claim(self) -> AttemptEnd[T] | None:
         """Claim the event. Return None if this worker has it now."""
         with_session = self.session is not None
         if self.already_claimed and not with_session:
@@ -324,15 +324,15 @@ class Unit(ABC, Generic[T]):
                 claim = await self.call(ask, self.key, self.token)
             except Exception as exc:
                 await self.give_back(exc)  # the inbox may have made the claim
-                return Ending(Ended.UNAVAILABLE, error=exc)
+                return AttemptEnd(AttemptResult.UNAVAILABLE, error=exc)
             if claim.status is ClaimStatus.CLAIMED:
                 return None
             if claim.status is ClaimStatus.DONE:
-                return Ending(Ended.DONE)
+                return AttemptEnd(AttemptResult.DONE)
             if waited >= self.patience or self.units.is_ending:
                 if self.already_claimed:
                     await self.release()
-                return Ending(Ended.BUSY, claim=claim)
+                return AttemptEnd(AttemptResult.BUSY, claim=claim)
             pause = min(wait, self.patience - waited, max(claim.retry_after, _FIRST_WAIT))
             await self._interruptible(partial(asyncio.sleep, pause), None)
             waited, wait = waited + pause, min(_LONGEST_WAIT, 1.5 * wait)
@@ -388,7 +388,7 @@ class Unit(ABC, Generic[T]):
         self.timed_out = True
         raise TimeoutError(f"the handler was cancelled after {seconds:g} s") from drop_tracebacks(failure)
 
-    async def _complete(self, value: T) -> Ending[T]:
+    async def _complete(self, value: T) -> AttemptEnd[T]:
         failure: Exception
         try:
             recorded = await self.call(self.units.inbox.complete, self.key, self.token)
@@ -396,24 +396,24 @@ class Unit(ABC, Generic[T]):
             if self.session is None:
                 # It was handled. A failure would certainly have it handled twice.
                 self.report("was handled, but that could not be recorded", exc)
-                return Ending(Ended.HANDLED, value, unrecorded=exc)
+                return AttemptEnd(AttemptResult.HANDLED, value, unrecorded=exc)
             if not isinstance(exc, (InboxError, TimeoutError, RuntimeError)):
                 raise  # the storage refuses what the handler wrote
             failure = exc
         else:
             if recorded:
-                return Ending(Ended.HANDLED, value)
+                return AttemptEnd(AttemptResult.HANDLED, value)
             if self.session is None:
                 self._warn("%s was handled after its lease had run out: another worker may have handled it too")
-                return Ending(Ended.HANDLED, value)
+                return AttemptEnd(AttemptResult.HANDLED, value)
             failure = InboxError("the claim ended before its transaction was committed")
         # Its commit may have succeeded all the same: when the event comes again, the inbox knows.
         await self.give_back(failure)
-        return Ending(Ended.UNAVAILABLE, error=failure)
+        return AttemptEnd(AttemptResult.UNAVAILABLE, error=failure)
 
-    async def _fail(self, failure: Exception) -> Ending[T]:
+    async def _fail(self, failure: Exception) -> AttemptEnd[T]:
         if self.session is not None and all(isinstance(each, InboxError) for each in leaves(failure)):
             await self.give_back(failure)
-            return Ending(Ended.UNAVAILABLE, error=failure)
+            return AttemptEnd(AttemptResult.UNAVAILABLE, error=failure)
         await self.record_failure(failure)
-        return Ending(Ended.FAILED, error=failure)
+        return AttemptEnd(AttemptResult.FAILED, error=failure)

@@ -113,7 +113,7 @@ class Inbox(Record, Protocol):
         """
         ...
 
-    async def quarantine(self, key: str, token: str, delivery: QuarantinedDelivery) -> bool:
+    async def quarantine(self, key: str, token: str, delivery: StoredDelivery) -> bool:
         """Put ``delivery`` into the quarantine, and end the claim on ``key``: both or neither.
 
         The key is then handled, as far as ``claim`` knows, if ``delivery`` was acknowledged. A quarantined delivery is
@@ -125,8 +125,8 @@ class Inbox(Record, Protocol):
         ...
 
     async def entries(
-        self, *, waiting: bool = False, after: QuarantinedDelivery | None = None, limit: int = 100
-    ) -> Sequence[QuarantinedDelivery]:
+        self, *, waiting: bool = False, after: StoredDelivery | None = None, limit: int = 100
+    ) -> Sequence[StoredDelivery]:
         """Return at most ``limit`` quarantined deliveries, ordered by ``quarantined_at``, then by key.
 
         ``after`` is the last delivery of the previous page; it may have left the quarantine since. A page may have
@@ -167,8 +167,8 @@ _KINDS = get_args(Kind)
 
 
 @attrs.frozen
-class QuarantinedDelivery:
-    """A delivery, or what a job was to hand out, in the quarantine, with all that is needed to handle it again.
+class StoredDelivery:
+    """A delivery, or what a job was to hand out, that an inbox stores with all that is needed to handle it again.
 
     ``pack`` and ``unpack`` are for inboxes, which store it as a text.
 
@@ -229,7 +229,7 @@ class QuarantinedDelivery:
 
     @classmethod
     @hide_arguments
-    def unpack(cls, text: str | bytes) -> QuarantinedDelivery:
+    def unpack(cls, text: str | bytes) -> StoredDelivery:
         """Return the delivery whose ``pack`` returned this text. Raises ``InboxError`` for any other text."""
         try:
             fields = json.loads(text)
@@ -241,12 +241,12 @@ class QuarantinedDelivery:
             found = cls(**fields, due=None)
         except (ValueError, TypeError, KeyError, RecursionError):
             found = None
-        if found is None or not _is_whole(found):
+        if found is None or not _has_right_types(found):
             raise InboxError("the quarantine holds data that no inbox has written")
         return found
 
 
-def _is_whole(entry: QuarantinedDelivery) -> bool:
+def _has_right_types(entry: StoredDelivery) -> bool:
     """Return whether the fields have their types: JSON of another program may have a number for a text."""
     texts = (entry.key, entry.delivery_id, entry.event_type_id, entry.event_id, entry.error, entry.seal or "")
     return (
@@ -261,18 +261,18 @@ def _is_whole(entry: QuarantinedDelivery) -> bool:
 
 def unpack_entry(
     text: str | bytes, *, key: str, at: datetime, trusted: bool = True, due: datetime | None = None
-) -> QuarantinedDelivery:
+) -> StoredDelivery:
     """Return the entry that a storage holds for ``key``, at the time ``at`` of its order. Never raises.
 
     A text that no inbox has written becomes an unreadable entry with an empty seal: it is refused, kept and reported,
     and hides no other. ``trusted``: whether only inboxes write to the storage; else a missing seal is an empty one.
     """
     try:
-        entry = QuarantinedDelivery.unpack(text)
+        entry = StoredDelivery.unpack(text)
     except InboxError as exc:
         body = text if isinstance(text, bytes) else str(text).encode("utf-8", "surrogatepass")
         # With its key for an id, a person can drop it.
-        return QuarantinedDelivery(key, key, "", "", body, at, str(exc), 0, at, kind="unreadable", seal="", due=due)
+        return StoredDelivery(key, key, "", "", body, at, str(exc), 0, at, kind="unreadable", seal="", due=due)
     # The key and time of its place, so that the next page always begins after it.
     return attrs.evolve(entry, key=key, quarantined_at=at, seal=None if trusted else entry.seal or "", due=due)
 
@@ -284,7 +284,7 @@ class ClaimedDelivery:
     Those beyond ``delivery.failures`` and this one had no end. ``claimed_at`` is the time by the inbox's clock.
     """
 
-    delivery: QuarantinedDelivery
+    delivery: StoredDelivery
     token: str
     attempts: int
     claimed_at: datetime
@@ -327,9 +327,7 @@ class WaitingInbox(Inbox, Protocol):
     Each time is by the inbox's clock, or by ``now`` if it is given, which must then be given in all calls.
     """
 
-    async def store(
-        self, delivery: QuarantinedDelivery, *, webhook_id: str | None, now: datetime | None = None
-    ) -> bool:
+    async def store(self, delivery: StoredDelivery, *, webhook_id: str | None, now: datetime | None = None) -> bool:
         """Store a delivery durably under its key, due at once. Its ``quarantined_at`` is the time when it came.
 
         Returns False if the key was handled, waits already, or is in the quarantine and was acknowledged. What a job
@@ -356,7 +354,7 @@ class WaitingInbox(Inbox, Protocol):
         ...
 
     async def put_off(
-        self, delivery: QuarantinedDelivery, token: str, *, seconds: float, now: datetime | None = None
+        self, delivery: StoredDelivery, token: str, *, seconds: float, now: datetime | None = None
     ) -> bool:
         """End this token's claim on a delivery that waits, and store it anew: it is due again after ``seconds``.
 

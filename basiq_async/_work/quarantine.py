@@ -14,7 +14,7 @@ from contextlib import aclosing
 from ..errors import ConfigurationError, InboxError
 from .keys import identity_of, inbox_key, is_digest, webhook_of
 from .limits import inbox_limit
-from .protocol import ClaimStatus, Inbox, QuarantinedDelivery, WaitingInbox
+from .protocol import ClaimStatus, Inbox, StoredDelivery, WaitingInbox
 
 ANY_WEBHOOK = "*"
 """In place of the id of a webhook: the entries of all."""
@@ -30,8 +30,8 @@ def with_jobs(identity: str) -> str:
 
 
 def read_quarantine(
-    inbox: Inbox, webhook_id: str | None, *, timeout: float, after: QuarantinedDelivery | None = None
-) -> AsyncGenerator[QuarantinedDelivery]:
+    inbox: Inbox, webhook_id: str | None, *, timeout: float, after: StoredDelivery | None = None
+) -> AsyncGenerator[StoredDelivery]:
     """Yield each quarantined delivery of one webhook, once, oldest first.
 
     webhook_id: the identity of the webhook, or ``ANY_WEBHOOK``. Only those after ``after``, if it is given.
@@ -41,7 +41,7 @@ def read_quarantine(
     return _read(inbox, webhook_id, timeout, after)
 
 
-async def read_waiting(inbox: Inbox, webhook_id: str | None, *, timeout: float) -> AsyncGenerator[QuarantinedDelivery]:
+async def read_waiting(inbox: Inbox, webhook_id: str | None, *, timeout: float) -> AsyncGenerator[StoredDelivery]:
     """Yield each delivery of one webhook that waits to be handled, oldest first. See ``read_quarantine``."""
     if isinstance(inbox, WaitingInbox):
         async with aclosing(_read(inbox, webhook_id, timeout, None, waiting=True)) as found:
@@ -50,8 +50,8 @@ async def read_waiting(inbox: Inbox, webhook_id: str | None, *, timeout: float) 
 
 
 async def _read(
-    inbox: Inbox, webhook_id: str | None, timeout: float, after: QuarantinedDelivery | None, *, waiting: bool = False
-) -> AsyncGenerator[QuarantinedDelivery]:
+    inbox: Inbox, webhook_id: str | None, timeout: float, after: StoredDelivery | None, *, waiting: bool = False
+) -> AsyncGenerator[StoredDelivery]:
     seen: set[str] = set()
     while True:
         async with inbox_limit(timeout):
@@ -89,10 +89,10 @@ async def count_by_owner(inbox: Inbox, identities: Sequence[str | None], *, time
 
 
 async def first_quarantined(
-    inbox: Inbox, webhook_id: str | None, limit: int, *, timeout: float, after: QuarantinedDelivery | None = None
-) -> Sequence[QuarantinedDelivery]:
+    inbox: Inbox, webhook_id: str | None, limit: int, *, timeout: float, after: StoredDelivery | None = None
+) -> Sequence[StoredDelivery]:
     """Return the webhook's oldest ``limit`` entries, or the next ones after ``after``. See ``read_quarantine``."""
-    entries: list[QuarantinedDelivery] = []
+    entries: list[StoredDelivery] = []
     async with aclosing(read_quarantine(inbox, webhook_id, timeout=timeout, after=after)) as found:
         async for entry in found:
             entries.append(entry)
@@ -103,9 +103,9 @@ async def first_quarantined(
 
 async def read_pages(
     inbox: Inbox, webhook_id: str | None, *, timeout: float, ids: Collection[str] | None = None
-) -> AsyncGenerator[Sequence[QuarantinedDelivery]]:
+) -> AsyncGenerator[Sequence[StoredDelivery]]:
     """Yield the webhook's entries, or those with these ids, some at once. See ``read_quarantine``."""
-    page: list[QuarantinedDelivery] = []
+    page: list[StoredDelivery] = []
     async with aclosing(read_quarantine(inbox, webhook_id, timeout=timeout)) as found:
         async for entry in found:
             if ids is None or has_id(entry, ids):
@@ -159,16 +159,16 @@ async def try_to_drop(inbox: Inbox, key: str, *, timeout: float) -> ClaimStatus:
     return claim.status
 
 
-def has_id(entry: QuarantinedDelivery, ids: Collection[str]) -> bool:
+def has_id(entry: StoredDelivery, ids: Collection[str]) -> bool:
     """Return whether the id of an entry's delivery, message or event is one of these."""
     return entry.delivery_id in ids or entry.event_id in ids
 
 
-def _place(delivery: QuarantinedDelivery) -> tuple[float, str]:
+def _place(delivery: StoredDelivery) -> tuple[float, str]:
     return delivery.quarantined_at.timestamp(), delivery.key
 
 
-def _is_own(delivery: QuarantinedDelivery, webhook_id: str | None) -> bool:
+def _is_own(delivery: StoredDelivery, webhook_id: str | None) -> bool:
     if not is_digest(delivery.key):
         owner = webhook_of(delivery.key)
         if webhook_id is not None and webhook_id.startswith(_WITH_JOBS):

@@ -18,10 +18,10 @@ class Steps:
       other step comes to its end, and ``cancelled`` says that no interruptible step may begin.
     - the event loop that shuts down: any step, again and again.
 
-    An interruptible step has ``grace`` seconds to end after its time limit; ``tell_late`` is called if it has not.
+    An interruptible step has ``grace`` seconds to end after its time limit; ``on_late`` is called if it has not.
     """
 
-    def __init__(self, grace: float, tell_late: Callable[[], None]) -> None:
+    def __init__(self, grace: float, on_late: Callable[[], None]) -> None:
         self.task: asyncio.Task[Any]
         self.cancelled = False
         """Whether the caller was cancelled, or the event loop shuts down."""
@@ -30,7 +30,7 @@ class Steps:
         self.interruptible = False
         """Whether the present step is. ``end`` resets it."""
         self._grace = grace
-        self._tell_late: Callable[[], None] | None = tell_late
+        self._on_late: Callable[[], None] | None = on_late
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
         self._due = math.inf
@@ -69,7 +69,7 @@ class Steps:
     def close(self) -> None:
         """End the last step. What the task held is freed now, without the garbage collector."""
         self._stop_timer()
-        self._tell_late = None
+        self._on_late = None
 
     def _stop_timer(self) -> None:
         if self._timer is not None:
@@ -83,8 +83,8 @@ class Steps:
         if self._loop.time() >= self._due:
             if self.expired:  # the step has not ended within the grace
                 self._due = math.inf
-                if self._tell_late is not None:
-                    self._tell_late()
+                if self._on_late is not None:
+                    self._on_late()
             else:
                 self.expired = True
                 self._due = self._due + self._grace if self.interruptible else math.inf

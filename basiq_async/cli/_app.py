@@ -28,12 +28,12 @@ from ._output import (
     flush,
     live,
     new_session,
-    note,
+    say,
     session,
     show_error,
     write,
     write_help,
-    write_note,
+    write_line,
 )
 from ._run import MEANINGS, WRONG, exit_code, run_until_signal
 
@@ -165,7 +165,7 @@ def _show(exc: Exception) -> int:
         import traceback
 
         for line in "".join(traceback.format_exception(exc)).splitlines():
-            write_note(line)
+            write_line(line)
     if isinstance(exc, BasiqError):
         evidence = {name: getattr(exc, name, None) for name in _EVIDENCE}
         known = {name: value for name, value in evidence.items() if value is not None}
@@ -194,7 +194,7 @@ def _show_usage(exc: Any) -> int:
         return code
     show_error(exc.format_message(), kind="UsageError", exit_code=code)
     if context is not None:
-        note(f"See '{context.command_path} --help'.")
+        say(f"See '{context.command_path} --help'.")
     return code
 
 

@@ -14,7 +14,7 @@ import attrs
 import typer
 
 from ._options import Json, Raw, Yes
-from ._output import note
+from ._output import say
 from ._results import Output, View
 from ._run import confirm, make_client
 
@@ -41,7 +41,7 @@ def command(
             A text that is longer goes on like this.
 
     view: what is shown of the object, or of each object of the list, that the function returns. ``details`` returns the
-        lines that a terminal shows of one object in place of the view's fields. ``empty`` is the note for no objects.
+        lines that a terminal shows of one object in place of the view's fields. ``empty`` is said if there are none.
     ask: returns the question that the user must confirm first; it is called with the arguments by name.
     raw: whether there is an option ``--raw`` too.
 
@@ -75,7 +75,7 @@ def command(
                 return None
             output.rows(found, view)
             if not found:
-                note(empty)
+                say(empty)
             return None
 
         async def work(output: Output, given: dict[str, Any]) -> Any:

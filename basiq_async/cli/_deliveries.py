@@ -24,7 +24,7 @@ from ._options import (
     read_file,
     read_secrets,
 )
-from ._output import note, write_lines
+from ._output import say, write_lines
 from ._results import Output
 from ._run import DONE, WRONG, make_client
 
@@ -132,7 +132,7 @@ async def trigger(
             raise ConfigurationError("--text and --url are for Basiq's test messages: omit them with --to")
         check_known([event_type], advice="; 'sign' and curl post a message of another type")
         if event_id is None:
-            note("no such event exists: to fetch it is a 404; --event-id, --user-id and --entity-id name what exists")
+            say("no such event exists: to fetch it is a 404; --event-id, --user-id and --entity-id name what exists")
         return await _send(output, to, event_type, event_id, user_id, entity_id, message_id, secret_file)
     if any(each is not None for each in (event_id, user_id, entity_id, message_id)):
         raise ConfigurationError("--event-id, --user-id, --entity-id and --id require --to")
@@ -145,9 +145,9 @@ async def trigger(
             named = each.url == url if url is not None else event_type in each.subscribed_events
             found, status = found or named, (each.status or "active").lower()
             if named and status != "active":
-                note(f"nothing will come to the webhook {each.id}: it is {status}")
+                say(f"nothing will come to the webhook {each.id}: it is {status}")
         if not found:
-            note(f"nothing will come: no webhook {'has this URL' if url else f'is subscribed to {event_type}'}")
+            say(f"nothing will come: no webhook {'has this URL' if url else f'is subscribed to {event_type}'}")
         if url is not None:
             await basiq.messages.send_test_to(url, [event_type])
         else:

@@ -18,7 +18,7 @@ from ..errors import ConfigurationError, NotFoundError
 from ._inboxes import INBOX_TIMEOUT, InboxPlace, Receiver, open_inbox, open_receiver, record_file
 from ._lines import Place, Words, find_line
 from ._options import SECRET_VARIABLE, Json, option, read_secrets
-from ._output import live, note
+from ._output import live, say
 from ._problems import (
     SetAside,
     oldest_set_aside,
@@ -116,9 +116,7 @@ async def doctor(
         elsewhere = webhook_id is None and bool(served) and not {*ids} & {*served}
         if elsewhere:
             what = f"the webhook {', '.join(served)} of this {'inbox' if opened is None else 'receiver'}"
-            note(
-                f"{what} is not of this account; if another took its place, its receiver needs both ids, the new first"
-            )
+            say(f"{what} is not of this account; if another took its place, its receiver needs both ids, the new first")
         for each in ids:
             live(f"checking webhook {each}")
             own = opened if opened is None or not opened.webhook_ids or each in opened.webhook_ids else None
@@ -131,7 +129,7 @@ async def doctor(
             except NotFoundError as exc:
                 if webhook_id is not None or exit_code(exc) != WRONG:
                     raise
-                note(f"the webhook {each} was deleted meanwhile")
+                say(f"the webhook {each} was deleted meanwhile")
                 continue
             finally:
                 live(None)
@@ -147,32 +145,32 @@ async def doctor(
                 _show_problems(diagnosis, find, looked.set_aside)
             row = {**_DIAGNOSIS.row(diagnosis), "problems": problem_rows(diagnosis.problems, find)}
             output.one(row, _DIAGNOSIS, _diagnosis_details(row))
-            if looked.note is not None:
-                note(looked.note)
+            if looked.last_line is not None:
+                say(looked.last_line)
             else:
                 tell_left_alone(diagnosis.left_alone, "a recovery leaves them alone")
             tell_others(diagnosis.others)
             if diagnosis.endpoint is not None and diagnosis.endpoint.ok:
-                note("the test proves the address, and not that Basiq signs with the secret that it was signed with")
+                say("the test proves the address, and not that Basiq signs with the secret that it was signed with")
             found_codes.update(each.code for each in diagnosis.problems)
             seen += 1
     if not seen:
-        note("there is no webhook, so nothing is delivered; create one with 'basiq-async webhooks create'")
+        say("there is no webhook, so nothing is delivered; create one with 'basiq-async webhooks create'")
     if elsewhere or not seen or found_codes - {"partial", "forbidden"}:
         return WRONG
     if found_codes:
         return NO_ANSWER
-    note("no problems found")
+    say("no problems found")
     return DONE
 
 
 @attrs.frozen
 class _Looked:
-    """What was found. ``set_aside``: the oldest entry of the quarantine. ``note``: what is said at the end."""
+    """What was found. ``set_aside``: the oldest entry of the quarantine. ``say``: what is said at the end."""
 
     found: Diagnosis
     set_aside: SetAside | None
-    note: str | None
+    last_line: str | None
 
 
 def _show_problems(found: Diagnosis, find: Callable[[Problem], Words], set_aside: SetAside | None) -> None:

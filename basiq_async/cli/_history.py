@@ -23,7 +23,7 @@ from ._options import (
     option,
     read_secrets,
 )
-from ._output import live, note
+from ._output import live, say
 from ._results import Column, Output, Row, View, cell_text
 from ._run import exit_code, follow_up
 from ._runs import tell_refusals
@@ -149,7 +149,7 @@ async def tail(
     found = await _read_newest(basiq.messages.list(webhook_id, filter=filter), limit, wanted=where)
     output.rows(found.items, MESSAGE)
     if not found.items:
-        note("nothing found")
+        say("nothing found")
     if not follow:
         return
     poll = follow_after(found, basiq, webhook_id, filter, where)
@@ -159,7 +159,7 @@ async def tail(
         output.rows(fresh, MESSAGE)
         return len(fresh)
 
-    note("waiting for new messages; Ctrl-C ends")
+    say("waiting for new messages; Ctrl-C ends")
     await follow_up(show_new)
 
 
@@ -251,15 +251,15 @@ async def show_list(
     most = limit if limit is not None else 0 if output.as_json else IN_A_TERMINAL
     if most == 0:
         if not await output.stream(items, view, wanted=wanted):
-            note("nothing found")
+            say("nothing found")
         return
     found = await _read_newest(items, most, wanted=wanted)
     output.rows(found.items, view)
     if not found.items:
-        note("nothing found")
+        say("nothing found")
     elif not output.as_json and (not found.complete or (wanted is None and found.read > most)):
         total = f"of {found.read:,}" if found.complete else "and there are more"
-        note(f"the newest {len(found.items):,} {total}; --limit N shows N of them, --limit 0 shows all")
+        say(f"the newest {len(found.items):,} {total}; --limit N shows N of them, --limit 0 shows all")
 
 
 async def _read_newest(

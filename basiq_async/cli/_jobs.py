@@ -13,7 +13,7 @@ from ..errors import ConfigurationError, ConnectionFailedError, RecordError, Rep
 from ._command import Group, command
 from ._inboxes import naming_errors
 from ._options import Filter, LogLevel, Oldest, WebhookId, option
-from ._output import live, note, show_logs
+from ._output import live, say, show_logs
 from ._quarantine import OF_A_JOB, entries_of, show_entries, tell_dropped
 from ._replay import Source
 from ._results import ROWS, Column, Output, Row, View, count_details
@@ -153,7 +153,7 @@ async def retry(key: Key, fleet: FleetPlace = None) -> None:
     """Have the workers hand out again what is in the quarantine of a job."""
     async with _open_job(fleet, key) as job:
         await job.retry_quarantined()
-    note("what is in the quarantine will be tried again; see 'basiq-async jobs watch'")
+    say("what is in the quarantine will be tried again; see 'basiq-async jobs watch'")
 
 
 @jobs_app.add()
@@ -167,7 +167,7 @@ async def export(
     file: The new file, with a line of JSON for each message.
     """
     async with _open_job(fleet, key) as job:
-        note(f"{entries_of(await job.export_quarantined(file))} written to {file!r}")
+        say(f"{entries_of(await job.export_quarantined(file))} written to {file!r}")
 
 
 @jobs_app.add(ask=lambda key, ids, fleet: f"Remove {entries_of(len(set(ids)))} of the quarantine of {key} for good?")
@@ -213,7 +213,7 @@ def _line(job: Row) -> str:
 async def _set_state(place: str | None, key: str, action: Callable[[Job], Awaitable[None]]) -> None:
     async with _open_job(place, key) as job:
         await action(job)
-        note(f"{key}: {(await job.progress()).state}")
+        say(f"{key}: {(await job.progress()).state}")
 
 
 @asynccontextmanager

@@ -15,7 +15,7 @@ from .._wire.urls import read_endpoint
 from ..errors import ConfigurationError
 from ._command import command
 from ._options import read_secrets
-from ._output import OutputClosedError, OutputError, live, note
+from ._output import OutputClosedError, OutputError, live, say
 from ._results import Output, Row, View
 from ._showing import ListenOptions, Showing
 
@@ -118,7 +118,7 @@ class Listener(Showing):
                 raise ConfigurationError(f"cannot listen on {host} port {port}: {exc.strerror}") from exc
             stack.enter_context(self.until_end(lambda: self._under_way > 0))
             url = f"{Address(host, address.port)}{path}"
-            note(f"listening on {url}", url=url)
+            say(f"listening on {url}", url=url)
             while not self._done.is_set():
                 live(f"{self.status}; Ctrl-C ends")
                 await wait_for_event(self._done, _SHOW_EVERY)

@@ -24,7 +24,7 @@ from ._command import command
 from ._mock_control import TOKEN, MockError, Place, call_mock
 from ._mock_control import mock_app as mock_app  # with its commands, and those of this module
 from ._options import explain
-from ._output import flush, note, write
+from ._output import flush, say, write
 from ._results import Output
 from ._run import on_signals
 
@@ -212,11 +212,11 @@ async def _serve(options: MockOptions, output: Output) -> None:
         else:
             write(export_line(base_url, fake.api_key))
             flush()
-        note(f"ready at {base_url}; its page is at {page}")
-        note(f"its ids are made from the seed {fake.seed}; --seed repeats them", seed=str(fake.seed))
+        say(f"ready at {base_url}; its page is at {page}")
+        say(f"its ids are made from the seed {fake.seed}; --seed repeats them", seed=str(fake.seed))
         if webhook_id is not None:
             count = amount(fake.count_messages(webhook_id), "message", "messages")
-            note(f"webhook {webhook_id} has {count}", webhook_id=webhook_id)
+            say(f"webhook {webhook_id} has {count}", webhook_id=webhook_id)
         await stop.wait()
 
 

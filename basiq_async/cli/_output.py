@@ -1,7 +1,7 @@
 """Write to standard output and standard error, and hold the session of one invocation.
 
-Standard output holds only data. Notes, progress and errors go to standard error. With ``--json``, a terminal gets JSON
-lines too, and errors and notes are JSON. Only this module writes to the two streams: its functions escape characters
+Standard output holds only data. All else goes to standard error. With ``--json``, a terminal gets JSON
+lines too, and standard error has JSON. Only this module writes to the two streams: its functions escape characters
 that are not printable, so that no command can forget it. ``json_line`` does this for JSON. rich styles the lines of a
 terminal, and draws its status line.
 """
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 DEBUG = "BASIQ_DEBUG"
 """The environment variable that turns on tracebacks and logs."""
-_TELL_EVERY = 30.0
+_SAY_EVERY = 30.0
 """Seconds between two lines on what a command does, where there is no status line."""
 
 
@@ -56,7 +56,7 @@ class Session:
     """The state that all functions share during one invocation of the program."""
 
     json: bool = False
-    """Whether ``--json`` was given: errors and notes are JSON then."""
+    """Whether ``--json`` was given: errors and what is said are JSON then."""
     profile: str | None = None
     base_url: str | None = None
     timeout: float | None = None
@@ -171,15 +171,15 @@ def _unwritable(exc: OSError) -> Exception:
     return OutputError(f"standard output cannot be written: {exc.strerror}")
 
 
-# --- standard error: notes, errors and the status line ---
+# --- standard error: lines, errors and the status line ---
 
 
-def note(text: str, **more: Any) -> None:
-    """Write a note to standard error. With ``--json`` it is a JSON object, which also has the fields ``more``."""
+def say(text: str, **more: Any) -> None:
+    """Write a line to standard error. With ``--json`` it is a JSON object, which also has the fields ``more``."""
     if session().json:
         _put(json_line({"note": text, **more}, ascii=not takes_unicode(sys.stderr)) + "\n")
     else:
-        write_note(text)
+        write_line(text)
 
 
 def prompt(text: str) -> None:
@@ -188,7 +188,7 @@ def prompt(text: str) -> None:
     _put(printable(text))
 
 
-def write_note(*parts: Part) -> None:
+def write_line(*parts: Part) -> None:
     """Write a line of text to standard error, even with ``--json``."""
     _put(_render(parts, sys.stderr) + "\n")
 
@@ -212,9 +212,9 @@ class PrintableLog(StreamHandler[TextIO]):
         """Write the lines of a record."""
         try:
             first, *others = self.format(record).splitlines() or [""]
-            write_note(first)
+            write_line(first)
             for line in others:
-                write_note(f"    {line}")
+                write_line(f"    {line}")
         except Exception:
             self.handleError(record)
 
@@ -235,14 +235,14 @@ def show_error(text: str, *, kind: str, exit_code: int, **more: Any) -> None:
         evidence = {"type": kind, "message": text, "exit_code": exit_code, **more}
         _put(json_line({"error": evidence}, ascii=not takes_unicode(sys.stderr)) + "\n")
     else:
-        write_note(Styled("error:", "red"), f" {text}")
+        write_line(Styled("error:", "red"), f" {text}")
 
 
 def live(text: str | None) -> None:
     """Show what the command is doing, in place of what was shown before; None removes it.
 
     A terminal has a status line. Without a terminal, or if it cannot erase a line (``TERM=dumb``), the text is written
-    every 30 s, as a note.
+    every 30 s, as a line.
     """
     state = session()
     if text is None:
@@ -254,9 +254,9 @@ def live(text: str | None) -> None:
         now = time.monotonic()
         if state.noted_at is None:
             state.noted_at = now
-        elif now - state.noted_at >= _TELL_EVERY:
+        elif now - state.noted_at >= _SAY_EVERY:
             state.noted_at = now
-            note(text[:500])
+            say(text[:500])
         return
     from rich.live import Live
     from rich.text import Text

@@ -19,7 +19,7 @@ from ..receiver import SQLiteInbox
 from ..replay import HttpTarget, Replay, since
 from ._inboxes import INBOX_TIMEOUT, record_file
 from ._options import read_moment, read_secrets
-from ._output import OutputClosedError, OutputError, live, note
+from ._output import OutputClosedError, OutputError, live, say
 from ._results import Output, Row, View
 from ._run import follow_up, make_client
 from ._runs import Watch
@@ -27,7 +27,7 @@ from ._showing import ListenOptions, Showing
 
 if TYPE_CHECKING:
     from ..client import BasiqClient
-    from ..receiver import QuarantinedDelivery
+    from ..receiver import StoredDelivery
 
 _SLOWEST = 60.0
 _CONCURRENCY = 8
@@ -57,7 +57,7 @@ class Polling(Showing):
         self._target: HttpTarget | None = None
         self._job: Replay | None = None
         """None before the start of the first run is known."""
-        self._last: QuarantinedDelivery | None = None
+        self._last: StoredDelivery | None = None
         """The last entry of the quarantine that was shown."""
         self._under_way = 0
         self._watch = Watch()
@@ -72,7 +72,7 @@ class Polling(Showing):
                 target = HttpTarget(options.forward_to, self._secrets, connections=_CONCURRENCY)
                 self._target = await stack.enter_async_context(target)
             slowest = max(_SLOWEST, options.every)
-            note(
+            say(
                 f"polling: a message appears within {options.every:g} s while messages arrive, and within "
                 f"{slowest:g} s after a quiet time; {60 / slowest:.0f} to {60 / options.every:.0f} requests per "
                 "minute, and one token per hour"
@@ -96,7 +96,7 @@ class Polling(Showing):
             await follow_up(poll, first=options.every, longest=slowest, stop=self._done)
         if failed := self._counts["failed"]:
             what = amount(failed, "message was", "messages were")
-            note(f"{what} not accepted; 'basiq-async messages resend' posts again what is named")
+            say(f"{what} not accepted; 'basiq-async messages resend' posts again what is named")
 
     async def _make_job(self, basiq: BasiqClient, stack: AsyncExitStack) -> Replay:
         options = self._options

@@ -14,7 +14,7 @@ from .._wire.hosts import show_place
 from .._work.keys import identity_of
 from ._inboxes import INBOX_TIMEOUT
 from ._options import help_line
-from ._output import Styled, note, write
+from ._output import Styled, say, write
 from ._results import Row, cell_text
 
 if TYPE_CHECKING:
@@ -113,13 +113,13 @@ def tell_others(counts: Mapping[str, int]) -> None:
     for owner, count in counts.items():
         what = amount(count, "delivery", "deliveries")
         whose = f"a job that posts the events of {identity_of(owner)!r}" if identity_of(owner) != owner else repr(owner)
-        note(f"the inbox also has {what} of {whose}, waiting or in the quarantine, which only that one ends")
+        say(f"the inbox also has {what} of {whose}, waiting or in the quarantine, which only that one ends")
 
 
 def tell_left_alone(count: int, so: str) -> None:
     """Say how many messages Basiq delivered, and an inbox need not know."""
     if count:
-        note(
+        say(
             f"{amount(count, 'message was', 'messages were')} delivered, as Basiq says, before the inbox began or "
             f"longer ago than it remembers: {so}; recover --everything includes them"
         )

@@ -13,7 +13,7 @@ from .._wire.urls import VENDOR_URL
 from ..errors import ConfigurationError
 from ._command import command
 from ._options import Yes
-from ._output import is_terminal, note, session
+from ._output import is_terminal, say, session
 from ._results import ROWS, Column, Output, Row, View
 from ._run import DONE, WRONG, confirm, make_client
 from ._settings import DEFAULT, Settings, entries, find_settings, given_base_url, names, remove, store
@@ -56,7 +56,7 @@ def login(
             if check:
                 await basiq.event_types.list().first()
         store(name, key, url)
-        note(f"the API key of profile {name!r} was stored")
+        say(f"the API key of profile {name!r} was stored")
         output.one({"profile": name, "base_url": url})
 
     return work()

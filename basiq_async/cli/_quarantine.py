@@ -17,7 +17,7 @@ from ..errors import ConfigurationError
 from ._command import Group
 from ._inboxes import INBOX_TIMEOUT, WEBHOOK_VARIABLE, InboxOptions
 from ._options import IN_A_TERMINAL, EndpointSecretFile, Oldest
-from ._output import live, note
+from ._output import live, say
 from ._results import ROWS, Column, Output, Row, View
 from ._run import DONE, WRONG, make_client
 from ._runs import Watch, check_places, open_target, run_watched, show_at_service, tell_refusals
@@ -25,7 +25,7 @@ from ._settings import Settings
 
 if TYPE_CHECKING:
     from ..models import Message
-    from ..receiver import Inbox, QuarantinedDelivery
+    from ..receiver import Inbox, StoredDelivery
     from ..replay import Report, Target
 
 
@@ -43,7 +43,7 @@ def entries_of(count: int) -> str:
     return amount(count, "entry", "entries")
 
 
-def _view(*first: Column) -> View[QuarantinedDelivery]:
+def _view(*first: Column) -> View[StoredDelivery]:
     return View(
         "delivery_id webhook_id kind event_type_id event_id error failures signed_at quarantined_at acknowledged body",
         *first,
@@ -87,10 +87,10 @@ async def list_(output: Output, place: InboxOptions, limit: Oldest = None) -> in
 
 
 async def show_entries(
-    entries: AsyncGenerator[QuarantinedDelivery],
+    entries: AsyncGenerator[StoredDelivery],
     output: Output,
     limit: int | None,
-    view: View[QuarantinedDelivery],
+    view: View[StoredDelivery],
     *,
     empty: str,
 ) -> int:
@@ -98,7 +98,7 @@ async def show_entries(
     most = limit if limit is not None else 0 if output.as_json else IN_A_TERMINAL
     more = False
 
-    async def first() -> AsyncGenerator[QuarantinedDelivery]:
+    async def first() -> AsyncGenerator[StoredDelivery]:
         nonlocal more
         count = 0
         async with aclosing(entries):
@@ -112,21 +112,21 @@ async def show_entries(
     async with aclosing(first()) as shown:
         count = await output.stream(shown, view)
     if more:
-        note(f"the oldest {count:,}, and there are more; --limit N shows N of them, --limit 0 shows all")
+        say(f"the oldest {count:,}, and there are more; --limit N shows N of them, --limit 0 shows all")
     if not count:
-        note(empty)
+        say(empty)
     return WRONG if count else DONE
 
 
 def tell_dropped(count: int, missing: int) -> None:
     """Say how many entries were removed. Raises ``ConfigurationError`` if others were not there."""
-    note(f"{entries_of(count)} removed")
+    say(f"{entries_of(count)} removed")
     if missing:
         raise ConfigurationError(f"{missing:,} of these are not in the quarantine; {_HELP}")
 
 
 @quarantine_app.add(_ENTRY)
-async def show(id: str, place: InboxOptions) -> QuarantinedDelivery:
+async def show(id: str, place: InboxOptions) -> StoredDelivery:
     """Show one entry of the quarantine, with what failed as Basiq sent it.
 
     id: The id of a message, event or delivery.
@@ -141,7 +141,7 @@ async def show(id: str, place: InboxOptions) -> QuarantinedDelivery:
     return found[0]
 
 
-async def _find(inbox: Inbox, owner: str | None, ids: Collection[str]) -> Sequence[QuarantinedDelivery]:
+async def _find(inbox: Inbox, owner: str | None, ids: Collection[str]) -> Sequence[StoredDelivery]:
     """Return the entries with these ids."""
     from .._work.quarantine import read_pages
 
@@ -195,7 +195,7 @@ async def retry(output: Output, options: RetryOptions) -> int:
     if watch.at_service:
         return WRONG
     if not watch.results:
-        note("the quarantine is empty")
+        say("the quarantine is empty")
     gone = not watch.left and all(each in _LEFT for each in watch.results.values())
     return DONE if gone else WRONG
 
@@ -260,12 +260,12 @@ class _Retries(Watch):
             reason = await self._inner.deliver(message)
         except Exception as exc:
             result = "failed" if getattr(message, "fault", None) is None else "unreadable"
-            self._tell(message, result, f"{type(exc).__name__}: {exc}", again=find_retry_after(exc) is not None)
+            self._say(message, result, f"{type(exc).__name__}: {exc}", again=find_retry_after(exc) is not None)
             raise
-        self._tell(message, reason or "handled", None, again=reason == _BUSY)
+        self._say(message, reason or "handled", None, again=reason == _BUSY)
         return reason
 
-    def _tell(self, message: Message, result: str, error: str | None, *, again: bool) -> None:
+    def _say(self, message: Message, result: str, error: str | None, *, again: bool) -> None:
         """Show how an attempt ended, unless the message is tried again: in this run, it may still be handled."""
         self.results[message.id] = result
         self._events[message.id] = message.event_id
@@ -310,7 +310,7 @@ async def export(file: str, place: InboxOptions) -> None:
 
     async with place.open() as (inbox, owner):
         count = await export_entries(read_quarantine(inbox, owner, timeout=INBOX_TIMEOUT), file)
-    note(f"{entries_of(count)} written to {file!r}")
+    say(f"{entries_of(count)} written to {file!r}")
 
 
 _HELP = "'basiq-async quarantine list' shows what is there"

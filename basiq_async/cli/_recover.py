@@ -15,11 +15,11 @@ from ..errors import NotFoundError
 from ._command import command
 from ._lines import status_line
 from ._options import option
-from ._output import is_terminal, note, session
+from ._output import is_terminal, say, session
 from ._problems import SetAside, oldest_set_aside, problem_rows, show_head, show_problem, tell_left_alone
 from ._results import Output, Row, View, as_row, count_details
 from ._run import DONE, WRONG, exit_code, make_client
-from ._runs import Ended, RunOptions, Watch, check_places, open_target, report_row, run_watched
+from ._runs import RunEnd, RunOptions, Watch, check_places, open_target, report_row, run_watched
 
 if TYPE_CHECKING:
     from ..replay import Recovery
@@ -95,7 +95,7 @@ async def recover(output: Output, options: RecoverOptions) -> int:
     if ended.result is not None and not output.as_json:
         _show_problems(ended.result, lines, watch.set_aside)
     output.one(row, _RECOVERY, _details(row))
-    watch.tell_errors()
+    watch.say_errors()
     tell_left_alone(row["left_alone"] or 0, "they were left alone")
     for show in lines.values():
         show()
@@ -125,7 +125,7 @@ async def _recover(options: RecoverOptions, watch: Watch) -> Recovery:
             max_pause=options.max_pause,
         )
         watch.follow(run)
-        run._on_plan = lambda plan: note(str(plan))
+        run._on_plan = lambda plan: say(str(plan))
         found = await run.run()
         if found.quarantined:
             known = getattr(target, "inbox", inbox)
@@ -135,7 +135,7 @@ async def _recover(options: RecoverOptions, watch: Watch) -> Recovery:
         return found
 
 
-def _lines(options: RecoverOptions, ended: Ended[Recovery]) -> dict[str, Callable[[], None]]:
+def _lines(options: RecoverOptions, ended: RunEnd[Recovery]) -> dict[str, Callable[[], None]]:
     """Return what shows the lines that continue, try again, and acknowledge, by the code of the problem."""
     found, lines = ended.result, dict[str, Callable[[], None]]()
     if isinstance(ended.error, NotFoundError) and exit_code(ended.error) == WRONG:

@@ -85,7 +85,7 @@ async def replay(output: Output, options: ReplayOptions) -> int:
     report, left = ended.result
     row = {**report_row(report), "quarantined": left}
     output.one(row, details=report_details(row))
-    watch.tell_errors()
+    watch.say_errors()
     if ended.early:
         options.show_line()
     if left:

@@ -18,7 +18,7 @@ import attrs
 
 from .._redaction.text import printable
 from ..errors import ConfigurationError
-from ._output import Styled, flush, is_terminal, note, takes_unicode, write, write_drawing, write_json, write_lines
+from ._output import Styled, flush, is_terminal, say, takes_unicode, write, write_drawing, write_json, write_lines
 
 T = TypeVar("T")
 Row = Mapping[str, Any]
@@ -172,7 +172,7 @@ class Output:
         write_drawing(table)
         left_out = [column.title for column in columns if column not in kept]
         if left_out and not self._header_shown:
-            note(f"too wide for this terminal: {', '.join(left_out)}; --json shows everything")
+            say(f"too wide for this terminal: {', '.join(left_out)}; --json shows everything")
         self._header_shown = True
 
 

@@ -15,7 +15,7 @@ import typer
 
 from .. import __version__, errors
 from ..errors import ConfigurationError
-from ._output import DEBUG, is_terminal, live, note, prompt, session, show_logs
+from ._output import DEBUG, is_terminal, live, prompt, say, session, show_logs
 from ._settings import Settings, find_settings
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ def confirm(question: str, *, yes: bool) -> None:
     except KeyboardInterrupt:
         raise typer.Exit(130) from None
     if reply.strip().lower() not in ("y", "yes"):
-        note("cancelled: nothing was changed")
+        say("cancelled: nothing was changed")
         raise typer.Exit(1)
 
 
@@ -111,7 +111,7 @@ async def follow_up(
     """Call ``poll``, which returns how many messages were new, until ``stop`` is set.
 
     While none are new, and while Basiq cannot be asked, the pauses between the calls grow from ``first`` to
-    ``longest`` seconds. A note says why Basiq cannot be asked. Raises other errors of Basiq: waiting does not help.
+    ``longest`` seconds. A line says why Basiq cannot be asked. Raises other errors of Basiq: waiting does not help.
     """
     import asyncio
     import random
@@ -126,10 +126,10 @@ async def follow_up(
             wait = first if await poll() else min(longest, wait * _GROWTH)
         except RateLimitError as exc:
             wait = max(exc.retry_after or 0.0, min(longest, wait * 2))
-            note(f"Basiq asks for fewer requests; next request in {wait:.0f} s")
+            say(f"Basiq asks for fewer requests; next request in {wait:.0f} s")
         except (TransportError, ServerError) as exc:
             wait = min(longest, wait * 2)
-            note(f"{type(exc).__name__}: {exc}; next request in {wait:.0f} s")
+            say(f"{type(exc).__name__}: {exc}; next request in {wait:.0f} s")
         await wait_for_event(stop, wait * random.uniform(0.9, 1.0))
 
 
@@ -149,7 +149,7 @@ def _quiet_logs() -> None:
 
 def _report_retry(event: RetryEvent) -> None:
     why = f"status {event.status}" if event.status is not None else event.error
-    note(
+    say(
         f"{event.method} {event.path}: {why}, next attempt in {event.wait:.1f} s",
         attempt=event.attempt,
         status=event.status,
@@ -197,7 +197,7 @@ def stopping(
     """Call ``stop`` at the first signal. If it returns False, and at the second signal, this task is cancelled.
 
     The task then ends the process with 129, 130 or 143. The list that is yielded holds the numbers of the signals. If
-    ``busy`` returns True at the first signal, a note says that a second one stops at once.
+    ``busy`` returns True at the first signal, a line says that a second one stops at once.
     """
     import asyncio
 
@@ -210,7 +210,7 @@ def stopping(
         received.append(number)
         if len(received) == 1 and stop():
             if busy():
-                note("finishing the work under way; a second signal stops at once")
+                say("finishing the work under way; a second signal stops at once")
         elif task is not None:
             cancelled = True
             task.cancel()

@@ -18,7 +18,7 @@ from .._work.failures import failure_text
 from ..errors import BasiqError, ConfigurationError, JobInUseError
 from ._inboxes import INBOX_TIMEOUT, Receiver, To, identity_in, open_inbox, open_receiver, record_file
 from ._options import EndpointSecretFile, WebhookId, program_line, read_moment, read_secrets
-from ._output import live, note, session
+from ._output import live, say, session
 from ._problems import SetAside, note_target
 from ._results import Row, count_details
 from ._run import stopping
@@ -83,7 +83,9 @@ class RunOptions:
 
     def show_line(self, introduction: str = "to continue:") -> None:
         """Show the line that continues the run on standard error."""
-        show_line(introduction, self.line(), whole=all(_is_whole(each) for each in (self.to, self.inbox)))
+        show_line(
+            introduction, self.line(), has_full_urls=all(_is_shown_in_full(each) for each in (self.to, self.inbox))
+        )
 
     def show_retry(self, count: int, at_service: int = 0, *, said: bool = False) -> None:
         """Show the line that tries again what is in the quarantine, and that for what failed at the service.
@@ -109,7 +111,7 @@ class RunOptions:
             else amount(count, "message or delivery is", "messages or deliveries are")
             + " in the quarantine; try again with:",
             program_line("quarantine retry", options=options),
-            whole=all(_is_whole(each) for each in (self.to, self.inbox)),
+            has_full_urls=all(_is_shown_in_full(each) for each in (self.to, self.inbox)),
         )
 
 
@@ -122,15 +124,15 @@ def show_at_service(count: int) -> None:
     )
 
 
-def show_line(introduction: str, line: str, *, whole: bool = True) -> None:
-    """Show a line that helps on standard error. ``whole``: whether it has each URL as it was given."""
-    if not whole:
+def show_line(introduction: str, line: str, *, has_full_urls: bool = True) -> None:
+    """Show a line that helps on standard error. ``has_full_urls``: whether it has each URL as it was given."""
+    if not has_full_urls:
         introduction = f"{introduction.removesuffix(':')} (put back what is not shown of its URL):"
     if session().json:
-        note(introduction, command=line)
+        say(introduction, command=line)
     else:
-        note(introduction)
-        note("  " + line)
+        say(introduction)
+        say("  " + line)
 
 
 def _shown(name: str, value: object) -> object:
@@ -138,7 +140,7 @@ def _shown(name: str, value: object) -> object:
     return show_place(value) if isinstance(value, str) and name in ("to", "inbox") else value
 
 
-def _is_whole(place: str | None) -> bool:
+def _is_shown_in_full(place: str | None) -> bool:
     return place is None or show_place(place) == place
 
 
@@ -193,7 +195,7 @@ def tell_refusals(target: object, basiq: BasiqClient) -> None:
 
     if isinstance(target, HttpTarget) and (refusal := target._explain_refusals()) is not None:
         clock = find_clock_problem(basiq._api.clock_lead())
-        note(f"{refusal}: name the service's with --secret-file" if clock is None else clock.text)
+        say(f"{refusal}: name the service's with --secret-file" if clock is None else clock.text)
 
 
 # --- what is shown of a run ---
@@ -246,7 +248,7 @@ class _Stoppable(Protocol):
     def _observe(self, observer: Any) -> None: ...
 
 
-_TELL_EVERY = 60.0
+_SAY_EVERY = 60.0
 _MOST_TEXTS = 1_000
 _LONGEST_TEXT = 300
 
@@ -254,7 +256,7 @@ _LONGEST_TEXT = 300
 class Watch:
     """Observes a run: shows its progress, and has it when the run ends, however it ends.
 
-    A note says when the target stops and starts to respond, and once a minute what the run waits for.
+    A line says when the target stops and starts to respond, and once a minute what the run waits for.
     """
 
     def __init__(self) -> None:
@@ -289,11 +291,11 @@ class Watch:
 
         return target if isinstance(target, BulkTarget) else _Counted(target, self._errors)
 
-    def tell_errors(self) -> None:
+    def say_errors(self) -> None:
         """Say with which error most messages failed, if any did."""
         failed = sum(each.failed for each in self.lists)
         if failed and self._errors:
-            note(f"{amount(failed, 'message', 'messages')} failed; most often: {self._errors.most_common(1)[0][0]}")
+            say(f"{amount(failed, 'message', 'messages')} failed; most often: {self._errors.most_common(1)[0][0]}")
 
     def begin(self, source: str) -> None:
         """Begin with a list that is read: first the messages, then the events."""
@@ -308,14 +310,14 @@ class Watch:
         if down != self._down:
             self._down, self._noted_at = down, time.monotonic()
             if down:
-                note(f"the target does not respond: {now.reason}; one message is tried in {math.ceil(now.paused)} s")
+                say(f"the target does not respond: {now.reason}; one message is tried in {math.ceil(now.paused)} s")
             else:
-                note("the target responds again")
-        elif now.paused and time.monotonic() - self._noted_at >= _TELL_EVERY:
+                say("the target responds again")
+        elif now.paused and time.monotonic() - self._noted_at >= _SAY_EVERY:
             self._noted_at = time.monotonic()
             why = f"which has been down for {now.down:.0f} s" if down else "which asked for a pause"
             tried = f"the next message is tried in {math.ceil(now.paused)} s"
-            note(f"waiting for the target, {why}: {now.reason}; {tried}")
+            say(f"waiting for the target, {why}: {now.reason}; {tried}")
         live(progress_text(now))
 
 
@@ -323,7 +325,7 @@ class Watch:
 
 
 @attrs.frozen
-class Ended(Generic[T]):
+class RunEnd(Generic[T]):
     """The end of a run: its result, or the error that ended it. ``signal`` is that of a signal, or 0."""
 
     result: T | None
@@ -344,7 +346,7 @@ class Ended(Generic[T]):
         return code
 
 
-async def run_watched(watch: Watch, work: Callable[[], Awaitable[T]]) -> Ended[T]:
+async def run_watched(watch: Watch, work: Callable[[], Awaitable[T]]) -> RunEnd[T]:
     """Do the work of a run, and return how it ended.
 
     At the first signal the messages under way are finished. A second one, or the first one while nothing has begun,
@@ -362,4 +364,4 @@ async def run_watched(watch: Watch, work: Callable[[], Awaitable[T]]) -> Ended[T
         pass
     finally:
         live(None)
-    return Ended(result, error, signals[0] if signals else 0)
+    return RunEnd(result, error, signals[0] if signals else 0)

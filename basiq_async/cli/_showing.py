@@ -14,7 +14,7 @@ import typer
 
 from ..errors import ConfigurationError
 from ._options import EndpointSecretFile
-from ._output import OutputClosedError, flush, is_terminal, live, note, session, write
+from ._output import OutputClosedError, flush, is_terminal, live, say, session, write
 from ._results import Output, Row, View
 from ._run import stopping
 
@@ -93,7 +93,7 @@ class Showing:
         finally:
             live(None)
             if is_terminal(sys.stderr):
-                note(self.status, **self._counts)
+                say(self.status, **self._counts)
         if self._failure is not None:
             raise self._failure
 

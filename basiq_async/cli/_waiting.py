@@ -12,13 +12,13 @@ from ..errors import ConfigurationError
 from ._command import Group, command
 from ._inboxes import INBOX_TIMEOUT, InboxOptions, Receiver, check_inbox, open_receiver
 from ._options import LogLevel, Oldest
-from ._output import live, note, show_logs
+from ._output import live, say, show_logs
 from ._quarantine import ID, WEBHOOK, show_entries
 from ._results import ROWS, Column, Output, Row, View
 from ._run import DONE, WRONG, make_client, stopping
 
 if TYPE_CHECKING:
-    from ..receiver import Inbox, QuarantinedDelivery
+    from ..receiver import Inbox, StoredDelivery
 
 _EVERY = 1.0
 """Seconds between two looks at the counts."""
@@ -74,13 +74,13 @@ async def _work(place: str) -> None:
                 await asyncio.wait(tasks)
                 live(None)
         await tasks[0]
-    note(status(), **counts)
+    say(status(), **counts)
 
 
 # --- what an inbox knows ---
 
 
-def _view(*first: Column) -> View[QuarantinedDelivery]:
+def _view(*first: Column) -> View[StoredDelivery]:
     return View(
         "delivery_id webhook_id event_type_id event_id since failing_since due failures error signed_at",
         *first,
@@ -126,7 +126,7 @@ async def check(place: InboxOptions) -> Row:
 
     async with place.open() as (inbox, _):
         if not (written := await check_inbox(inbox)):
-            note("this user cannot write the inbox's file, so writing was not tried")
+            say("this user cannot write the inbox's file, so writing was not tried")
         async with inbox_limit(INBOX_TIMEOUT):
             since = await inbox.known_since()
         webhooks = list(await read_owners(inbox, timeout=INBOX_TIMEOUT))

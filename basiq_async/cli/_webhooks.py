@@ -14,7 +14,7 @@ from ..errors import ConfigurationError
 from ._command import Group
 from ._doctor import doctor
 from ._options import WebhookId, complete_event_type, expand_event_types, option, program_line
-from ._output import is_terminal, live, note, write
+from ._output import is_terminal, live, say, write
 from ._results import ROWS, Column, Output, Row, View
 
 if TYPE_CHECKING:
@@ -116,12 +116,12 @@ async def ensure(
     found: EnsuredWebhook = await _keep_secret(secret_file, request)
     if found.same_name:
         names = ", ".join(found.same_name)
-        note(f"created beside {names}, of the same name: both send each event; to change a URL, pass --move-from")
+        say(f"created beside {names}, of the same name: both send each event; to change a URL, pass --move-from")
     if found.kept_event_types:
         kept = ", ".join(found.kept_event_types)
-        note(f"the webhook stays subscribed to {kept}; to remove them, pass --remove-event-types")
+        say(f"the webhook stays subscribed to {kept}; to remove them, pass --remove-event-types")
     if found.removed_event_types:
-        note(f"the webhook is no longer subscribed to {', '.join(found.removed_event_types)}")
+        say(f"the webhook is no longer subscribed to {', '.join(found.removed_event_types)}")
     return found
 
 
@@ -228,7 +228,7 @@ async def _keep_secret(file: Path | None, request: Callable[..., Awaitable[W]], 
     if file is None:
         found = await request(*given, **named)
         if found.secret is not None:
-            note(f"the webhook's secret was not stored; get it with: {_line_for_secret(found)}")
+            say(f"the webhook's secret was not stored; get it with: {_line_for_secret(found)}")
         return found
     from .._signing.secret_file import SecretFile
 
@@ -240,12 +240,12 @@ async def _keep_secret(file: Path | None, request: Callable[..., Awaitable[W]], 
         await store.write(found.secret)
     if found.secret is not None and found.secret not in earlier:
         kept = ", which keeps the one before for 28 hours" if earlier else ""
-        note(f"the secret was written to {str(file)!r}{kept}")
+        say(f"the secret was written to {str(file)!r}{kept}")
     elif earlier:
-        note(f"{str(file)!r} keeps the secret that it has")
+        say(f"{str(file)!r} keeps the secret that it has")
     else:
         why = f"nothing changed, so Basiq did not send the secret, and {str(file)!r} was not written"
-        note(f"{why}; get the secret with: {_line_for_secret(found)}")
+        say(f"{why}; get the secret with: {_line_for_secret(found)}")
     return found
 
 

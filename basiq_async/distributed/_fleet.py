@@ -18,7 +18,7 @@ from ..errors import ConfigurationError, ReplayError
 from ..filters import Filter, filter_text
 from ..replay import Plan
 from ._job import Job
-from ._record import Record
+from ._job_store import JobStore
 from ._record_types import LONGEST_KEY, LONGEST_NAME, JobSpec, ListSpec, Source, describe
 from ._work import JobFunction
 from ._worker import Worker
@@ -80,7 +80,7 @@ class Fleet:
         from ._broker import connect, make_broker  # taskiq brings pydantic: only for a fleet
 
         self.lease = float(lease)
-        self._record = Record(url, prefix=prefix)
+        self._store = JobStore(url, prefix=prefix)
         self._broker = broker if broker is not None or notify is not None else make_broker(url, prefix)
         self._functions: dict[str, JobFunction] = {}
         if notify is not None:
@@ -153,7 +153,7 @@ class Fleet:
         lists = _list_specs(webhook_id, filter, source)
         if not isinstance(key, str) or not key.strip() or len(key) > LONGEST_KEY or not set(key).isdisjoint("{}\r\n"):
             raise ConfigurationError(f"key must be text of at most {LONGEST_KEY} characters, without braces")
-        await self._record.connection.check()
+        await self._store.connection.check()
         spec = JobSpec(
             key=key,
             name=name,
@@ -166,7 +166,7 @@ class Fleet:
             total=None if plan is None else plan.total,
             identity=identity,
         )
-        state, segments = await self._record.create(spec)
+        state, segments = await self._store.create(spec)
         await self._notify(key, segments)
         job = self._job(key)
         if state in ("failed", "cancelled"):
@@ -175,13 +175,13 @@ class Fleet:
 
     async def get(self, key: str) -> Job:
         """Return the job of a key. Raises ``ReplayError`` for an unknown key."""
-        if await self._record.spec(key) is None:
+        if await self._store.spec(key) is None:
             raise ReplayError(f"there is no job {key!r}: jobs() returns the jobs of the fleet")
         return self._job(key)
 
     async def jobs(self) -> Sequence[Job]:
         """Return all jobs that were submitted and not forgotten."""
-        return [self._job(key) for key in await self._record.keys() if await self._record.spec(key) is not None]
+        return [self._job(key) for key in await self._store.keys() if await self._store.spec(key) is not None]
 
     async def __aenter__(self) -> Self:
         if self._broker is not None:
@@ -194,10 +194,10 @@ class Fleet:
             if self._broker is not None:
                 await self._broker.shutdown()
         finally:
-            await self._record.connection.aclose()
+            await self._store.connection.aclose()
 
     def _job(self, key: str) -> Job:
-        return Job(self._record, key, self._notify)
+        return Job(self._store, key, self._notify)
 
     async def _notify(self, key: str, segments: Sequence[str]) -> None:
         """Send a notification of each segment, and stop at the first that cannot be sent: workers find the rest."""
@@ -219,7 +219,7 @@ class Fleet:
         of abandoned segments. Each job function is opened once. ``worker.stop()`` lets running segments finish the
         messages that are under way.
         """
-        return Worker(self._record, self._functions, self._notify, lease=self.lease)
+        return Worker(self._store, self._functions, self._notify, lease=self.lease)
 
     async def _process_segment(self, key: str, segment: str) -> None:
         if self._worker is not None:
@@ -232,7 +232,7 @@ class Fleet:
 
     async def _stop(self, state: TaskiqState) -> None:
         await self._opened.aclose()
-        await self._record.connection.aclose()
+        await self._store.connection.aclose()
 
 
 def _on_signals(stop: Callable[[], None]) -> None:

@@ -9,10 +9,10 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, 
 from .._arguments import Duration, check_seconds, check_whole
 from .._storage.exports import export_entries
 from .._work.limits import limit
-from .._work.protocol import QuarantinedDelivery
+from .._work.protocol import StoredDelivery
 from ..errors import ConfigurationError, ReplayError
 from ..replay import Report
-from ._record import Record
+from ._job_store import JobStore
 from ._record_types import JobEntry, JobProgress, StateChange, new_token
 
 _PAGE = 250
@@ -27,9 +27,9 @@ class Job:
     job was forgotten.
     """
 
-    def __init__(self, record: Record, key: str, notify: Notify) -> None:
+    def __init__(self, store: JobStore, key: str, notify: Notify) -> None:
         self.key = key
-        self._record = record
+        self._store = store
         self._notify = notify
 
     def __repr__(self) -> str:
@@ -37,7 +37,7 @@ class Job:
 
     async def progress(self) -> JobProgress:
         """Return the current progress."""
-        progress = await self._record.progress(self.key)
+        progress = await self._store.progress(self.key)
         if progress is None:
             raise self._gone()
         return progress
@@ -82,14 +82,12 @@ class Job:
         """Cancel the job. Workers finish and record the messages under way; ``resume`` continues from there."""
         await self._set_state("cancel", reason)
 
-    async def quarantined(
-        self, *, after: QuarantinedDelivery | None = None, limit: int = 100
-    ) -> Sequence[QuarantinedDelivery]:
+    async def quarantined(self, *, after: StoredDelivery | None = None, limit: int = 100) -> Sequence[StoredDelivery]:
         """Return the first ``limit`` entries of the job's quarantine, or the next ones after ``after``."""
         check_whole("limit", limit, least=1)
         if after is not None and not isinstance(after, JobEntry):
             raise ConfigurationError("after must be an entry that quarantined() of this job has returned")
-        return await self._record.quarantined(self.key, after=0 if after is None else after.number, limit=limit)
+        return await self._store.quarantined(self.key, after=0 if after is None else after.number, limit=limit)
 
     async def export_quarantined(self, path: str | os.PathLike[str]) -> int:
         """Write each entry of the job's quarantine as a line of JSON to a new file, and return their number.
@@ -102,7 +100,7 @@ class Job:
 
     async def drop_quarantined(self, ids: Iterable[str]) -> int:
         """Remove the messages with these ids from the quarantine for good, and return the number removed."""
-        return await self._record.drop_quarantined(self.key, list(ids))
+        return await self._store.drop_quarantined(self.key, list(ids))
 
     async def retry_quarantined(self) -> None:
         """Have the workers retry all messages that are in the job's quarantine now. ``wait`` for the end.
@@ -110,7 +108,7 @@ class Job:
         What is handled leaves the quarantine, and what fails stays. A message that is queued for a retry already is
         retried once, so this can be called again after an error.
         """
-        segment = await self._record.retry_quarantined(self.key, new_token())
+        segment = await self._store.retry_quarantined(self.key, new_token())
         if segment is None:
             raise self._gone()
         if segment:
@@ -118,16 +116,16 @@ class Job:
 
     async def forget(self) -> None:
         """Remove the job with its counts and its quarantine. Raises ``ReplayError`` while it is running."""
-        await self._record.forget(self.key)
+        await self._store.forget(self.key)
 
-    async def _read_quarantine(self) -> AsyncGenerator[QuarantinedDelivery]:
-        after: QuarantinedDelivery | None = None
+    async def _read_quarantine(self) -> AsyncGenerator[StoredDelivery]:
+        after: StoredDelivery | None = None
         while page := await self.quarantined(after=after, limit=_PAGE):
             for after in page:
                 yield after
 
     async def _set_state(self, action: StateChange, reason: str) -> None:
-        state, segments = await self._record.set_state(self.key, action, reason)
+        state, segments = await self._store.set_state(self.key, action, reason)
         if state == "gone":
             raise self._gone()
         await self._notify(self.key, segments)

@@ -9,7 +9,7 @@ import attrs
 
 from .._work.limits import wait_for_event
 from .._work.tasks import cancelling
-from ._record import Record
+from ._job_store import JobStore
 
 _LATE = 0.015
 """A slot may be used up to this many seconds late. Any 0.1 s then has at most 1.15 times the rate, plus one."""
@@ -26,7 +26,7 @@ class SharedRateLimiter:
     Slots that were missed, in a pause or while the event loop was blocked, are dropped: no burst follows.
     """
 
-    _record: Record
+    _store: JobStore
     _key: str
     rate: float | None = None
     """The current rate of the job; None for no limit."""
@@ -66,7 +66,7 @@ class SharedRateLimiter:
         clock = asyncio.get_running_loop().time
         wanted = max(1, min(self._callers, int(rate * _AHEAD)))
         asked = clock()
-        slots = await self._record.rate_slots(self._key, wanted)
+        slots = await self._store.rate_slots(self._key, wanted)
         if slots is None:
             self.set_rate(None)
             return

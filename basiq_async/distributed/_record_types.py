@@ -11,7 +11,7 @@ from typing import Literal
 import attrs
 
 from .._redaction.text import printable
-from .._work.protocol import QuarantinedDelivery
+from .._work.protocol import StoredDelivery
 from .._work.throughput import seconds_left
 from ..errors import BasiqError, RecordError, ReplayError
 from ..models import Message
@@ -122,7 +122,7 @@ class SegmentPage:
 
 
 @attrs.frozen(kw_only=True)
-class JobEntry(QuarantinedDelivery):
+class JobEntry(StoredDelivery):
     """An entry of a job's quarantine. It is sealed for this job and this webhook. ``number`` is its place."""
 
     job: str = attrs.field(default="", eq=False)
@@ -131,7 +131,7 @@ class JobEntry(QuarantinedDelivery):
     number: int = attrs.field(default=0, eq=False)
 
     def sealed_parts(self) -> Sequence[bytes]:
-        """See ``QuarantinedDelivery``."""
+        """See ``StoredDelivery``."""
         names = (self.job, self.webhook_id)
         return [*(name.encode("utf-8", "surrogatepass") for name in names), *super().sealed_parts()]
 

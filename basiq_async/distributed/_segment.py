@@ -15,7 +15,7 @@ from .._work.limits import inbox_limit, limit
 from .._work.tasks import cancelling
 from ..errors import RecordError, ReplayError
 from ..models import Message
-from ..replay import Record as KnownRecord
+from ..replay import Record
 from ..replay.shared import (
     HANDLED_BEFORE,
     SUBMITTED,
@@ -34,9 +34,9 @@ from ..replay.shared import (
     plain_id,
 )
 from ._job import Notify
+from ._job_store import JobStore
 from ._pages import list_pages, read_page
 from ._rate_limiter import SegmentRate, SharedRateLimiter
-from ._record import Record
 from ._record_types import (
     Heartbeat,
     JobEntry,
@@ -127,7 +127,7 @@ class Segment:
     """
 
     in_batches = True
-    _record: Record
+    _store: JobStore
     job: ActiveJob
     name: str
     lease: Lease
@@ -195,7 +195,7 @@ class Segment:
 
     async def _finish(self, page: SegmentPage) -> None:
         counts, left = self.work._asks_service, None
-        while (ended := await self._record.finish(*self.owner, counts=counts, left=left)) != "finished":
+        while (ended := await self._store.finish(*self.owner, counts=counts, left=left)) != "finished":
             if ended == "unread":
                 await self._record_page(page)  # the store lost it
             else:
@@ -207,14 +207,14 @@ class Segment:
     async def _record_page(self, page: SegmentPage) -> None:
         asked_at = clock()
         read = len({*self.claim.done, *(message.id for message in page.messages)})
-        following = await self._record.record_page(*self.owner, page, read=read, lease=self.lease.seconds)
+        following = await self._store.record_page(*self.owner, page, read=read, lease=self.lease.seconds)
         self.lease.prolong(asked_at)
         if following is not None:
             await self.notify(self.job.spec.key, [following])
 
     async def _read_quarantine(self) -> SegmentPage:
         claim, upto = self.claim, self.claim.upto or 0
-        found = await self._record.quarantined(self.job.spec.key, after=int(claim.cursor or 0), limit=_PAGE)
+        found = await self._store.quarantined(self.job.spec.key, after=int(claim.cursor or 0), limit=_PAGE)
         # The page ends as it did for a former owner, even if entries are gone: the next segment has the rest.
         last = int(claim.edge[-1]) if claim.edge else min(found[-1].number if found else upto, upto)
         return SegmentPage(
@@ -242,7 +242,7 @@ class Segment:
             settings=attrs.evolve(work.settings, concurrency=min(work.settings.concurrency, len(messages))),
             limiter=SegmentRate(self.job.limiter),
             on_pause=self.job.spread_pause,
-            wait_for_others=self._wait_for_others,
+            allow_extra_seconds=self._allow_extra_seconds,
         )
         if self.stopping:
             engine.stop()
@@ -253,7 +253,7 @@ class Segment:
     async def _ask_what_is_known(self, messages: Sequence[Message]) -> None:
         """Ask which messages a target that is its own record has, or a service knows to which they are posted."""
         target = self.work._own_target
-        if isinstance(target, KnownRecord):
+        if isinstance(target, Record):
             keys = {plain_id(message.raw): message.id for message in messages}
             slow = ReplayError(f"the target did not say within {_KNOWN:g} s which messages it has")
             async with limit(_KNOWN, slow):
@@ -285,11 +285,11 @@ class Segment:
             await self._open_target(webhook_id)
 
     async def _open_target(self, webhook_id: str) -> Any:
-        handling = await self.work._find_handling(webhook_id, self.job.spec.identity)
+        handling = await self.work._choose_hand_out(webhook_id, self.job.spec.identity)
         self._handlings[webhook_id] = handling
         return self._targets.setdefault(webhook_id, handling.open(timeout=_CALL, lease=self.lease.seconds))
 
-    def _wait_for_others(self) -> None:
+    def _allow_extra_seconds(self) -> None:
         """Have a message wait from now on that another worker holds in an inbox."""
         for target in self._targets.values():
             if hasattr(target, "patience"):
@@ -303,7 +303,7 @@ class Segment:
         self._log[self._recorded :] = [self._outcome(each) for each in finished]
         while self._recorded < len(self._log):
             asked_at = clock()
-            found = await self._record.save(
+            found = await self._store.save(
                 *self.owner,
                 self._log[self._recorded :],
                 before=base + self._recorded,

@@ -89,13 +89,13 @@ class Work:
         """Return what selects the messages of a list. The event list has the types of all webhooks."""
         if source == "messages":
             return self.where
-        handles = self.handling.handles
-        if handles is None:
+        accepts_type = self.handling.accepts_type
+        if accepts_type is None:
             webhook = await self.client.webhooks.get(webhook_id)
-            handles = frozenset(webhook.subscribed_events).__contains__
-        return Where(lambda message: handles(message.event_type_id or "")) & self.where
+            accepts_type = frozenset(webhook.subscribed_events).__contains__
+        return Where(lambda message: accepts_type(message.event_type_id or "")) & self.where
 
-    async def _find_handling(self, webhook_id: str, identity: str | None) -> HandOut:
+    async def _choose_hand_out(self, webhook_id: str, identity: str | None) -> HandOut:
         """Return how the messages of a webhook are handled: under the identity that is noted in the inbox, or is given.
 
         Raises ``ConfigurationError`` for a receiver of other webhooks, and for an endpoint at another place than the
@@ -120,7 +120,7 @@ class Work:
     async def _count_at_service(self, spec: JobSpec) -> LeftAtService:
         """Count what waits and what failed in the inbox, of the services whose events a job posts."""
         inbox, waiting, failed = cast(Inbox, self.handling.inbox), 0, 0
-        found = [await self._find_handling(each, spec.identity) for each in {one.webhook_id for one in spec.lists}]
+        found = [await self._choose_hand_out(each, spec.identity) for each in {one.webhook_id for one in spec.lists}]
         for identity in {each.identity for each in found}:
             waiting += (await count_waiting(inbox, identity, timeout=_CALL)).count
             failed += await count_quarantined(inbox, identity, timeout=_CALL)
@@ -163,7 +163,7 @@ class WorkCache:
     async def _hold(self, name: str, function: JobFunction, opened: asyncio.Future[Work]) -> None:
         # One task enters and leaves the context manager, because anyio scopes, for example, are bound to their task.
         error: Exception = ReplayError("it was cancelled from within")  # as by a task group, or the worker stops
-        await asyncio.sleep(0)  # an eager task would run before ``get`` has noted it
+        await asyncio.sleep(0)  # an eager task would run before ``get`` has kept it
         try:
             async with function() as work:
                 if not isinstance(work, Work):

@@ -16,8 +16,8 @@ from .._redaction.text import printable
 from .._work.tasks import TaskOwner, cancelling, run_to_completion
 from ..errors import InboxError, RateLimitError, ReplayError, ServerError, TransportError
 from ._job import Notify
+from ._job_store import JobStore
 from ._rate_limiter import SharedRateLimiter
-from ._record import Record
 from ._record_types import JobSpec, LeaseLostError, RecordUnavailableError, SegmentClaim, describe, is_notification
 from ._segment import ActiveJob, Lease, Segment, clock
 from ._work import JobFunction, WorkCache
@@ -36,9 +36,9 @@ class Worker:
     Open it with ``async with``. Each job function is opened once, when it is needed.
     """
 
-    def __init__(self, record: Record, functions: Mapping[str, JobFunction], notify: Notify, *, lease: float) -> None:
+    def __init__(self, store: JobStore, functions: Mapping[str, JobFunction], notify: Notify, *, lease: float) -> None:
         self.name = f"{socket.gethostname()}:{os.getpid()}"
-        self._record, self._functions, self._notify, self._lease = record, functions, notify, lease
+        self._store, self._functions, self._notify, self._lease = store, functions, notify, lease
         self._missing: set[str] = set()
         """The names of job functions that jobs need and this worker does not have."""
         self._works = WorkCache(self._fail_jobs_of)
@@ -51,7 +51,7 @@ class Worker:
     async def __aenter__(self) -> Self:
         """Check the record, and start the background tasks, which renew leases and notify of abandoned segments."""
         logger.info("worker %s starts", self.name)
-        self._checking = self._owner.spawn(self._record.connection.check())
+        self._checking = self._owner.spawn(self._store.connection.check())
         try:
             await self._checking
         except asyncio.CancelledError:
@@ -106,17 +106,17 @@ class Worker:
             return
         lease = Lease(self._lease)
         asked_at = clock()
-        claim = await self._record.claim(key, segment, lease.token, lease=self._lease, worker=self.name, job=spec.id)
+        claim = await self._store.claim(key, segment, lease.token, lease=self._lease, worker=self.name, job=spec.id)
         if isinstance(claim, SegmentClaim):
             lease.prolong(asked_at)
-            await self._run(Segment(self._record, self._job(spec), segment, lease, work, claim, self._notify))
+            await self._run(Segment(self._store, self._job(spec), segment, lease, work, claim, self._notify))
 
     # --- one segment ---
 
     def _job(self, spec: JobSpec) -> ActiveJob:
         if spec.id not in self._active:
-            spread = functools.partial(self._record.pause, spec.key, job=spec.id)
-            limiter = SharedRateLimiter(self._record, spec.key)
+            spread = functools.partial(self._store.pause, spec.key, job=spec.id)
+            limiter = SharedRateLimiter(self._store, spec.key)
             self._active[spec.id] = ActiveJob(spec, limiter, lambda seconds: self._owner.spawn(spread(seconds)))
         return self._active[spec.id]
 
@@ -152,11 +152,11 @@ class Worker:
 
     async def _let_go(self, segment: Segment, delay: float, problem: str) -> None:
         with _logged(f"segment {segment.name} of the job {segment.job.spec.key!r} was not released"):
-            await self._record.release(*segment.owner, delay=delay, problem=problem)
+            await self._store.release(*segment.owner, delay=delay, problem=problem)
 
     async def _fail(self, spec: JobSpec, reason: str) -> None:
         with _logged(f"the job {spec.key!r} could not be stopped"):
-            await self._record.set_state(spec.key, "fail", reason, job=spec.id)
+            await self._store.set_state(spec.key, "fail", reason, job=spec.id)
 
     def _fail_jobs_of(self, name: str, error: Exception) -> None:
         """Stop the jobs of a job function that has ended by itself."""
@@ -170,7 +170,7 @@ class Worker:
 
     async def _spec(self, key: str) -> JobSpec | None:
         """Return the job of a key, if this worker has its job function."""
-        spec = await self._record.spec(key)
+        spec = await self._store.spec(key)
         if spec is None or spec.name in self._functions:
             return spec
         if spec.name not in self._missing:
@@ -188,12 +188,12 @@ class Worker:
             await asyncio.sleep(every * (0.75 + random.random() / 2))
 
     async def _heal(self) -> None:
-        for key in await self._record.keys(active=True):
+        for key in await self._store.keys(active=True):
             with _logged(f"no segments of the job {key!r} were looked for"):
                 if await self._spec(key) is None:
                     continue
                 grace = max(1.0, self._lease / 2)
-                if segments := await self._record.reclaim_expired(key, self.name, grace=grace):
+                if segments := await self._store.reclaim_expired(key, self.name, grace=grace):
                     logger.info("segments of the job %r have no worker: %s", key, ", ".join(segments))
                     await self._notify(key, segments)
 
@@ -203,7 +203,7 @@ class Worker:
             with _logged(f"the leases of the job {active.spec.key!r} were not renewed"):
                 asked_at, spec = clock(), active.spec
                 tokens = {name: lease.token for name, lease in held.items()}
-                heartbeat = await self._record.heartbeat(spec.key, self.name, tokens, lease=self._lease, job=spec.id)
+                heartbeat = await self._store.heartbeat(spec.key, self.name, tokens, lease=self._lease, job=spec.id)
                 for name, lease in held.items():
                     if name in heartbeat.lost:
                         lease.end()

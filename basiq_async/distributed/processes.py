@@ -135,7 +135,9 @@ def _supervise(place: str, processes: int, segments: int, set_up: Callable[[], o
 
     _handle_signals(end)
     while True:
-        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # none comes between the start of a worker and its note
+        signal.pthread_sigmask(
+            signal.SIG_BLOCK, SIGNALS
+        )  # none comes between the start of a worker and its entry in the list
         workers[:] = [worker for worker in workers if worker.is_alive()]
         while not received and len(workers) < processes:
             started += 1

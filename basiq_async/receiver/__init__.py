@@ -9,7 +9,7 @@ from .._lazy import lazy_names
 from .._signing.secret_file import SecretFile, SecretStore
 from .._signing.signature import sign, verify
 from .._work.inbox_kinds import EXTRAS, KINDS
-from .._work.protocol import Inbox, QuarantinedDelivery
+from .._work.protocol import Inbox, StoredDelivery
 from ._delivery import Delivery
 from ._outcome import DeliveryEvent, Outcome
 from ._receiver import WebhookReceiver
@@ -30,13 +30,13 @@ __all__ = [
     "Inbox",
     "MemoryInbox",
     "Outcome",
-    "QuarantinedDelivery",
     "RedisInbox",
     "Result",
     "SQLInbox",
     "SQLiteInbox",
     "SecretFile",
     "SecretStore",
+    "StoredDelivery",
     "UnknownEventTypeWarning",
     "WebhookReceiver",
     "inbox_metadata",

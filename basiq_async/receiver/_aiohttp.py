@@ -33,7 +33,7 @@ class AiohttpAdapter:
                     "the body of the request was read before the receiver, and not kept: a middleware must read it "
                     "with request.read(), request.text() or request.json(), which keep it"
                 )
-            return _respond(await self._receiver.handle(request.headers, body), request, whole=True)
+            return _respond(await self._receiver.handle(request.headers, body), request, fully_read=True)
         outcome = await self._receiver.handle_stream(
             request.headers,
             _chunks(request),
@@ -42,7 +42,7 @@ class AiohttpAdapter:
         )
         if outcome.delivery is not None:
             _keep_body(request, outcome.delivery.body)
-        return _respond(outcome, request, whole=content.at_eof())
+        return _respond(outcome, request, fully_read=content.at_eof())
 
 
 def serve(receiver: Receives, app: web.Application, path: str) -> None:
@@ -73,9 +73,9 @@ async def _chunks(request: web.Request) -> AsyncGenerator[bytes]:
         raise ConnectionError("the body broke off") from exc
 
 
-def _respond(outcome: Outcome, request: web.Request, *, whole: bool) -> web.Response:
-    """Make the response. Unless the ``whole`` request body has been read, the connection is closed after it."""
-    if not whole:
+def _respond(outcome: Outcome, request: web.Request, *, fully_read: bool) -> web.Response:
+    """Make the response. Unless the request's body is ``fully_read``, the connection is closed after it."""
+    if not fully_read:
         return _ClosingResponse(request, status=outcome.status, headers=outcome.headers)
     return web.Response(status=outcome.status, headers=outcome.headers or None)
 

@@ -57,7 +57,7 @@ class ASGIApp:
                 value.decode("latin-1") for name, value in headers if name == b"content-encoding"
             ),
         )
-        close = ends_connection(whole=body.whole, http_version=scope.get("http_version", "1.1"))
+        close = ends_connection(fully_read=body.fully_read, http_version=scope.get("http_version", "1.1"))
         await respond(send, outcome, close=close)
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:
@@ -76,7 +76,7 @@ class ASGIApp:
 class _ASGIBody:
     def __init__(self, receive: Receive) -> None:
         self._receive = receive
-        self.whole = False
+        self.fully_read = False
 
     async def chunks(self) -> AsyncGenerator[bytes]:
         """Yield the body as it arrives. Raises ``ConnectionError`` if it breaks off."""
@@ -84,9 +84,9 @@ class _ASGIBody:
             event = await self._receive()
             if event["type"] == "http.disconnect":
                 raise ConnectionError("the body broke off")
-            self.whole = not event.get("more_body", False)
+            self.fully_read = not event.get("more_body", False)
             yield event.get("body", b"")
-            if self.whole:
+            if self.fully_read:
                 return
 
 

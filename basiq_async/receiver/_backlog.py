@@ -9,7 +9,7 @@ from contextlib import aclosing
 from datetime import UTC, datetime
 
 from .._work.limits import inbox_limit
-from .._work.protocol import Inbox, QuarantinedDelivery, Waiting, WaitingInbox
+from .._work.protocol import Inbox, StoredDelivery, Waiting, WaitingInbox
 from .._work.quarantine import read_waiting
 from ..errors import ConfigurationError
 from ._delivery import Delivery
@@ -110,8 +110,8 @@ class Backlog:
             if self.on_count is not None:
                 self.on_count(self._counted)
 
-    def _entry_of(self, delivery: Delivery) -> QuarantinedDelivery:
-        return QuarantinedDelivery(
+    def _entry_of(self, delivery: Delivery) -> StoredDelivery:
+        return StoredDelivery(
             key=delivery.key,
             delivery_id=delivery.id,
             event_type_id=delivery.event_type_id,

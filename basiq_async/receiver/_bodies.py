@@ -22,12 +22,12 @@ def join_encodings(values: Iterable[str]) -> str | None:
     return ",".join(values) or None
 
 
-def ends_connection(*, whole: bool, http_version: object) -> bool:
+def ends_connection(*, fully_read: bool, http_version: object) -> bool:
     """Return whether to close the connection after the response, because the rest of the body may still arrive.
 
     HTTP/2 has no ``Connection`` header: it closes streams, not connections.
     """
-    return not whole and str(http_version).startswith("1")
+    return not fully_read and str(http_version).startswith("1")
 
 
 def refuse(content_length: int | None, content_encoding: str | None, max_size: int) -> Outcome | None:

@@ -40,8 +40,8 @@ class Breaker:
             free = min(free, int(running <= running_again) + may_try)
         return free, max(0, min(free, int(may_try)))
 
-    def note(self, key: str, *, first: bool, failed: bool) -> None:
-        """Note how an attempt ended, and whether it was the ``first`` of its delivery."""
+    def count(self, key: str, *, first: bool, failed: bool) -> None:
+        """Count how an attempt ended, and whether it was the ``first`` of its delivery."""
         if not failed:
             self._failed.clear()
             self._failed_first.clear()

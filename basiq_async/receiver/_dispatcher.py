@@ -18,8 +18,8 @@ from .._signing.seal import Seal
 from .._work.blocking import watch
 from .._work.calls import HOST
 from .._work.failures import failure_text, find_retry_after
-from .._work.once import Ended, Ending, UnderWay, Unit
-from .._work.protocol import ClaimedDelivery, Inbox, QuarantinedDelivery, TransactionalInbox, WaitingInbox
+from .._work.once import AttemptEnd, AttemptResult, UnderWay, Unit
+from .._work.protocol import ClaimedDelivery, Inbox, StoredDelivery, TransactionalInbox, WaitingInbox
 from ..errors import InboxError
 from ._delivery import Delivery
 from ._outcome import RETRY_SOON, Outages, Outcome, is_of_the_event, log_fields, shorten
@@ -86,7 +86,7 @@ class Dispatcher:
         self,
         delivery: Delivery,
         *,
-        retried: QuarantinedDelivery | None = None,
+        retried: StoredDelivery | None = None,
         claimed: ClaimedDelivery | None = None,
         patience: float = PATIENCE,
         live: bool = True,
@@ -137,7 +137,7 @@ class Dispatcher:
         """The number of deliveries received of each event type that has no handler."""
         return dict(self._unhandled)
 
-    def note_block(self, handler: str, seconds: float, fields: dict[str, object]) -> None:
+    def log_block(self, handler: str, seconds: float, fields: dict[str, object]) -> None:
         """Log, once for each handler, that it kept the event loop busy."""
         if handler in self._blocking:
             return
@@ -173,7 +173,7 @@ class _Attempt(Unit[None]):
         units: UnderWay,
         delivery: Delivery,
         route: Route,
-        retried: QuarantinedDelivery | None,
+        retried: StoredDelivery | None,
         patience: float,
         session: TransactionalInbox | None,
         dispatcher: Dispatcher,
@@ -220,10 +220,10 @@ class _Attempt(Unit[None]):
         await self._watched(route.call(self._delivery, **self._options))
 
     def _watched(self, call: Awaitable[V]) -> Awaitable[V]:
-        return watch(call, self._note_block) if isinstance(call, CoroutineType) else call
+        return watch(call, self._log_block) if isinstance(call, CoroutineType) else call
 
-    def _note_block(self, seconds: float) -> None:
-        self._dispatcher.note_block(self._route.name, seconds, self.log_fields())
+    def _log_block(self, seconds: float) -> None:
+        self._dispatcher.log_block(self._route.name, seconds, self.log_fields())
 
     async def record_failure(self, failure: Exception) -> None:
         """Release the claim, or quarantine the delivery if it has failed too often. Log one record of it."""
@@ -250,14 +250,14 @@ class _Attempt(Unit[None]):
             extra=self.log_fields(failure),
         )
 
-    def outcome_of(self, ending: Ending[None]) -> Outcome:
+    def outcome_of(self, ending: AttemptEnd[None]) -> Outcome:
         result, error, retry_after = Result.HANDLED, ending.error, None
         then = "the response asks Basiq to send it again" if self._deferred is None else "it is tried again"
-        if ending.how is Ended.HANDLED:
+        if ending.how is AttemptResult.HANDLED:
             pass
-        elif ending.how is Ended.DONE:
+        elif ending.how is AttemptResult.DONE:
             result = Result.DUPLICATE
-        elif ending.how is Ended.BUSY and ending.claim is not None:
+        elif ending.how is AttemptResult.BUSY and ending.claim is not None:
             result, retry_after = Result.BUSY, ending.claim.retry_after
             logger.info(
                 "delivery %r is held by worker %r for at most %.0f s more: %s",
@@ -267,9 +267,9 @@ class _Attempt(Unit[None]):
                 then,
                 extra=self.log_fields(),
             )
-        elif ending.how is Ended.FAILED:
+        elif ending.how is AttemptResult.FAILED:
             result, retry_after = self._result, self._retry_after
-        elif ending.how is Ended.LATE:
+        elif ending.how is AttemptResult.LATE:
             result = Result.TIMED_OUT
             error = TimeoutError(f"the handler was cancelled after {self.units.work_timeout:g} s")
         else:
@@ -311,7 +311,7 @@ class _Attempt(Unit[None]):
             self._result = Result.QUARANTINED
         return ""
 
-    async def _put_off(self, entry: QuarantinedDelivery, seconds: float) -> None:
+    async def _put_off(self, entry: StoredDelivery, seconds: float) -> None:
         """End the claim of what was deferred. If the inbox is away, a transaction ends, and the lease runs out."""
         inbox = cast(WaitingInbox, self.units.inbox)
         put_off = partial(inbox.put_off, entry, self.token, seconds=seconds, now=self._dispatcher.moment())
@@ -331,13 +331,13 @@ class _Attempt(Unit[None]):
         self._failures = await self._last_call(fail, "stays claimed until its lease runs out")
         return self._failures is not None and self._failures >= quarantine_after
 
-    def _make_entry(self, failure: Exception) -> QuarantinedDelivery:
+    def _make_entry(self, failure: Exception) -> StoredDelivery:
         """Return the delivery as it goes into the quarantine."""
         delivery, error, failures = self._delivery, failure_text(failure, longest=_LONGEST_ERROR), self._failures or 0
         now = datetime.fromtimestamp(self._dispatcher.clock(), UTC)
         if self._retried is not None:
             return attrs.evolve(self._retried, error=error, failures=failures, quarantined_at=now)
-        return QuarantinedDelivery(
+        return StoredDelivery(
             key=self.key,
             delivery_id=delivery.id,
             event_type_id=delivery.event_type_id,
@@ -350,7 +350,7 @@ class _Attempt(Unit[None]):
             acknowledged=self._live,
         )
 
-    async def _set_aside(self, entry: QuarantinedDelivery) -> bool:
+    async def _set_aside(self, entry: StoredDelivery) -> bool:
         quarantined = attrs.evolve(entry, seal=self._dispatcher.seal.seal(*entry.sealed_parts()))
         stored = await self._last_call(
             partial(self.units.inbox.quarantine, self.key, self.token, quarantined),

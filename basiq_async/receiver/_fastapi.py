@@ -35,7 +35,7 @@ def make_router(receiver: Receives, path: str, tags: list[str] | None) -> APIRou
             content_length=read_content_length(request.headers.get("content-length", "")),
             content_encoding=join_encodings(request.headers.getlist("content-encoding")),
         )
-        close = ends_connection(whole=body.whole, http_version=request.scope.get("http_version", "1.1"))
+        close = ends_connection(fully_read=body.fully_read, http_version=request.scope.get("http_version", "1.1"))
         return _respond(outcome, close=close)
 
     router = APIRouter(lifespan=lifespan)
@@ -55,7 +55,7 @@ def make_router(receiver: Receives, path: str, tags: list[str] | None) -> APIRou
 class _StarletteBody:
     def __init__(self, request: Request) -> None:
         self._request = request
-        self.whole = False
+        self.fully_read = False
 
     async def chunks(self) -> AsyncGenerator[bytes]:
         """Yield the body as it arrives. Raises ``ConnectionError`` if it breaks off."""
@@ -64,7 +64,7 @@ class _StarletteBody:
                 yield chunk
         except ClientDisconnect:
             raise ConnectionError("the body broke off") from None
-        self.whole = True
+        self.fully_read = True
 
 
 def _respond(outcome: Outcome, *, close: bool) -> Response:

@@ -89,7 +89,7 @@ class Lifecycle:
         if self._close_inbox is not None:
             await self._close_inbox()
 
-    def tell_closed(self) -> None:
+    def log_closed(self) -> None:
         """Log, once, that a delivery came to a closed receiver."""
         if not self._warned:
             self._warned = True

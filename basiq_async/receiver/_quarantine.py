@@ -12,7 +12,7 @@ import attrs
 from .._signing.seal import Seal
 from .._wire.codec import Unreadable, read_message
 from .._work.forgetting import forget_user
-from .._work.protocol import Inbox, QuarantinedDelivery
+from .._work.protocol import Inbox, StoredDelivery
 from .._work.quarantine import drop_quarantined, first_quarantined, has_id, read_quarantine, try_to_drop
 from ..errors import ConfigurationError, SignatureVerificationError
 from ._delivery import Delivery, UnreadableBodyError, read_delivery
@@ -35,7 +35,7 @@ class Quarantine:
         self.changed: Callable[[], Awaitable[None]] | None = None
         """Awaited after quarantined deliveries were retried or dropped."""
 
-    async def first(self, limit: int, *, after: QuarantinedDelivery | None = None) -> Sequence[QuarantinedDelivery]:
+    async def first(self, limit: int, *, after: StoredDelivery | None = None) -> Sequence[StoredDelivery]:
         """Return the oldest ``limit`` quarantined deliveries, or the next ones after ``after``."""
         return await first_quarantined(self._inbox, self._webhook_id, limit, after=after, timeout=self._timeout)
 
@@ -61,7 +61,7 @@ class Quarantine:
         return dropped
 
     async def retry(
-        self, ids: Iterable[str] | None, handle: Callable[[QuarantinedDelivery], Awaitable[Outcome | None]]
+        self, ids: Iterable[str] | None, handle: Callable[[StoredDelivery], Awaitable[Outcome | None]]
     ) -> Sequence[Outcome]:
         """Pass each quarantined delivery to ``handle``, until that returns None. Return the outcomes."""
         wanted = None if ids is None else check_ids(ids)
@@ -76,7 +76,7 @@ class Quarantine:
         await self.tell_changed()
         return outcomes
 
-    async def hand_out(self, quarantined: QuarantinedDelivery, dispatch: Callable[..., Awaitable[Outcome]]) -> Outcome:
+    async def hand_out(self, quarantined: StoredDelivery, dispatch: Callable[..., Awaitable[Outcome]]) -> Outcome:
         """Hand a quarantined delivery to its handler again, unless its seal does not match."""
         delivery = self.refuse(quarantined) or self.read(quarantined)
         if isinstance(delivery, Outcome):
@@ -89,7 +89,7 @@ class Quarantine:
             await try_to_drop(self._inbox, quarantined.key, timeout=self._timeout)
         return done
 
-    def refuse(self, delivery: QuarantinedDelivery) -> Outcome | None:
+    def refuse(self, delivery: StoredDelivery) -> Outcome | None:
         """Return the rejection of a quarantined delivery that no receiver with these secrets sealed, else None."""
         fault = None if delivery.seal is None else self._seal.find_fault(delivery.seal, *delivery.sealed_parts())
         if fault is None:
@@ -103,7 +103,7 @@ class Quarantine:
         error = SignatureVerificationError(text, reason=NOT_SEALED)
         return Outcome(Result.REJECTED, self._by_its_ids(delivery), reason=NOT_SEALED, error=error)
 
-    def read(self, delivery: QuarantinedDelivery) -> Delivery | Outcome:
+    def read(self, delivery: StoredDelivery) -> Delivery | Outcome:
         """Return what was quarantined as a delivery; the outcome of what still cannot be read."""
         if delivery.kind == "delivery":
             try:
@@ -121,7 +121,7 @@ class Quarantine:
             return Outcome(Result.UNREADABLE, self._by_its_ids(delivery), error=error)
         return attrs.evolve(made, webhook_id=self._webhook_id)
 
-    def _by_its_ids(self, delivery: QuarantinedDelivery) -> Delivery:
+    def _by_its_ids(self, delivery: StoredDelivery) -> Delivery:
         return Delivery(
             delivery.delivery_id,
             delivery.event_type_id,

@@ -16,7 +16,7 @@ from .._arguments import Duration, EventTypePattern, check_seconds, check_whole,
 from .._redaction.tracebacks import hide_arguments
 from .._signing.signature import TOLERANCE, Headers, check_body
 from .._work.clock import TimeSource, in_seconds
-from .._work.protocol import ClaimedDelivery, Inbox, QuarantinedDelivery, TransactionalInbox, Waiting
+from .._work.protocol import ClaimedDelivery, Inbox, StoredDelivery, TransactionalInbox, Waiting
 from .._work.waiting import may_work
 from ..errors import ConfigurationError
 from ..hooks import call_hook, chain_hooks
@@ -155,7 +155,7 @@ class WebhookReceiver:
             moment=moment,
             outages=self._dispatcher.outages,
         )
-        self._worker = Worker(self._backlog, self._handle_deferred, self.handles, self._count_at_once)
+        self._worker = Worker(self._backlog, self._handle_deferred, self.accepts_type, self._count_at_once)
         if settings.is_deferred:
             check_deferrable(self._inbox, given=self._has_inbox)
         self._quarantine = Quarantine(self._inbox, seal, webhook_id=identity, inbox_timeout=settings.inbox_timeout)
@@ -194,7 +194,7 @@ class WebhookReceiver:
         """The patterns that handlers are registered for, as they were passed to ``on``."""
         return self._routes.patterns
 
-    def handles(self, event_type_id: str) -> bool:
+    def accepts_type(self, event_type_id: str) -> bool:
         """Return whether a handler is registered for an event type."""
         return self._routes.find(event_type_id) is not None
 
@@ -344,9 +344,7 @@ class WebhookReceiver:
         """
         return not self._lifecycle.closed and await self._readiness.ask()
 
-    async def quarantined(
-        self, *, after: QuarantinedDelivery | None = None, limit: int = 100
-    ) -> Sequence[QuarantinedDelivery]:
+    async def quarantined(self, *, after: StoredDelivery | None = None, limit: int = 100) -> Sequence[StoredDelivery]:
         """Return the oldest ``limit`` quarantined deliveries, or the next ones after ``after``.
 
         Raises ``InboxError``, or the error of an inbox from elsewhere.
@@ -370,7 +368,7 @@ class WebhookReceiver:
 
         await self._secrets.begin()
 
-        async def handle(delivery: QuarantinedDelivery) -> Outcome | None:
+        async def handle(delivery: StoredDelivery) -> Outcome | None:
             return None if self._lifecycle.closed else await self._retry(delivery)
 
         return await self._quarantine.retry(ids, handle)
@@ -404,7 +402,7 @@ class WebhookReceiver:
             self._worker.begin(certainly=True)
             await self._worker.join()
 
-    async def _retry(self, quarantined: QuarantinedDelivery) -> Outcome:
+    async def _retry(self, quarantined: StoredDelivery) -> Outcome:
         started = time.perf_counter()
         return self._report(await self._quarantine.hand_out(quarantined, self._dispatch), started)
 
@@ -520,7 +518,7 @@ class WebhookReceiver:
         self,
         delivery: Delivery,
         *,
-        retried: QuarantinedDelivery | None = None,
+        retried: StoredDelivery | None = None,
         claimed: ClaimedDelivery | None = None,
         patience: float = PATIENCE,
         live: bool = True,
@@ -537,7 +535,7 @@ class WebhookReceiver:
         self._on_delivery = chain_hooks(self._on_delivery, on_delivery)
 
     def _closed(self, delivery: Delivery | None = None) -> Outcome:
-        self._lifecycle.tell_closed()
+        self._lifecycle.log_closed()
         return Outcome(Result.CLOSED, delivery, retry_after=RETRY_SOON)
 
     def _report(self, done: Outcome, started: float, *, deferred: bool = False) -> Outcome:

@@ -6,7 +6,7 @@ import random
 
 import attrs
 
-from .._work.protocol import ClaimedDelivery, QuarantinedDelivery
+from .._work.protocol import ClaimedDelivery, StoredDelivery
 
 _WAITS = (5.0, 30.0, 300.0, 1_800.0)
 """Seconds after the first failure, the second, and so on; the last one for all others."""
@@ -19,7 +19,7 @@ _MOST_UNENDED = 8
 class NextAttempt:
     """The entry of a delivery that failed, and the seconds until it is tried again; None if it is to be set aside."""
 
-    entry: QuarantinedDelivery
+    entry: StoredDelivery
     seconds: float | None
 
 
@@ -66,16 +66,16 @@ def _wait(failures: int) -> float:
     return _WAITS[min(failures, len(_WAITS)) - 1]
 
 
-def _failed(claimed: ClaimedDelivery, error: str, count: int) -> QuarantinedDelivery:
+def _failed(claimed: ClaimedDelivery, error: str, count: int) -> StoredDelivery:
     entry = claimed.delivery
     # Of a delivery that never failed, the time is that since which no process has had a handler for it.
     since = entry.failing_since if entry.failures else claimed.claimed_at
     return attrs.evolve(entry, error=error, failures=entry.failures + count, failing_since=since)
 
 
-def _is_over(claimed: ClaimedDelivery, entry: QuarantinedDelivery, keep_trying: float) -> bool:
+def _is_over(claimed: ClaimedDelivery, entry: StoredDelivery, keep_trying: float) -> bool:
     return entry.failures >= _LEAST_FAILURES and _lasts(claimed, entry) >= keep_trying
 
 
-def _lasts(claimed: ClaimedDelivery, entry: QuarantinedDelivery) -> float:
+def _lasts(claimed: ClaimedDelivery, entry: StoredDelivery) -> float:
     return (claimed.claimed_at - (entry.failing_since or claimed.claimed_at)).total_seconds()

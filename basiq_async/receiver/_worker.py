@@ -15,7 +15,7 @@ import attrs
 from .._work.calls import HOST
 from .._work.failures import failure_text
 from .._work.limits import inbox_limit, wait_for_event
-from .._work.protocol import ClaimedDelivery, QuarantinedDelivery, WaitingInbox
+from .._work.protocol import ClaimedDelivery, StoredDelivery, WaitingInbox
 from .._work.tasks import TaskOwner, wait_uncancelled
 from ._backlog import Backlog
 from ._breaker import Breaker
@@ -39,20 +39,20 @@ _SHORTEST, _LONGEST = 1.0, 60.0
 class Worker:
     """Works off the deferred deliveries of one receiver, in a task of its own.
 
-    ``handle`` hands a delivery to its handler. ``handles`` returns whether its type has one. ``most`` returns how many
-    may be worked on at once.
+    ``handle`` hands a delivery to its handler. ``accepts_type`` returns whether its type has one. ``most`` returns how
+    many may be worked on at once.
     """
 
     def __init__(
         self,
         backlog: Backlog,
         handle: Callable[[Delivery, ClaimedDelivery], Awaitable[Outcome]],
-        handles: Callable[[str], bool],
+        accepts_type: Callable[[str], bool],
         most: Callable[[], int],
     ) -> None:
         self._backlog = backlog
         self._handle = handle
-        self._handles = handles
+        self._accepts_type = accepts_type
         self._most = most
         self._lease = backlog.settings.deferred_lease
         self._tasks = TaskOwner()
@@ -220,7 +220,7 @@ class Worker:
             put_off = backlog.inbox.put_off(entry, token, seconds=then.seconds, now=backlog.moment())
             await self._end_claim(entry, put_off, "stays claimed until its lease runs out")
 
-    async def _end_claim(self, entry: QuarantinedDelivery, call: Awaitable[object], otherwise: str) -> None:
+    async def _end_claim(self, entry: StoredDelivery, call: Awaitable[object], otherwise: str) -> None:
         """Await a call of the inbox that ends a claim. If it fails, log ``otherwise``."""
         try:
             async with inbox_limit(self._backlog.timeout):
@@ -252,16 +252,16 @@ class Worker:
             await self._put_off(NextAttempt(entry, 0.0), token)
         elif isinstance(delivery := self._read(entry), UnreadableBodyError):
             await self._put_off(NextAttempt(attrs.evolve(entry, error=str(delivery)), None), token)
-        elif not self._handles(delivery.event_type_id):
+        elif not self._accepts_type(delivery.event_type_id):
             await self._put_off(self._leave(claimed, delivery.event_type_id), token)
             return
         else:
             done = await self._handle(delivery, claimed)
             if done.result in _SHOWN_BY:
-                self._breaker.note(entry.key, first=not entry.failures, failed=_SHOWN_BY[done.result])
+                self._breaker.count(entry.key, first=not entry.failures, failed=_SHOWN_BY[done.result])
         self._ended += 1
 
-    def _read(self, entry: QuarantinedDelivery) -> Delivery | UnreadableBodyError:
+    def _read(self, entry: StoredDelivery) -> Delivery | UnreadableBodyError:
         at = int(entry.signed_at.timestamp())
         try:
             return read_delivery(entry.delivery_id, at, entry.body, self._backlog.webhook_id)

@@ -59,11 +59,11 @@ class Recorder(Protocol):
 class _Queue:
     """The messages of the source, one after the other: no more than may be under way or not recorded yet.
 
-    At the end come, once more, those that another worker held. ``wait_for_others`` is called before that.
+    At the end come, once more, those that another worker held. ``allow_extra_seconds`` is called before that.
     """
 
-    def __init__(self, tally: Tally, settings: RunSettings, wait_for_others: Callable[[], None]) -> None:
-        self._tally, self._source, self._wait_for_others = tally, tally.source, wait_for_others
+    def __init__(self, tally: Tally, settings: RunSettings, allow_extra_seconds: Callable[[], None]) -> None:
+        self._tally, self._source, self._allow_extra_seconds = tally, tally.source, allow_extra_seconds
         self._most_open, self._left = settings.concurrency, settings.limit
         self._items: Iterator[Item] = iter(())  # the messages that were read and not taken yet
         self._reading: asyncio.Task[Any] | None = None  # the worker that waits for a page
@@ -126,7 +126,7 @@ class _Queue:
             self.at_end = True
             while self._tally.open and not self._stopped:
                 await self._wait_for_change()
-            self._wait_for_others()
+            self._allow_extra_seconds()
             self._items, self.busy = iter(self.busy), deque()
             return True
         finally:
@@ -149,7 +149,7 @@ class _Recording:
         self._recorder, self._hints, self._seconds = recorder, hints, settings.record_timeout
         self._holds_back = settings.max_failures is not None
         self._done: list[Finished] = []
-        self._row: list[Finished] = []
+        self._recent_failures: list[Finished] = []
         self._is_running = self._is_stopped = False
         self._broken = False  # whether a recording failed. Then nothing more is recorded
 
@@ -158,16 +158,16 @@ class _Recording:
         if finished.error is None or not self._holds_back:
             self._done.append(finished)
         else:
-            self._row.append(finished)
+            self._recent_failures.append(finished)
 
-    def settle_row(self) -> None:
+    def settle_recent_failures(self) -> None:
         """Have the last failures in a row set aside."""
-        self._done += self._row
-        self._row = []
+        self._done += self._recent_failures
+        self._recent_failures = []
 
-    def forget_row(self) -> None:
+    def forget_recent_failures(self) -> None:
         """Set the last failures in a row not aside."""
-        self._row = []
+        self._recent_failures = []
 
     @property
     def is_due(self) -> bool:
@@ -201,7 +201,7 @@ class _Recording:
         """Record the rest, and note the last hint. Return the error, if it fails. Safe to repeat."""
         if self._broken:
             return None
-        self.settle_row()
+        self.settle_recent_failures()
         error = await self._record_once(release) if self._done else None
         if error is None:
             await self._hints.note()
@@ -219,7 +219,7 @@ class _Recording:
             self._broken = True
             return error
         for each in done:
-            each.batch.finish()
+            each.batch.mark_done()
         release(sum(each.error is None for each in done))  # one that failed made room at once
         return None
 
@@ -227,15 +227,15 @@ class _Recording:
 class Engine:
     """One run over a source of messages.
 
-    Workers take messages, as many as may be handed out and not recorded yet, and note how each ended. What is finished
+    Workers take messages, as many as may be handed out and not recorded yet, and count how each ended. What is finished
     is recorded by a worker while no other one records: what finishes meanwhile is in the next recording, so slower ones
     record more messages each.
 
     limiter: replaces the settings' rate if several engines share one.
     on_pause: called with the length of each pause that the target causes.
     note_hint: keeps a hint of the source for the next run.
-    wait_for_others: called at the end, before the messages are handed out again that other workers held. Returns the
-        seconds for which the target waits for those workers then.
+    allow_extra_seconds: called at the end, before the messages are handed out again that other workers held. Returns
+        the seconds for which the target waits for those workers then.
     """
 
     def __init__(
@@ -248,7 +248,7 @@ class Engine:
         limiter: Limiter | None = None,
         on_pause: Callable[[float], None] | None = None,
         note_hint: Callable[[str], Awaitable[None]] | None = None,
-        wait_for_others: Callable[[], float | None] = lambda: None,
+        allow_extra_seconds: Callable[[], float | None] = lambda: None,
     ) -> None:
         self._settings = settings
         self._in_batches = recorder.in_batches
@@ -263,7 +263,7 @@ class Engine:
         )
 
         def wait() -> None:
-            self._attempts.timeout += wait_for_others() or 0.0
+            self._attempts.timeout += allow_extra_seconds() or 0.0
 
         self._tally = Tally(source, self._attempts, settings)
         self._queue = _Queue(self._tally, settings, wait)
@@ -299,7 +299,7 @@ class Engine:
         self.stop()
         try:
             while self._queue.busy:
-                self._queue.busy.popleft()[1].hold()
+                self._queue.busy.popleft()[1].keep_unread()
                 self._tally.skipped[BUSY] += 1
             self._fail(await self._recording.end(self._queue.release))
         finally:
@@ -313,7 +313,7 @@ class Engine:
         self._group.create_task(self._work())
 
     async def _work(self) -> None:
-        """Take messages, hand them to the target, and note how each ended, until there are no more."""
+        """Take messages, hand them to the target, and count how each ended, until there are no more."""
         try:
             await asyncio.sleep(0)  # eager tasks would run in each other, as deep as there are workers
             for number in itertools.count(1):
@@ -332,14 +332,14 @@ class Engine:
                     reason, error = ending
                 self._working -= 1
                 if error is not None:
-                    if not self._note_failure(message, batch, error):
+                    if not self._count_failure(message, batch, error):
                         break
                 elif reason == BUSY:
                     self._queue.give_back()
                     self._queue.busy.append((message, batch, None))
                     self._queue.release(1)
                 else:
-                    self._note_success(message, batch, reason)
+                    self._count_success(message, batch, reason)
                 if self._recording.is_due:
                     self._fail(await self._recording.record(self._queue.release))
                 if number % _MOST_AT_ONCE == 0:
@@ -347,21 +347,21 @@ class Engine:
         except Exception as exc:
             self._fail(exc)
 
-    def _note_success(self, message: Message, batch: Batch[Any], reason: str | None) -> None:
+    def _count_success(self, message: Message, batch: Batch[Any], reason: str | None) -> None:
         self._tally.in_a_row = 0
         if reason is None:
             self._tally.handled += 1
         else:
             self._tally.skipped[reason] += 1
             self._queue.give_back()
-        self._recording.settle_row()
+        self._recording.settle_recent_failures()
         if self._in_batches:
             self._recording.add(Finished(message, batch, reason))
         else:
-            batch.finish()
+            batch.mark_done()
             self._queue.release(1)
 
-    def _note_failure(self, message: Message, batch: Batch[Any], error: Exception) -> bool:
+    def _count_failure(self, message: Message, batch: Batch[Any], error: Exception) -> bool:
         """Treat a failed message as ``on_error`` says. Return False if the job ends in front of it."""
         text, end = self._tally.count_failure(message, error)
         if text is None or self._settings.on_error == "stop":
@@ -371,10 +371,10 @@ class Engine:
             self._recording.add(Finished(message, batch, error=text))
         else:
             self._tally.given_up += 1
-            batch.hold()
+            batch.keep_unread()
         self._queue.release(1)
         if end is not None:
-            self._recording.forget_row()
+            self._recording.forget_recent_failures()
             self._fail(end)
         return True
 

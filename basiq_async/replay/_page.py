@@ -15,7 +15,7 @@ from aiohttp import web
 from .._lazy import missing_extra
 from .._web.access import IN_PATH, ControlError, Guard
 from .._web.serving import listening, make_app, read_json, respond
-from .._work.protocol import QuarantinedDelivery
+from .._work.protocol import StoredDelivery
 from .._work.tasks import run_to_completion
 from ..errors import BasiqError
 from ._report import Progress, Report
@@ -55,7 +55,7 @@ async def serve_page(
     app.add_routes(_routes(feed))
 
     async def entry(id: str) -> Json:
-        return {"entry": _show_entry(await feed.entry(id), whole=True)}
+        return {"entry": _show_entry(await feed.entry(id), with_body=True)}
 
     LivePage(
         ROOT,
@@ -76,7 +76,7 @@ async def serve_page(
 
 def _routes(feed: ReplayFeed) -> list[web.RouteDef]:
     async def entry(request: web.Request) -> web.Response:
-        return respond(_show_entry(await feed.entry(request.query.get("id", "")), whole=True))
+        return respond(_show_entry(await feed.entry(request.query.get("id", "")), with_body=True))
 
     async def retry(request: web.Request) -> web.Response:
         feed.retry(_read_ids(await read_json(request)))
@@ -136,7 +136,7 @@ def _show_state(feed: ReplayFeed) -> Json:
     }
 
 
-def _show_entry(entry: QuarantinedDelivery, *, whole: bool = False) -> Json:
+def _show_entry(entry: StoredDelivery, *, with_body: bool = False) -> Json:
     shown: Json = {
         "id": entry.delivery_id,
         "error": entry.error,
@@ -144,7 +144,7 @@ def _show_entry(entry: QuarantinedDelivery, *, whole: bool = False) -> Json:
         "quarantinedAt": entry.quarantined_at.isoformat(),
         "eventTypeId": entry.event_type_id or None,
     }
-    return {**shown, "body": _read_body(entry.body)} if whole else shown
+    return {**shown, "body": _read_body(entry.body)} if with_body else shown
 
 
 def _read_body(body: bytes) -> object:
@@ -171,9 +171,9 @@ class ReplayFeed:
     def hear(self, progress: Progress) -> None:
         """Record the progress of a run, and call the listeners."""
         self.progress = progress
-        self.note()
+        self.count_change()
 
-    def note(self) -> None:
+    def count_change(self) -> None:
         self.revision += 1
         for watcher in tuple(self._watchers):
             watcher()
@@ -188,14 +188,14 @@ class ReplayFeed:
 
         return stop
 
-    async def quarantine(self) -> Sequence[QuarantinedDelivery]:
+    async def quarantine(self) -> Sequence[StoredDelivery]:
         """Return the first entries of the quarantine, during a run and between runs."""
         try:
             return await self.replay.quarantined(limit=_MOST_ENTRIES)
         except BasiqError as error:
             raise ControlError(409, "not-now", str(error)) from error
 
-    async def entry(self, id: str) -> QuarantinedDelivery:
+    async def entry(self, id: str) -> StoredDelivery:
         for entry in await self.quarantine():
             if entry.delivery_id == id:
                 return entry
@@ -214,13 +214,13 @@ class ReplayFeed:
             self.wrong = None
         except BasiqError as error:
             self.wrong = f"{type(error).__name__}: {error}"
-        self.note()
+        self.count_change()
 
     async def drop(self, ids: Sequence[str]) -> int:
         """Remove quarantined messages for good."""
         self._check_rests()
         count = await self.replay.drop_quarantined(ids)
-        self.note()
+        self.count_change()
         return count
 
     def _check_rests(self) -> None:

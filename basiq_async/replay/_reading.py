@@ -54,7 +54,7 @@ class Reading(PageRequests, Generic[T]):
         while (batch := await reading.advance()) is not None:
             for item in batch.items:
                 ...                  # record it
-                batch.finish()
+                batch.mark_done()
         reading.finished             # whether nothing is left
 
     ``known`` is asked which of at most 500 keys the record knows; ``key_of`` returns the key of an item as Basiq sent
@@ -65,8 +65,8 @@ class Reading(PageRequests, Generic[T]):
 
     ``convert`` makes of each item of the list what is handed out, or None for one that is not wanted. ``choose`` says
     whether that is selected, and the error with which it then fails at once. An item that is not selected hides no
-    other one with its key. With ``as_sent``, items are handed out as Basiq sent them, even those that cannot be read.
-    ``now`` returns the time by the API's clock, as soon as a response was read. ``note_page`` is called with the items
+    other one with its key. With ``raw_items``, items are handed out as Basiq sent them, even those that cannot be read.
+    ``now`` returns the time by the API's clock, as soon as a response was read. ``on_page`` is called with the items
     of each page, as Basiq sent them, that this run has not read before, and their times. ``passed`` are the keys of
     another list, whose items are not handed out. ``is_enough`` is called with the times of each page and the order of
     the list: the list ends for this reading after a page for which it returns True.
@@ -85,16 +85,16 @@ class Reading(PageRequests, Generic[T]):
         selection: str | None = None,
         convert: Callable[[Any], T | None] | None = None,
         choose: Callable[[T], tuple[bool, Exception | None]] | None = None,
-        as_sent: bool = False,
+        raw_items: bool = False,
         now: Callable[[], datetime] | None = None,
-        note_page: Callable[[Sequence[Any], Sequence[datetime | None]], object] | None = None,
+        on_page: Callable[[Sequence[Any], Sequence[datetime | None]], object] | None = None,
         passed: Ids | None = None,
         is_enough: Callable[[Sequence[datetime | None], Order], bool] | None = None,
     ) -> None:
         super().__init__(paginator._listing)
         self._on_unreadable = paginator._on_unreadable
         self._ask, self._key_of, self._convert, self._choose = known, key_of, convert or _unchanged, choose
-        self._note_page, self._is_enough, self._as_sent, self._now = note_page, is_enough, as_sent, now or _now
+        self._on_page, self._is_enough, self._raw_items, self._now = on_page, is_enough, raw_items, now or _now
         self._selection = None if selection is None else f"{self._listing.name} {selection}"
         self._former = None
         if hint is not None and self._selection is not None:
@@ -273,8 +273,8 @@ class Reading(PageRequests, Generic[T]):
         for place in range(0, len(asked), _MOST_KEYS):
             known.update(await self._ask(asked[place : place + _MOST_KEYS]))
         fresh = [index for index in unread if keys[index] not in known]
-        if self._note_page is not None and unread:
-            self._note_page([page.items[index] for index in unread], [page.times[index] for index in unread])
+        if self._on_page is not None and unread:
+            self._on_page([page.items[index] for index in unread], [page.times[index] for index in unread])
         shown = unread if self._former is None else fresh
         for index in shown[:: max(1, len(shown) // _SAMPLES)]:
             self._order.see(page.time_of(index))
@@ -322,10 +322,10 @@ class Reading(PageRequests, Generic[T]):
         for index in fresh:
             if keys[index] in handed:
                 continue
-            item = page.items[index] if self._as_sent else self._read(page, index)
+            item = page.items[index] if self._raw_items else self._read(page, index)
             if page.failed:
                 break
-            chosen, error = item is not None or self._as_sent, None
+            chosen, error = item is not None or self._raw_items, None
             if chosen and self._choose is not None:
                 chosen, error = self._choose(cast("T", item))
                 self.unselected_count += not chosen

@@ -17,7 +17,7 @@ from .._wire.writing import write_json
 from .._work.clock import TimeSource
 from .._work.keys import inbox_key
 from .._work.limits import inbox_limit
-from .._work.protocol import ClaimStatus, Inbox, QuarantinedDelivery
+from .._work.protocol import ClaimStatus, Inbox, StoredDelivery
 from ..errors import SignatureVerificationError
 from ..models import Message
 from ..receiver import Result, WebhookReceiver
@@ -32,7 +32,7 @@ _CALL = 5.0
 
 
 @attrs.define
-class JobRecord:
+class QuarantineRecorder:
     """Sets aside the messages of a run that failed; the target records what it handles.
 
     inbox: where the failures are set aside. None if a receiver records itself what it tries again.
@@ -82,7 +82,7 @@ def _ids_of(message: Message) -> tuple[str | None, str | None, str]:
     return ids_of(message.raw)
 
 
-def make_entry(message: Message, key: str, error: str, *, now: datetime) -> QuarantinedDelivery:
+def make_entry(message: Message, key: str, error: str, *, now: datetime) -> StoredDelivery:
     """Return the entry of the quarantine for a message that failed in a job."""
     kind: Literal["message", "event", "unreadable"] = "message"
     signed_at = now
@@ -93,7 +93,7 @@ def make_entry(message: Message, key: str, error: str, *, now: datetime) -> Quar
         first = message.first_attempt
         signed_at = (first and first.timestamp) or now
     event_type_id, event_id, _ = _ids_of(message)
-    return QuarantinedDelivery(
+    return StoredDelivery(
         key=key,
         delivery_id=message.id,
         event_type_id=event_type_id or "",
@@ -112,11 +112,11 @@ def make_entry(message: Message, key: str, error: str, *, now: datetime) -> Quar
 class QuarantinedMessage(Message):
     """A message that is in the quarantine, with its ``entry``. ``fault``: why no target gets it, else None."""
 
-    entry: QuarantinedDelivery = attrs.field(kw_only=True, eq=False)
+    entry: StoredDelivery = attrs.field(kw_only=True, eq=False)
     fault: Exception | None = attrs.field(default=None, kw_only=True, eq=False)
 
 
-def message_of_entry(entry: QuarantinedDelivery) -> QuarantinedMessage:
+def message_of_entry(entry: StoredDelivery) -> QuarantinedMessage:
     """Return the message of an entry of the quarantine, to hand it to a target again."""
     raw: dict[str, Any] = {}
     fault: Exception | None = None

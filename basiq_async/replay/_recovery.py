@@ -24,7 +24,7 @@ from ..errors import BasiqError, ConfigurationError
 from ..models import Message, Webhook
 from ..services.coverage import (
     LISTED,
-    SETTLE,
+    TIME_TO_APPEAR,
     Activity,
     Coverage,
     coverage_note,
@@ -167,8 +167,8 @@ class RecoveryRun:
         coverage = await self._read_coverage()
         begins = self._since or coverage.begins
         messages = await self._read_messages(latest(coverage.read_back_to(began), begins), begins, Activity(), passed)
-        where, handles = self._replay._where, self._replay._handling.handles
-        first = (await make_plan(messages, where.limit, handles=handles)).total
+        where, accepts_type = self._replay._where, self._replay._handling.accepts_type
+        first = (await make_plan(messages, where.limit, accepts_type=accepts_type)).total
         events = self._read_events(webhook, began, begins, passed)
         plan = RecoveryPlan(coverage.read_up_to is None, first, (await make_plan(events, where.limit)).total)
         if plan.first and plan.total and (replaced := await self._find_replaced(webhook)):
@@ -210,13 +210,15 @@ class RecoveryRun:
             lost = coverage.out_of_reach(periods, client._api.now())
             if second is not None and second.finished and replay._where._predicate is everything:
                 seen = None if was_active and inactive_now is None else began
-                types = tuple(filter(self._handles, subscribed))
-                read = attrs.evolve(coverage, read_up_to=began - SETTLE, seen_inactive=seen, lost=lost, types=types)
+                types = tuple(filter(self._accepts_type, subscribed))
+                read = attrs.evolve(
+                    coverage, read_up_to=began - TIME_TO_APPEAR, seen_inactive=seen, lost=lost, types=types
+                )
                 await self._note(read)
             elif inactive_now is not None and coverage.seen_inactive is None:
                 await self._note(attrs.evolve(coverage, seen_inactive=inactive_now))
             surely_active = was_active and all(
-                each.until is not None and each.until < began - SETTLE for each in periods
+                each.until is not None and each.until < began - TIME_TO_APPEAR for each in periods
             )
             return Recovery(
                 messages=first,
@@ -242,8 +244,8 @@ class RecoveryRun:
         handling = self._replay._handling
         return handling.identity or handling.webhook_id or self._webhook_id
 
-    def _handles(self, event_type: str) -> bool:
-        return self._replay._handling.handles is None or self._replay._handling.handles(event_type)
+    def _accepts_type(self, event_type: str) -> bool:
+        return self._replay._handling.accepts_type is None or self._replay._handling.accepts_type(event_type)
 
     @property
     def _inbox(self) -> Inbox:
@@ -363,7 +365,7 @@ class RecoveryRun:
             return None
 
         is_enough = partial(is_past, since=back_to)
-        options = {"convert": choose, "note_page": activity.see, "passed": passed, "is_enough": is_enough}
+        options = {"convert": choose, "on_page": activity.see, "passed": passed, "is_enough": is_enough}
         return self._replay._read("messages", key_of, **options)
 
     def _read_events(
@@ -373,7 +375,7 @@ class RecoveryRun:
         subscribed = frozenset(webhook.subscribed_events)
 
         def is_wanted(event_type: str) -> bool:
-            return self._handles(event_type) and (self._all_types or event_type in subscribed)
+            return self._accepts_type(event_type) and (self._all_types or event_type in subscribed)
 
         convert = convert_events(self._webhook_id, is_wanted)
 

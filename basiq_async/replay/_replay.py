@@ -20,7 +20,7 @@ from .._storage.exports import export_entries
 from .._work.failures import is_outage
 from .._work.limits import inbox_is_slow, limit, wait_for_event
 from .._work.owners import Owners, identity_in, note_job, note_owners, read_owners, refuse_others
-from .._work.protocol import Inbox, QuarantinedDelivery
+from .._work.protocol import Inbox, StoredDelivery
 from .._work.quarantine import (
     count_quarantined,
     drop_quarantined,
@@ -37,7 +37,7 @@ from ..hooks import call_hook, chain_hooks
 from ..models import Message
 from ._engine import Engine
 from ._reading import Reading
-from ._records import JobRecord, RetryTarget, message_of_entry
+from ._records import QuarantineRecorder, RetryTarget, message_of_entry
 from ._report import OnProgress, Plan, Report, make_plan
 from ._service import check_place, count_at_service, end_known_entries
 from ._sources import (
@@ -199,12 +199,10 @@ class Replay:
         left = 0 if inbox is None else await count_quarantined(inbox, handling.webhook_id, timeout=_CALL)
         waiting = await count_waiting(inbox, handling.identity or handling.webhook_id, timeout=_CALL)
         source, _ = await self._open_source(counts_only=True)
-        plan = await make_plan(source, self._where.limit, handles=self._handling.handles)
+        plan = await make_plan(source, self._where.limit, accepts_type=self._handling.accepts_type)
         return attrs.evolve(plan, quarantined=left, waiting=waiting.count)
 
-    async def quarantined(
-        self, *, after: QuarantinedDelivery | None = None, limit: int = 100
-    ) -> Sequence[QuarantinedDelivery]:
+    async def quarantined(self, *, after: StoredDelivery | None = None, limit: int = 100) -> Sequence[StoredDelivery]:
         """Return the webhook's oldest ``limit`` entries of the quarantine, or the next ones after ``after``."""
         check_whole("limit", limit, least=1)
         await self._identify()
@@ -296,16 +294,16 @@ class Replay:
             progress = chain_hooks(progress, self._observer.on_progress)
         engine: Engine | PageWriter
         if handling.inbox is None:
-            written, as_sent = cast(BulkTarget, handling.value), self._as_sent
+            written, raw_items = cast(BulkTarget, handling.value), self._raw_items
             engine = PageWriter(
-                source, target=target, written=written, settings=settings, as_sent=as_sent, note_hint=note_hint
+                source, target=target, written=written, settings=settings, raw_items=raw_items, note_hint=note_hint
             )
         else:
             # A receiver records itself what it tries again.
             inbox = None if retries and handling.receiver is not None else handling.inbox
-            recorder = JobRecord(inbox, handling.webhook_id, self._make_seal, self._client._api.now)
+            recorder = QuarantineRecorder(inbox, handling.webhook_id, self._make_seal, self._client._api.now)
 
-            def wait_for_others() -> float:
+            def allow_extra_seconds() -> float:
                 if isinstance(opened, (Shared, ReceiverTarget)):
                     opened.patience = PATIENCE
                 return PATIENCE
@@ -316,7 +314,7 @@ class Replay:
                 recorder=recorder,
                 settings=settings,
                 note_hint=note_hint,
-                wait_for_others=wait_for_others,
+                allow_extra_seconds=allow_extra_seconds,
             )
         self._engine = engine
         if self._stopping.is_set():
@@ -394,7 +392,7 @@ class Replay:
     # --- what is read ---
 
     @property
-    def _as_sent(self) -> bool:
+    def _raw_items(self) -> bool:
         """Whether a run hands pages to the target as Basiq sent them: nothing has to look at each message."""
         plain = self._observer is None and self._settings.rate is None and self._source == "messages"
         return plain and self._where._predicate is everything and self._file is not None
@@ -420,11 +418,11 @@ class Replay:
         key_of = partial(event_key if events else message_key, webhook_id=handling.webhook_id)
         if handling.inbox is None:  # it knows plain ids
             key_of = _event_id if events else None
-        handles = (handling.handles if wanted is None else wanted.__contains__) or (lambda _: True)
-        convert = convert_events(self._webhook_id, handles) if events else None
+        accepts_type = (handling.accepts_type if wanted is None else wanted.__contains__) or (lambda _: True)
+        convert = convert_events(self._webhook_id, accepts_type) if events else None
         options = {"convert": convert, "hint": hint, "selection": selection}
-        as_sent = self._as_sent and not counts_only
-        return self._read(self._source, key_of, **options, as_sent=as_sent), note_hint
+        raw_items = self._raw_items and not counts_only
+        return self._read(self._source, key_of, **options, raw_items=raw_items), note_hint
 
     def _read(self, source: Source, key_of: Callable[[Any], str] | None, **options: Any) -> Reading[Message]:
         """Return a reading of one of the two lists."""
@@ -433,7 +431,7 @@ class Replay:
             listing = open_events(self._client, self._filter)
         else:
             listing = self._client.messages.list(self._webhook_id, filter=self._filter, on_unreadable=placeholder_for)
-        selects = None if options.get("as_sent") else partial(choose, self._where)
+        selects = None if options.get("raw_items") else partial(choose, self._where)
         return Reading(
             listing,
             known=lambda keys: self._ask(self._handling.known, keys),
@@ -472,7 +470,7 @@ def _event_id(item: Any) -> str:
     return message_id_of(plain_id(as_object(item)))
 
 
-async def _as_messages(pages: AsyncGenerator[Sequence[QuarantinedDelivery]]) -> AsyncGenerator[Sequence[Message]]:
+async def _as_messages(pages: AsyncGenerator[Sequence[StoredDelivery]]) -> AsyncGenerator[Sequence[Message]]:
     async with aclosing(pages):
         async for page in pages:
             yield [message_of_entry(each) for each in page]

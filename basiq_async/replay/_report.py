@@ -97,7 +97,9 @@ class Plan:
     order: Order = "unknown"
 
 
-async def make_plan(source: MessageSource, limit: int | None, *, handles: Callable[[str], bool] | None = None) -> Plan:
+async def make_plan(
+    source: MessageSource, limit: int | None, *, accepts_type: Callable[[str], bool] | None = None
+) -> Plan:
     """Read the source, and count its messages for a ``Plan``."""
     by_type: Counter[str] = Counter()
     by_day: Counter[date | None] = Counter()
@@ -107,7 +109,7 @@ async def make_plan(source: MessageSource, limit: int | None, *, handles: Callab
     total = 0
     try:
         async for message, error in _each(source):
-            if error is None and handles is not None and not handles(message.event_type_id or ""):
+            if error is None and accepts_type is not None and not accepts_type(message.event_type_id or ""):
                 skipped["no-handler"] += 1
                 continue
             total += 1

@@ -38,22 +38,22 @@ class Batch(Generic[T]):
         self.keys = keys
         self.errors = errors or {}
         self._left = len(items)
-        self._held = False
+        self._keeps_unread = False
 
     @property
     def is_done(self) -> bool:
-        """Whether all items are done, and none was held."""
-        return self._left <= 0 and not self._held
+        """Whether all items are done, and none stays unread."""
+        return self._left <= 0 and not self._keeps_unread
 
-    def finish(self, count: int = 1) -> None:
-        """Note that ``count`` of the items are done. A batch that is done keeps its place, and not its items."""
+    def mark_done(self, count: int = 1) -> None:
+        """Count ``count`` items as done. A batch that is done keeps its place, and not its items."""
         self._left -= count
         if self._left <= 0:
             self.items = ()
 
-    def hold(self) -> None:
-        """Note that an item is not done: no hint passes this page in this run."""
-        self._held = True
+    def keep_unread(self) -> None:
+        """Keep an item that is not done for the next run: no hint passes this page in this one."""
+        self._keeps_unread = True
 
 
 def plain_id(raw: Mapping[str, Any]) -> str:

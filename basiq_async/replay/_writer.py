@@ -22,7 +22,7 @@ class PageWriter:
     """One run whose messages are accepted one after the other, and written together.
 
     target: accepts the messages, as the run's observer wrapped it. written: the target that ``flush`` is asked of.
-    as_sent: the source has items as Basiq sent them, all of which the file takes, page by page.
+    raw_items: the source has items as Basiq sent them, all of which the file takes, page by page.
     note_hint: keeps a hint of the source for the next run.
     """
 
@@ -33,10 +33,10 @@ class PageWriter:
         target: Target,
         written: BulkTarget,
         settings: RunSettings,
-        as_sent: bool,
+        raw_items: bool,
         note_hint: Callable[[str], Awaitable[None]] | None,
     ) -> None:
-        self._written, self._as_sent, self._settings = written, as_sent, settings
+        self._written, self._raw_items, self._settings = written, raw_items, settings
         limiter = None if settings.rate is None else RateLimiter(settings.rate)
         timeout, pause = settings.target_timeout, settings.max_pause
         self._attempts = Attempts(target, limiter, width=1, max_pause=pause, timeout=timeout)
@@ -87,7 +87,7 @@ class PageWriter:
                 if batch is None:
                     self._at_end = True
                     break
-                if self._as_sent and isinstance(self._written, JSONLinesTarget):
+                if self._raw_items and isinstance(self._written, JSONLinesTarget):
                     await self._accept_page(batch, self._written)
                 else:
                     await self._accept(batch)
@@ -98,7 +98,7 @@ class PageWriter:
         """Hand a page to the file as Basiq sent it."""
         count = len(batch.items) if self._left is None else min(self._left, len(batch.items))
         file._accept(batch.items[:count], batch.keys[:count])
-        self._note_accepted(batch, count)
+        self._count_accepted(batch, count)
         batch.items = ()  # they stand in lines by now
         await asyncio.sleep(0)
         await self._write_if_due()
@@ -118,18 +118,18 @@ class PageWriter:
                 text, end = self._tally.count_failure(message, error)
                 if text is not None and self._settings.on_error == "skip":
                     self._tally.given_up += 1
-                    batch.hold()
+                    batch.keep_unread()
                 if end is not None:
                     self._fail(end)
                     return
             elif reason is not None:
                 self._tally.skipped[reason] += 1
-                batch.finish()
+                batch.mark_done()
             else:
-                self._note_accepted(batch, 1)
+                self._count_accepted(batch, 1)
             await self._write_if_due()
 
-    def _note_accepted(self, batch: Batch[Any], count: int) -> None:
+    def _count_accepted(self, batch: Batch[Any], count: int) -> None:
         self._tally.handled += count
         self._tally.in_a_row = 0
         self._tally.open += count
@@ -153,7 +153,7 @@ class PageWriter:
             self._fail(error)
             return
         for batch, count in self._unwritten.items():
-            batch.finish(count)
+            batch.mark_done(count)
         self._tally.open -= self._unwritten.total()
         self._unwritten.clear()
 

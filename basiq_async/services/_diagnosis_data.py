@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 from .._arguments import check_whole
 from .._redaction.tracebacks import hide_arguments
 from .._signing.signature import SigningKeys
-from .._wire.order import FAR, ListOrder, item_time
+from .._wire.order import CLOCK_SLACK, ListOrder, item_time
 from .._wire.urls import absolute_url
 from .._work.protocol import Inbox
 from ..errors import BasiqError, ConfigurationError, PermissionDeniedError
@@ -71,17 +71,17 @@ async def diagnose(
     now = api.now()  # by Basiq's clock, from the response above
     forbidden = Forbidden()
     offered: tuple[str, ...] | None = None
-    with forbidden.noting(EVENT_TYPES.path):
+    with forbidden.collecting(EVENT_TYPES.path):
         offered = tuple([one.id async for one in api.listing(EventType, api.at(EVENT_TYPES.path), prefetch=0)])
 
     async def find_working() -> Collection[str] | None:
-        with forbidden.noting(WEBHOOKS.path):
+        with forbidden.collecting(WEBHOOKS.path):
             listed = api.listing(Webhook, api.at(WEBHOOKS.path), prefetch=0)
             return {each.id async for each in listed if not is_inactive(each)}
         return None
 
     await known.open(webhook.url, find_working)
-    scan = _HistoryScan(api, webhook, known, now, (lambda _: True) if receiver is None else receiver.handles)
+    scan = _HistoryScan(api, webhook, known, now, (lambda _: True) if receiver is None else receiver.accepts_type)
     await scan.read(max_items, forbidden)
     subscribed = webhook.subscribed_events
     patterns = receiver.patterns if receiver is not None else ()
@@ -93,7 +93,7 @@ async def diagnose(
             unknown=tuple(
                 one for one in patterns if offered is not None and not any(matches(one, each) for each in offered)
             ),
-            unhandled=tuple(one for one in subscribed if receiver is not None and not receiver.handles(one)),
+            unhandled=tuple(one for one in subscribed if receiver is not None and not receiver.accepts_type(one)),
             unsubscribed=tuple(one for one in patterns if not any(matches(one, each) for each in subscribed)),
         ),
         **{name: getattr(scan.attempts, name) for name in _ATTEMPTS.split()},
@@ -122,8 +122,8 @@ class Forbidden:
         self.paths: list[str] = []
 
     @contextmanager
-    def noting(self, path: str) -> Iterator[None]:
-        """Note the template of a path if its read is refused with 403, and go on."""
+    def collecting(self, path: str) -> Iterator[None]:
+        """Keep the template of a path if its read is refused with 403, and go on."""
         try:
             yield
         except PermissionDeniedError:
@@ -134,11 +134,11 @@ class _HistoryScan:
     """Reads the events of the last 7 days, then the messages, so that the messages of all these events are listed."""
 
     def __init__(
-        self, api: Api, webhook: Webhook, known: KnownEvents, now: datetime, handles: Callable[[str], bool]
+        self, api: Api, webhook: Webhook, known: KnownEvents, now: datetime, accepts_type: Callable[[str], bool]
     ) -> None:
         self._api = api
-        self._handles = handles
-        self._wanted = frozenset(filter(handles, webhook.subscribed_events))
+        self._accepts_type = accepts_type
+        self._wanted = frozenset(filter(accepts_type, webhook.subscribed_events))
         self._covered = known.coverage.covered(self._wanted, now)
         self._webhook = webhook
         self._known = known
@@ -159,9 +159,9 @@ class _HistoryScan:
     async def read(self, most: int | None, forbidden: Forbidden) -> None:
         """Read the first ``most`` messages and events of the lists; None for all."""
         before = len(forbidden.paths)
-        with forbidden.noting(EVENTS.path):
+        with forbidden.collecting(EVENTS.path):
             await self._read_events(most)
-        with forbidden.noting(MESSAGES.path):
+        with forbidden.collecting(MESSAGES.path):
             await self._read_messages(most)
         if len(forbidden.paths) > before:
             self.complete = False
@@ -207,7 +207,7 @@ class _HistoryScan:
 
     def _is_covered(self, created: datetime | None) -> bool:
         """Return whether a recovery has read all events of that time."""
-        return created is not None and self._covered is not None and created < self._covered - FAR
+        return created is not None and self._covered is not None and created < self._covered - CLOCK_SLACK
 
     async def _read_messages(self, most: int | None) -> None:
         endpoint = self._api.at(MESSAGES.path, webhook_id=self._webhook.id)
@@ -243,7 +243,7 @@ class _HistoryScan:
     def _judge_message(self, message: Message, *, known: bool) -> None:
         """Count the attempts of a message, and whether it was missed."""
         self._without_message.pop((message.event_type_id, message.event_id), None)
-        ignored = not self._handles(message.event_type_id or "")  # no recovery can bring it
+        ignored = not self._accepts_type(message.event_type_id or "")  # no recovery can bring it
         skipped = known or ignored or self._is_unwanted(item_time(message))
         left_alone = is_left_alone(message, self._known.recording_since)
         missed = not (skipped or left_alone)
@@ -260,7 +260,7 @@ class _HistoryScan:
         """Messages before this time need not be read: they were recovered, and are too old for ``failed_share``."""
         if self._covered is None:
             return datetime.min.replace(tzinfo=UTC)
-        return min(self._covered, self._now - LATELY) - FAR * 4
+        return min(self._covered, self._now - LATELY) - CLOCK_SLACK * 4
 
     def _judge_event(self, created: datetime | None, *, known: bool) -> None:
         """Count an event that has no message."""
@@ -282,7 +282,7 @@ class _HistoryScan:
         if self._cut:
             return True
         partial = self._stopped or not self.complete
-        return partial and created is not None and self.earliest is not None and created < self.earliest + FAR
+        return partial and created is not None and self.earliest is not None and created < self.earliest + CLOCK_SLACK
 
     def _skip(self, item: UnreadableItem) -> None:
         self.unreadable += 1

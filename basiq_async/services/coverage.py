@@ -24,7 +24,7 @@ LISTED = timedelta(days=7)
 """How far back the event list goes (the vendor's reference)."""
 ATTEMPTED = timedelta(days=2)
 """Basiq attempts a message for less: 27 h 35 min (the vendor's page on the delivery schedule)."""
-SETTLE = timedelta(minutes=2)
+TIME_TO_APPEAR = timedelta(minutes=2)
 """Basiq may need that long to make a message of an event, and to deliver it."""
 MOST_ATTEMPTS = 8
 """After the eighth failed attempt Basiq may disable the webhook (the same page)."""
@@ -274,7 +274,7 @@ def is_left_alone(message: Message, recording_since: datetime | None) -> bool:
 
 def is_recent(created: datetime | None, requested: datetime) -> bool:
     """Return whether an event is too recent to say that it has no message. ``requested``: when those were requested."""
-    return created is not None and created >= requested - SETTLE
+    return created is not None and created >= requested - TIME_TO_APPEAR
 
 
 def _show(moment: datetime) -> str:

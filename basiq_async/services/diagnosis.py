@@ -76,7 +76,7 @@ class DiagnosedReceiver(Protocol):
         """The event types that handlers are registered for."""
         ...
 
-    def handles(self, event_type_id: str) -> bool:
+    def accepts_type(self, event_type_id: str) -> bool:
         """Whether there is a handler for an event type."""
         ...
 

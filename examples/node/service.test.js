@@ -31,7 +31,7 @@ describe("a service that lists users without consent", { concurrency: true }, ()
     assert.deepEqual(watch.withoutConsent, ["user-1"]);
   });
 
-  withService("is not told of what it did not subscribe to", async (state, watch) => {
+  withService("gets nothing that it did not subscribe to", async (state, watch) => {
     const { messageIds } = await state.emit("user.created");
     assert.deepEqual([messageIds, watch.withoutConsent], [[], []]);
   });

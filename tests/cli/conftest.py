@@ -27,7 +27,7 @@ from basiq_async.receiver import SQLiteInbox, WebhookReceiver, verify
 from basiq_async.testing import FakeBasiq, ManualClock
 
 from ..support import deliveries, wire
-from ..support.command_line import PROGRAM, Ended, run_command
+from ..support.command_line import PROGRAM, CommandResult, run_command
 from ..support.deliveries import payload, signed
 from ..support.real_time import PATIENCE
 from ..support.served import Handler, Served, answering
@@ -36,12 +36,12 @@ if sys.platform != "win32":
     from ..support.terminal import Terminal as Terminal
 on_a_terminal = pytest.mark.skipif(sys.platform == "win32", reason="there are no pseudo-terminals")
 
-Run = Callable[..., Ended]
+Run = Callable[..., CommandResult]
 
 
-def help_lines(told: str) -> list[list[str]]:
+def help_lines(printed: str) -> list[list[str]]:
     """The lines that help, as the words after the name of the program."""
-    return [shlex.split(line)[1:] for line in told.splitlines() if line.startswith("  basiq-async ")]
+    return [shlex.split(line)[1:] for line in printed.splitlines() if line.startswith("  basiq-async ")]
 
 
 TYPE = "consent.revoked"
@@ -50,7 +50,7 @@ SECRET = "whsec_c2VjcmV0LW9mLXRoZS10ZXN0cy1vZi1yZXBsYXk="
 
 
 class Endpoint:
-    """A server in a thread, which keeps what it is posted and answers as it is told."""
+    """A server in a thread, which keeps what it is posted and answers as a test says."""
 
     def __init__(self) -> None:
         self.ids: list[str] = []
@@ -95,7 +95,7 @@ class Program:
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self.process = process
-        self.told = ""
+        self.shown = ""
         """What it has written to standard error, as far as it was read."""
         self.url = ""
 
@@ -115,10 +115,10 @@ class Program:
         assert self.process.stderr is not None
         line = b""
         async with asyncio.timeout(PATIENCE):
-            while text not in self.told:
+            while text not in self.shown:
                 line = await self.process.stderr.readline()
-                assert line, self.told
-                self.told += line.decode()
+                assert line, self.shown
+                self.shown += line.decode()
         return line.decode()
 
     async def end(self, *signals: int) -> tuple[int | None, list[dict[str, Any]]]:
@@ -127,7 +127,7 @@ class Program:
             self.process.send_signal(number)
         async with asyncio.timeout(PATIENCE):
             out, err = await self.process.communicate()
-        self.told += (err or b"").decode()
+        self.shown += (err or b"").decode()
         return self.process.returncode, [json.loads(line) for line in (out or b"").splitlines()]
 
     async def post(self, body: bytes, headers: Mapping[str, str]) -> int:
@@ -190,7 +190,7 @@ async def listening(*options: str, **more: Any) -> AsyncIterator[Program]:
     async with started("listen", "--port", "0", *options, env=env, **more) as program:
         ready = await program.hear()
         program.url = json.loads(ready)["url"] if ready.startswith("{") else ready.split()[-1]
-        program.told = ""
+        program.shown = ""
         yield program
 
 

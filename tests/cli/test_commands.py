@@ -153,14 +153,14 @@ def test_each_resource_is_listed_and_shown(resource: Resource[Any], run: Run, se
 
 
 @pytest.mark.parametrize(
-    ("words", "unneeded", "told"),
+    ("words", "unneeded", "printed"),
     [
         ("--version", {"typer", "rich", "aiohttp"}, f"basiq-async {__version__}\n"),
         ("--help", {"asyncio", "aiohttp", "cattrs", "sqlite3", "orjson"}, "webhooks"),
         ("whoami", {f"basiq_async.cli._{each}" for each in ("jobs", "listen", "mock", "webhooks")}, "no API"),
     ],
 )
-def test_a_command_waits_for_nothing_that_it_does_not_need(words: str, unneeded: set[str], told: str) -> None:
+def test_a_command_waits_for_nothing_that_it_does_not_need(words: str, unneeded: set[str], printed: str) -> None:
     code = (
         f"import sys; sys.argv = ['basiq-async', {words!r}]\n"
         "from basiq_async.cli import main\n"
@@ -173,7 +173,7 @@ def test_a_command_waits_for_nothing_that_it_does_not_need(words: str, unneeded:
     env |= {"HOME": os.getcwd(), "XDG_CONFIG_HOME": os.getcwd()}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=env)
     assert done.stderr.endswith("[]\n")
-    assert told in done.stdout + done.stderr
+    assert printed in done.stdout + done.stderr
 
 
 def test_the_program_has_each_command_that_its_words_may_mean() -> None:

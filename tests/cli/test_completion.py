@@ -58,10 +58,10 @@ def test_no_name_of_a_profile_changes_what_a_completion_runs(
         cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE, check=False,
     )  # fmt: skip
     assert {each.name for each in tmp_path.iterdir()} <= {"bin", "settings", ".cache", ".local", ".zcompdump"}, done
-    told = done.stdout.replace('"', " ").replace("(", " ").replace(")", " ").split()
-    assert GOOD in told, done
+    shown = done.stdout.replace('"', " ").replace("(", " ").replace(")", " ").split()
+    assert GOOD in shown, done
     assert "touch" not in done.stdout
-    assert set(told) <= {GOOD, "*:", ":"}, done.stdout
+    assert set(shown) <= {GOOD, "*:", ":"}, done.stdout
 
 
 def test_a_bare_zshrc_is_enough(program: dict[str, str], tmp_path: Path) -> None:

@@ -108,9 +108,9 @@ def test_it_works_until_a_signal_and_ends_with_0(run: Run, service: str) -> None
         let_wait("w1", "e-3")
         wait_until(lambda: "e-3" in begun())
         process.send_signal(signal.SIGTERM)
-        _, told = process.communicate(timeout=PATIENCE)
-    assert process.returncode == 0, told
-    assert "3 handled" in told
+        _, printed = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 0, printed
+    assert "3 handled" in printed
     assert run("inbox", "waiting", "--inbox", "inbox.db").exit_code == 0
 
 
@@ -123,8 +123,8 @@ def test_after_a_signal_it_ends_what_runs_within_the_time_and_a_second_one_ends_
         process.send_signal(signal.SIGTERM)
         time.sleep(0.05)
         Path("hold").unlink()
-        _, told = process.communicate(timeout=PATIENCE)
-    assert (process.returncode, state_of(run, "e-1", *KIND)["state"]) == (0, "handled"), told
+        _, printed = process.communicate(timeout=PATIENCE)
+    assert (process.returncode, state_of(run, "e-1", *KIND)["state"]) == (0, "handled"), printed
     let_wait("w1", "e-3")
     Path("hold").touch()
     with working(f"{service}:make") as process:
@@ -132,8 +132,8 @@ def test_after_a_signal_it_ends_what_runs_within_the_time_and_a_second_one_ends_
         process.send_signal(signal.SIGINT)
         time.sleep(0.05)
         process.send_signal(signal.SIGTERM)
-        _, told = process.communicate(timeout=PATIENCE)
-    assert process.returncode == 143, told
+        _, printed = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 143, printed
     found = state_of(run, "e-3", *KIND)
     assert (found["state"], found["failures"]) == ("waiting", 0), "its claim was given back"
 
@@ -143,9 +143,9 @@ def test_a_failure_is_logged_and_it_waits_again(run: Run, service: str) -> None:
     with working(f"{service}:make") as process:
         wait_until(lambda: state_of(run, "e-1", *KIND)["failures"] == 1)
         process.send_signal(signal.SIGTERM)
-        _, told = process.communicate(timeout=PATIENCE)
-    assert process.returncode == 0, told
-    assert "ValueError: it is bad" in told
+        _, printed = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 0, printed
+    assert "ValueError: it is bad" in printed
     found = state_of(run, "e-1", *KIND)
     assert (found["state"], found["error"]) == ("waiting", "ValueError: it is bad")
     since, due = (datetime.fromisoformat(found[name]) for name in ("since", "due"))
@@ -156,7 +156,7 @@ def test_every_30_s_a_line_says_how_far_it_is(service: str) -> None:
     program = (
         "import sys\n"
         "from basiq_async.cli import main, _output, _waiting\n"
-        "_output._TELL_EVERY = 0.01\n"
+        "_output._SAY_EVERY = 0.01\n"
         "_waiting._EVERY = 0.02\n"
         f"sys.argv = ['basiq-async', 'work', '--receiver', '{service}:make']\n"
         "main()\n"

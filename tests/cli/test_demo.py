@@ -16,7 +16,7 @@ EXAMPLE = Path(__file__).parents[2] / "examples" / "recover_after_outage.py"
 def test_the_story_is_told_to_the_end_and_every_step_is_true(run: Run) -> None:
     result = run("demo")
     assert result.exit_code == 0, result.output
-    for told in (
+    for shown in (
         "attempt 8 of each fails, 10 hours later",
         "the webhook is disabled",
         "9 more events happen; Basiq makes no messages of them",
@@ -25,7 +25,7 @@ def test_the_story_is_told_to_the_end_and_every_step_is_true(run: Run) -> None:
         "no problem is left, nothing is missing",
         "All of it came true",
     ):
-        assert told in result.stdout
+        assert shown in result.stdout
     assert EXAMPLE.read_text(encoding="utf-8").rstrip() in result.stdout
     assert "\x1b" not in result.stdout
     assert "\r" not in result.stdout

@@ -84,10 +84,10 @@ def test_a_signal_ends_it_after_the_messages_under_way_with_the_line_that_contin
     line = (command, webhook_id, "--to", endpoint.url, "--concurrency", "2")
     with launched(*line) as process:
         assert endpoint.asked.wait(PATIENCE)
-        report, told = end(process, number, release=endpoint.release.set)
+        report, shown = end(process, number, release=endpoint.release.set)
     handled = report["handled"] if command == "replay" else report["messages"]["handled"]
     assert (report["finished"], handled) == (False, len(endpoint.ids))
-    (words,) = help_lines(told)
+    (words,) = help_lines(shown)
     assert run(*words).exit_code == 0
     assert len(set(endpoint.ids)) == len(endpoint.ids) == total
 
@@ -126,10 +126,10 @@ def test_a_second_signal_stops_at_once(run: Run, endpoint: Endpoint, webhook_id:
     endpoint.release.clear()
     with launched("replay", webhook_id, "--to", endpoint.url, "--concurrency", "4") as process:
         assert endpoint.asked.wait(PATIENCE)
-        report, told = end(process, signal.SIGINT, signal.SIGTERM, release=lambda: None)  # a message has 30 s
+        report, shown = end(process, signal.SIGINT, signal.SIGTERM, release=lambda: None)  # a message has 30 s
     assert report["finished"] is False
     endpoint.release.set()
-    (words,) = help_lines(told)
+    (words,) = help_lines(shown)
     assert run(*words).exit_code == 0
     assert len(set(endpoint.ids)) == 7
 
@@ -150,11 +150,11 @@ def test_a_signal_before_the_first_response_ends_it_at_once_with_a_result(
             with launched("recover", "w1", "--to", endpoint.url) as process:
                 assert asked.wait(PATIENCE)
                 process.send_signal(signal.SIGTERM)
-                stdout, told = process.communicate(timeout=PATIENCE)
+                stdout, shown = process.communicate(timeout=PATIENCE)
         finally:
             release.set()
-    assert (process.returncode, json.loads(stdout)["finished"]) == (143, False), told
-    assert len(help_lines(told)) == 1
+    assert (process.returncode, json.loads(stdout)["finished"]) == (143, False), shown
+    assert len(help_lines(shown)) == 1
 
 
 @pytest.mark.parametrize("during", ["the last message", "the second list"])
@@ -190,10 +190,10 @@ def test_a_signal_to_a_recovery_shows_what_was_read_of_both_lists(
         monkeypatch.setattr(served.fake, "_exchange", hold_the_list)
     with launched("recover", webhook_id, "--to", endpoint.url, "--concurrency", "1") as process:
         assert reached.wait(PATIENCE)
-        report, told = end(process, signal.SIGTERM, release=release.set)
+        report, shown = end(process, signal.SIGTERM, release=release.set)
     handled = (report["messages"]["handled"], report["events"]["handled"])
     assert (handled, len(endpoint.ids)) == (((4, 5), 9) if during == "the last message" else ((4, 0), 4))
-    (words,) = help_lines(told)
+    (words,) = help_lines(shown)
     assert run(*words).exit_code == 0
     assert len(set(endpoint.ids)) == len(endpoint.ids) == 9
 
@@ -246,5 +246,5 @@ def test_a_full_disk_under_its_inbox_is_named_at_once(served: Served, endpoint: 
 
     command = ("recover", webhook_id, "--to", endpoint.url, "--inbox", "small.db")
     with launched(*command, program=COLD, preexec_fn=limit) as process:
-        _, told = process.communicate(timeout=PATIENCE)
-    assert (process.returncode, "InboxError" in told, "target does not respond" in told) == (3, True, False), told
+        _, shown = process.communicate(timeout=PATIENCE)
+    assert (process.returncode, "InboxError" in shown, "target does not respond" in shown) == (3, True, False), shown

@@ -18,7 +18,7 @@ PYTHON = re.compile(
     r"|\b[a-z]\w*\(\)|\b[a-z_]+=(?=[\s'\",;.]|$)"  # jobs(), api_keys=
     r"|\bNone\b|\bTrue\b|\bFalse\b|\bstr\b|\bint\b|\bdict\b|\bkwargs?\b|timedelta|datetime\("
 )
-NOBODY = "http://127.0.0.1:9/"
+NO_LISTENER = "http://127.0.0.1:9/"
 USES: dict[str, str] = {
     "webhooks create --url nonsense --event user.created": "url must be an absolute http or https url",
     "webhooks create --url https://example.com/x --event ''": "'' is not an event type that Basiq documents",
@@ -32,32 +32,32 @@ USES: dict[str, str] = {
     "messages list W --event 'consent*'": "'consent*' matches no event type that Basiq documents (did you mean",
     "messages list W --event 'cosnent.*'": "'cosnent.*' matches no event type",
     "webhooks update W --event '*.created'": "'*.created' is not an event type",
-    "replay W --to NOBODY --secret-file nowhere": "--secret-file 'nowhere' cannot be read: No such file",
-    "trigger user.created --to NOBODY --secret-file empty": "--secret-file 'empty' is empty",
+    "replay W --to NO_LISTENER --secret-file nowhere": "--secret-file 'nowhere' cannot be read: No such file",
+    "trigger user.created --to NO_LISTENER --secret-file empty": "--secret-file 'empty' is empty",
     "listen --secret-file empty": "--secret-file 'empty' is empty",
-    "recover W --to NOBODY --receiver a:b": "name the target with one of --to or --receiver",
+    "recover W --to NO_LISTENER --receiver a:b": "name the target with one of --to or --receiver",
     "recover W --receiver a:b --inbox x.db": "--inbox is for --to: a receiver has its own inbox",
     "messages resend W none --to nonsense": "url must be an absolute http or https url",
     "trigger user.created --to ftp://x": "url must be an absolute http or https url",
     "trigger user.created --to http://u:p@x/": "url must not hold a user or password",
     "trigger ''": "'' is not an event type that Basiq documents",
     "replay W": "name the target with one of --to or --receiver or --file",
-    "replay W --to NOBODY --concurrency 0": "Invalid value for '--concurrency'",
-    "replay W --to NOBODY --rate nan": "rate must be a finite number above 0",
-    "replay W --to NOBODY --on-error nothing": "Invalid value for '--on-error': Value error, 'nothing' is not",
-    "replay W --to NOBODY --source nothing": "Invalid value for '--source': Value error, 'nothing' is not one",
+    "replay W --to NO_LISTENER --concurrency 0": "Invalid value for '--concurrency'",
+    "replay W --to NO_LISTENER --rate nan": "rate must be a finite number above 0",
+    "replay W --to NO_LISTENER --on-error nothing": "Invalid value for '--on-error': Value error, 'nothing' is not",
+    "replay W --to NO_LISTENER --source nothing": "Invalid value for '--source': Value error, 'nothing' is not one",
     "replay W --file x --inbox y": "--inbox is for --to: a receiver has its own inbox, and a file is its own",
-    "replay W --to NOBODY --since 2099-01-01": "--since is in the future:",
+    "replay W --to NO_LISTENER --since 2099-01-01": "--since is in the future:",
     "recover W": "name the target with one of --to or --receiver",
-    "recover W --to NOBODY --rate -1": "rate must be a finite number above 0",
+    "recover W --to NO_LISTENER --rate -1": "rate must be a finite number above 0",
     "recover W --receiver nothing:at_all": "'nothing:at_all' cannot be used",
-    "recover W --to NOBODY --acknowledged 2099-01-01": "--acknowledged is in the future:",
+    "recover W --to NO_LISTENER --acknowledged 2099-01-01": "--acknowledged is in the future:",
     "quarantine list --receiver nothing": "a receiver must be named as module:variable",
     "quarantine list --receiver nothing:receiver": "cannot be used: ModuleNotFoundError: No module named",
-    "quarantine list --to NOBODY": "--to needs --webhook, or BASIQ_WEBHOOK_ID: the record is of one webhook",
+    "quarantine list --to NO_LISTENER": "--to needs --webhook, or BASIQ_WEBHOOK_ID: the record is of one webhook",
     "quarantine retry --inbox x": "name the target with one of --receiver or --to",
-    "quarantine retry --to NOBODY": "--to needs --webhook, or BASIQ_WEBHOOK_ID: the record is of one webhook",
-    "quarantine show none --to NOBODY --webhook W": "the inbox file 'basiq-W-084fd42e.db' does not exist",
+    "quarantine retry --to NO_LISTENER": "--to needs --webhook, or BASIQ_WEBHOOK_ID: the record is of one webhook",
+    "quarantine show none --to NO_LISTENER --webhook W": "the inbox file 'basiq-W-084fd42e.db' does not exist",
     "listen --port 99999": "Invalid value for '--port'",
     "listen --path x": "--path must begin with a /, not 'x'",
     "listen --forward-to http://user:hunter2@127.0.0.1/hook": "url must not hold a user or password",
@@ -91,10 +91,10 @@ USES: dict[str, str] = {
     "sign --at -5": "timestamp must not be before 1970",
     "sign --id a.b": 'message id must be printable ASCII, without spaces and without a "."',
     "listen --host 256.0.0.1": "cannot listen on 256.0.0.1 port 8080: Name or service not known",
-    "trigger user.created --to NOBODY --text x": "--text and --url are for Basiq's test messages: omit",
+    "trigger user.created --to NO_LISTENER --text x": "--text and --url are for Basiq's test messages: omit",
     "trigger user.created --event-id e-1": "--event-id, --user-id, --entity-id and --id require --to",
     "trigger user.created --url https://example.org/a --text x": "--text and --url cannot be used together:",
-    "trigger user.created --to NOBODY --event-id ../users": "the event id must be one segment of a path",
+    "trigger user.created --to NO_LISTENER --event-id ../users": "the event id must be one segment of a path",
     "mock call advence": "there is no operation 'advence' (did you mean 'advance'?)",
     "mock call emit eventType=x eventTypeId=x": "there is no field 'eventType'; the fields are: eventTypeId,",
     "mock call emit": "eventTypeId is missing: The event type",
@@ -115,22 +115,28 @@ USES: dict[str, str] = {
     "webhooks ensure --url https://x.example --event user.craeted": "did you mean 'user.created'?",
     "webhooks update W --event user.craeted": "did you mean 'user.created'?",
     "trigger user.craeted": "did you mean 'user.created'?",
-    "trigger user.craeted --to NOBODY": "did you mean 'user.created'?",
+    "trigger user.craeted --to NO_LISTENER": "did you mean 'user.created'?",
     "messages list W --event user.craeted": "did you mean 'user.created'?",
     "messages tail W --event user.craeted": "did you mean 'user.created'?",
-    "replay W --to NOBODY --event user.craeted": "did you mean 'user.created'?",
+    "replay W --to NO_LISTENER --event user.craeted": "did you mean 'user.created'?",
     "mock call emit eventTypeId=user.craeted": "did you mean 'user.created'?",
 }
-"""What is told, for each line; W is the id of a webhook."""
+"""What is said, for each line; W is the id of a webhook."""
 FAILURES: dict[str, tuple[int, str]] = {
     "webhooks doctor 00000000-0000-4000-8000-000000000000": (1, "404 "),
     "webhooks get none": (1, "400 path-parameter-not-valid: The webhookId is not valid."),
     "messages list W --filter '\x00'": (1, "400 parameter-not-valid: The filter is not valid: expected"),
     "messages get W none": (1, "400 path-parameter-not-valid: The messageId is not valid."),
     "events get none": (1, "404 resource-not-found: There is no event with this id."),
-    "replay W --to NOBODY --inbox no/such/folder/x.db": (3, "the inbox 'no/such/folder/x.db' cannot be opened: No"),
-    "replay W --to NOBODY --inbox .": (3, "the inbox '.' cannot be opened"),
-    "replay W --to NOBODY --source events --filter '\x00'": (1, "400 parameter-not-valid: The filter is not valid:"),
+    "replay W --to NO_LISTENER --inbox no/such/folder/x.db": (
+        3,
+        "the inbox 'no/such/folder/x.db' cannot be opened: No",
+    ),
+    "replay W --to NO_LISTENER --inbox .": (3, "the inbox '.' cannot be opened"),
+    "replay W --to NO_LISTENER --source events --filter '\x00'": (
+        1,
+        "400 parameter-not-valid: The filter is not valid:",
+    ),
     "replay W --file no/such/out.jsonl": (3, "cannot be written: No such file or directory"),
     "replay W --file .": (3, "the file '.' cannot be written: Is a directory"),
     "inbox get none --receiver nothing:receiver": (1, "404 resource-not-found: There is no event with this id."),
@@ -147,10 +153,10 @@ def test_what_is_wrong_is_one_line_in_the_words_of_the_command_line(
     webhook_id = served.fake.seed_messages(2, failed=0.5)
     before = list(served.fake.webhooks())
     Path("empty").touch()
-    words = [{"W": webhook_id, "NOBODY": NOBODY}.get(word, word) for word in shlex.split(line)]
+    words = [{"W": webhook_id, "NO_LISTENER": NO_LISTENER}.get(word, word) for word in shlex.split(line)]
     done = run(*words, stdin="[]")
-    code, told = FAILURES[line] if line in FAILURES else (2, USES[line])
-    assert (done.exit_code, told in done.stderr.replace(webhook_id, "W")) == (code, True), done.output
+    code, shown = FAILURES[line] if line in FAILURES else (2, USES[line])
+    assert (done.exit_code, shown in done.stderr.replace(webhook_id, "W")) == (code, True), done.output
     assert code != 2 or done.stdout == ""
     assert "hunter2" not in done.output
     (found,) = [each for each in done.stderr.splitlines() if each.startswith(("error: ", '{"error":'))]

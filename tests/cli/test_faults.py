@@ -12,16 +12,16 @@ from basiq_async import cli
 from tests.faults.test_secrets import BOTH, error_with, escaped
 from tests.support.wire import KEY, MARK, SIGNING, TOKEN, WEBHOOK, Wire, error, http, ok
 
-from ..support.command_line import Ended, run_command
+from ..support.command_line import CommandResult, run_command
 
 
-async def invoke(url: str, *arguments: str, stdin: bytes = b"") -> Ended:
+async def invoke(url: str, *arguments: str, stdin: bytes = b"") -> CommandResult:
     """In a thread, since a command runs its own event loop."""
     env = {"BASIQ_API_KEY": KEY, "BASIQ_BASE_URL": url, "BASIQ_WEBHOOK_SECRET": SIGNING}
     return await asyncio.to_thread(run_command, *arguments, env=env, stdin=stdin)
 
 
-def assert_one_error(result: Ended, code: int | None = None) -> None:
+def assert_one_error(result: CommandResult, code: int | None = None) -> None:
     assert result.exit_code in ((1, 2, 3) if code is None else (code,))
     for text in (result.stdout, result.stderr, result.output):
         assert MARK not in text, text

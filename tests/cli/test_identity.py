@@ -92,12 +92,12 @@ def test_a_changed_webhook_has_no_event_handled_again_in_any_inbox_also_after_ki
     done = w.run("recover", first, *receiver)
     assert done.exit_code == 0, done.output
     assert len(handled()) == 8
-    told = [line[:6] for line in Path("handled").read_text().splitlines()]
-    assert len(told) <= 10, f"more than what was under way at the kill: {told} {done.output}"
+    given = [line[:6] for line in Path("handled").read_text().splitlines()]
+    assert len(given) <= 10, f"more than what was under way at the kill: {given} {done.output}"
     before = handled()
 
     w.call(lambda basiq: basiq.webhooks.delete(first))
-    w.emit(3)  # nobody is subscribed
+    w.emit(3)  # no webhook is subscribed
     w.pass_time(minutes=10)
     second = w.webhook()
     monkeypatch.setenv("BASIQ_WEBHOOK_ID", f"{first},{second}")

@@ -14,7 +14,7 @@ import pytest
 from basiq_async.testing import FakeBasiq
 from tests.support.servers import redis_server
 
-from ..support.command_line import COLD, Ended, run_command
+from ..support.command_line import COLD, CommandResult, run_command
 from ..support.real_time import PATIENCE
 from .conftest import Terminal, launched
 
@@ -43,7 +43,7 @@ async def refill() -> AsyncIterator[Work]:
         yield Work(basiq, handler)
 """
 
-Run = Callable[..., Ended]
+Run = Callable[..., CommandResult]
 
 
 @pytest.fixture
@@ -113,7 +113,7 @@ def test_a_quarantine_is_listed_exported_tried_again_and_dropped(run: Run, tmp_p
     with working(tmp_path):
         assert run("watch", "november").exit_code == 1
     assert run("show", "november", "--json").row["quarantined"] == len(entries)
-    assert run("drop", "november", "nobody", "--yes").exit_code == 2
+    assert run("drop", "november", "no-such-id", "--yes").exit_code == 2
     assert run("drop", "november", "--yes", *exported).exit_code == 0
     assert run("quarantine", "november").exit_code == 0
     assert run("watch", "november").exit_code == 0

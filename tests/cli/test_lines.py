@@ -21,7 +21,7 @@ import pytest
 from basiq_async.services.diagnosis import ProblemCode
 from basiq_async.testing import Quirks
 
-from ..support.command_line import Ended
+from ..support.command_line import CommandResult
 from ..support.real_time import PATIENCE
 from .conftest import SECRET, TYPE, Endpoint, Run, Served, World, install, let_wait
 
@@ -44,7 +44,7 @@ def world(run: Run, endpoint: Endpoint, served: Served, tmp_path: Path, monkeypa
     return World(lambda *words: run("--profile", "on call", *words), served, endpoint)
 
 
-def shell(line: str, until: Callable[[], object] | None = None) -> Ended:
+def shell(line: str, until: Callable[[], object] | None = None) -> CommandResult:
     """Run a line as a person pastes it; one that does not end by itself until something is true."""
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     with subprocess.Popen(["/bin/sh", "-c", f"exec {line}"], **pipes) as process:
@@ -54,10 +54,10 @@ def shell(line: str, until: Callable[[], object] | None = None) -> Ended:
                 time.sleep(0.01)
             process.send_signal(signal.SIGTERM)
         stdout, stderr = process.communicate(timeout=PATIENCE)
-    return Ended(process.returncode, stdout, stderr)
+    return CommandResult(process.returncode, stdout, stderr)
 
 
-def told(ended: Ended) -> list[str]:
+def shown(ended: CommandResult) -> list[str]:
     """The lines that a run printed to help."""
     return [line.strip() for line in ended.stderr.splitlines() if line.startswith("  basiq-async ")]
 
@@ -145,7 +145,7 @@ def test_the_line_for_an_endpoint_that_refuses_its_receiver(world: World) -> Non
 
 
 def test_the_line_for_deliveries_that_a_former_secret_refuses(world: World) -> None:
-    """An update has made a new secret, and nobody kept it; what is missed is recovered again and again."""
+    """An update has made a new secret, which was not kept; what is missed is recovered again and again."""
     w, webhook_id = world, world.webhook()
     place = w.service(webhook_id)
     w.fake.quirks = Quirks(signing_key_on_update="new")
@@ -402,14 +402,14 @@ def test_the_lines_of_a_run_continue_it_and_try_again_what_failed(world: World, 
     broken = w.run(*line)
     assert broken.exit_code == 1, broken.output
     w.fake._faults.clear()
-    (again,) = told(broken)
+    (again,) = shown(broken)
     w.endpoint.status = 400
     failed = shell(again)
     assert (failed.exit_code, w.posted(), failed.row["quarantined"]) == (1, 2, 2), failed.output
     assert shell(again).exit_code == 1  # until it is handled
     w.endpoint.status = 204
     w.endpoint.ids.clear()
-    (retry,) = told(failed)
+    (retry,) = shown(failed)
     assert [row["result"] for row in shell(retry).rows] == ["handled"] * 2
     assert (shell(again).exit_code, w.posted()) == (0, 2)
 
@@ -423,7 +423,7 @@ def test_a_line_that_continues_selects_the_same_time_however_late_it_is_run(worl
     w.fake._faults.clear()
     w.pass_time(hours=2)
     w.endpoint.ids.clear()  # Basiq's own attempts
-    (line,) = told(broken)
+    (line,) = shown(broken)
     assert (shell(line).exit_code, w.posted()) == (0, 2), line
 
 
@@ -433,7 +433,7 @@ def test_the_line_of_a_receivers_run_tries_again_what_failed(world: World) -> No
     Path("broken").touch()
     failed = w.run("recover", webhook_id, "--receiver", w.service(webhook_id))
     Path("broken").unlink()
-    (retry,) = told(failed)
+    (retry,) = shown(failed)
     assert (shell(retry).exit_code, w.handled()) == (0, 2)
 
 
@@ -442,7 +442,7 @@ def test_the_line_that_acknowledges_ends_what_is_out_of_reach(world: World) -> N
     place = w.service(webhook_id)
     found = w.run("recover", webhook_id, "--receiver", place)
     assert [each["code"] for each in found.row["problems"]] == ["out-of-reach"], found.output
-    (line,) = told(found)
+    (line,) = shown(found)
     w.pass_time(minutes=1)  # a person reads the line
     assert w.run("recover", webhook_id, "--receiver", place).exit_code == 1
     assert shell(line).exit_code == 0
@@ -457,7 +457,7 @@ def test_a_line_whose_url_is_not_shown_whole_says_so_and_is_refused_until_it_is(
     assert "geheim" not in broken.output
     assert "put back what is not shown" in broken.stderr
     w.fake._faults.clear()
-    (line,) = told(broken)
+    (line,) = shown(broken)
     refused = shell(line)
     assert (refused.exit_code, "put back" in refused.stderr, w.posted()) == (2, True, 0), refused.output
     assert shell(line.replace("…", "code=geheim")).exit_code == 0

@@ -41,7 +41,7 @@ async def test_each_delivery_is_a_line_of_json_in_a_pipe_until_sigterm() -> None
         assert await listener.end(signal.SIGTERM) == (0, [])
 
 
-async def test_a_delivery_that_nobody_sees_any_more_is_not_acknowledged() -> None:
+async def test_a_delivery_that_cannot_be_shown_any_more_is_not_acknowledged() -> None:
     reading, writing = os.pipe()
     async with listening(program=COLD, stdout=writing) as listener:
         os.close(writing)
@@ -55,7 +55,7 @@ async def test_a_delivery_that_nobody_sees_any_more_is_not_acknowledged() -> Non
         listener.process.send_signal(signal.SIGCONT)
         with suppress(aiohttp.ClientError):  # no response is no acknowledgement either
             assert await posting == 503
-        assert (await listener.end(), listener.told) == ((0, []), "")
+        assert (await listener.end(), listener.shown) == ((0, []), "")
 
 
 async def test_listening_ends_when_the_reader_leaves_though_nothing_comes() -> None:
@@ -63,7 +63,7 @@ async def test_listening_ends_when_the_reader_leaves_though_nothing_comes() -> N
     async with listening(program=COLD, stdout=writing) as listener:
         os.close(writing)
         os.close(reading)
-        assert (await listener.end(), listener.told) == ((0, []), "")
+        assert (await listener.end(), listener.shown) == ((0, []), "")
 
 
 async def test_a_genuine_delivery_is_forwarded_as_it_came_and_the_services_response_returned() -> None:
@@ -116,7 +116,7 @@ async def test_a_second_signal_ends_it_at_once_and_in_order_though_the_service_h
         listener.process.send_signal(signal.SIGINT)
         await listener.hear("a second signal stops at once")
         assert await listener.end(signal.SIGINT) == (130, [])
-        assert listener.told.count("\n") == 1  # no connection is left open
+        assert listener.shown.count("\n") == 1  # no connection is left open
         with suppress(aiohttp.ClientError):
             assert await posting != 200
 
@@ -144,7 +144,7 @@ async def test_a_request_that_is_not_http_prints_no_traceback() -> None:
         writer.write(b"POST /basiq HTTP/1.1\r\nHost: x\r\nwebhook-id: \x1b[31m\r\n\r\n")
         assert b"400" in await reader.readline()
         writer.close()
-        assert (await listener.end(signal.SIGTERM), listener.told) == ((0, []), "")
+        assert (await listener.end(signal.SIGTERM), listener.shown) == ((0, []), "")
 
 
 async def answered(url: str, headers: dict[str, str], *lines: str) -> bytes:
@@ -185,7 +185,7 @@ async def test_a_body_that_never_comes_does_not_keep_it_from_ending() -> None:
     async with listening() as listener:
         asking = asyncio.create_task(answered(listener.url, signed(BODY)))
         await asyncio.sleep(0.02)
-        assert (await listener.end(signal.SIGTERM), listener.told) == ((0, []), "")
+        assert (await listener.end(signal.SIGTERM), listener.shown) == ((0, []), "")
         await asyncio.wait([asking])
 
 

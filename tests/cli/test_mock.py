@@ -22,7 +22,7 @@ from tests.support.environment import unmeasured
 from ..support.served import Handler, answering
 from .conftest import Program, Run, Served, ran, started
 
-NOBODY = "http://127.0.0.1:9/basiq"
+NO_LISTENER = "http://127.0.0.1:9/basiq"
 
 
 def mock(*options: str, **more: Any) -> AbstractAsyncContextManager[Program]:
@@ -41,7 +41,7 @@ async def test_mock_says_how_to_call_it_serves_and_stops_at_a_signal(number: sig
 async def test_mock_says_that_it_cannot_listen() -> None:
     async with serve(FakeBasiq()) as base_url, started("mock", "--port", base_url.rpartition(":")[2]) as program:
         assert await program.end() == (2, [])
-    assert "cannot listen on 127.0.0.1" in program.told
+    assert "cannot listen on 127.0.0.1" in program.shown
 
 
 # --- driving one that runs ---
@@ -94,11 +94,13 @@ def test_the_commands_misuse_nothing_so_violations_can_end_a_job(run: Run, serve
 
 
 def test_the_help_lists_each_operation_with_its_fields(run: Run) -> None:
-    told = " ".join(run("mock", "call", "--help").output.split())
+    printed = " ".join(run("mock", "call", "--help").output.split())
     for name, operation in OPERATIONS.items():
-        assert f"{name}: {operation.summary}." in told
+        assert f"{name}: {operation.summary}." in printed
         for field, each in operation.inputs.items():
-            assert f"{field}{' (required)' if each.required else ''}: {each.about.description}".replace("`", "") in told
+            assert (
+                f"{field}{' (required)' if each.required else ''}: {each.about.description}".replace("`", "") in printed
+            )
 
 
 async def test_a_mock_has_the_key_the_forms_and_the_latency_of_its_options() -> None:
@@ -127,7 +129,7 @@ async def test_every_start_has_a_key_and_ids_of_its_own_and_a_shell_can_use_what
             base_url, key = (word.partition("=")[2] for word in words[1:3])
             keys.add(key)
             async with BasiqClient(key, base_url=base_url) as basiq:
-                ids.add((await basiq.webhooks.create(url=NOBODY, subscribed_events=["user.created"])).id)
+                ids.add((await basiq.webhooks.create(url=NO_LISTENER, subscribed_events=["user.created"])).id)
     assert len(keys) == len(ids) == 2
     assert FakeBasiq.DEFAULT_API_KEY not in keys
 
@@ -178,7 +180,7 @@ def test_a_command_drives_the_mock_that_it_names_and_no_other(
 ) -> None:
     assert run("mock", "call", "advance", "minutes=15").exit_code == 0
     after = served.fake.now()
-    for name, value, code, told in (
+    for name, value, code, printed in (
         ("BASIQ_API_KEY", "b3RoZXI=", 1, "it is another mock"),
         ("BASIQ_API_KEY", "", 2, "no mock is named, because BASIQ_API_KEY is not set"),
         ("BASIQ_BASE_URL", "", 2, "BASIQ_BASE_URL is set and empty"),
@@ -189,7 +191,7 @@ def test_a_command_drives_the_mock_that_it_names_and_no_other(
             wrong.setenv(name, value)
             done = run("mock", "call", "advance", "minutes=15")
         assert (done.exit_code, done.stdout) == (code, "")
-        assert told in done.stderr
+        assert printed in done.stderr
     assert served.fake.now() == after
 
 
@@ -200,7 +202,7 @@ async def test_each_start_of_a_mock_is_empty_with_new_secrets_and_a_seed_repeats
             ready = await program.row()
             async with BasiqClient(ready["api_key"], base_url=ready["base_url"]) as basiq:
                 assert await basiq.webhooks.list().collect() == []
-                made.append(await basiq.webhooks.create(url=NOBODY, subscribed_events=["user.created"]))
+                made.append(await basiq.webhooks.create(url=NO_LISTENER, subscribed_events=["user.created"]))
     assert made[0].id == made[1].id
     assert made[0].secret != made[1].secret
 

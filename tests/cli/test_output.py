@@ -17,12 +17,12 @@ from basiq_async.cli._output import (  # private: each way to write, also where 
     Styled,
     live,
     new_session,
-    note,
     prompt,
+    say,
     show_error,
     write,
+    write_line,
     write_lines,
-    write_note,
 )
 from basiq_async.testing import FakeBasiq
 
@@ -59,8 +59,8 @@ def test_every_way_to_write_makes_a_line_printable(
     with new_session(json=False):
         write(EVIL, Styled(EVIL, "bold"))
         write_lines([EVIL])
-        note(EVIL)
-        write_note(EVIL)
+        say(EVIL)
+        write_line(EVIL)
         prompt(EVIL)
         show_error(EVIL, kind="X", exit_code=1)
         log.warning("about %s", EVIL)

@@ -63,9 +63,9 @@ def test_a_receiver_whose_module_raises_shows_no_password(run: Run) -> None:
     )
     with pytest.raises(ValueError, match="geheim"):  # so an error of another library can quote it
         Redis.from_url("redis://:geheim/4711@127.0.0.1")
-    for place, told in (("number", "a URL cannot be parsed"), ("text", "cannot reach redis://127.0.0.1/0 or host")):
+    for place, shown in (("number", "a URL cannot be parsed"), ("text", "cannot reach redis://127.0.0.1/0 or host")):
         done = run("quarantine", "list", "--receiver", f"a_service_with_urls:{place}")
-        assert told in done.output
+        assert shown in done.output
         assert [each for each in NEVER if each in done.output] == []
 
 

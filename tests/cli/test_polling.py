@@ -43,12 +43,12 @@ def polling(*options: str) -> AbstractAsyncContextManager[Program]:
 
 
 async def poll(count: int, *options: str) -> tuple[list[dict[str, Any]], str]:
-    """Poll until so many messages were shown: what it showed, and what it told."""
+    """Poll until so many messages were shown: the rows that it showed, and its lines on standard error."""
     async with polling(*options) as poller:
         rows = [await poller.row() for _ in range(count)]
         code, rest = await poller.end(signal.SIGTERM)
-    assert code == 0, poller.told
-    return rows + rest, poller.told
+    assert code == 0, poller.shown
+    return rows + rest, poller.shown
 
 
 async def test_new_messages_are_forwarded_with_a_fresh_signature_and_those_missed_come_first(fake: FakeBasiq) -> None:
@@ -61,7 +61,7 @@ async def test_new_messages_are_forwarded_with_a_fresh_signature_and_those_misse
             fake.emit("consent.revoked")
             rows.append(await poller.row())
             assert await poller.end(signal.SIGTERM) == (0, [])
-        fake.emit("consent.expired")  # while nobody polls
+        fake.emit("consent.expired")  # while no poller runs
         fake.emit("consent.updated")
         rows += (await poll(2, *there))[0]
         bodies = [json.loads(body)["eventTypeId"] for _, body in service.requests]
@@ -78,10 +78,10 @@ async def test_a_message_that_is_not_accepted_is_shown(fake: FakeBasiq) -> None:
     async with serving() as service:
         service.status = 400
         there = ("--poll", webhook_id, "--forward-to", service.url, "--since", "1h")
-        (row,), told = await poll(1, *there)
+        (row,), printed = await poll(1, *there)
     assert row["result"] == "failed"
     assert "400" in row["error"]
-    assert "1 message was not accepted" in told
+    assert "1 message was not accepted" in printed
     assert webhook_id in next(Path().glob("basiq-listen-*.db")).name
 
 
@@ -91,7 +91,7 @@ async def test_what_it_costs_is_said_first_and_a_429_is_obeyed(fake: FakeBasiq) 
     async with polling("--poll", webhook_id, "--since", "1h") as poller:
         await poller.hear("next request in 31 s")
         assert await poller.end(signal.SIGTERM) == (0, [])
-    first, second, *_ = poller.told.splitlines()
+    first, second, *_ = poller.shown.splitlines()
     assert "requests per minute, and one token per hour" in first
     assert "fewer requests" in second
 
@@ -121,7 +121,7 @@ async def test_a_service_that_is_away_makes_no_failures_and_no_message_is_lost(f
         await poller.hear("does not respond")
         _, rows = await poller.end(signal.SIGTERM)
     assert rows == []  # nothing is given up
-    assert "not accepted" not in poller.told
+    assert "not accepted" not in poller.shown
     async with serving() as service:
         same = next(Path().glob("*.db")).name
         there = ("--poll", webhook_id, "--forward-to", service.url, "--inbox", same)
@@ -130,7 +130,7 @@ async def test_a_service_that_is_away_makes_no_failures_and_no_message_is_lost(f
     assert [row["result"] for row in rows] == ["forwarded"] * 3
 
 
-async def test_what_nobody_saw_comes_again(fake: FakeBasiq) -> None:
+async def test_what_was_not_shown_comes_again(fake: FakeBasiq) -> None:
     webhook_id = fake.seed_messages(0)
     fake.seed_messages(5, webhook_id, every=1.0)
     left = await asyncio.to_thread(run_command, "listen", "--poll", webhook_id, "--since", "900d", reads=2)
@@ -185,5 +185,5 @@ async def test_the_inbox_of_a_service_is_not_for_what_was_shown(fake: FakeBasiq)
         pass
     webhook_id = fake.seed_messages(0)
     async with polling("--poll", webhook_id, "--inbox", "inbox.db") as program:
-        _, told = await program.process.communicate()
-    assert (program.process.returncode, b"the inbox of a service" in told) == (2, True), told
+        _, printed = await program.process.communicate()
+    assert (program.process.returncode, b"the inbox of a service" in printed) == (2, True), printed

@@ -50,8 +50,8 @@ def test_what_waits_at_a_service_is_neither_lost_nor_posted_again_nor_taken_for_
         while w.handled() < COUNT and time.monotonic() < until:
             time.sleep(0.02)
         process.send_signal(signal.SIGTERM)
-        _, told = process.communicate(timeout=PATIENCE)
-    assert (process.returncode, w.handled()) == (0, COUNT), told
+        _, shown = process.communicate(timeout=PATIENCE)
+    assert (process.returncode, w.handled()) == (0, COUNT), shown
 
     done = w.run(*line)
     assert (done.exit_code, done.row["waiting"], done.row["finished"]) == (0, 0, True), done.output

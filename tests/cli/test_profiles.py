@@ -1,4 +1,4 @@
-"""``login``, ``logout``, ``whoami`` and ``--profile``: a key is stored where nobody else reads it, and never shown."""
+"""``login``, ``logout``, ``whoami`` and ``--profile``: no other user can read a key that is stored, and never shown."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def test_a_file_that_others_can_read_is_refused(run: Run, served: Served, home: 
 def test_a_profile_without_a_key_is_told_and_removing_one_asks(run: Run, served: Served, home: Path) -> None:
     login(served)
     asked = run("logout")
-    assert (asked.exit_code, "pass --yes" in asked.stderr) == (2, True), "without a terminal it asks nobody"
+    assert (asked.exit_code, "pass --yes" in asked.stderr) == (2, True), "without a terminal it asks nothing"
     assert run("whoami").exit_code == 0
     (home / "profiles.json").write_text('{"profiles": {"default": {}}}')
     lost = run("whoami")

@@ -13,7 +13,7 @@ import pytest
 
 from basiq_async.receiver import Delivery, SQLiteInbox, WebhookReceiver
 
-from ..support.command_line import Ended
+from ..support.command_line import CommandResult
 from ..support.databases import inbox_of
 from ..support.deliveries import SECRET, payload, signed
 from .conftest import Endpoint, Run, Served, receive, state_of, write_service
@@ -124,7 +124,7 @@ def test_the_quarantine_of_an_inbox_is_listed_shown_exported_and_emptied_without
     assert run("quarantine", "list", *at).exit_code == 0
 
 
-def _first_id(ended: Ended) -> str:
+def _first_id(ended: CommandResult) -> str:
     """The id at the beginning of the first line below the heading of a table."""
     assert "ID " in ended.stdout.splitlines()[0], ended.output
     return ended.stdout.splitlines()[1].split()[0]

@@ -88,9 +88,12 @@ def test_what_is_posted_needs_a_secret(run: Run, served: Served, monkeypatch: py
     line = ("replay", served.fake.seed_messages(3), "--to", "http://127.0.0.1:9/")
     monkeypatch.delenv("BASIQ_WEBHOOK_SECRET")
     Path("odd").write_bytes(b"\xff\xfe\xff")
-    for options, told in (((), "the endpoint's signing secret is needed"), (("--secret-file", "odd"), "is not base64")):
+    for options, shown in (
+        ((), "the endpoint's signing secret is needed"),
+        (("--secret-file", "odd"), "is not base64"),
+    ):
         refused = run(*line, *options)
-        assert (refused.exit_code, told in refused.stderr) == (2, True), refused.output
+        assert (refused.exit_code, shown in refused.stderr) == (2, True), refused.output
 
 
 def test_the_record_can_be_in_a_database(run: Run, served: Served, endpoint: Endpoint) -> None:

@@ -18,7 +18,7 @@ def test_the_progress_is_what_is_done_what_failed_how_fast_and_why_it_pauses() -
     assert progress_text(Progress(paused=4.0, down=7.0)) == "0 done  0/s  paused for 4 s, down for 7 s"
 
 
-def told(
+def printed(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *steps: tuple[float, Progress]
 ) -> list[str]:
     """What a job without a terminal tells that has this progress at these seconds."""
@@ -36,7 +36,7 @@ def told(
 def test_an_outage_is_told_when_it_begins_once_a_minute_and_when_it_ends(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    lines = told(
+    lines = printed(
         capsys,
         monkeypatch,
         (100.0, Progress(paused=4.0, down=7.0, reason="refused")),
@@ -54,7 +54,7 @@ def test_an_outage_is_told_when_it_begins_once_a_minute_and_when_it_ends(
 def test_what_asks_for_a_pause_is_told_at_once_with_its_reason(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    lines = told(capsys, monkeypatch, (100.0, Progress(paused=4.5, reason="the disk is full")))
+    lines = printed(capsys, monkeypatch, (100.0, Progress(paused=4.5, reason="the disk is full")))
     assert (
         "waiting for the target, which asked for a pause: the disk is full; the next message is tried in 5 s" in lines
     )
@@ -65,7 +65,7 @@ def test_a_job_without_a_terminal_tells_every_30_s_what_is_done_and_how_fast(
 ) -> None:
     progress = Progress(rate=10.0)
     steps = [(second / 4, attrs.evolve(progress, handled=second)) for second in range(4 * 65)]
-    assert told(capsys, monkeypatch, *steps) == [
+    assert printed(capsys, monkeypatch, *steps) == [
         "120 done  10/s",
         "240 done  10/s",
     ]

@@ -18,7 +18,7 @@ import pytest
 from basiq_async import InboxError
 from basiq_async.receiver import SQLiteInbox
 
-from ..support.command_line import Ended
+from ..support.command_line import CommandResult
 from ..support.real_time import PATIENCE
 from .conftest import TYPE, World, let_wait, make_inbox, write_service
 
@@ -129,7 +129,7 @@ for words in json.load(sys.stdin):
 """
 
 
-def as_reader(*lines: Sequence[str]) -> list[Ended]:
+def as_reader(*lines: Sequence[str]) -> list[CommandResult]:
     """Run lines as a user for whom the permissions of files hold: not for root, unless it gives that right away."""
     command = [sys.executable, "-c", _RUN]
     if is_root:
@@ -137,10 +137,10 @@ def as_reader(*lines: Sequence[str]) -> list[Ended]:
     env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     words: Any = json.dumps([*lines])
     done = subprocess.run(command, input=words, capture_output=True, text=True, timeout=PATIENCE, env=env, check=True)
-    return [Ended(*json.loads(line)) for line in done.stdout.splitlines()]
+    return [CommandResult(*json.loads(line)) for line in done.stdout.splitlines()]
 
 
-def _steady(ended: Ended) -> list[dict[str, Any]]:
+def _steady(ended: CommandResult) -> list[dict[str, Any]]:
     return [{name: value for name, value in row.items() if name != "waiting_age"} for row in ended.rows]
 
 
@@ -168,7 +168,7 @@ def test_a_file_that_can_only_be_read_can_be_looked_at(world: World, is_running:
     before = [w.run(*line, *INBOX) for line in looks]
     export.unlink()
 
-    async def look() -> list[Ended]:
+    async def look() -> list[CommandResult]:
         async with SQLiteInbox("inbox.db") as inbox:
             if is_running:
                 await inbox.check()  # so that there is a log

@@ -58,7 +58,7 @@ def test_a_webhook_that_was_deleted_and_made_again_repeats_nothing_of_the_former
     assert w.run("recover", former, "--receiver", place).exit_code == 0
     assert w.handled() == 3
     w.call(lambda basiq: basiq.webhooks.delete(former))
-    w.emit(2)  # nobody is subscribed
+    w.emit(2)  # no webhook is subscribed
     w.pass_time(minutes=10)
     webhook_id = w.webhook()
     assert w.run("recover", webhook_id, "--receiver", place).exit_code == 2
@@ -283,6 +283,6 @@ def test_two_recoveries_at_once_share_the_work_of_the_services_inbox(world: Worl
     command = [*PROGRAM, "recover", webhook_id, "--receiver", place, "--concurrency", "2"]
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     with subprocess.Popen(command, **pipes) as first, subprocess.Popen(command, **pipes) as second:
-        told = [each.communicate(timeout=PATIENCE) for each in (first, second)]
-        assert (first.returncode, second.returncode) == (0, 0), told
+        shown = [each.communicate(timeout=PATIENCE) for each in (first, second)]
+        assert (first.returncode, second.returncode) == (0, 0), shown
     assert w.handled() == 40

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from ..support.command_line import Ended, run_command
+from ..support.command_line import CommandResult, run_command
 from ..support.wire import KEY, Wire, ok, page
 
 SNAPSHOTS = Path(__file__).parent / "snapshots"
@@ -75,7 +75,7 @@ ONE: dict[str, tuple[list[str], Raw]] = {
 }
 
 
-async def show(response: bytes, *words: str, columns: int = 80) -> Ended:
+async def show(response: bytes, *words: str, columns: int = 80) -> CommandResult:
     """Run a command in a terminal, against a Basiq with this response."""
     async with Wire(response) as wire:
         env = {"BASIQ_API_KEY": KEY, "BASIQ_BASE_URL": wire.url, "COLUMNS": str(columns), "NO_COLOR": "1"}

@@ -25,14 +25,14 @@ def test_a_delivery_is_signed_and_sent_from_here_without_basiq(run: Run, served:
 def test_an_event_that_exists_can_be_fetched_and_another_one_is_told_to_be_a_404(
     run: Run, served: Served, endpoint: Endpoint
 ) -> None:
-    for options, told in (
+    for options, shown in (
         ((), True),
         (("--user-id", "u-1"), True),
         (("--event-id", "e-1"), False),
     ):
         done = run("trigger", "consent.revoked", "--to", endpoint.url, *options)
         assert done.exit_code == 0, done.output
-        assert ("is a 404" in done.stderr) is told
+        assert ("is a 404" in done.stderr) is shown
     links = [json.loads(body)["links"]["event"] for body in endpoint.bodies]
     assert [link.endswith("/events/e-1") for link in links] == [False, False, True]
     done = run("trigger", "consent.revoked", "--to", endpoint.url, "--event-id", "../users")

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 import pytest
 import pytest_asyncio
 
-from tests.support.records import Pair
+from tests.support.job_stores import Pair
 from tests.support.servers import RedisServer, redis_server
 
 

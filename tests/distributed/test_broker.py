@@ -41,7 +41,7 @@ async def test_what_others_wrote_to_the_broker_is_one_printable_line_of_the_log(
 
 
 class Broker:
-    """A broker with a fleet whose worker notes what it was called with, and with a task of the user's own."""
+    """A broker with a fleet whose worker keeps what it was called with, and with a task of the user's own."""
 
     def __init__(self) -> None:
         self.calls: list[tuple[Any, ...]] = []

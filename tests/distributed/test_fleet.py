@@ -36,7 +36,7 @@ from basiq_async.receiver import Delivery, MemoryInbox, WebhookReceiver
 from basiq_async.receiver.protocol import inbox_key
 from basiq_async.replay import HttpTarget, Replay, failed_only, limit, message_time, since
 from tests.support.deliveries import SECRET
-from tests.support.fleets import Holding, Record, crew, progress_when
+from tests.support.fleets import Holding, JobStore, crew, progress_when
 from tests.support.histories import Recorder, Refusing
 from tests.support.real_time import PATIENCE, until
 
@@ -213,8 +213,8 @@ async def test_a_job_function_that_ends_by_itself_stops_its_job_and_is_opened_ag
 
         job = await fleet.submit("short-lived")
         for _ in range(failures):
-            told = "'short-lived' failed to start: " if at_once else "'short-lived' ended while it was needed: "
-            with pytest.raises(ReplayError, match=told + ("" if how else "it was cancelled from within")):
+            refusal = "'short-lived' failed to start: " if at_once else "'short-lived' ended while it was needed: "
+            with pytest.raises(ReplayError, match=refusal + ("" if how else "it was cancelled from within")):
                 await job.wait(timeout=PATIENCE)
             await job.resume()
         assert ((await job.wait(timeout=PATIENCE)).handled, opened) == (60, failures + 1)
@@ -273,7 +273,7 @@ async def test_a_target_that_is_down_is_left_alone_by_the_whole_fleet_and_costs_
             all_begun.set()
         else:
             attempts.append(clock())
-        raise ConnectionRefusedError("nobody is there")
+        raise ConnectionRefusedError("no listener is there")
 
     async with crew(
         redis_url, Recorder(behave), messages=400, page_size=50, concurrency=8, workers=3, max_failures=1
@@ -336,7 +336,7 @@ async def test_a_notification_that_the_broker_carries_reaches_the_worker_that_it
 def test_defaults_are_those_that_the_pages_name() -> None:
     defaults = {
         name: parameter.default
-        for each in (Fleet, Fleet.submit, Work, Job.quarantined, Job.watch, Record, run_workers)
+        for each in (Fleet, Fleet.submit, Work, Job.quarantined, Job.watch, JobStore, run_workers)
         for name, parameter in inspect.signature(each).parameters.items()
         if parameter.default not in (parameter.empty, None)
     }

@@ -10,7 +10,7 @@ import pytest
 
 from basiq_async.distributed import Fleet, Worker
 from basiq_async.distributed._record_types import LeaseLostError  # private: a record's callers
-from tests.support.fleets import Crew, Record, crew
+from tests.support.fleets import Crew, JobStore, crew
 from tests.support.real_time import PATIENCE
 
 SHORT = 0.2
@@ -20,11 +20,11 @@ SHORT = 0.2
 class Doomed:
     """A record as a worker sees it that dies at its nth call: before it reaches the store, or before it hears of it.
 
-    What the worker does after that reaches nobody.
+    What the worker does after that reaches no store.
     """
 
-    def __init__(self, record: Record, nth: int, *, before: bool) -> None:
-        self._record = record
+    def __init__(self, record: JobStore, nth: int, *, before: bool) -> None:
+        self._store = record
         self._left = nth
         self._before = before
 
@@ -33,7 +33,7 @@ class Doomed:
         return self._left <= 0
 
     def __getattr__(self, name: str) -> Any:
-        call = getattr(self._record, name)
+        call = getattr(self._store, name)
 
         async def attempt(*arguments: Any, **more: Any) -> Any:
             self._left -= 1
@@ -48,7 +48,7 @@ class Doomed:
 
 async def run_until_it_dies(fleet: Crew, url: str, key: str, segment: str, nth: int, *, before: bool) -> bool:
     """Have a worker look at a job until it dies at its nth call; returns whether it came so far."""
-    record = Record(url)
+    record = JobStore(url)
     doomed = Doomed(record, nth, before=before)
     waiting = [segment]
 
@@ -56,7 +56,7 @@ async def run_until_it_dies(fleet: Crew, url: str, key: str, segment: str, nth: 
         if not doomed.died:
             waiting.extend(following)
 
-    worker = Worker(cast(Record, doomed), fleet.fleet._functions, notify, lease=SHORT)
+    worker = Worker(cast(JobStore, doomed), fleet.fleet._functions, notify, lease=SHORT)
     while waiting and not doomed.died:
         await worker.process_segment(key, waiting.pop(0))
     await worker.__aexit__()

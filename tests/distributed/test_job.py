@@ -21,8 +21,8 @@ RUNNING = JobProgress(
 )  # fmt: skip
 
 
-class Told:
-    """A record that tells how a job went on, and notes when it was asked."""
+class ScriptedStore:
+    """A store that returns how a job went on, and keeps the times of its calls."""
 
     def __init__(self, *states: dict[str, Any] | None) -> None:
         self.left, self.asked = list(states), list[float]()
@@ -48,14 +48,14 @@ def job_of(record: Any) -> Job:
 
 @virtual.clocked
 async def test_a_job_is_watched_in_even_steps_to_its_end() -> None:
-    record = Told({}, {}, {"state": "finished"})
+    record = ScriptedStore({}, {}, {"state": "finished"})
     assert [each.state async for each in job_of(record).watch(every=2)] == ["running", "running", "finished"]
     assert record.asked == [0, 2, 4]
 
 
 @virtual.clocked
 async def test_a_job_that_is_waited_for_is_asked_more_and_more_rarely_and_twice_a_second_at_least() -> None:
-    record = Told(*[{}] * 7, {"state": "finished"})
+    record = ScriptedStore(*[{}] * 7, {"state": "finished"})
     await job_of(record).wait()
     assert record.asked == [0, 0.02, 0.06, 0.14, 0.3, 0.62, 1.12, 1.62]
 
@@ -63,10 +63,10 @@ async def test_a_job_that_is_waited_for_is_asked_more_and_more_rarely_and_twice_
 @virtual.clocked
 async def test_a_job_is_waited_for_as_long_as_its_caller_says() -> None:
     with pytest.raises(TimeoutError):
-        await job_of(Told(*[{}] * 20)).wait(timeout=3)
+        await job_of(ScriptedStore(*[{}] * 20)).wait(timeout=3)
     assert virtual.now() == 1003.0
     with pytest.raises(TimeoutError):
-        await job_of(Told(*[{}] * 20)).wait(timeout=0)
+        await job_of(ScriptedStore(*[{}] * 20)).wait(timeout=0)
 
 
 @pytest.mark.parametrize(
@@ -82,7 +82,7 @@ async def test_a_job_is_waited_for_as_long_as_its_caller_says() -> None:
 )
 @virtual.clocked
 async def test_a_report_is_finished_only_where_nothing_is_left(end: dict[str, Any], finished: bool) -> None:
-    report = await job_of(Told(end)).wait()
+    report = await job_of(ScriptedStore(end)).wait()
     assert (report.read, report.handled, report.failed, report.rate, report.duration) == (9, 5, 2, 1.5, 7.0)
     assert (report.skipped, report.finished) == ({"where": 1}, finished)
 
@@ -90,14 +90,14 @@ async def test_a_report_is_finished_only_where_nothing_is_left(end: dict[str, An
 @virtual.clocked
 async def test_a_job_that_failed_raises_its_reason_with_its_report() -> None:
     with pytest.raises(ReplayError, match="the job 'job' stopped: no disk") as caught:
-        await job_of(Told({"state": "failed", "reason": "no disk"})).wait()
+        await job_of(ScriptedStore({"state": "failed", "reason": "no disk"})).wait()
     assert caught.value.report is not None
     assert caught.value.report.handled == 5
 
 
 @virtual.clocked
 async def test_what_a_caller_asks_for_is_looked_over() -> None:
-    job = job_of(Told(None))
+    job = job_of(ScriptedStore(None))
     with pytest.raises(ConfigurationError, match="limit must be"):
         await job.quarantined(limit=0)
     for wrong in (0, -1):

@@ -15,7 +15,7 @@ from basiq_async.distributed import Fleet
 from basiq_async.distributed._record_types import RecordUnavailableError  # private: an error of the record alone
 from basiq_async.errors import RecordError
 from tests.support.environment import free_port
-from tests.support.fleets import Record, crew
+from tests.support.fleets import JobStore, crew
 from tests.support.frames import leaks, variables
 from tests.support.histories import Recorder
 from tests.support.real_time import PATIENCE
@@ -59,15 +59,15 @@ async def test_the_loop_of_a_task_queue_continues_when_redis_is_away_or_a_job_is
 
     with redis_server(tmp_path, "--appendfsync", "always") as server:
         fleet = Fleet(server.url, lease=1.0, notify=send)
-        fleet._record = Record(server.url)
+        fleet._store = JobStore(server.url)
         async with crew(server.url, messages=20, workers=0) as made:
             fleet.job("work")(made.fleet._functions["work"])
             async with fleet, fleet.worker() as worker:
                 await worker.process_segment("nothing", "0.0")
                 server.kill()
-                fleet._record.connection._patience = 0.15
+                fleet._store.connection._patience = 0.15
                 await worker.process_segment("job", "0.0")
-                fleet._record.connection._patience = PATIENCE
+                fleet._store.connection._patience = PATIENCE
                 await asyncio.to_thread(server.start)
                 job = await fleet.submit("work", made.webhook_id, key="job")
                 while sent:
@@ -107,10 +107,10 @@ async def test_a_user_of_redis_with_the_rights_that_the_page_names_can_run_a_job
 
 async def test_the_password_of_redis_shows_in_no_error_no_repr_and_no_frame(tmp_path: Path) -> None:
     url = f"redis://user:S3CRET@127.0.0.1:{free_port()}/0"
-    record = Record(url, patience=0.1)
+    record = JobStore(url, patience=0.1)
     fleet = Fleet(url)
-    await fleet._record.connection.aclose()
-    fleet._record = record
+    await fleet._store.connection.aclose()
+    fleet._store = record
     errors: list[BaseException] = []
     for call in (record.progress("job"), record.connection.check(), fleet.get("job"), fleet.jobs()):
         with pytest.raises(RecordError, match=r"did not respond for 0\.1 s") as caught:
@@ -134,7 +134,7 @@ async def test_the_password_of_redis_shows_in_no_error_no_repr_and_no_frame(tmp_
 
 async def test_a_wrong_password_is_said_to_be_one(tmp_path: Path) -> None:
     with redis_server(tmp_path) as server:
-        record = Record(server.url.replace("//", "//user:S3CRET@"), patience=PATIENCE)
+        record = JobStore(server.url.replace("//", "//user:S3CRET@"), patience=PATIENCE)
         with pytest.raises(RecordUnavailableError, match=r"refused a command: .*password") as caught:
             await record.progress(uuid.uuid4().hex)
         assert "S3CRET" not in str(caught.value)

@@ -112,7 +112,7 @@ class Child:
 
     def __init__(self, target: Callable[..., None], args: tuple[object, ...], name: str) -> None:
         self.target, self.args, self.name = target, args, name
-        self.told: list[str] = []
+        self.signals: list[str] = []
         self.alive = self.sentinel = False
         self.made.append(self)
 
@@ -124,10 +124,10 @@ class Child:
         return self.alive
 
     def terminate(self) -> None:
-        self.told.append("terminate")
+        self.signals.append("terminate")
 
     def kill(self) -> None:
-        self.told.append("kill")
+        self.signals.append("kill")
         self.alive = False
 
 
@@ -167,7 +167,7 @@ def test_a_signal_ends_each_worker_in_order_and_a_second_one_kills_those_that_ar
 ) -> None:
     script += [get(number), end(1), get(number)]
     run_workers(f"{module}:second", processes=3, segments=7)
-    assert [child.told for child in Child.made] == [["terminate", "kill"], ["terminate"], ["terminate", "kill"]]
+    assert [child.signals for child in Child.made] == [["terminate", "kill"], ["terminate"], ["terminate", "kill"]]
     assert {child.args for child in Child.made} == {(f"{module}:second", 7, None)}
     assert script == [], "the parent left before its workers"
 
@@ -175,7 +175,7 @@ def test_a_signal_ends_each_worker_in_order_and_a_second_one_kills_those_that_ar
 def test_a_worker_that_dies_is_replaced_until_a_signal_comes(module: str, script: list[Callable[[], None]]) -> None:
     script += [end(0), end(1, 2), get(signal.SIGTERM), end(3), end(4)]
     run_workers(f"{module}:second", processes=2)
-    assert [(child.name, child.told) for child in Child.made] == [
+    assert [(child.name, child.signals) for child in Child.made] == [
         ("worker-1", []), ("worker-2", []), ("worker-3", []), ("worker-4", ["terminate"]), ("worker-5", ["terminate"]),
     ]  # fmt: skip
     assert Child.pauses == [1.0, 1.0], "a worker that cannot start keeps a processor busy"

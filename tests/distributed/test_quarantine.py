@@ -12,13 +12,13 @@ import pytest
 from redis.asyncio import Redis
 
 from basiq_async import ConfigurationError, Message
-from basiq_async.receiver import MemoryInbox, QuarantinedDelivery
+from basiq_async.receiver import MemoryInbox, StoredDelivery
 from basiq_async.receiver.protocol import ClaimStatus
 from basiq_async.transports.auth import ApiKey
 from tests.support.fleets import Crew, crew
 from tests.support.histories import Refusing
+from tests.support.job_stores import WHEN
 from tests.support.real_time import PATIENCE
-from tests.support.records import WHEN
 
 QUARANTINE = "basiq:{job}:quarantine"
 
@@ -30,7 +30,7 @@ async def test_a_page_of_the_quarantine_that_is_taken_over_holds_none_of_the_nex
         for worker in fleet.workers:
             worker.stop()
         await job.retry_quarantined()
-        assert fleet.notifications[-1] == ("job", "q1.0"), "no worker is told of the entries to retry"
+        assert fleet.notifications[-1] == ("job", "q1.0"), "no worker is notified of the entries to retry"
         # The first owner of the page read it, recorded the page after it, handled the first entries, and died.
         entries = await job.quarantined(limit=250)
         page: dict[str, Any] = {"read": "250", "edge": '["250"]'}
@@ -150,7 +150,7 @@ async def test_the_quarantine_is_read_in_pages_and_exported(redis_url: str, tmp_
         assert [line["id"] for line in lines] == [each.delivery_id for each in [*first[:3], *rest]]
         with pytest.raises(ConfigurationError, match="exists already"):
             await job.export_quarantined(tmp_path / "failed.jsonl")
-        foreign = QuarantinedDelivery("k", "m", "t", "e", b"{}", WHEN, "no", 1, WHEN)
+        foreign = StoredDelivery("k", "m", "t", "e", b"{}", WHEN, "no", 1, WHEN)
         with pytest.raises(ConfigurationError, match="after must be an entry"):
             await job.quarantined(after=foreign)
 

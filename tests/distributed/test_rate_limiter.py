@@ -10,11 +10,11 @@ from typing import cast
 
 import pytest
 
+from basiq_async.distributed._job_store import JobStore  # private: the limiter draws from it
 from basiq_async.distributed._rate_limiter import (  # private: a store's clock that is set back
     SegmentRate,
     SharedRateLimiter,
 )
-from basiq_async.distributed._record import Record  # private: the limiter draws from it
 from basiq_async.distributed._record_types import RateSlots  # private: what it draws
 from basiq_async.errors import RecordError
 from tests.support import virtual
@@ -53,7 +53,7 @@ class Store:
 
 
 def limiter_of(store: Store) -> SharedRateLimiter:
-    limiter = SharedRateLimiter(cast(Record, store), "job")
+    limiter = SharedRateLimiter(cast(JobStore, store), "job")
     limiter.set_rate(1 / store.interval)
     return limiter
 
@@ -123,7 +123,7 @@ async def test_slots_that_were_not_used_on_time_are_dropped() -> None:
     assert store.drawn - before > 1
 
 
-async def test_a_stores_clock_that_is_set_back_or_forward_stalls_nobody() -> None:
+async def test_a_stores_clock_that_is_set_back_or_forward_stalls_no_caller() -> None:
     store = Store(500.0)
     limiter = limiter_of(store)
     rate = SegmentRate(limiter)
@@ -161,7 +161,7 @@ async def test_a_store_that_fails_is_told_to_those_who_wait() -> None:
 
 
 async def test_a_segment_that_is_under_way_waits_as_soon_as_its_job_has_a_rate() -> None:
-    limiter = SharedRateLimiter(cast(Record, Store(0.001)), "job")
+    limiter = SharedRateLimiter(cast(JobStore, Store(0.001)), "job")
     rate, stopped = SegmentRate(limiter), SegmentRate(limiter)
     assert await rate.wait()
     stopped.stop()

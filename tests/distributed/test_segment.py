@@ -28,8 +28,8 @@ from basiq_async.replay.shared import Finished
 from basiq_async.testing import Quirks
 from tests.support.fleets import crew, progress_when
 from tests.support.histories import Recorder, Refusing, Table
+from tests.support.job_stores import make_spec
 from tests.support.real_time import PATIENCE
-from tests.support.records import make_spec
 
 
 @pytest.mark.parametrize("inbox", [None, MemoryInbox()], ids=["a function", "with an inbox"])
@@ -251,7 +251,7 @@ async def test_a_segment_that_is_claimed_in_a_pause_begins_no_message_before_its
     async with crew(redis_url, messages=5, workers=0) as fleet:
         job = await fleet.submit()
         began = clock()
-        await fleet.fleet._record.pause("job", 0.3)
+        await fleet.fleet._store.pause("job", 0.3)
         await fleet.start()
         assert (await job.wait(timeout=PATIENCE)).handled == 5
         assert clock() - began >= 0.29

@@ -25,8 +25,8 @@ from basiq_async.distributed._segment import ActiveJob, Lease, clock  # private:
 from basiq_async.errors import ConnectionFailedError, InboxError, RecordError
 from tests.support.fleets import Holding, crew, progress_when
 from tests.support.histories import Recorder
+from tests.support.job_stores import make_spec
 from tests.support.real_time import PATIENCE, until
-from tests.support.records import make_spec
 
 FORGED = "0.0\n2026-11-27 12:00:00 INFO basiq_async.distributed the job 'job' is finished"
 
@@ -118,7 +118,7 @@ async def test_a_job_whose_key_is_of_another_type_holds_up_no_other(redis_url: s
 
 
 class Scripted:
-    """A record that answers a call with what a test put there under its name, and notes the arguments."""
+    """A record that answers a call with what a test put there under its name, and keeps the arguments."""
 
     def __init__(self, **answers: Any) -> None:
         self.connection = self
@@ -187,7 +187,7 @@ async def test_a_job_function_that_a_worker_does_not_have_is_logged_once_and_its
 
 
 @attrs.define
-class Ending:
+class EndingSegment:
     """A segment that ends in a way that a test chose, and not before ``until``."""
 
     how: Exception | bool
@@ -246,7 +246,7 @@ async def test_how_a_segment_ends_decides_when_it_is_tried_again_and_whether_its
     if how == "stopped":
         how = False
         worker.stop()
-    await worker._run(Ending(how, job))  # type: ignore[arg-type]
+    await worker._run(EndingSegment(how, job))  # type: ignore[arg-type]
     calls: list[tuple[Any, ...]] = []
     if isinstance(how, ValueError):
         calls.append(("set_state", "job", "fail", "segment 0.0: ValueError: no", "id"))
@@ -264,7 +264,7 @@ async def test_a_heartbeat_renews_each_lease_but_the_lost_ones_and_applies_the_s
     record = Scripted(heartbeat=Heartbeat(state, 30.0, 5.0, ["0.2"]))
     worker = worker_on(record)
     job = worker._job(make_spec("job", id="id"))
-    kept, lost = (Ending(True, job, name, Lease(10.0, name, clock() + 1)) for name in ("0.1", "0.2"))
+    kept, lost = (EndingSegment(True, job, name, Lease(10.0, name, clock() + 1)) for name in ("0.1", "0.2"))
     job.segments.update({each.name: each for each in (kept, lost)})  # type: ignore[misc]
     await worker._heartbeat()
     assert record.calls == [("heartbeat", "job", "me", {"0.1": "0.1", "0.2": "0.2"}, 10.0, "id")]
@@ -278,7 +278,7 @@ async def test_a_heartbeat_renews_each_lease_but_the_lost_ones_and_applies_the_s
 async def test_a_process_may_claim_a_segment_again_before_its_former_run_of_it_has_ended() -> None:
     worker = worker_on(record := Scripted(heartbeat=Heartbeat("running")))
     job, ended = worker._job(make_spec("job", id="id")), asyncio.Event()
-    former, latter = (Ending(True, job, lease=Lease(10.0, token)) for token in ("former", "latter"))
+    former, latter = (EndingSegment(True, job, lease=Lease(10.0, token)) for token in ("former", "latter"))
     latter.until = ended
     running = asyncio.create_task(worker._run(latter))  # type: ignore[arg-type]
     await asyncio.sleep(0)
@@ -329,7 +329,7 @@ async def test_a_job_function_is_opened_once_and_stays_open_until_its_worker_is_
 
 async def test_a_job_function_that_ends_by_itself_stops_its_jobs_and_their_segments_and_no_others() -> None:
     worker = worker_on(record := Scripted())
-    segments = [Ending(True, worker._job(make_spec(name, name=name, id=name))) for name in ("work", "other")]
+    segments = [EndingSegment(True, worker._job(make_spec(name, name=name, id=name))) for name in ("work", "other")]
     for segment in segments:
         segment.job.segments["token"] = segment  # type: ignore[assignment]
     worker._fail_jobs_of("work", OSError("it bit"))

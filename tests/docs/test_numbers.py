@@ -21,7 +21,7 @@ from tests.support.environment import ROOT
 from tests.support.pages import PAGES
 
 RUN = {field.name: field.default for field in attrs.fields(RunSettings)}
-TOLD = [*PAGES, ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "changelog.d").glob("*.md")]
+TEXTS = [*PAGES, ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "changelog.d").glob("*.md")]
 MEASURED = ("figures.md", "performance.md", "README.md")
 """Where ratios stand. ``make bench`` writes those of the first and the last."""
 WAITS = r"(\d+ s, \d+ s, \d+ min),? (?:and )?then every (\d+ min)"
@@ -43,7 +43,7 @@ def test_a_page_gives_the_number_of_the_code(page: str, sentence: str) -> None:
 
 
 def test_each_page_has_the_waits_and_the_days_of_a_deferred_delivery_that_fails() -> None:
-    texts = {path.name: " ".join(path.read_text().split()) for path in TOLD}
+    texts = {path.name: " ".join(path.read_text().split()) for path in TEXTS}
     units = [f"{wait:g} s" if wait < 60 else f"{wait / 60:g} min" for wait in _WAITS]
     waits = [f"{first}, {then}" for text in texts.values() for first, then in re.findall(WAITS, text)]
     assert waits
@@ -65,7 +65,7 @@ def test_ratios_stand_in_one_place() -> None:
     part = re.compile(
         r"\b(?:third|fifths?|sixth|eighth|tenth) (?:of|less|more)[^.]*\b(?:DBOS|procrastinate|asyncpg|by hand|dlt)\b"
     )
-    for path in TOLD:
+    for path in TEXTS:
         if path.name not in MEASURED:
             text = " ".join(path.read_text().split())
             assert (ratio.findall(text), part.findall(text)) == ([], []), path.name
@@ -75,7 +75,7 @@ def test_each_time_limit_that_a_page_names_is_the_default() -> None:
     known = inspect.signature(WebhookReceiver).parameters
     timeouts = {inspect.signature(SQLInbox).parameters["timeout"].default, Deferred().timeout}
     found = 0
-    for path in TOLD:
+    for path in TEXTS:
         for name, seconds in re.findall(r"`(\w+)`\s\((\d+)\s(?:s|seconds)\)", path.read_text()):
             assert float(seconds) in (timeouts if name == "timeout" else {known[name].default}), (path.name, name)
             found += 1

@@ -102,7 +102,7 @@ def test_every_block_of_a_page_does_what_the_page_says_and_misuses_nothing(
         if name != SEVERAL:
             assert list(fake.violations) == []
         fake.reset_log()
-        fake.expire_tokens()  # a program that ended has a token that nobody uses any more
+        fake.expire_tokens()  # a program that ended has a token that is not used any more
 
 
 MODULES = [path for path in sorted((ROOT / "basiq_async").rglob("*.py")) if has_docstring_blocks(path)]

@@ -15,14 +15,15 @@ from tests.support.environment import ROOT
 from tests.support.pages import PAGES
 
 EXEMPT = {
-    "QuarantinedDelivery.sealed_parts": "called by what seals and opens",
+    "StoredDelivery.sealed_parts": "called by what seals and opens",
     "SQLInbox.handled_at": "what `inbox get` shows",
+    "WebhookReceiver.accepts_type": "called by a replay and the doctor",
     "WebhookReceiver.dispatch": "called by a replay",
     "WebhookReceiver.dispatch.patience": "called by a replay",
     "Work.open_target": "called by a worker",
     "Work.select": "called by a worker",
 }
-"""Names that no page shows, and why: nobody has to type them."""
+"""Names that no page shows, and why: users do not type them."""
 
 
 @cache

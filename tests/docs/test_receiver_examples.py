@@ -87,7 +87,7 @@ async def test_a_deferred_handler_reads_one_connection_after_the_response_and_an
         await basiq.aclose()  # Basiq is away: the service goes on to acknowledge, and the event waits
         assert await post(url, bodies[1], signed(bodies[1])) == 202
         async with aiohttp.ClientSession() as session, session.get(url.replace("basiq", "readyz")) as ready:
-            assert (ready.status, await ready.text()) == (200, "")  # strangers are not told how much waits
+            assert (ready.status, await ready.text()) == (200, "")  # strangers do not see how much waits
         await receiving.stop()
         back = await stack.enter_async_context(serve(fake))
         command = (*PROGRAM, "work", "--receiver", "receive_deferred:receiver")

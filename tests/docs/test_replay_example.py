@@ -42,6 +42,6 @@ async def test_a_second_start_of_the_recovery_finds_nothing_left(
         monkeypatch.setenv("BASIQ_BASE_URL", url)
         for count in (5, 0):
             await recover_after_outage.main(URL)
-            told = capsys.readouterr().out
-            assert f"{count} messages, and events without a message, were handled" in told
-            assert "left:" not in told
+            shown = capsys.readouterr().out
+            assert f"{count} messages, and events without a message, were handled" in shown
+            assert "left:" not in shown

@@ -161,7 +161,7 @@ async def test_a_service_of_two_workers_recovers_what_it_missed_then_handles_eac
 ) -> None:
     port, fake = free_port(), FakeBasiq(cool_off=0)
     async with serve(fake) as base_url:
-        # Nobody is there for so long that Basiq disables the webhook, and then more happens.
+        # The service is away for so long that Basiq disables the webhook, and then more happens.
         fake.add_webhook(f"http://127.0.0.1:{port}/basiq", ["consent.revoked", "account.updated"])
         missed = [(await fake.emit("consent.revoked")).event_id for _ in range(20)]
         await fake.advance(hours=28)

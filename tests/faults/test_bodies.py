@@ -80,7 +80,7 @@ CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 
 
 def bomb() -> bytes:
-    """1 GiB in 1 MiB: the same block 1,024 times. Its checksum is wrong, and nobody may come to it."""
+    """1 GiB in 1 MiB: the same block 1,024 times. Its checksum is wrong, and must not be reached."""
     packer = zlib.compressobj(9, wbits=31)
     head = packer.compress(MIB) + packer.flush(zlib.Z_FULL_FLUSH)
     block = packer.compress(MIB) + packer.flush(zlib.Z_FULL_FLUSH)

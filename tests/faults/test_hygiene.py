@@ -74,7 +74,7 @@ def test_a_transport_used_from_another_loop_is_an_error_of_ours() -> None:
 
 
 class Odd:
-    """A transport of a stranger's: it does, or gives back, whatever it is told to."""
+    """A transport of a stranger's: it does, or gives back, what a test says."""
 
     def __init__(self, does: Callable[[], Any]) -> None:
         self.does = does

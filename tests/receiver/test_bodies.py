@@ -55,7 +55,11 @@ def test_the_headers_show_a_body_that_is_too_large_or_compressed(
 
 
 def test_a_connection_ends_with_the_rest_of_a_body_but_not_one_of_http_2() -> None:
-    found = [ends_connection(whole=whole, http_version=version) for whole in (True, False) for version in ("1.1", "2")]
+    found = [
+        ends_connection(fully_read=fully_read, http_version=version)
+        for fully_read in (True, False)
+        for version in ("1.1", "2")
+    ]
     assert found == [False, False, True, False]
 
 

@@ -15,8 +15,8 @@ from basiq_async.receiver import (
     Delivery,
     MemoryInbox,
     Outcome,
-    QuarantinedDelivery,
     Result,
+    StoredDelivery,
     WebhookReceiver,
 )
 from tests.support import virtual
@@ -82,7 +82,7 @@ async def test_the_response_comes_before_the_work() -> None:
 @virtual.clocked
 async def test_a_second_delivery_of_an_event_that_waits_or_was_handled_is_a_duplicate() -> None:
     service = make()
-    first = [await post(service) for _ in range(3)]  # nobody works yet
+    first = [await post(service) for _ in range(3)]  # no worker runs yet
     assert [done.result for done in first] == [Result.DEFERRED, Result.DUPLICATE, Result.DUPLICATE]
     async with service.receiver:
         await asyncio.sleep(2)
@@ -388,7 +388,7 @@ async def test_a_replay_hands_it_out_at_once_and_work_alone_works_off() -> None:
     await post(service, "e-1")
     await post(service, "e-2")
     waiting = await service.receiver.inbox.entries(waiting=True)
-    assert [type(entry) for entry in waiting] == [QuarantinedDelivery] * 2
+    assert [type(entry) for entry in waiting] == [StoredDelivery] * 2
     delivery = Delivery("msg_e-1", "transactions.updated", "e-1", {}, b"{}", {}, virtual.clock())
     assert (await service.receiver.dispatch(delivery)).result is Result.HANDLED
     assert (await service.receiver.waiting()).count == 1

@@ -24,7 +24,7 @@ from tests.support.servers import PostgresServer, postgres_server
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A worker looks often, its pauses are short, and so is a lease that nobody ends."""
+    """A worker looks often, its pauses are short, and so is a lease that is left to end."""
     look_often(monkeypatch)
     monkeypatch.setattr("basiq_async.receiver._settings._LEASE_MARGIN", 0.1)
 

@@ -1,4 +1,4 @@
-"""Hours and days of deferred work in virtual time: what fails stops nobody else, and nothing is lost by an outage."""
+"""Hours and days of deferred work in virtual time: what fails stops no other, and nothing is lost by an outage."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Fails = Callable[[Delivery], Exception | None]
 
 
 class World:
-    """Processes on one inbox, whose handlers fail as a test says. It notes when each event came and was handled."""
+    """Processes on one inbox, whose handlers fail as a test says. It keeps when each event came and was handled."""
 
     def __init__(self, fails: Fails = lambda delivery: None) -> None:
         self.inbox = MemoryInbox(clock=virtual.clock)
@@ -179,7 +179,7 @@ async def test_after_an_outage_nothing_is_set_aside_and_all_is_handled_soon(what
 
 @pytest.mark.usefixtures("seldom")
 @virtual.clocked
-async def test_one_users_403_is_tried_again_seldom_and_stops_nobody() -> None:
+async def test_one_users_403_is_tried_again_seldom_and_stops_no_other() -> None:
     refused = PermissionDeniedError("no consent", status=403)
     world = World(lambda each: refused if each.event_id == "bad" else None)
     receiver = world.receiver()

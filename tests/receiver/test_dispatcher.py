@@ -1,4 +1,4 @@
-"""A handler whose time is over: Basiq is told in time, and nobody else handles the event before it has ended."""
+"""A handler whose time is over: Basiq gets its response in time, and the event has no other handler before it ends."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ async def test_a_handler_that_ends_within_a_moment_is_awaited() -> None:
 
 @pytest.mark.parametrize("times", [1, 3])
 @virtual.clocked
-async def test_a_server_that_cancels_a_delivery_gives_it_to_nobody_while_its_handler_runs(times: int) -> None:
+async def test_a_server_that_cancels_a_delivery_gives_it_to_no_other_while_its_handler_runs(times: int) -> None:
     log: list[str] = []
     service = Service(resisting(log, fails=True))
     task = asyncio.create_task(service.post())

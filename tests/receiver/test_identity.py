@@ -1,4 +1,4 @@
-"""The webhooks of one service have one identity: each event is handled once, under one key, whoever delivered it."""
+"""The webhooks of one service have one identity: each event is handled once, under one key, by whichever it came."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ async def test_other_forms_of_bytes_are_taken_and_kept_as_bytes() -> None:
 # --- secrets ---
 
 
-async def test_a_webhook_in_place_of_its_secret_is_told() -> None:
+async def test_a_webhook_in_place_of_its_secret_is_reported() -> None:
     fake = FakeBasiq()
     async with BasiqClient(fake.api_key, transport=InMemoryTransport(fake)) as basiq:
         webhook: Any = await basiq.webhooks.ensure(url="https://a.example", subscribed_events=["user.created"])
@@ -98,7 +98,7 @@ async def test_a_handler_whose_annotations_have_no_meaning_at_run_time_is_taken(
 
 @pytest.mark.parametrize("passes_on", ["a disconnect", "an empty body"])
 @pytest.mark.parametrize("kind", ["asgi", "fastapi"])
-async def test_a_body_that_a_middleware_ate_is_told(
+async def test_a_body_that_a_middleware_ate_is_reported(
     kind: str, passes_on: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     receiver = WebhookReceiver(SECRET)
@@ -123,7 +123,7 @@ async def test_a_body_that_a_middleware_ate_is_told(
     async with httpx.AsyncClient(transport=transport, base_url="http://service") as client:
         response = await client.post("/basiq", content=body, headers=signed(body))
     assert response.status_code == (408 if passes_on == "a disconnect" else 401)
-    told = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
-    assert any("middleware" in text for text in told), told
+    shown = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+    assert any("middleware" in text for text in shown), shown
     if passes_on == "a disconnect":
-        assert f"0 bytes of {len(body)} arrived" in told[0]
+        assert f"0 bytes of {len(body)} arrived" in shown[0]

@@ -182,15 +182,15 @@ def not_async(delivery: Delivery) -> None: ...
 
 
 @pytest.mark.parametrize(
-    ("handler", "prepare", "told"),
+    ("handler", "prepare", "shown"),
     [
         (plain, fetch, "needs a parameter `prepared`"),
         (prepared_one, None, "pass the function that makes its value"),
         (prepared_one, not_async, "prepare= .*not_async is not async"),
     ],
 )
-def test_a_prepare_that_cannot_be_right_is_refused(handler: Any, prepare: Any, told: str) -> None:
-    with pytest.raises(ConfigurationError, match=told):
+def test_a_prepare_that_cannot_be_right_is_refused(handler: Any, prepare: Any, shown: str) -> None:
+    with pytest.raises(ConfigurationError, match=shown):
         WebhookReceiver(SECRET).on("*", prepare=prepare)(handler)
 
 

@@ -58,7 +58,7 @@ async def test_without_an_event_id_the_deliverys_own_id_tells_duplicates() -> No
     assert recorder.handled[0].event_id == ""
 
 
-async def test_a_type_that_nobody_asked_for_is_acknowledged_and_not_recorded() -> None:
+async def test_a_type_without_a_handler_is_acknowledged_and_not_recorded() -> None:
     recorder = Service("consent.*")
     body = payload("hologram.created", "e-new")
     outcome = await recorder.post(body)

@@ -14,10 +14,10 @@ from basiq_async.receiver import (
     Delivery,
     Inbox,
     MemoryInbox,
-    QuarantinedDelivery,
     Result,
     SQLInbox,
     SQLiteInbox,
+    StoredDelivery,
     WebhookReceiver,
 )
 from basiq_async.receiver.protocol import Claim, inbox_key
@@ -32,9 +32,9 @@ MESSAGE = {
 KEY = inbox_key("user.created", "e-1", "msg_7", "w1")
 
 
-def set_aside(kind: Any = "message", key: str = KEY, body: bytes | None = None) -> QuarantinedDelivery:
+def set_aside(kind: Any = "message", key: str = KEY, body: bytes | None = None) -> StoredDelivery:
     """An entry as a job makes it."""
-    return QuarantinedDelivery(
+    return StoredDelivery(
         key=key,
         delivery_id="msg_7",
         event_type_id="user.created",

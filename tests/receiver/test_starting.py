@@ -96,9 +96,9 @@ async def test_a_delivery_to_a_closed_receiver_is_told_once(caplog: pytest.LogCa
     await receiver.aclose()
     for _ in range(3):
         assert (await post(receiver)).status == 503
-    (told,) = said(caplog)
-    assert "this receiver is closed" in told
-    assert "make a new one" in told
+    (shown,) = said(caplog)
+    assert "this receiver is closed" in shown
+    assert "make a new one" in shown
 
 
 # --- the inbox ---
@@ -112,9 +112,9 @@ async def test_one_that_starts_without_its_tables_says_how_to_make_them(
         WebhookReceiver(SECRET, webhook_id="w1", inbox=SQLInbox(engine, create_tables=False)),
     ):
         pass
-    (told,) = said(caplog, logging.ERROR)
-    assert "its inbox cannot be used" in told
-    assert "inbox.ddl()" in told
+    (shown,) = said(caplog, logging.ERROR)
+    assert "its inbox cannot be used" in shown
+    assert "inbox.ddl()" in shown
 
 
 async def test_an_aiohttp_application_looks_at_the_inbox_too(caplog: pytest.LogCaptureFixture) -> None:
@@ -123,8 +123,8 @@ async def test_an_aiohttp_application_looks_at_the_inbox_too(caplog: pytest.LogC
         WebhookReceiver(SECRET, inbox=inbox).setup(app)
         async with TestClient(TestServer(app)):
             pass
-    (told,) = said(caplog, logging.WARNING)
-    assert told.endswith("each delivery gets a 503: away")
+    (shown,) = said(caplog, logging.WARNING)
+    assert shown.endswith("each delivery gets a 503: away")
 
 
 @pytest.mark.parametrize("kind", ["sqlite", "sql"])

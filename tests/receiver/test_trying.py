@@ -85,15 +85,15 @@ async def test_five_failures_of_different_deliveries_in_a_row_hold_back_what_fai
     assert breaker.room(8, 5, 4) == (3, 2)
     assert breaker.room(1, 0, 0) == (1, 1)
     for _ in range(20):
-        breaker.note("one", first=False, failed=True)
+        breaker.count("one", first=False, failed=True)
     assert breaker.room(8, 0, 0) == (8, 6), "one alone is not a row"
     for key in "abcd":
-        breaker.note(key, first=False, failed=True)
+        breaker.count(key, first=False, failed=True)
     assert breaker.room(8, 0, 0) == (8, 0)
     await asyncio.sleep(1.2)
     assert breaker.room(8, 0, 0) == (8, 1)
     assert breaker.room(8, 1, 1) == (7, 0), "one at a time"
-    breaker.note("a", first=True, failed=False)
+    breaker.count("a", first=True, failed=False)
     assert breaker.room(8, 0, 0) == (8, 6)
 
 
@@ -101,12 +101,12 @@ async def test_five_failures_of_different_deliveries_in_a_row_hold_back_what_fai
 async def test_its_pauses_grow_to_a_minute() -> None:
     breaker, moments = Breaker(), list[float]()
     for key in "abcde":
-        breaker.note(key, first=False, failed=True)
+        breaker.count(key, first=False, failed=True)
     while len(moments) < 12:
         while breaker.room(8, 0, 0)[1] == 0:
             await asyncio.sleep(0.1)
         moments.append(virtual.now())
-        breaker.note("a", first=False, failed=True)
+        breaker.count("a", first=False, failed=True)
     waits = [later - earlier for earlier, later in itertools.pairwise(moments)]
     for wait, meant in zip(waits, [2, 4, 8, 16, 32, *[60] * 6], strict=True):
         assert 0.9 * meant <= wait <= 1.1 * meant + 0.2
@@ -116,12 +116,12 @@ async def test_its_pauses_grow_to_a_minute() -> None:
 async def test_first_attempts_that_fail_one_after_the_other_begin_one_at_a_time_and_do_not_wait() -> None:
     breaker = Breaker()
     for key in "abcde":
-        breaker.note(key, first=True, failed=True)
+        breaker.count(key, first=True, failed=True)
     assert breaker.room(8, 0, 0) == (1, 0)
     assert breaker.room(8, 1, 0) == (0, 0)
     await asyncio.sleep(1.2)
     assert breaker.room(8, 0, 0) == (2, 1), "and one of those that failed"
-    breaker.note("f", first=True, failed=True)
+    breaker.count("f", first=True, failed=True)
     assert breaker.room(8, 0, 0) == (2, 1), "it makes the pause of the others no longer"
-    breaker.note("f", first=False, failed=False)
+    breaker.count("f", first=False, failed=False)
     assert breaker.room(8, 0, 0) == (8, 6)

@@ -65,7 +65,7 @@ async def read(listed: Paginator[Any], known: Any = None, **options: Any) -> obj
     found = []
     while (batch := await reading.advance()) is not None:
         found += batch.items
-        batch.finish(len(batch.items))
+        batch.mark_done(len(batch.items))
     return found
 
 

@@ -16,6 +16,6 @@ __all__ = ["browser", "pytest_pyfunc_call"]
 
 @pytest.fixture(params=["oldest-first", "newest-first"])
 def both_orders(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have each ``FakeBasiq`` of the test that is told nothing else list messages and events in that order."""
+    """Have each ``FakeBasiq`` of the test that gets no other order list messages and events in that order."""
     order: Any = request.param
     monkeypatch.setattr(_fake, "Quirks", partial(Quirks, message_order=order, event_order=order))

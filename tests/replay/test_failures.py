@@ -140,7 +140,7 @@ async def test_many_failures_in_a_row_end_the_job_in_front_of_them() -> None:
             await replay.run()
         assert caught.value.report is not None
         assert 1_001 <= caught.value.report.failed <= 1_009
-        assert set(await set_aside(replay)) == {ids[3]}, "nobody tried them with a target that works"
+        assert set(await set_aside(replay)) == {ids[3]}, "they were never tried with a target that works"
         target.refused = {ids[3]}
         assert (await replay.run()).finished
         assert sorted(target.taken) == sorted(set(ids) - {ids[3]})
@@ -236,7 +236,7 @@ def throttling(error: Any, times: list[float], allowed: Any) -> Recorder:
 async def test_retry_after_has_the_whole_job_wait_and_nothing_is_lost(error: Any) -> None:
     times: list[float] = []
     refused = 0
-    told: list[Progress] = []
+    updates: list[Progress] = []
 
     def allowed() -> bool:
         nonlocal refused
@@ -248,7 +248,7 @@ async def test_retry_after_has_the_whole_job_wait_and_nothing_is_lost(error: Any
     async with history(200) as h:
         target = throttling(error, times, allowed)
         replay = h.replay(target, concurrency=8)
-        report = await replay.run(told.append)
+        report = await replay.run(updates.append)
     assert (report.handled, report.failed) == (200, 0)
     assert len(target.ids) == len(set(target.ids)) == 200
     gaps = [later - sooner for sooner, later in itertools.pairwise(times)]
@@ -257,7 +257,7 @@ async def test_retry_after_has_the_whole_job_wait_and_nothing_is_lost(error: Any
     # What comes first after the wait comes alone.
     again = gaps.index(max(gaps)) + 1
     assert times[again + 1] > times[again]
-    assert max(progress.paused for progress in told) > 25
+    assert max(progress.paused for progress in updates) > 25
 
 
 @virtual.clocked

@@ -17,7 +17,7 @@ from basiq_async.errors import NotFoundError, PaginationError, ResponseDecodeErr
 from basiq_async.replay._listed import _MOST_TEXT as MOST_TEXT  # private: no caller sees how long a hint may be
 from basiq_async.replay._listed import _check, short_ids  # private: their users are in this package
 from basiq_async.replay._reading import Reading  # private: its users are in this package
-from tests.support.changing_lists import NOON, Item, Lists, Records, key_of
+from tests.support.changing_lists import NOON, Item, KnownKeys, Lists, key_of
 
 ORDERS = pytest.mark.parametrize("order", ["oldest-first", "newest-first"])
 PAGINGS = pytest.mark.parametrize("paging", ["cursor", "seek", "offset"])
@@ -28,7 +28,7 @@ class Job:
     """Runs that read a list, one after the other."""
 
     lists: Lists
-    record: Records = attrs.Factory(Records)
+    record: KnownKeys = attrs.Factory(KnownKeys)
     now: Any = NOON + timedelta(days=30)
     hint: str | None = None
     last: Reading[Any] | None = None
@@ -46,7 +46,7 @@ class Job:
                 for item in batch.items[: most - len(handed)]:
                     handed.append(item["id"])
                     self.record.keys.add(key_of(item))
-                    batch.finish()
+                    batch.mark_done()
         finally:
             self.hint = reading.hint() or self.hint
             await reading.aclose()
@@ -298,7 +298,7 @@ async def test_ids_of_any_length_and_content_fit_into_a_hint(form: str) -> None:
     reading = job.reading(**options)
     while (batch := await reading.advance()) is not None:
         job.record.keys.update(each["id"][-20:] for each in batch.items)
-        batch.finish(len(batch.items))
+        batch.mark_done(len(batch.items))
     job.hint = reading.hint()
     assert job.hint is not None
     assert job.hint.isascii()
@@ -345,7 +345,7 @@ async def test_items_that_are_not_selected_are_done_and_are_read_again_under_ano
     reading = job.reading(**odd)
     while (batch := await reading.advance()) is not None:
         job.record.keys.update("k" + each[1:] for each in batch.items)
-        batch.finish(len(batch.items))
+        batch.mark_done(len(batch.items))
     job.hint = reading.hint()
     assert reading.finished
     assert (reading.read_count, reading.known_count) == (100, 0)
@@ -368,7 +368,7 @@ async def test_each_item_is_counted_and_noted_once() -> None:
     noted: list[str] = []
     await job.run(most=50)
     known = len(job.record.keys)
-    reading = job.reading(hint=None, note_page=lambda items, times: noted.extend(item["id"] for item in items))
+    reading = job.reading(hint=None, on_page=lambda items, times: noted.extend(item["id"] for item in items))
     handed = 0
     while (batch := await reading.advance()) is not None:
         handed += len(batch.items)
@@ -445,10 +445,10 @@ async def test_no_hint_passes_an_item_that_was_held_or_is_not_done(held: bool) -
         for item in batch.items:
             if item["id"] != "m75":
                 job.record.keys.add(key_of(item))
-                batch.finish()
+                batch.mark_done()
             elif held:
-                batch.hold()
-                batch.finish()
+                batch.keep_unread()
+                batch.mark_done()
         job.hint = reading.hint()
         assert (job.hint is None) == (number == 0), "the first page needs no hint"
     assert await reading.advance() is None

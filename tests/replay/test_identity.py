@@ -114,7 +114,7 @@ async def service() -> AsyncIterator[Service]:
 
 async def made_again(s: Service) -> str:
     await s.delete(s.first)
-    await s.emit(2)  # nobody is subscribed
+    await s.emit(2)  # no webhook is subscribed
     await s.fake.advance(minutes=10)
     return s.add_webhook()
 

@@ -133,7 +133,7 @@ async def test_stop_does_not_wait_for_a_target_that_is_down_or_asks_for_a_pause(
 async def test_one_message_that_times_out_is_set_aside_and_no_outage(concurrency: int, place: int) -> None:
     async with history(200) as h:
         ids = await h.ids()
-        tries, told = 0, list[Progress]()
+        tries, updates = 0, list[Progress]()
 
         async def behave(message: Message) -> None:
             nonlocal tries
@@ -143,12 +143,12 @@ async def test_one_message_that_times_out_is_set_aside_and_no_outage(concurrency
                 raise TimeoutError
 
         replay = h.replay(Recorder(behave), concurrency=concurrency)
-        report = await replay.run(told.append)
+        report = await replay.run(updates.append)
         assert (report.handled, report.failed, report.finished) == (199, 1, True)
         assert set(await set_aside(replay)) == {ids[place]}
         alone = concurrency == 1 or place == 199
         assert tries == (5 if alone else 3)
-        assert (max(each.down for each in told) > 0) == alone, "while others are accepted, only this one waits"
+        assert (max(each.down for each in updates) > 0) == alone, "while others are accepted, only this one waits"
         assert report.duration < 50
 
 
@@ -375,7 +375,7 @@ async def test_a_message_that_times_out_after_an_outage_has_ended_is_set_aside_t
             nonlocal refused
             refused += 1
             if refused <= 3:
-                raise ConnectionRefusedError("nobody is there")
+                raise ConnectionRefusedError("no listener is there")
             if message.id == ids[12]:
                 raise TimeoutError
 

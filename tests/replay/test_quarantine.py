@@ -14,9 +14,9 @@ from basiq_async import ConfigurationError, InboxError, Message, ReplayError
 from basiq_async.receiver import (
     Delivery,
     MemoryInbox,
-    QuarantinedDelivery,
     Result,
     SQLiteInbox,
+    StoredDelivery,
     WebhookReceiver,
 )
 from basiq_async.receiver.protocol import ClaimStatus, inbox_key
@@ -50,7 +50,7 @@ async def test_a_delivery_in_the_quarantine_that_cannot_be_read_stays_there(body
     async with history(1) as h:
         inbox, target = MemoryInbox(), Recorder()
         key = inbox_key("user.created", "e-1", "msg_1", h.webhook_id)
-        entry = QuarantinedDelivery(key, "msg_1", "user.created", "e-1", body, NOW, "by hand", 1, NOW)
+        entry = StoredDelivery(key, "msg_1", "user.created", "e-1", body, NOW, "by hand", 1, NOW)
         assert await inbox.quarantine(key, "token", entry)
         for handled in (target, Receiving(inbox, webhook_id=h.webhook_id).receiver):
             report = await h.replay(handled, inbox=inbox).retry_quarantined()
@@ -84,8 +84,8 @@ async def test_what_was_set_aside_is_exported_a_line_each_and_stays(tmp_path: Pa
 async def test_an_export_that_fails_on_the_way_leaves_no_file_behind(tmp_path: Path) -> None:
     class Failing(MemoryInbox):
         async def entries(
-            self, *, waiting: bool = False, after: QuarantinedDelivery | None = None, limit: int = 100
-        ) -> Sequence[QuarantinedDelivery]:
+            self, *, waiting: bool = False, after: StoredDelivery | None = None, limit: int = 100
+        ) -> Sequence[StoredDelivery]:
             if after is not None:
                 raise InboxError("the disk is away")
             return await super().entries(waiting=waiting, after=after, limit=limit)
@@ -181,8 +181,8 @@ async def test_what_was_handled_meanwhile_and_what_another_holds_have_a_word_eac
         meanwhile = False
 
         async def entries(
-            self, *, waiting: bool = False, after: QuarantinedDelivery | None = None, limit: int = 100
-        ) -> Sequence[QuarantinedDelivery]:
+            self, *, waiting: bool = False, after: StoredDelivery | None = None, limit: int = 100
+        ) -> Sequence[StoredDelivery]:
             found = await super().entries(waiting=waiting, after=after, limit=limit)
             if self.meanwhile and found:
                 self.meanwhile = False
@@ -209,7 +209,7 @@ async def test_an_entry_that_another_program_altered_is_refused_and_blocks_no_ot
     class Shared(MemoryInbox):
         """A storage that other programs write to: it keeps the seal."""
 
-        async def quarantine(self, key: str, token: str, delivery: QuarantinedDelivery) -> bool:
+        async def quarantine(self, key: str, token: str, delivery: StoredDelivery) -> bool:
             stored = await super().quarantine(key, token, delivery)
             if stored:
                 self._quarantined[key] = delivery

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from basiq_async.replay._reading import Reading  # private: its users are in this package
 from basiq_async.replay._sources import Batch  # private: its users are in this package
-from tests.support.changing_lists import NOON, KilledError, Lists, Records, key_of
+from tests.support.changing_lists import NOON, KilledError, KnownKeys, Lists, key_of
 
 EXAMPLES = int(os.environ.get("BASIQ_FUZZ_EXAMPLES", "300"))
 
@@ -196,7 +196,7 @@ async def check(
     lists = Lists(order, paging, size, times)
     for _ in range(count):
         lists.grow()
-    record = Records()
+    record = KnownKeys()
     former: set[str] = set()
     clock = [NOON + timedelta(days=30)]
     lost_keys: set[str] = set()
@@ -256,7 +256,7 @@ async def check(
             random.Random(len(record.keys)).shuffle(pending)
             for batch, name in pending:
                 record.keys.add(name)
-                batch.finish()
+                batch.mark_done()
                 record.hints[selection] = reading.hint() or record.hints.get(selection)
             pending.clear()
 
@@ -270,7 +270,7 @@ async def check(
                     assert name not in handed, f"{name} was handed out twice in one run"
                     handed.add(name)
                     if len(handed) == run["hold"]:
-                        batch.hold()
+                        batch.keep_unread()
                     else:
                         pending.append((batch, name))
                     if len(pending) >= run["finish"]:
@@ -308,7 +308,7 @@ def change(lists: Lists, what: tuple[str, int], *, running: bool) -> None:
     elif kind == "expire":
         lists.expire(number)
     elif kind == "vanish":
-        # Of numbered pages, nobody can see what slips away because of an item in the middle.
+        # Of numbered pages, no response shows what slips away because of an item in the middle.
         if not (running and lists.paging == "offset"):
             lists.vanish(number)
     else:

@@ -96,7 +96,7 @@ async def test_what_waits_is_not_handed_out_and_it_is_not_finished_until_that_is
     inbox = MemoryInbox(clock=world.fake.clock)
     service = world.receiver(inbox=inbox, deferred=True)
     world.fake.route(URL, service)
-    (made,) = await world.emit(1)  # it is stored, and nobody works
+    (made,) = await world.emit(1)  # it is stored, and no worker runs
     await world.fake.advance(minutes=7)
     found = await world.recover(world.receiver(inbox=inbox))
     assert (codes(found), found.waiting.count, found.finished, world.got) == (["waiting"], 1, False, [])
@@ -104,10 +104,10 @@ async def test_what_waits_is_not_handed_out_and_it_is_not_finished_until_that_is
     replay = Replay(world.basiq, world.webhook_id, service, inbox=inbox)
     plan = await replay.plan()
     assert (plan.total, plan.waiting) == (0, 1)
-    told: list[Progress] = []
-    report = await replay.run(told.append)
+    shown: list[Progress] = []
+    report = await replay.run(shown.append)
     assert (report.skipped, report.waiting, report.finished) == ({"handled-before": 1}, 1, False)
-    assert told[-1] is report
+    assert shown[-1] is report
     async with service:
         while (await service.waiting()).count:
             await asyncio.sleep(0)
@@ -387,7 +387,7 @@ async def test_a_message_under_way_at_an_earlier_look_is_looked_at_again_before_
     assert (await world.recover(receiver)).finished
     await world.fake.advance(hours=30)  # they fail, and Basiq disables the webhook
     silent = await world.emit(2)
-    await world.fake.advance(days=9)  # nobody looks for longer than the event list reaches
+    await world.fake.advance(days=9)  # no recovery for longer than the event list reaches
     await world.reactivate()
     await world.emit(1)
     found = await world.recover(receiver)

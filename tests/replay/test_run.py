@@ -29,7 +29,7 @@ from basiq_async import (
     ServerError,
 )
 from basiq_async._wire.codec import _strict_loads
-from basiq_async.receiver import MemoryInbox, QuarantinedDelivery, SQLiteInbox, WebhookReceiver
+from basiq_async.receiver import MemoryInbox, SQLiteInbox, StoredDelivery, WebhookReceiver
 from basiq_async.replay import Progress, Replay, Report, Target, limit, recover
 from basiq_async.replay.shared import Engine, Finished, FixedMessages, RunSettings
 from basiq_async.testing import FakeBasiq
@@ -386,7 +386,7 @@ async def test_a_message_that_cannot_be_set_aside_ends_the_job() -> None:
     class NoRoom(MemoryInbox):
         full = True
 
-        async def quarantine(self, key: str, token: str, delivery: QuarantinedDelivery) -> bool:
+        async def quarantine(self, key: str, token: str, delivery: StoredDelivery) -> bool:
             if self.full:
                 raise InboxError("no room")
             return await super().quarantine(key, token, delivery)
@@ -498,13 +498,13 @@ async def test_stop_does_not_wait_for_the_rate() -> None:
 
 @virtual.clocked
 async def test_progress_tells_counts_rate_and_with_a_plan_what_is_left() -> None:
-    told: list[Progress] = []
+    updates: list[Progress] = []
     async with history(100) as h:
         replay = h.replay(Recorder(), rate=20, where=lambda m: True)
         plan = await replay.plan()
-        report = await replay.run(told.append, plan=plan)
-    assert len(told) == pytest.approx(report.duration / 0.25, abs=2)
-    middle, last = told[len(told) // 2], told[-1]
+        report = await replay.run(updates.append, plan=plan)
+    assert len(updates) == pytest.approx(report.duration / 0.25, abs=2)
+    middle, last = updates[len(updates) // 2], updates[-1]
     assert middle.rate == pytest.approx(20, rel=0.1)
     assert middle.remaining == 100 - middle.handled
     assert middle.eta == pytest.approx(middle.remaining / middle.rate)
@@ -516,7 +516,7 @@ async def test_progress_tells_counts_rate_and_with_a_plan_what_is_left() -> None
 
 @virtual.clocked
 async def test_progress_has_no_rate_and_no_estimate_while_the_target_stalls() -> None:
-    told: list[Progress] = []
+    updates: list[Progress] = []
 
     async def stall(message: Message) -> None:
         await asyncio.sleep(60 if message.id == ids[40] else 0.1)
@@ -524,12 +524,12 @@ async def test_progress_has_no_rate_and_no_estimate_while_the_target_stalls() ->
     async with history(100) as h:
         ids = await h.ids()
         replay = h.replay(stall, concurrency=1)
-        await replay.run(told.append, plan=await replay.plan())
-    before = next(each for each in told if each.handled == 39)
+        await replay.run(updates.append, plan=await replay.plan())
+    before = next(each for each in updates if each.handled == 39)
     assert (before.rate, before.eta) == (pytest.approx(10, rel=0.1), pytest.approx(6.1, rel=0.1))
-    stalled = next(each for each in told if each.duration > 20)
+    stalled = next(each for each in updates if each.duration > 20)
     assert (stalled.handled, stalled.rate, stalled.eta) == (40, 0.0, None), "a rate or an estimate while it stalls"
-    after = next(each for each in told if each.handled >= 90)
+    after = next(each for each in updates if each.handled >= 90)
     assert after.rate == pytest.approx(5, rel=0.1), "the rate is not that of the last ten seconds"
 
 
@@ -537,7 +537,7 @@ async def test_an_observer_wraps_the_target_and_hears_of_each_list_and_of_the_pr
     class Observing:
         wrapped: ClassVar[list[Target]] = []
         lists: ClassVar[list[str]] = []
-        told: ClassVar[list[Progress]] = []
+        updates: ClassVar[list[Progress]] = []
 
         def wrap(self, target: Target) -> Target:
             self.wrapped.append(target)
@@ -547,7 +547,7 @@ async def test_an_observer_wraps_the_target_and_hears_of_each_list_and_of_the_pr
             self.lists.append(source)
 
         def on_progress(self, progress: Progress) -> None:
-            self.told.append(progress)
+            self.updates.append(progress)
 
     observer = Observing()
     async with history(3) as h:
@@ -556,7 +556,7 @@ async def test_an_observer_wraps_the_target_and_hears_of_each_list_and_of_the_pr
         with pytest.raises(ConfigurationError, match="instrumented already"):
             replay._observe(observer)
         report = await replay.run()
-        assert (len(target.ids), observer.lists, observer.told[-1]) == (3, ["messages"], report)
+        assert (len(target.ids), observer.lists, observer.updates[-1]) == (3, ["messages"], report)
         run = recover(h.client, h.webhook_id, Recorder(), inbox=MemoryInbox())
         run._observe(observer)
         await run
@@ -565,17 +565,17 @@ async def test_an_observer_wraps_the_target_and_hears_of_each_list_and_of_the_pr
 
 
 async def test_without_a_plan_nothing_is_claimed_of_what_is_left_and_a_failing_hook_does_no_harm() -> None:
-    told: list[Progress] = []
+    updates: list[Progress] = []
 
     def progress(now: Progress) -> None:
-        told.append(now)
+        updates.append(now)
         raise RuntimeError("a hook that fails")
 
     async with history(3) as h:
         report = await h.replay(Recorder()).run(progress)
     assert report.handled == 3
-    assert told[-1].remaining is None
-    assert told[-1].eta is None
+    assert updates[-1].remaining is None
+    assert updates[-1].eta is None
 
 
 def test_what_no_run_has_told_yet_is_nothing() -> None:

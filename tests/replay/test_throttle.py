@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from basiq_async.replay import _throttle  # private: a clock whose waits end late
-from basiq_async.replay._throttle import Pressure, RateLimiter  # private: who waits cannot be told from outside
+from basiq_async.replay._throttle import Pressure, RateLimiter  # private: who waits cannot be seen from outside
 from tests.support.virtual import clocked, now
 
 

@@ -131,7 +131,7 @@ async def _async_predicate(message: Message) -> bool:
 
 
 @pytest.mark.parametrize(
-    ("wrong", "told"),
+    ("wrong", "shown"),
     [
         (lambda: since(datetime(2026, 1, 5)), "time zone"),
         (lambda: until("yesterday"), "until must be a datetime"),
@@ -146,8 +146,8 @@ async def _async_predicate(message: Message) -> bool:
         (lambda: as_where(failed_only), r"where must accept a Message; failed_only\(\)"),
     ],
 )
-def test_what_cannot_be_meant_is_refused(wrong: Any, told: str) -> None:
-    with pytest.raises(ConfigurationError, match=told):
+def test_what_cannot_be_meant_is_refused(wrong: Any, shown: str) -> None:
+    with pytest.raises(ConfigurationError, match=shown):
         wrong()
 
 

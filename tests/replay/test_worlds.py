@@ -74,7 +74,7 @@ class World:
     backups: list[Any] = attrs.Factory(list[Any])
     excused: set[str] = attrs.Factory(set[str])
     """Events that a recovery has named as out of reach."""
-    told: list[str] = attrs.Factory(list[str])
+    acts: list[str] = attrs.Factory(list[str])
     number: int = 0
 
     async def deploy(self) -> None:
@@ -86,7 +86,7 @@ class World:
         self.receiver = WebhookReceiver(secrets, webhook_id=self.ids, deferred=self.deferred, **options)
         self.receiver.on("*")(self.handle)
         await self.receiver._lifecycle.note()  # as its start does, which would also work off what waits
-        await self.fake.advance(minutes=6)  # two clocks may differ by so much: what is lost at first, nobody can tell
+        await self.fake.advance(minutes=6)  # two clocks may differ by so much: what is lost at first is unknown
         self.backups.clear()
 
     async def handle(self, delivery: Delivery) -> None:
@@ -262,11 +262,11 @@ async def live(seed: int) -> World:
         weights = [weight for weight, _ in ACTIONS]
         for _ in range(STEPS):
             ((_, act),) = choices.choices(ACTIONS, weights)
-            world.told.append(act.__name__)
+            world.acts.append(act.__name__)
             try:
                 await act(world)
             except Exception as exc:
-                exc.add_note(f"world {seed}: {', '.join(world.told)}")
+                exc.add_note(f"world {seed}: {', '.join(world.acts)}")
                 raise
         await world.reactivate()
         await fake.advance(minutes=20)

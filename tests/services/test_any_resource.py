@@ -51,7 +51,7 @@ async def test_an_object_is_a_dict_whether_its_path_or_a_link_is_given(basiq: Ba
 
 async def test_what_does_not_exist_is_not_found(basiq: Basiq) -> None:
     with pytest.raises(NotFoundError):
-        await basiq.client.get("/users/nobody/accounts/none")
+        await basiq.client.get("/users/no-such-user/accounts/none")
 
 
 @pytest.mark.parametrize(

@@ -142,7 +142,7 @@ async def test_event_types_are_compared_with_the_vendors_and_the_handlers() -> N
     ]
 
 
-async def test_a_webhook_without_event_types_is_told() -> None:
+async def test_a_webhook_without_event_types_is_reported() -> None:
     assert codes(await diagnose(subscribed=[])) == ["no-event-types"]
 
 
@@ -348,7 +348,7 @@ BORDERS: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ("waiting", {"waiting": Waiting(count=1, age=300.0)}, {"waiting": Waiting(count=1, age=300.5)}),
     ("endpoint-refuses", {"endpoint": EndpointCheck(200)}, {"endpoint": EndpointCheck(199)}),
     ("endpoint-refuses", {"endpoint": EndpointCheck(299)}, {"endpoint": EndpointCheck(300)}),
-    ("endpoint-unreachable", {}, {"endpoint": EndpointCheck(None, "nobody is there")}),
+    ("endpoint-unreachable", {}, {"endpoint": EndpointCheck(None, "no listener is there")}),
     ("refused", {}, {"refused": 404}),
     ("undelivered", {}, {"undelivered": 1}),
     ("never-sent", {}, {"never_sent": 1}),
@@ -381,8 +381,8 @@ def test_a_diagnosis_of_nothing_has_no_problem_and_counts_nothing() -> None:
     [(119, "119 s"), (120, "2 min"), (7_199, "120 min"), (7_200, "2 h"), (172_799, "48 h"), (172_800, "2 days")],
 )
 def test_an_age_is_told_in_the_unit_of_which_there_are_two(seconds: float, text: str) -> None:
-    told = describe_waiting(Waiting(count=3, fresh=1, age=seconds))
-    assert f"the oldest for {text}, and 2 of them have failed" in told
+    shown = describe_waiting(Waiting(count=3, fresh=1, age=seconds))
+    assert f"the oldest for {text}, and 2 of them have failed" in shown
 
 
 @pytest.mark.parametrize(("status", "hint"), [(401, True), (403, True), (400, False), (404, False)])

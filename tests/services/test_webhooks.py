@@ -277,19 +277,19 @@ async def test_the_pauses_between_looks_grow_from_two_seconds_to_thirty(monkeypa
 
 async def test_ensure_stores_each_secret_that_basiq_returns_before_it_returns(basiq: Basiq, tmp_path: Path) -> None:
     basiq.fake.quirks = Quirks(signing_key_on_update="new")
-    file, told = SecretFile(tmp_path / "secret"), []
+    file, given = SecretFile(tmp_path / "secret"), []
 
     async def tell(secret: Secret) -> None:
-        told.append(secret)
+        given.append(secret)
 
     made = await basiq.client.webhooks.ensure(url=URL, subscribed_events=EVENTS, secret=file)
     assert await file.read() == (made.secret,)
     same = await basiq.client.webhooks.ensure(url=URL, subscribed_events=EVENTS, secret=tell)
-    assert (same.action, same.secret, told) == ("unchanged", None, [])
+    assert (same.action, same.secret, given) == ("unchanged", None, [])
     for store in (file, tell):
         changed = await basiq.client.webhooks.ensure(url=URL, subscribed_events=EVENTS, name=repr(store), secret=store)
         assert changed.secret is not None
-        assert changed.secret == ((await file.read())[0] if store is file else told[0])
+        assert changed.secret == ((await file.read())[0] if store is file else given[0])
     assert (await file.read())[1] == made.secret
 
 

@@ -58,7 +58,7 @@ async def test_secrets_of_others_are_read_one_to_a_line_or_separated_by_spaces(t
 
 @pytest.mark.parametrize("end", ["2000-01-01T00:00:00", "2000-01-01T00:00:00+00:00"])
 async def test_a_secret_whose_time_is_over_is_not_read(tmp_path: Path, end: str) -> None:
-    (tmp_path / "secret").write_text(f"{SECRET}\n{OTHER_SECRET}  # until {end}\n{THIRD}  # until nobody knows\n")
+    (tmp_path / "secret").write_text(f"{SECRET}\n{OTHER_SECRET}  # until {end}\n{THIRD}  # until some day\n")
     assert texts(await SecretFile(tmp_path / "secret").read()) == [SECRET, THIRD]
 
 

@@ -12,13 +12,13 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from basiq_async import ConfigurationError, InboxError
-from basiq_async._storage.sql import BusyError, LetterType, SQLStore, StoreTables
+from basiq_async._storage.sql import BusyError, EntryType, SQLStore, StoreTables
 
 
 class Tables(StoreTables):
     def __init__(self, table: str = "shelf", layout: int = 3) -> None:
         super().__init__(layout, table, None)
-        self.letters = sa.Table(f"{table}_letters", self.metadata, sa.Column("letter", LetterType, primary_key=True))
+        self.entries = sa.Table(f"{table}_entries", self.metadata, sa.Column("entry_json", EntryType, primary_key=True))
 
 
 @pytest.fixture
@@ -35,13 +35,13 @@ def store(engine: AsyncEngine) -> SQLStore:
 
 def put(text: str) -> Any:
     async def work(connection: AsyncConnection) -> None:
-        await connection.execute(sa.text("INSERT INTO shelf_letters VALUES (:text)"), {"text": text})
+        await connection.execute(sa.text("INSERT INTO shelf_entries VALUES (:text)"), {"text": text})
 
     return work
 
 
 async def count(connection: AsyncConnection) -> int:
-    return int((await connection.execute(sa.text("SELECT count(*) FROM shelf_letters"))).scalar_one())
+    return int((await connection.execute(sa.text("SELECT count(*) FROM shelf_entries"))).scalar_one())
 
 
 async def test_only_a_write_is_committed_and_only_if_all_of_it_succeeds(store: SQLStore) -> None:
@@ -73,7 +73,7 @@ async def test_a_call_whose_time_ends_while_its_connection_is_given_back_leaves_
         patch.setattr(AsyncConnection, "close", hang)
         await store.run(put("b"), write=True)
     store.timeout = 5
-    await store.run(put("c"), write=True, patient=False)
+    await store.run(put("c"), write=True, wait_for_writer=False)
 
 
 async def test_a_call_that_takes_too_long_is_an_error_that_says_so(store: SQLStore) -> None:
@@ -121,9 +121,9 @@ async def test_a_writer_that_is_not_patient_leaves_a_lock_that_another_holds(
         await other.execution_options(isolation_level="AUTOCOMMIT")
         await other.exec_driver_sql("BEGIN IMMEDIATE")
         with pytest.raises(BusyError):
-            await store.run(put("a"), write=True, patient=False)
+            await store.run(put("a"), write=True, wait_for_writer=False)
         await other.exec_driver_sql("ROLLBACK")
-    await store.run(put("a"), write=True, patient=False)
+    await store.run(put("a"), write=True, wait_for_writer=False)
 
 
 async def test_tables_of_another_version_are_refused(store: SQLStore, engine: AsyncEngine) -> None:
@@ -140,13 +140,13 @@ async def test_a_store_that_is_closed_is_refused(store: SQLStore) -> None:
         await store.run(count)
 
 
-async def test_a_row_shows_nothing_of_a_letter(store: SQLStore) -> None:
+async def test_a_row_shows_nothing_of_an_entry(store: SQLStore) -> None:
     async def read(connection: AsyncConnection) -> object:
-        return (await connection.execute(sa.select(Tables().letters))).one()
+        return (await connection.execute(sa.select(Tables().entries))).one()
 
     await store.run(put("secret"), write=True)
     row: Any = await store.run(read)
-    assert row.letter == "secret"
+    assert row.entry_json == "secret"
     assert "secret" not in repr(row)
 
 

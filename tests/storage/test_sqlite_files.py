@@ -1,4 +1,4 @@
-"""A SQLite file of this library: made once, for its owner alone, and told from every other file."""
+"""A SQLite file of this library: made once, for its owner alone, and distinguished from every other file."""
 
 from __future__ import annotations
 

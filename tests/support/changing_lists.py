@@ -149,7 +149,7 @@ def _json(item: Item) -> dict[str, Any]:
     return {"id": item.id, "payload": {"eventId": item.id}, "attempts": attempts}
 
 
-class Records:
+class KnownKeys:
     """A record, and the hint that is noted in it. ``keys`` are those that it knows."""
 
     def __init__(self) -> None:

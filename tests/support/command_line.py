@@ -26,7 +26,7 @@ PROGRAM = COLD if not hasattr(os, "fork") else (*CLIENT, "basiq_async.cli:main")
 
 
 @dataclass(frozen=True)
-class Ended:
+class CommandResult:
     """A command that has ended: its exit code, and its output."""
 
     exit_code: int
@@ -86,7 +86,7 @@ def run_command(
     env: Mapping[str, str | None] | None = None,
     terminal: bool = False,
     reads: float = math.inf,
-) -> Ended:
+) -> CommandResult:
     """Run ``basiq-async`` with these arguments.
 
     terminal: whether standard output and standard error are a terminal. reads: the number of lines of output after
@@ -111,4 +111,4 @@ def run_command(
         except SystemExit as ended:
             code = ended.code
         assert code is None or isinstance(code, int), code
-        return Ended(code or 0, streams["stdout"].text(), streams["stderr"].text())
+        return CommandResult(code or 0, streams["stdout"].text(), streams["stderr"].text())

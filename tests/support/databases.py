@@ -47,7 +47,7 @@ async def engine_of(url: str, **options: Any) -> AsyncGenerator[AsyncEngine]:
     try:
         yield engine
         if isinstance(engine.pool, QueuePool):
-            assert not in_use(engine), f"connections that nobody gave back: {engine.pool.status()}"
+            assert not in_use(engine), f"connections that were not given back: {engine.pool.status()}"
     finally:
         await engine.dispose()
 
@@ -91,13 +91,13 @@ async def plans_of(
     """
     found: dict[str, Any] = {}
 
-    def note(connection: Any, cursor: Any, statement: str, parameters: Any, context: Any, many: bool) -> None:
+    def keep(connection: Any, cursor: Any, statement: str, parameters: Any, context: Any, many: bool) -> None:
         if table in statement and f"FROM {table}_version" not in statement:  # which has one row
             found[statement] = parameters
 
-    event.listen(engine.sync_engine, "before_cursor_execute", note)
+    event.listen(engine.sync_engine, "before_cursor_execute", keep)
     await call
-    event.remove(engine.sync_engine, "before_cursor_execute", note)
+    event.remove(engine.sync_engine, "before_cursor_execute", keep)
     on_postgresql = engine.dialect.name == "postgresql"
     explain = "EXPLAIN" if on_postgresql else "EXPLAIN QUERY PLAN"
     plans: dict[str, list[str]] = {}

@@ -12,7 +12,7 @@ from basiq_async.receiver import (
     DeliveryEvent,
     MemoryInbox,
     Outcome,
-    QuarantinedDelivery,
+    StoredDelivery,
     WebhookReceiver,
     sign,
 )
@@ -54,9 +54,9 @@ async def post(receiver: WebhookReceiver, body: bytes | None = None, **options: 
     return await receiver.handle(signed(body, **options), body)
 
 
-def quarantined_delivery(key: str, *, failures: int = 3, at: datetime = NOW) -> QuarantinedDelivery:
+def quarantined_delivery(key: str, *, failures: int = 3, at: datetime = NOW) -> StoredDelivery:
     """Return a quarantined delivery."""
-    return QuarantinedDelivery(key, "msg_1", "user.created", "e-1", b"{}", NOW, "ValueError: no", failures, at)
+    return StoredDelivery(key, "msg_1", "user.created", "e-1", b"{}", NOW, "ValueError: no", failures, at)
 
 
 def taking(secret: Any = SECRET, *patterns: str, got: list[Delivery] | None = None, **options: Any) -> WebhookReceiver:

@@ -26,7 +26,7 @@ atexit.register(_RESERVED.close)
 
 
 def free_port() -> int:
-    """Return a port of the loopback address that nobody listens at, and that is given to nobody else.
+    """Return a port of the loopback address that has no listener, and that no other test gets.
 
     It stays bound until this process ends, so no other test chooses it before its server starts. A server that allows
     addresses to be used again, as all here do, can listen at it meanwhile.

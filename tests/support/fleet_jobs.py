@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from basiq_async import BasiqClient, InMemoryTransport, Message
-from basiq_async.distributed import Fleet, Work, _record  # private: a worker that gives up sooner
+from basiq_async.distributed import Fleet, Work, _job_store  # private: a worker that gives up sooner
 from basiq_async.testing import FakeBasiq, Quirks
 
 SETTINGS = json.loads(os.environ.get("FLEET_TEST", "{}"))
@@ -40,7 +40,7 @@ broker = fleet.broker
 
 def die_at(method: str, when: str, nth: int) -> None:
     """Kill this process, as a power cut would, before or after the nth call of a method of the record."""
-    inner = getattr(fleet._record, method)
+    inner = getattr(fleet._store, method)
     calls = 0
 
     async def call(*arguments: Any, **more: Any) -> Any:
@@ -53,13 +53,13 @@ def die_at(method: str, when: str, nth: int) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         return result
 
-    setattr(fleet._record, method, call)
+    setattr(fleet._store, method, call)
 
 
 if "die_at" in SETTINGS:
     die_at(*SETTINGS["die_at"])
 if "most_tries" in SETTINGS:
-    _record._MOST_TRIES = SETTINGS["most_tries"]
+    _job_store._MOST_TRIES = SETTINGS["most_tries"]
 
 
 @fleet.job("effects")

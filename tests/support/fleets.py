@@ -11,7 +11,7 @@ import attrs
 
 from basiq_async import BasiqClient, InMemoryTransport, Message, RetryPolicy, Transport
 from basiq_async.distributed import Fleet, Job, JobProgress, Work, Worker
-from basiq_async.distributed._record import Record  # private: a fleet's own is as patient as all are
+from basiq_async.distributed._job_store import JobStore  # private: a fleet's own is as patient as all are
 from basiq_async.distributed._segment import Segment  # private: what its workers run
 from basiq_async.replay import Report
 from basiq_async.testing import FakeBasiq, Quirks
@@ -51,7 +51,7 @@ class Crew:
         """Start ``count`` workers, each with its own connection to Redis."""
         started = []
         for _ in range(count):
-            record = Record(self.url, patience=self.patience)
+            record = JobStore(self.url, patience=self.patience)
             worker = Worker(record, self.fleet._functions, self.notify, lease=self.fleet.lease)
             worker.name += f":{len(self.workers)}"
             self.workers.append(worker)
@@ -79,7 +79,7 @@ class Crew:
                 raise error
         for worker in self.workers:
             await worker.__aexit__()
-            await worker._record.connection.aclose()
+            await worker._store.connection.aclose()
 
     async def submit(self, name: str = "work", *, key: str = "job", **arguments: Any) -> Job:
         return await self.fleet.submit(name, arguments.pop("webhook_id", self.webhook_id), key=key, **arguments)
@@ -153,4 +153,4 @@ async def progress_when(job: Job, condition: Callable[[JobProgress], object]) ->
     return progress
 
 
-__all__ = ["Crew", "Holding", "Record", "crew", "progress_when"]
+__all__ = ["Crew", "Holding", "JobStore", "crew", "progress_when"]

@@ -11,7 +11,7 @@ from typing import Any
 import attrs
 
 from basiq_async import BasiqClient, InMemoryTransport, Message, Response, RetryPolicy
-from basiq_async.receiver import Delivery, Inbox, MemoryInbox, QuarantinedDelivery, WebhookReceiver
+from basiq_async.receiver import Delivery, Inbox, MemoryInbox, StoredDelivery, WebhookReceiver
 from basiq_async.receiver.protocol import inbox_key
 from basiq_async.replay import BulkTarget, Record, Replay, Target
 from basiq_async.replay.shared import choose_hand_out
@@ -123,7 +123,7 @@ class Refusing:
 
 
 class Watching(MemoryInbox):
-    """An inbox that notes what it records, call by call. Each such call takes ``delay`` seconds."""
+    """An inbox that lists what it records, call by call. Each such call takes ``delay`` seconds."""
 
     def __init__(self, delay: float = 0.0) -> None:
         super().__init__(max_quarantined=10_000)
@@ -137,7 +137,7 @@ class Watching(MemoryInbox):
         self.completed.append(key)
         return await super().complete(key, token)
 
-    async def quarantine(self, key: str, token: str, delivery: QuarantinedDelivery) -> bool:
+    async def quarantine(self, key: str, token: str, delivery: StoredDelivery) -> bool:
         if self.delay:
             await asyncio.sleep(self.delay)
         self.set_aside.append(delivery.delivery_id)
@@ -211,6 +211,6 @@ def shared_target(function: Any, inbox: Inbox, *, lease: float = 30.0) -> Target
     return choose_hand_out(function, inbox).open(lease=lease)
 
 
-async def set_aside(replay: Replay) -> dict[str, QuarantinedDelivery]:
+async def set_aside(replay: Replay) -> dict[str, StoredDelivery]:
     """Return what is in the quarantine of a replay, by id."""
     return {entry.delivery_id: entry for entry in await replay.quarantined(limit=100_000)}

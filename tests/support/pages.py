@@ -274,7 +274,7 @@ def has_docstring_blocks(module: Path) -> bool:
 
 
 def main() -> None:
-    """Run a page in a folder, as this process is told by its words."""
+    """Run a page in a folder, as the arguments of this process say."""
     parser = argparse.ArgumentParser(description="Runs a page in a folder.")
     parser.add_argument("page", type=Path)
     parser.add_argument("folder", type=Path)

@@ -20,7 +20,7 @@ from tests.support.real_time import PATIENCE
 
 @attrs.frozen
 class Program:
-    """A program that runs until it is told to end."""
+    """A program that runs until its end is asked for."""
 
     process: asyncio.subprocess.Process
 

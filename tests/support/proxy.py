@@ -1,4 +1,4 @@
-"""An HTTP proxy for tests: it notes what it is asked for, and leads every tunnel to one server of the test."""
+"""An HTTP proxy for tests: it keeps what it is asked for, and leads every tunnel to one server of the test."""
 
 from __future__ import annotations
 

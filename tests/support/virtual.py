@@ -35,7 +35,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def time(self) -> float:
         return self._jumping.now
 
-    # What finds mistakes in the debug mode. The rest of that mode notes a stack for each callback: most of the time.
+    # What finds mistakes in the debug mode. The rest of that mode keeps a stack for each callback: most of the time.
     def call_soon(self, *args: Any, **options: Any) -> asyncio.Handle:
         self._check_thread()
         return super().call_soon(*args, **options)

@@ -56,7 +56,7 @@ async def test_the_key_goes_verbatim_and_the_token_request_is_as_documented() ->
 
 
 @virtual.clocked
-async def test_a_caller_that_is_cancelled_while_it_waits_disturbs_nobody() -> None:
+async def test_a_caller_that_is_cancelled_while_it_waits_disturbs_no_other() -> None:
     transport = Scripted(WEBHOOK, tokens=[slow(token())])
     basiq = client(transport)
     tasks = [asyncio.create_task(basiq.webhooks.get("w")) for _ in range(5)]

@@ -42,7 +42,7 @@ async def test_with_our_response_class_it_does_not(breaking: Wire) -> None:
     await transport.aclose()
 
 
-async def test_a_response_that_nobody_asked_for_is_not_read_by_the_next_request() -> None:
+async def test_a_response_without_a_request_is_not_read_by_the_next_request() -> None:
     async def answer_twice(conn: Conn) -> None:
         await conn.say(OK, http(200, b"no"))
         await conn.hang()

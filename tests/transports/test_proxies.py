@@ -240,7 +240,7 @@ def test_the_proxies_show_no_password() -> None:
 FAILURES = {
     "refuses the login": {"login": "ann:other"},
     "refuses the connection": {"refuses": "403 Forbidden"},
-    "nobody listens": None,
+    "no listener": None,
 }
 
 

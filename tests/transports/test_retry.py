@@ -1,4 +1,4 @@
-"""Which requests are sent again, after how long, and what the caller is told in the end."""
+"""Which requests are sent again, after how long, and what the caller gets in the end."""
 
 from __future__ import annotations
 

@@ -37,10 +37,10 @@ from basiq_async.receiver import (
     Inbox,
     MemoryInbox,
     Outcome,
-    QuarantinedDelivery,
     RedisInbox,
     SQLInbox,
     SQLiteInbox,
+    StoredDelivery,
     WebhookReceiver,
 )
 from basiq_async.receiver.protocol import Claim, ClaimedDelivery, TransactionalInbox, WaitingInbox
@@ -141,7 +141,7 @@ async def replays(basiq: BasiqClient, receiver: WebhookReceiver) -> None:
             assert_type(report, Report)
             assert_type(report.skipped, Mapping[str, int])
             assert_type(await replay.retry_quarantined(), Report)
-            assert_type(await replay.quarantined(limit=5), Sequence[QuarantinedDelivery])
+            assert_type(await replay.quarantined(limit=5), Sequence[StoredDelivery])
             assert_type(await replay.drop_quarantined(["m1"]), int)
             replay.stop()
 
@@ -163,7 +163,7 @@ async def keeps(receiver: WebhookReceiver, engine: AsyncEngine, redis: Redis) ->
     for inbox in [*inboxes, transactional]:
         assert_type(await inbox.claim("k", "t", lease=60), Claim)
         assert_type(await inbox.release("k", "t", failed=True), int)
-        assert_type(await inbox.entries(limit=5), Sequence[QuarantinedDelivery])
+        assert_type(await inbox.entries(limit=5), Sequence[StoredDelivery])
 
     @receiver.on("consent.*")
     async def plain(delivery: Delivery) -> None: ...
@@ -201,7 +201,7 @@ async def receiving(receiver: WebhookReceiver, app: web.Application, delivery: D
     assert_type(outcome.headers, dict[str, str])
     assert_type(outcome.attempt, int | None)
     assert_type(await receiver.dispatch(delivery), Outcome)
-    assert_type(await receiver.quarantined(), Sequence[QuarantinedDelivery])
+    assert_type(await receiver.quarantined(), Sequence[StoredDelivery])
     assert_type(await receiver.retry_quarantined(["m"]), Sequence[Outcome])
     assert_type(await receiver.drop_quarantined(["m"]), int)
     assert_type(receiver.unhandled, dict[str, int])

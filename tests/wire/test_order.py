@@ -10,7 +10,16 @@ from typing import TypeVar
 import pytest
 
 from basiq_async import Event, Message
-from basiq_async._wire.order import BEYOND, FAR, ListOrder, Order, is_past, item_time, raw_time, read_newest
+from basiq_async._wire.order import (
+    CLOCK_SLACK,
+    MOST_ITEMS_PAST_END,
+    ListOrder,
+    Order,
+    is_past,
+    item_time,
+    raw_time,
+    read_newest,
+)
 from basiq_async.models import DeliveryAttempt
 
 T = TypeVar("T")
@@ -154,12 +163,12 @@ def test_the_time_of_an_items_json_is_that_of_the_item(item: object, time: datet
 @pytest.mark.parametrize(
     ("times", "order", "since", "past"),
     [
-        ([START], "newest-first", START + FAR + timedelta(seconds=1), True),
-        ([START], "newest-first", START + FAR, False),
-        ([START, MINUTES[100]], "newest-first", START + 2 * FAR, False),
-        ([START], "oldest-first", START + 2 * FAR, False),
-        ([START], "unknown", START + 2 * FAR, False),
-        ([], "newest-first", START + 2 * FAR, False),
+        ([START], "newest-first", START + CLOCK_SLACK + timedelta(seconds=1), True),
+        ([START], "newest-first", START + CLOCK_SLACK, False),
+        ([START, MINUTES[100]], "newest-first", START + 2 * CLOCK_SLACK, False),
+        ([START], "oldest-first", START + 2 * CLOCK_SLACK, False),
+        ([START], "unknown", START + 2 * CLOCK_SLACK, False),
+        ([], "newest-first", START + 2 * CLOCK_SLACK, False),
         ([START], "newest-first", None, False),
     ],
 )
@@ -224,7 +233,7 @@ async def test_a_list_that_begins_with_the_newest_is_left_soon_after_them() -> N
 async def test_a_list_that_ends_with_the_last_item_that_had_to_be_read_is_complete() -> None:
     left = await read_newest(stream(HISTORY[::-1]), 10)
     most = left.read - 1
-    assert most > BEYOND
+    assert most > MOST_ITEMS_PAST_END
     found = await read_newest(stream(HISTORY[: -most - 1 : -1]), 10)
     assert (found.read, found.complete) == (most, True)
 

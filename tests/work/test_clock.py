@@ -24,7 +24,7 @@ class Times:
         return datetime.fromtimestamp(self.seconds, UTC)
 
 
-def test_without_a_time_source_leases_count_by_a_clock_that_nobody_can_set() -> None:
+def test_without_a_time_source_leases_count_by_a_clock_that_cannot_be_set() -> None:
     assert in_seconds(None) is time.time
     assert lease_clock(None) is time.monotonic
 

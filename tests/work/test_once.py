@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from basiq_async import InboxError
-from basiq_async._work.once import Ended, Ending, UnderWay, Unit
+from basiq_async._work.once import AttemptEnd, AttemptResult, UnderWay, Unit
 from basiq_async.receiver import MemoryInbox
 from basiq_async.receiver.protocol import Claim, ClaimStatus
 from tests.support import inboxes, virtual
@@ -132,7 +132,7 @@ async def test_work_that_is_done_is_recorded_and_not_done_again() -> None:
     units = owner(Watched())
     first = await unit(units, work).handle_once()
     again = await unit(units, work, "b").handle_once()
-    assert (first.how, first.value, again.how) == (Ended.HANDLED, "done", Ended.DONE)
+    assert (first.how, first.value, again.how) == (AttemptResult.HANDLED, "done", AttemptResult.DONE)
     assert len(units) == 0
 
 
@@ -149,7 +149,7 @@ async def test_work_is_under_way_from_its_first_step() -> None:
         return "done"
 
     closing: list[asyncio.Task[int]] = []
-    assert (await unit(units, looks).handle_once()).how is Ended.HANDLED
+    assert (await unit(units, looks).handle_once()).how is AttemptResult.HANDLED
     assert (found, await closing[0]) == ([1], 0)
 
 
@@ -172,7 +172,7 @@ async def test_a_duplicate_of_long_work_is_told_who_holds_it_and_for_how_long() 
     await asyncio.sleep(0)
     started = virtual.now()
     ending = await unit(units, work, "b").handle_once()
-    assert ending.how is Ended.BUSY
+    assert ending.how is AttemptResult.BUSY
     assert ending.claim is not None
     assert (ending.claim.holder, virtual.now() - started <= 1.0) == ("a", True)
     await first
@@ -188,14 +188,14 @@ async def test_who_waits_for_long_gets_its_turn_when_the_other_one_has_failed() 
     first = asyncio.create_task(unit(owner(inbox), fails).handle_once())
     await asyncio.sleep(0)
     second = await unit(owner(inbox), work, "b", patience=60.0).handle_once()
-    assert ((await first).how, second.how) == (Ended.FAILED, Ended.HANDLED)
+    assert ((await first).how, second.how) == (AttemptResult.FAILED, AttemptResult.HANDLED)
 
 
 @virtual.clocked
 async def test_who_waits_asks_after_20_ms_and_ever_later_up_to_every_5_seconds() -> None:
     inbox = Watched()
     await inbox.claim(KEY, "another", lease=3600)
-    assert (await unit(owner(inbox), work, patience=60.0).handle_once()).how is Ended.BUSY
+    assert (await unit(owner(inbox), work, patience=60.0).handle_once()).how is AttemptResult.BUSY
     gaps = [later - earlier for earlier, later in pairwise(inbox.claims[1:])]
     expected = [min(5.0, 0.02 * 1.5**number) for number in range(len(gaps) - 1)]
     assert gaps[:-1] == pytest.approx(expected, abs=1e-6), (
@@ -223,7 +223,7 @@ async def test_work_that_goes_on_after_the_cancellation_of_its_caller_has_its_le
     caller.cancel()
     await asyncio.wait((caller,))
     await units.wait(2_000)
-    assert len(inbox.claims) == renewed, "a claim was renewed for work that nobody waits for"
+    assert len(inbox.claims) == renewed, "a claim was renewed for work without a waiting caller"
 
 
 @virtual.clocked
@@ -232,7 +232,7 @@ async def test_a_renewal_that_fails_is_logged_and_tried_again(caplog: pytest.Log
     handling = asyncio.create_task(unit(owner(inbox, renew=True), lasts(25)).handle_once())
     await asyncio.sleep(1)
     inbox.hooks["claim"] = fails(InboxError("away"))
-    assert (await handling).how is Ended.HANDLED
+    assert (await handling).how is AttemptResult.HANDLED
     assert [record.getMessage() for record in caplog.records] == [
         "the claim on an event could not be renewed: away"
     ] * 2
@@ -241,7 +241,7 @@ async def test_a_renewal_that_fails_is_logged_and_tried_again(caplog: pytest.Log
 @virtual.clocked
 async def test_the_claim_of_work_that_failed_is_released_at_once() -> None:
     inbox = Watched()
-    assert (await unit(owner(inbox), fails(ValueError("no"))).handle_once()).how is Ended.FAILED
+    assert (await unit(owner(inbox), fails(ValueError("no"))).handle_once()).how is AttemptResult.FAILED
     assert await inbox.is_free()
 
 
@@ -252,15 +252,15 @@ async def test_work_that_outlasts_its_lease_is_told_if_another_worker_has_handle
     inbox = Watched()
     slow = asyncio.create_task(unit(owner(inbox), lasts(2 * LEASE)).handle_once())
     await asyncio.sleep(LEASE + 1)
-    assert (await unit(owner(inbox), work, "b").handle_once()).how is Ended.HANDLED
-    assert (await slow).how is Ended.HANDLED
+    assert (await unit(owner(inbox), work, "b").handle_once()).how is AttemptResult.HANDLED
+    assert (await slow).how is AttemptResult.HANDLED
     assert [record.getMessage() for record in caplog.records] == [
         "an event was handled after its lease had run out: another worker may have handled it too"
     ]
 
 
 @virtual.clocked
-async def test_a_unit_that_has_ended_is_held_by_nobody() -> None:
+async def test_a_unit_that_has_ended_is_freed() -> None:
     one = unit(owner(Watched()), work)
     await one.handle_once()
     found = weakref.ref(one)
@@ -270,7 +270,7 @@ async def test_a_unit_that_has_ended_is_held_by_nobody() -> None:
 
 
 @virtual.clocked
-async def test_units_that_are_to_end_wait_for_nobody() -> None:
+async def test_units_that_are_to_end_wait_for_no_other() -> None:
     inbox = Watched()
     units = owner(inbox)
     await inbox.claim(KEY, "another", lease=3600)
@@ -278,7 +278,7 @@ async def test_units_that_are_to_end_wait_for_nobody() -> None:
     await asyncio.sleep(10)
     units.is_ending = True
     assert await units.wait(10) == 0
-    assert (await waiting).how is Ended.BUSY
+    assert (await waiting).how is AttemptResult.BUSY
 
 
 @virtual.clocked
@@ -289,7 +289,7 @@ async def test_a_lease_is_renewed_as_long_as_the_work_lasts_and_not_longer() -> 
     for _ in range(18):
         await asyncio.sleep(LEASE / 2)
         assert (await inbox.claim(KEY, "other", lease=1)).status is ClaimStatus.BUSY
-    assert (await working).how is Ended.HANDLED
+    assert (await working).how is AttemptResult.HANDLED
 
 
 @pytest.mark.parametrize(
@@ -297,15 +297,17 @@ async def test_a_lease_is_renewed_as_long_as_the_work_lasts_and_not_longer() -> 
     [None, InboxError("away"), TimeoutError("its own"), TimeoutError()],
     ids=["hangs", "raises", "has a limit of its own", "has a limit of its own, and no text"],
 )
-@pytest.mark.parametrize(("call", "how"), [("claim", Ended.UNAVAILABLE), ("complete", Ended.HANDLED)])
+@pytest.mark.parametrize(("call", "how"), [("claim", AttemptResult.UNAVAILABLE), ("complete", AttemptResult.HANDLED)])
 @virtual.clocked
-async def test_an_inbox_that_fails_is_the_end_within_its_limit(call: str, how: Ended, error: Exception | None) -> None:
+async def test_an_inbox_that_fails_is_the_end_within_its_limit(
+    call: str, how: AttemptResult, error: Exception | None
+) -> None:
     inbox = Watched(**{call: fails(error)})
     started = virtual.now()
     one = unit(owner(inbox), work)
     ending = await one.handle_once()
     assert ending.how is how
-    found = one.reported[0] if how is Ended.HANDLED else ending.error
+    found = one.reported[0] if how is AttemptResult.HANDLED else ending.error
     if error is None or not str(error):
         assert str(found) == "the inbox did not respond within 5 s"
         cause = found.__cause__ if found else None
@@ -336,7 +338,7 @@ async def test_work_over_its_time_is_cancelled_once_and_keeps_its_claim_until_it
     units = owner(inbox, work_timeout=2.0)
     started = virtual.now()
     ending = await unit(units, resists).handle_once()
-    assert (ending.how, virtual.now() - started) == (Ended.LATE, 3.0)
+    assert (ending.how, virtual.now() - started) == (AttemptResult.LATE, 3.0)
     assert (await inbox.claim(KEY, "other", lease=1)).status is ClaimStatus.BUSY
     assert await units.wait(60) == 0
     assert cancellations == 1
@@ -362,11 +364,11 @@ async def test_an_event_loop_that_shuts_down_leaves_no_claim_behind() -> None:
 
 
 @virtual.clocked
-async def test_a_failure_is_recorded_before_the_ending_is_told() -> None:
+async def test_a_failure_is_recorded_before_the_ending_is_reported() -> None:
     one = unit(owner(Watched()), fails(ValueError("no")))
     one.records_in = 1.0
-    ending: Ending[str] = await one.handle_once()
-    assert (ending.how, [ending.error]) == (Ended.FAILED, one.recorded)
+    ending: AttemptEnd[str] = await one.handle_once()
+    assert (ending.how, [ending.error]) == (AttemptResult.FAILED, one.recorded)
 
 
 # --- a caller that is cancelled ---
@@ -387,10 +389,10 @@ async def test_a_caller_that_is_cancelled_ends_the_work_at_once_and_leaves_no_cl
     assert await inbox.is_free()
 
 
-@pytest.mark.parametrize(("resists", "told"), [(False, 0), (True, 1)])
+@pytest.mark.parametrize(("resists", "warnings"), [(False, 0), (True, 1)])
 @virtual.clocked
-async def test_only_work_that_still_runs_after_its_cancellation_is_told(
-    *, resists: bool, told: int, caplog: pytest.LogCaptureFixture
+async def test_only_work_that_still_runs_after_its_cancellation_is_reported(
+    *, resists: bool, warnings: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def works() -> str:
         try:
@@ -409,7 +411,7 @@ async def test_only_work_that_still_runs_after_its_cancellation_is_told(
     await asyncio.wait((caller,))
     assert virtual.now() - began == (1.0 if resists else 0.0), "the caller waits for its grace alone"
     assert await units.wait(60) == 0
-    assert ["still runs" in record.getMessage() for record in caplog.records] == [True] * told
+    assert ["still runs" in record.getMessage() for record in caplog.records] == [True] * warnings
 
 
 @virtual.clocked
@@ -430,10 +432,10 @@ async def test_a_unit_says_whether_its_time_was_over() -> None:
     slow = unit(units, lasts(20))
     ending = await slow.handle_once()
     assert (ending.how, slow.timed_out, str(ending.error)) == (
-        Ended.FAILED, True, "the handler was cancelled after 2 s",
+        AttemptResult.FAILED, True, "the handler was cancelled after 2 s",
     )  # fmt: skip
     quick = unit(units, work)
-    assert ((await quick.handle_once()).how, quick.timed_out) == (Ended.HANDLED, False)
+    assert ((await quick.handle_once()).how, quick.timed_out) == (AttemptResult.HANDLED, False)
 
 
 @virtual.clocked
@@ -445,10 +447,10 @@ async def test_a_duplicate_in_one_process_does_not_ask_the_inbox_while_the_first
     assert inbox.claims == pytest.approx([began, began + 0.1])
 
 
-@pytest.mark.parametrize(("session", "how"), [(False, Ended.FAILED), (True, Ended.UNAVAILABLE)])
+@pytest.mark.parametrize(("session", "how"), [(False, AttemptResult.FAILED), (True, AttemptResult.UNAVAILABLE)])
 @virtual.clocked
 async def test_an_inbox_error_of_the_work_is_the_storages_only_where_the_storage_is_its_session(
-    session: bool, how: Ended
+    session: bool, how: AttemptResult
 ) -> None:
     inbox = Transactional()
     error = InboxError("of another inbox, which the handler uses")
@@ -466,7 +468,7 @@ async def test_a_transaction_that_ended_before_its_commit_is_the_storages_failur
 
     inbox = Lost()
     ending = await unit(owner(inbox), work, session=inbox).handle_once()
-    assert (ending.how, type(ending.error)) == (Ended.UNAVAILABLE, InboxError)
+    assert (ending.how, type(ending.error)) == (AttemptResult.UNAVAILABLE, InboxError)
     assert await inbox.is_free()
 
 
@@ -474,7 +476,7 @@ async def test_a_transaction_that_ended_before_its_commit_is_the_storages_failur
 async def test_the_claim_of_a_transaction_is_not_renewed() -> None:
     inbox = Transactional()
     ending = await unit(owner(inbox, renew=True), lasts(LEASE - 1), session=inbox).handle_once()
-    assert (ending.how, len(inbox.claims)) == (Ended.HANDLED, 1)
+    assert (ending.how, len(inbox.claims)) == (AttemptResult.HANDLED, 1)
 
 
 @pytest.mark.parametrize("quarantined", [False, True])
@@ -487,7 +489,7 @@ async def test_nothing_is_prepared_for_an_event_that_was_handled_unless_it_is_in
     await inbox.complete(KEY, "former")
     one = unit(owner(inbox), work, session=inbox, quarantined=quarantined)
     one.has_prepare = True
-    assert (await one.handle_once()).how is Ended.DONE
+    assert (await one.handle_once()).how is AttemptResult.DONE
     assert one.prepared == quarantined
 
 
@@ -495,7 +497,7 @@ async def test_nothing_is_prepared_for_an_event_that_was_handled_unless_it_is_in
 async def test_a_renewal_under_way_comes_to_its_end_before_the_work_is_recorded() -> None:
     inbox = Watched(claim=takes(1))
     ending = await unit(owner(inbox, renew=True), lasts(LEASE / 3 + 0.5)).handle_once()
-    assert (ending.how, [call for call, _ in inbox.calls]) == (Ended.HANDLED, ["claim", "claim", "complete"])
+    assert (ending.how, [call for call, _ in inbox.calls]) == (AttemptResult.HANDLED, ["claim", "claim", "complete"])
 
 
 @virtual.clocked
@@ -509,7 +511,7 @@ async def test_what_ends_the_program_leaves_no_claim() -> None:
     assert await inbox.is_free()
 
 
-def test_what_ends_the_event_loop_is_not_logged_as_a_fault_that_nobody_looked_at(
+def test_what_ends_the_event_loop_is_not_logged_as_an_unread_fault(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     with pytest.raises(KeyboardInterrupt):
@@ -553,7 +555,7 @@ async def test_work_that_raises_after_its_time_is_over_is_late_once_and_its_unit
     one = unit(owner(inbox, work_timeout=5.0), fails)
     began = virtual.now()
     ending = await one.handle_once()
-    assert (ending.how, type(ending.error), one.timed_out) == (Ended.FAILED, TimeoutError, True)
+    assert (ending.how, type(ending.error), one.timed_out) == (AttemptResult.FAILED, TimeoutError, True)
     assert virtual.now() - began == 5.0
     assert await inbox.is_free()
 
@@ -561,15 +563,15 @@ async def test_work_that_raises_after_its_time_is_over_is_late_once_and_its_unit
 @pytest.mark.parametrize(
     ("error", "how"),
     [
-        (ValueError("a column refuses it"), Ended.FAILED),
-        (InboxError("away"), Ended.UNAVAILABLE),
-        (RuntimeError("the loop ends"), Ended.UNAVAILABLE),
+        (ValueError("a column refuses it"), AttemptResult.FAILED),
+        (InboxError("away"), AttemptResult.UNAVAILABLE),
+        (RuntimeError("the loop ends"), AttemptResult.UNAVAILABLE),
     ],
     ids=lambda each: type(each).__name__,
 )
 @virtual.clocked
 async def test_a_commit_that_the_storage_refuses_is_the_works_failure_and_one_that_it_cannot_do_is_its_own(
-    error: Exception, how: Ended
+    error: Exception, how: AttemptResult
 ) -> None:
     inbox = Transactional(complete=fails(error))
     ending = await unit(owner(inbox), work, session=inbox).handle_once()
@@ -596,7 +598,7 @@ async def test_a_caller_that_is_cancelled_after_the_time_of_the_work_is_over_has
 @virtual.clocked
 async def test_what_became_of_an_event_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     inbox = Watched(complete=fails(InboxError("away")))
-    assert (await unit(owner(inbox), work).handle_once()).how is Ended.HANDLED
+    assert (await unit(owner(inbox), work).handle_once()).how is AttemptResult.HANDLED
     assert [record.getMessage() for record in caplog.records] == [
         "an event was handled, but that could not be recorded: away"
     ]
@@ -624,10 +626,11 @@ async def test_a_call_of_the_inbox_comes_to_its_end_though_its_caller_is_cancell
 
 
 @pytest.mark.parametrize(
-    ("call", "how"), [("claim", Ended.UNAVAILABLE), ("complete", Ended.HANDLED), ("release", Ended.FAILED)]
+    ("call", "how"),
+    [("claim", AttemptResult.UNAVAILABLE), ("complete", AttemptResult.HANDLED), ("release", AttemptResult.FAILED)],
 )
 @virtual.clocked
-async def test_an_inbox_that_cancels_itself_has_failed(call: str, how: Ended) -> None:
+async def test_an_inbox_that_cancels_itself_has_failed(call: str, how: AttemptResult) -> None:
     one = unit(owner(Watched(**{call: fails(asyncio.CancelledError())})), work)
     if call == "release":
         one.doing = fails(ValueError("no"))
@@ -643,5 +646,5 @@ async def test_a_claim_that_stays_is_reported_unless_it_may_not_have_been_made(c
     inbox = Watched(release=away, **{"claim": away} if call == "claim" else {})
     one = unit(owner(inbox), fails(ValueError("no")))
     ending = await one.handle_once()
-    assert ending.how is (Ended.FAILED if call == "work" else Ended.UNAVAILABLE)
+    assert ending.how is (AttemptResult.FAILED if call == "work" else AttemptResult.UNAVAILABLE)
     assert [type(each) for each in one.reported] == [InboxError] * reported

@@ -48,7 +48,7 @@ async def test_an_inbox_records_live_deliveries_since_it_began_or_since_its_rece
     assert await find_recording_since(inbox, "second", timeout=1) == later + timedelta(hours=2)
 
 
-def test_an_inbox_of_another_webhook_is_refused_and_one_of_nobody_is_not() -> None:
+def test_an_inbox_of_another_webhook_is_refused_and_one_without_a_webhook_is_not() -> None:
     for owners in ((), ("w",), (None, "w")):
         refuse_others(owners, "w", "inbox")
     with pytest.raises(ConfigurationError, match="the inbox is of the webhook 'v', not of 'w'"):

@@ -6,7 +6,7 @@ import attrs
 import pytest
 
 from basiq_async import InboxError
-from basiq_async.receiver import Inbox, MemoryInbox, QuarantinedDelivery, SQLiteInbox
+from basiq_async.receiver import Inbox, MemoryInbox, SQLiteInbox, StoredDelivery
 from basiq_async.receiver.protocol import Claim, ClaimStatus
 from tests.support.deliveries import quarantined_delivery
 
@@ -33,7 +33,7 @@ def test_a_quarantined_delivery_is_packed_as_ascii_and_unpacked_unchanged(seal: 
     text = ODD.pack(seal=seal)
     assert text.isascii()
     for stored in (str(text), text.encode()):
-        found = QuarantinedDelivery.unpack(stored)
+        found = StoredDelivery.unpack(stored)
         assert found == ODD
         assert found.seal == ("sealed" if seal else None)
 
@@ -47,7 +47,7 @@ def test_a_packed_delivery_does_not_show_its_body_in_an_error_report() -> None:
 )
 def test_any_other_text_is_refused_with_an_inbox_error(text: str | bytes) -> None:
     with pytest.raises(InboxError, match="the quarantine holds data that no inbox has written") as caught:
-        QuarantinedDelivery.unpack(text)
+        StoredDelivery.unpack(text)
     assert caught.traceback[-1].frame.f_locals.get("text") is None, "the frame of the error holds the text"
 
 

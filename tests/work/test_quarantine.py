@@ -11,14 +11,14 @@ import pytest
 from basiq_async import InboxError
 from basiq_async._work.keys import inbox_key
 from basiq_async._work.quarantine import drop_entry, read_quarantine, try_to_drop
-from basiq_async.receiver import MemoryInbox, QuarantinedDelivery
+from basiq_async.receiver import MemoryInbox, StoredDelivery
 from basiq_async.receiver.protocol import ClaimStatus
 from tests.support import virtual
 from tests.support.deliveries import NOW, quarantined_delivery
 from tests.support.inboxes import fail_in
 
 
-def delivery(number: int, webhook_id: str = "w1", *, minutes: int | None = None) -> QuarantinedDelivery:
+def delivery(number: int, webhook_id: str = "w1", *, minutes: int | None = None) -> StoredDelivery:
     event_id = f"e-{number}"
     key = inbox_key("user.created", event_id, "msg_1", webhook_id)
     at = NOW + timedelta(minutes=number if minutes is None else minutes)
@@ -28,14 +28,14 @@ def delivery(number: int, webhook_id: str = "w1", *, minutes: int | None = None)
 class Pages(MemoryInbox):
     """An inbox whose quarantine a test writes."""
 
-    def __init__(self, *pages: list[QuarantinedDelivery]) -> None:
+    def __init__(self, *pages: list[StoredDelivery]) -> None:
         super().__init__()
         self.pages = list(pages)
-        self.asked: list[QuarantinedDelivery | None] = []
+        self.asked: list[StoredDelivery | None] = []
 
     async def entries(
-        self, *, waiting: bool = False, after: QuarantinedDelivery | None = None, limit: int = 100
-    ) -> list[QuarantinedDelivery]:
+        self, *, waiting: bool = False, after: StoredDelivery | None = None, limit: int = 100
+    ) -> list[StoredDelivery]:
         self.asked.append(after)
         return self.pages.pop(0) if self.pages else []
 
@@ -77,8 +77,8 @@ async def test_pages_that_do_not_advance_are_an_error_and_no_loop() -> None:
 async def test_a_page_has_a_time_limit() -> None:
     class Hangs(MemoryInbox):
         async def entries(
-            self, *, waiting: bool = False, after: QuarantinedDelivery | None = None, limit: int = 100
-        ) -> list[QuarantinedDelivery]:
+            self, *, waiting: bool = False, after: StoredDelivery | None = None, limit: int = 100
+        ) -> list[StoredDelivery]:
             await asyncio.Event().wait()
             return []
 

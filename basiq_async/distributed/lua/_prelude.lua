@@ -66,7 +66,7 @@ local function add_segment(list_name, index, cursor, at)
   return id
 end
 
-local function note_worker(worker)
+local function record_worker(worker)
   redis.call('ZADD', workers, whole(now), worker)
   redis.call('ZREMRANGEBYSCORE', workers, '-inf', whole(now - 60000))
 end

@@ -28,8 +28,8 @@ if owner ~= token then -- a repeated request finds its own claim
   end
   redis.call('HSET', s, 'owner', token, 'worker', worker)
 end
-redis.call('HDEL', s, 'told')
+redis.call('HDEL', s, 'notified')
 renew(id, lease)
-note_worker(worker)
+record_worker(worker)
 local found = redis.call('HMGET', s, 'cursor', 'before', 'after', 'edge', 'upto')
 return { 'ok', found, { job('rate') or '', pause_left() }, redis.call('LRANGE', s .. ':d', 0, -1) }

@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
--- Invariant: a lease is prolonged only for its owner. The worker is noted as alive.
+-- Invariant: a lease is prolonged only for its owner. The worker is recorded as alive.
 -- ARGV: worker, lease, then segment and token pairs.
 local lease = tonumber(ARGV[2])
 local lost = {}
@@ -13,5 +13,5 @@ end
 if not job('state') or is_another() then
   return { 'gone', '', 0, lost }
 end
-note_worker(ARGV[1])
+record_worker(ARGV[1])
 return { job('state'), job('rate') or '', pause_left(), lost }

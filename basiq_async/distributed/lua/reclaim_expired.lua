@@ -5,13 +5,13 @@ local state = job('state')
 if state ~= 'running' then
   return { state or 'gone' }
 end
-note_worker(ARGV[3])
-local told = { state }
+record_worker(ARGV[3])
+local found = { state }
 for _, id in ipairs(redis.call('ZRANGEBYSCORE', due, '-inf', whole(now), 'LIMIT', 0, ARGV[1])) do
   redis.call('ZADD', due, whole(now + tonumber(ARGV[2])), id)
-  local times = redis.call('EXISTS', segment_key(id)) == 1 and redis.call('HINCRBY', segment_key(id), 'told', 1) or 1
+  local times = redis.call('EXISTS', segment_key(id)) == 1 and redis.call('HINCRBY', segment_key(id), 'notified', 1) or 1
   if times == 1 or times == 2 or times == 4 or times % 8 == 0 then
-    told[#told + 1] = id
+    found[#found + 1] = id
   end
 end
-return told
+return found

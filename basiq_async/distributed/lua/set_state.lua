@@ -25,7 +25,7 @@ redis.call('HDEL', base, 'problem')
 local found = redis.call('ZRANGE', due, 0, -1)
 for _, id in ipairs(found) do
   redis.call('HSET', segment_key(id), 'tries', 0)
-  redis.call('HDEL', segment_key(id), 'told')
+  redis.call('HDEL', segment_key(id), 'notified')
 end
 if #found == 0 then
   set_state('finished', '')

@@ -12,7 +12,7 @@ import attrs
 
 from ..._arguments import Duration, check_remember
 from ..._work.clock import RetentionClock, TimeSource, lease_clock
-from ..._work.protocol import Claim, ClaimedDelivery, ClaimStatus, QuarantinedDelivery, Waiting
+from ..._work.protocol import Claim, ClaimedDelivery, ClaimStatus, StoredDelivery, Waiting
 from ...errors import ConfigurationError, InboxError
 
 _CLAIMS_TO_SWEEP = 1024
@@ -33,13 +33,13 @@ class _Lease:
 
 @attrs.define
 class _Wait:
-    delivery: QuarantinedDelivery
+    delivery: StoredDelivery
     webhook_id: str | None
     stored: float
     due: float
     attempts: int = 0
 
-    def entry(self) -> QuarantinedDelivery:
+    def entry(self) -> StoredDelivery:
         return attrs.evolve(self.delivery, due=datetime.fromtimestamp(self.due, UTC))
 
 
@@ -75,7 +75,7 @@ class MemoryInbox:
         self._claims: dict[str, _Lease] = {}
         self._most_claims = _CLAIMS_TO_SWEEP
         self._failures: OrderedDict[str, int] = OrderedDict()
-        self._quarantined: dict[str, QuarantinedDelivery] = {}
+        self._quarantined: dict[str, StoredDelivery] = {}
         self._waiting: dict[str, _Wait] = {}
         self._notes: dict[str, str] = {}
         self._known_since, _ = self._retention.read()
@@ -150,7 +150,7 @@ class MemoryInbox:
         now, _ = self._retention.read()
         return datetime.fromtimestamp(max(self._known_since, now - self._remember), UTC)
 
-    async def quarantine(self, key: str, token: str, delivery: QuarantinedDelivery) -> bool:
+    async def quarantine(self, key: str, token: str, delivery: StoredDelivery) -> bool:
         """See ``Inbox``."""
         if not self._may_record(key, token) or (key in self._waiting and not delivery.acknowledged):
             return False
@@ -166,8 +166,8 @@ class MemoryInbox:
         return True
 
     async def entries(
-        self, *, waiting: bool = False, after: QuarantinedDelivery | None = None, limit: int = 100
-    ) -> Sequence[QuarantinedDelivery]:
+        self, *, waiting: bool = False, after: StoredDelivery | None = None, limit: int = 100
+    ) -> Sequence[StoredDelivery]:
         """See ``Inbox``."""
         found = [wait.entry() for wait in self._waiting.values()] if waiting else [*self._quarantined.values()]
         found.sort(key=_order)
@@ -175,9 +175,7 @@ class MemoryInbox:
             found = [delivery for delivery in found if _order(delivery) > _order(after)]
         return found[:limit]
 
-    async def store(
-        self, delivery: QuarantinedDelivery, *, webhook_id: str | None, now: datetime | None = None
-    ) -> bool:
+    async def store(self, delivery: StoredDelivery, *, webhook_id: str | None, now: datetime | None = None) -> bool:
         """See ``WaitingInbox``."""
         key = delivery.key
         if key in self._waiting or self._is_done(key):
@@ -214,7 +212,7 @@ class MemoryInbox:
         return found
 
     async def put_off(
-        self, delivery: QuarantinedDelivery, token: str, *, seconds: float, now: datetime | None = None
+        self, delivery: StoredDelivery, token: str, *, seconds: float, now: datetime | None = None
     ) -> bool:
         """See ``WaitingInbox``."""
         held, wait = self._claims.get(delivery.key), self._waiting.get(delivery.key)
@@ -284,5 +282,5 @@ _CLAIMED = Claim(ClaimStatus.CLAIMED)
 _DONE = Claim(ClaimStatus.DONE)
 
 
-def _order(delivery: QuarantinedDelivery) -> tuple[float, str]:
+def _order(delivery: StoredDelivery) -> tuple[float, str]:
     return delivery.quarantined_at.timestamp(), delivery.key

@@ -19,7 +19,7 @@ from ..._redaction.tracebacks import UnshownText
 from ..._wire.hosts import ENCODE, is_readable_url, show_url
 from ..._work.keys import in_parts
 from ..._work.notes import read_note, write_note
-from ..._work.protocol import Claim, ClaimStatus, QuarantinedDelivery, unpack_entry
+from ..._work.protocol import Claim, ClaimStatus, StoredDelivery, unpack_entry
 from ...errors import ConfigurationError, InboxError
 from ._redis_calls import RedisCalls, text_of
 
@@ -144,27 +144,27 @@ class RedisInbox:
 
         return await self._calls.within_limit(read())
 
-    async def quarantine(self, key: str, token: str, delivery: QuarantinedDelivery) -> bool:
+    async def quarantine(self, key: str, token: str, delivery: StoredDelivery) -> bool:
         """See ``Inbox``."""
         values = (token, *_facts(delivery), int(delivery.acknowledged))
         return bool(await self._calls.run("quarantine", [key], *values))
 
     async def entries(
-        self, *, waiting: bool = False, after: QuarantinedDelivery | None = None, limit: int = 100
-    ) -> Sequence[QuarantinedDelivery]:
+        self, *, waiting: bool = False, after: StoredDelivery | None = None, limit: int = 100
+    ) -> Sequence[StoredDelivery]:
         """See ``Inbox``. Nothing waits in Redis."""
         if waiting:
             return []
 
-        async def read(client: Any) -> list[QuarantinedDelivery]:
-            found, strange = list[QuarantinedDelivery](), 0
+        async def read(client: Any) -> list[StoredDelivery]:
+            found, strange = list[StoredDelivery](), 0
             first = b"-" if after is None else b"(" + _place(after).encode()
             while (wanted := limit - len(found)) > 0:
                 range_of = ("ZRANGEBYLEX", self._calls.at("quarantine"), first, "+", "LIMIT", 0, wanted)
                 members = await client.execute_command(*range_of, NEVER_DECODE=True)
                 places = [place for place in map(_as_place, members) if place is not None]
                 strange += len(members) - len(places)
-                entries = await self._read_letters(places)
+                entries = await self._read_deliveries(places)
                 found += entries.values()
                 if gone := [place for place in places if place not in entries]:
                     # It was removed meanwhile, or Redis has evicted it: the page gets another one.
@@ -189,15 +189,15 @@ class RedisInbox:
     async def __aexit__(self, *exc_info: object) -> None:
         pass
 
-    async def _read_letters(self, places: Sequence[str]) -> dict[str, QuarantinedDelivery]:
-        """Return for each of these places the entry of its letter, if it is there."""
+    async def _read_deliveries(self, places: Sequence[str]) -> dict[str, StoredDelivery]:
+        """Return the entry of each of these places, if it is there."""
         if not places:
             return {}
         reading = self._calls.client.pipeline(transaction=False)
         for place in places:
             reading.execute_command("HGET", self._calls.keys(place[_PLACE_LENGTH:])[1], "text", NEVER_DECODE=True)
-        entries: dict[str, QuarantinedDelivery] = {}
-        # An error is one of a single letter, in whose place another program has stored something else.
+        entries: dict[str, StoredDelivery] = {}
+        # An error is about a single delivery, in whose place another program has stored something else.
         for place, text in zip(places, await reading.execute(raise_on_error=False), strict=True):
             if isinstance(text, RedisError) and not str(text).startswith("WRONGTYPE"):
                 raise text
@@ -222,7 +222,7 @@ _PLACE_LENGTH = 17
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-def _read_entry(place: str, text: Any) -> QuarantinedDelivery:
+def _read_entry(place: str, text: Any) -> StoredDelivery:
     """Return the entry at a place in the order, with its text. Other programs may write to Redis."""
     return unpack_entry(_unshown(text), key=place[_PLACE_LENGTH:], at=_time_of(place), trusted=False)
 
@@ -239,18 +239,18 @@ def _time_of(place: str) -> datetime:
     return _EPOCH + timedelta(microseconds=int(place[:_PLACE_LENGTH]))
 
 
-def _place(delivery: QuarantinedDelivery) -> str:
+def _place(delivery: StoredDelivery) -> str:
     """Return a text that sorts quarantined deliveries by time, in microseconds, then by key."""
     return f"{round(delivery.quarantined_at.timestamp() * 1_000_000):0{_PLACE_LENGTH}d}{delivery.key}"
 
 
-def _facts(delivery: QuarantinedDelivery) -> tuple[str | int, ...]:
+def _facts(delivery: StoredDelivery) -> tuple[str | int, ...]:
     """Return the place of a delivery in its order, its failures, and its text."""
     return _place(delivery), delivery.failures, delivery.pack(seal=True)
 
 
 def _unshown(text: Any) -> str:
-    """Return a letter, which no ``repr`` shows, whether the client decodes responses or not."""
+    """Return a stored text, which no ``repr`` shows, whether the client decodes responses or not."""
     return UnshownText(text.decode(errors="replace") if isinstance(text, bytes) else text)
 
 

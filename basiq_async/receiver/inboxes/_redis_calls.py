@@ -64,7 +64,7 @@ class RedisCalls:
         return f"{{{self.prefix}}}:{name}"
 
     def keys(self, key: str) -> Sequence[str]:
-        """Return the keys in Redis of an inbox key: its entry, letter, retry and failures."""
+        """Return the keys in Redis of an inbox key: its entry, delivery, retry and failures."""
         return [self.at(f"{kind}:{key}") for kind in ("inbox", "delivery", "retry", "failures")]
 
     async def run(self, name: str, keys: Iterable[str], *values: str | int) -> Any:

@@ -15,7 +15,7 @@ from ..._arguments import Duration, check_remember, check_seconds
 from ..._storage.sql import BusyError, SQLStore, as_aware
 from ..._wire.hosts import ENCODE, is_readable_url, show_url
 from ..._work.notes import check_note
-from ..._work.protocol import Claim, QuarantinedDelivery, unpack_entry
+from ..._work.protocol import Claim, StoredDelivery, unpack_entry
 from ..._work.tasks import run_to_completion
 from ...errors import ConfigurationError
 from ._sql_pruning import Pruning
@@ -106,7 +106,7 @@ class SQLInbox(SQLRows):
             await connection.execute(self._sql.set_note, {"a_name": name, "a_text": text})
 
         try:
-            await self._store.run(look, write=True, patient=False)
+            await self._store.run(look, write=True, wait_for_writer=False)
         except BusyError:  # SQLite's one writer is another handler, which can write
             await self._store.run(self._store.look)
 
@@ -142,22 +142,22 @@ class SQLInbox(SQLRows):
         """
         if transaction:
             self._store.check_usable()
-            return await self._transactions.begin(key, token, lease, retry=quarantined)
+            return await self._transactions.begin(key, token, lease, quarantined=quarantined)
 
         async def work(connection: AsyncConnection) -> Claim:
             statement = self._sql.lease_quarantined if quarantined else self._sql.lease
             values = {"a_key": key, "a_token": token, "a_lease": lease}
             if (await connection.execute(statement, values)).first() is not None:
                 return CLAIMED
-            return await self._sql.describe(connection, key, retry=quarantined)
+            return await self._sql.describe(connection, key, quarantined=quarantined)
 
-        held = await self._transactions.known(key, token, retry=quarantined)
+        held = await self._transactions.known(key, token, quarantined=quarantined)
         if held is not None:
             return held
-        if await done_in_sqlite(self._store, self._sql, key, retry=quarantined):
+        if await done_in_sqlite(self._store, self._sql, key, quarantined=quarantined):
             return DONE
         try:
-            return await self._store.run(work, write=True, patient=False)
+            return await self._store.run(work, write=True, wait_for_writer=False)
         except BusyError:
             return BUSY
 
@@ -165,14 +165,14 @@ class SQLInbox(SQLRows):
         """End this worker's lease by a statement, or enter a free key. Return False if another worker has the key."""
         # SQLite's one writer may be the handler that has the key. Wait for it only with a lease on the key, and to keep
         # what failed: it would be lost without a sign.
-        patient = self._store.on_postgresql
-        if not patient:
+        wait_for_writer = self._store.on_postgresql
+        if not wait_for_writer:
             row = await self._store.run(lambda connection: self._sql.find(connection, key))
             leased = row is not None and row.remaining > 0
-            patient = row.token == token if row is not None and leased else statement is self._sql.quarantine
+            wait_for_writer = row.token == token if row is not None and leased else statement is self._sql.quarantine
         values.update(a_key=key, a_token=token)
         try:
-            return bool(await self._store.rows(statement, values, write=True, patient=patient))
+            return bool(await self._store.rows(statement, values, write=True, wait_for_writer=wait_for_writer))
         except BusyError:
             return False
 
@@ -223,7 +223,7 @@ class SQLInbox(SQLRows):
             row = await self._sql.find(connection, key)
             before = 0
             if row is not None and row.handled_at is not None:
-                if not row.in_quarantine or not (mine or (held is not None and held.retry)):
+                if not row.in_quarantine or not (mine or (held is not None and held.quarantined)):
                     return 0
                 before = unpack_entry(row.entry_json, key=key, at=_EVER).failures
             counted = await connection.execute(self._sql.count_failure, {"a_key": key, "a_count": before})
@@ -240,7 +240,7 @@ class SQLInbox(SQLRows):
         known = [row.began, self._pruning.horizon(row.now), row.forgotten_at]
         return max(as_aware(moment) for moment in known if moment is not None)
 
-    async def quarantine(self, key: str, token: str, delivery: QuarantinedDelivery) -> bool:
+    async def quarantine(self, key: str, token: str, delivery: StoredDelivery) -> bool:
         """See ``Inbox``."""
         held = await self._transactions.roll_back_mine(key, token)  # it discards the handler's writes
         if held is None and self._transactions.other(key) is not None:
@@ -250,12 +250,12 @@ class SQLInbox(SQLRows):
             "a_due": delivery.quarantined_at.timestamp(),
             "a_entry": delivery.pack(),
             "a_acknowledged": delivery.acknowledged,
-            "a_retry": held is not None and held.retry,
+            "a_quarantined": held is not None and held.quarantined,
         }
         return await self._record(self._sql.quarantine, key, token, **values)
 
     async def put_off(
-        self, delivery: QuarantinedDelivery, token: str, *, seconds: float, now: datetime | None = None
+        self, delivery: StoredDelivery, token: str, *, seconds: float, now: datetime | None = None
     ) -> bool:
         """See ``WaitingInbox``."""
         self._store.check_usable()

@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from ..._storage.sql import BusyError, SQLStore, as_aware
 from ..._work.keys import in_parts
 from ..._work.notes import read_note, write_note
-from ..._work.protocol import ClaimedDelivery, QuarantinedDelivery, Waiting, unpack_entry
+from ..._work.protocol import ClaimedDelivery, StoredDelivery, Waiting, unpack_entry
 from ...errors import InboxError
 from ._sql_statements import Statements
 
@@ -70,8 +70,8 @@ class SQLRows:
         return as_aware(rows[0].handled_at) if rows and rows[0].handled_at is not None else None
 
     async def entries(
-        self, *, waiting: bool = False, after: QuarantinedDelivery | None = None, limit: int = 100
-    ) -> Sequence[QuarantinedDelivery]:
+        self, *, waiting: bool = False, after: StoredDelivery | None = None, limit: int = 100
+    ) -> Sequence[StoredDelivery]:
         """See ``Inbox``."""
         if waiting:
             moment, key = (_FIRST, "") if after is None else (after.quarantined_at, after.key)
@@ -94,9 +94,7 @@ class SQLRows:
             failing_age=None if row.since is None else max(0.0, row.now - row.since),
         )
 
-    async def store(
-        self, delivery: QuarantinedDelivery, *, webhook_id: str | None, now: datetime | None = None
-    ) -> bool:
+    async def store(self, delivery: StoredDelivery, *, webhook_id: str | None, now: datetime | None = None) -> bool:
         """See ``WaitingInbox``. It asks again for a moment while another statement has the key."""
         values = {"a_key": delivery.key, **self._sql.queue(webhook_id, now), **facts(delivery)}
 
@@ -131,7 +129,7 @@ class SQLRows:
             return []  # without SQLite's lock for writers
         values.update(a_token=token, a_lease=lease)
         try:
-            rows = await self._store.rows(self._sql.claim_due, values, write=True, patient=False)
+            rows = await self._store.rows(self._sql.claim_due, values, write=True, wait_for_writer=False)
         except BusyError:
             return []
         if rows:
@@ -142,7 +140,7 @@ class SQLRows:
         ]
 
 
-def facts(delivery: QuarantinedDelivery) -> dict[str, object]:
+def facts(delivery: StoredDelivery) -> dict[str, object]:
     """Return the parameters of a delivery that waits."""
     entry, since = delivery.pack(), delivery.failing_since
     return {
@@ -155,7 +153,7 @@ def facts(delivery: QuarantinedDelivery) -> dict[str, object]:
     }
 
 
-def _read_waiting(row: Any) -> QuarantinedDelivery:
+def _read_waiting(row: Any) -> StoredDelivery:
     """Return the entry of a row that waits."""
     due = datetime.fromtimestamp(row.due, UTC)
     return unpack_entry(row.entry_json, key=row.key, at=as_aware(row.placed_at), due=due)

@@ -27,7 +27,7 @@ from sqlalchemy import MetaData, func
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from ..._storage.sql import LetterType, StoreTables, key_type, server_seconds
+from ..._storage.sql import EntryType, StoreTables, key_type, server_seconds
 from ..._work.protocol import Claim, ClaimStatus
 
 CLAIMED = Claim(ClaimStatus.CLAIMED)
@@ -121,7 +121,7 @@ class Statements:
         self.on_postgresql = dialect == "postgresql"
         insert = postgresql.insert if self.on_postgresql else sqlite.insert
         events, failures, notes, version = tables.events, tables.failures, tables.notes, tables.version
-        entry_text = sa.type_coerce(events.c.entry_json, LetterType)
+        entry_text = sa.type_coerce(events.c.entry_json, EntryType)
         here = events.c.key == _KEY
         now = func.now()
         epoch = sa.cast(func.extract("epoch", now), sa.Double) if self.on_postgresql else server_seconds(dialect)
@@ -188,7 +188,7 @@ class Statements:
             sa.and_(events.c.token == _TOKEN, sa.or_(no_wait, acknowledged)),
             sa.and_(not_handled, unclaimed, no_wait),
         )
-        retried = sa.and_(sa.bindparam("a_retry", type_=sa.Boolean), in_quarantine, unclaimed)
+        retried = sa.and_(sa.bindparam("a_quarantined", type_=sa.Boolean), in_quarantine, unclaimed)
         set_aside = {
             **handled,
             **no_entry,
@@ -197,7 +197,7 @@ class Statements:
             "failing": sa.literal_column("0", sa.Integer),
             "due": due,
             "placed_at": moment,
-            "entry_json": sa.bindparam("a_entry", type_=LetterType),
+            "entry_json": sa.bindparam("a_entry", type_=EntryType),
         }
         self.complete = enter({**handled, **no_entry}, mine(_KEY), completes)
         self.quarantine = enter(set_aside, mine(_KEY), sa.or_(sets_aside, retried))
@@ -234,7 +234,7 @@ class Statements:
             "failing_since": sa.bindparam("a_since", type_=sa.Double),
             "attempts": sa.bindparam("a_attempts", type_=sa.Integer),
             "size": sa.bindparam("a_size", type_=sa.Integer),
-            "entry_json": sa.bindparam("a_entry", type_=LetterType),
+            "entry_json": sa.bindparam("a_entry", type_=EntryType),
         }
         self.store = enter({**facts, "due": time_of_day, "queue": queue}, gate(_KEY), sa.and_(not_handled, no_wait))
 
@@ -328,10 +328,10 @@ class Statements:
         row: sa.Row[Any] | None = found.first()
         return row
 
-    async def describe(self, connection: AsyncConnection, key: str, *, retry: bool) -> Claim:
+    async def describe(self, connection: AsyncConnection, key: str, *, quarantined: bool) -> Claim:
         """Return the claim's result for a key that cannot be claimed: DONE, or BUSY with ``retry_after``."""
         row = await self.find(connection, key)
-        if (row is None or not row.in_quarantine) if retry else (row is not None and row.handled_at is not None):
+        if (row is None or not row.in_quarantine) if quarantined else (row is not None and row.handled_at is not None):
             return DONE
         if row is not None and row.token is not None and row.remaining > 0:
             return Claim(ClaimStatus.BUSY, row.remaining, row.token)

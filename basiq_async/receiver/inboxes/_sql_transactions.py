@@ -40,14 +40,14 @@ class HandlersConnection(AsyncConnection):
 
 @attrs.define(eq=False)
 class Held:
-    """A claim that is a transaction of this process. ``retry``: the delivery is in the quarantine, and is tried again.
+    """A claim that is a transaction of this process. ``quarantined``: it is of an entry of the quarantine.
 
     It is ``open`` until its commit begins. If that failed, the claim is kept until it is released, so that a second
     ``complete`` records nothing either.
     """
 
     token: str
-    retry: bool
+    quarantined: bool
     connection: HandlersConnection
     open: bool = True
 
@@ -69,37 +69,37 @@ class Transactions:
     def __len__(self) -> int:
         return sum(held.open for held in self._held.values())
 
-    async def begin(self, key: str, token: str, lease: float, *, retry: bool) -> Claim:
+    async def begin(self, key: str, token: str, lease: float, *, quarantined: bool) -> Claim:
         """Claim the key: begin a transaction, and enter the event as handled.
 
         PostgreSQL ends the transaction when its connection was idle for ``lease`` seconds.
         """
-        known = await self.known(key, token, retry=retry)
+        known = await self.known(key, token, quarantined=quarantined)
         if known is not None:
             return known
-        return await self._store.within_limit(partial(self._prepare_and_begin, key, token, lease, retry))
+        return await self._store.within_limit(partial(self._prepare_and_begin, key, token, lease, quarantined))
 
-    async def _prepare_and_begin(self, key: str, token: str, lease: float, retry: bool) -> Claim:
+    async def _prepare_and_begin(self, key: str, token: str, lease: float, quarantined: bool) -> Claim:
         await self._store.prepare()
-        if await done_in_sqlite(self._store, self._sql, key, retry=retry):
+        if await done_in_sqlite(self._store, self._sql, key, quarantined=quarantined):
             return DONE
         try:
-            return await self._begin(key, token, lease, retry)
+            return await self._begin(key, token, lease, quarantined)
         except DBAPIError as exc:
             if not exc.connection_invalidated:
                 raise
         # The server was restarted after the pool connected, so connect anew.
-        return await self._begin(key, token, lease, retry)
+        return await self._begin(key, token, lease, quarantined)
 
-    async def _begin(self, key: str, token: str, lease: float, retry: bool) -> Claim:
-        values = {"a_key": key} if retry else {"a_key": key, "a_token": token}
+    async def _begin(self, key: str, token: str, lease: float, quarantined: bool) -> Claim:
+        values = {"a_key": key} if quarantined else {"a_key": key, "a_token": token}
         if self._store.on_postgresql:
             values["a_idle"] = f"{math.ceil(lease * 1000)}ms"
-        statement = self._sql.begin_quarantined if retry else self._sql.begin
-        held = Held(token, retry, HandlersConnection(self._store.engine))
+        statement = self._sql.begin_quarantined if quarantined else self._sql.begin
+        held = Held(token, quarantined, HandlersConnection(self._store.engine))
         await self._slots.acquire()
         try:
-            await self._store.open(held.connection, write=True, patient=False)
+            await self._store.open(held.connection, write=True, wait_for_writer=False)
         except BaseException as exc:
             self._slots.release()
             if isinstance(exc, BusyError):
@@ -110,28 +110,30 @@ class Transactions:
                 self._store.check_usable()  # it may have been closed meanwhile
                 self._held[key] = held
                 return CLAIMED
-            claim = await self._sql.describe(held.connection, key, retry=retry)
+            claim = await self._sql.describe(held.connection, key, quarantined=quarantined)
         except BaseException:
-            await self._end(held, whole=False)
+            await self._end(held, uninterrupted=False)
             raise
-        await self._end(held, whole=True)
+        await self._end(held, uninterrupted=True)
         return claim
 
-    async def _end(self, held: Held, *, whole: bool) -> None:
-        """Roll back, unless it was committed, and give the connection back. ``whole``: as of ``SQLStore.close``."""
+    async def _end(self, held: Held, *, uninterrupted: bool) -> None:
+        """Roll back, unless it was committed, and give the connection back. ``uninterrupted``: see ``close``."""
         held.open = False
         try:
-            await self._store.close(held.connection, write=True, whole=whole)
+            await self._store.close(held.connection, write=True, uninterrupted=uninterrupted)
         finally:
             self._slots.release()
 
-    async def known(self, key: str, token: str, *, retry: bool) -> Claim | None:
+    async def known(self, key: str, token: str, *, quarantined: bool) -> Claim | None:
         """Return the claim's result if a transaction of this process has the key, else None."""
         held = self.other(key)
         if held is None:
             return None
-        if held.retry is not retry:  # what is committed says whether this kind of claim can be made at all
-            committed = await self._store.run(lambda connection: self._sql.describe(connection, key, retry=retry))
+        if held.quarantined is not quarantined:  # what is committed says whether this kind of claim can be made at all
+            committed = await self._store.run(
+                lambda connection: self._sql.describe(connection, key, quarantined=quarantined)
+            )
             if committed is DONE:
                 return DONE
         return CLAIMED if held.token == token else attrs.evolve(BUSY, holder=held.token)
@@ -192,12 +194,12 @@ class Transactions:
         held.open = False
 
         async def commit_once() -> None:
-            whole = False
+            uninterrupted = False
             try:
-                await self._store.within_limit(partial(_commit_whole, held.connection))
-                whole = True
+                await self._store.within_limit(partial(_commit_or_raise, held.connection))
+                uninterrupted = True
             finally:
-                await self._end(held, whole=whole)
+                await self._end(held, uninterrupted=uninterrupted)
             self._forget(key, held)
 
         try:
@@ -212,7 +214,7 @@ class Transactions:
         self._forget(key, held)
         if held.open:
             held.open = False
-            await run_to_completion(lambda: self._end(held, whole=True))
+            await run_to_completion(lambda: self._end(held, uninterrupted=True))
 
     async def roll_back_mine(self, key: str, token: str) -> Held | None:
         """Roll the claim back if it is a transaction of this token, and return it."""
@@ -230,11 +232,11 @@ class Transactions:
             del self._held[key]
 
 
-async def done_in_sqlite(store: SQLStore, sql: Statements, key: str, *, retry: bool) -> bool:
+async def done_in_sqlite(store: SQLStore, sql: Statements, key: str, *, quarantined: bool) -> bool:
     """Return whether SQLite has the key recorded: a reader does not wait for the writer, which runs another handler."""
     if store.on_postgresql:
         return False
-    return await store.run(lambda connection: sql.describe(connection, key, retry=retry)) is DONE
+    return await store.run(lambda connection: sql.describe(connection, key, quarantined=quarantined)) is DONE
 
 
 def _enter(connection: Connection, statement: Executable, values: dict[str, str]) -> bool:
@@ -252,7 +254,7 @@ def _ended() -> ConfigurationError:
     )
 
 
-async def _commit_whole(connection: AsyncConnection) -> None:
+async def _commit_or_raise(connection: AsyncConnection) -> None:
     """Commit a handler's transaction. Raises if it did not commit."""
     result = await commit(connection)
     if result == "ended":

@@ -19,7 +19,7 @@ from ..._wire.hosts import show_place
 from ..._work.clock import JUMP, RetentionClock, TimeSource, in_seconds, lease_clock
 from ..._work.keys import in_parts
 from ..._work.notes import check_note, read_note, write_note
-from ..._work.protocol import Claim, ClaimedDelivery, ClaimStatus, QuarantinedDelivery, Waiting, unpack_entry
+from ..._work.protocol import Claim, ClaimedDelivery, ClaimStatus, StoredDelivery, Waiting, unpack_entry
 from ...errors import ConfigurationError
 from . import _sqlite_statements as sql
 
@@ -27,8 +27,8 @@ T = TypeVar("T")
 
 _PRUNE_EVERY = 16
 """Of this number of records, one deletes old entries."""
-_NOTE_EVERY = 60.0
-"""Seconds between two notes of the time, for the other processes and the next one."""
+_CLOCK_EVERY = 60.0
+"""Seconds between two writes of the clock's time, for the other processes and the next one."""
 
 
 class SQLiteInbox:
@@ -69,7 +69,7 @@ class SQLiteInbox:
         self._clock = clock
         self._lease_clock = lease_clock(clock)
         self._retention: RetentionClock | None = None
-        self._note_at = -math.inf
+        self._clock_due = -math.inf
         self._unpruned = _PRUNE_EVERY - 1  # the first record prunes: a process may be short
 
     def __repr__(self) -> str:
@@ -159,7 +159,7 @@ class SQLiteInbox:
         """See ``Inbox``."""
         return await self._read(sql.SINCE, lambda rows: _time(rows[0][0]), remember=self._remember)
 
-    async def quarantine(self, key: str, token: str, delivery: QuarantinedDelivery) -> bool:
+    async def quarantine(self, key: str, token: str, delivery: StoredDelivery) -> bool:
         """See ``Inbox``."""
         values: dict[str, Any] = {
             "at": delivery.quarantined_at.timestamp(),
@@ -170,15 +170,13 @@ class SQLiteInbox:
         return bool(await self._record(sql.QUARANTINE, key, token, **values))
 
     async def entries(
-        self, *, waiting: bool = False, after: QuarantinedDelivery | None = None, limit: int = 100
-    ) -> Sequence[QuarantinedDelivery]:
+        self, *, waiting: bool = False, after: StoredDelivery | None = None, limit: int = 100
+    ) -> Sequence[StoredDelivery]:
         """See ``Inbox``."""
         at, key = (-math.inf, "") if after is None else (after.quarantined_at.timestamp(), after.key)
         return await self._read(sql.LIST_WAITING if waiting else sql.ENTRIES, _entries, at=at, key=key, limit=limit)
 
-    async def store(
-        self, delivery: QuarantinedDelivery, *, webhook_id: str | None, now: datetime | None = None
-    ) -> bool:
+    async def store(self, delivery: StoredDelivery, *, webhook_id: str | None, now: datetime | None = None) -> bool:
         """See ``WaitingInbox``."""
         values = {**_columns(delivery), "webhook": webhook_id or "", **_at(now)}
         return bool(await self._record(sql.STORE, delivery.key, "", **values))
@@ -213,7 +211,7 @@ class SQLiteInbox:
         return await self._store.run(take)
 
     async def put_off(
-        self, delivery: QuarantinedDelivery, token: str, *, seconds: float, now: datetime | None = None
+        self, delivery: StoredDelivery, token: str, *, seconds: float, now: datetime | None = None
     ) -> bool:
         """See ``WaitingInbox``."""
         values = {**_columns(delivery), "seconds": seconds, **_at(now)}
@@ -278,21 +276,21 @@ class SQLiteInbox:
         if self._unpruned >= _PRUNE_EVERY:
             connection.execute(sql.PRUNE, (times["horizon"], 2 * self._unpruned))
             self._unpruned = 0
-        if not self._note_at - _NOTE_EVERY <= wall < self._note_at:  # also if the clock was set back
-            self._note_at = wall + _NOTE_EVERY
+        if not self._clock_due - _CLOCK_EVERY <= wall < self._clock_due:  # also if the clock was set back
+            self._clock_due = wall + _CLOCK_EVERY
             hold = None if self._retention is None else self._retention.hold_until
             connection.execute("UPDATE clock SET seen_at = ?, hold_until = ?", (wall, hold))
             if self._remember < math.inf:
                 connection.execute(
-                    sql.KEPT, (self._remember, self._note_at)
-                )  # ahead: for all records until the next note
+                    sql.KEPT, (self._remember, self._clock_due)
+                )  # ahead: for all records until the next write
 
 
 def _fill(clock: Callable[[], float], connection: sqlite3.Connection) -> None:
     connection.execute("INSERT INTO clock VALUES (?, NULL, NULL)", (clock(),))
 
 
-def _columns(delivery: QuarantinedDelivery) -> dict[str, Any]:
+def _columns(delivery: StoredDelivery) -> dict[str, Any]:
     """Return the columns of a delivery that waits."""
     entry, since = delivery.pack(), delivery.failing_since
     return {
@@ -310,12 +308,12 @@ def _at(now: datetime | None) -> dict[str, Any]:
     return {} if now is None else {"wall": now.timestamp()}
 
 
-def _entry(text: str, key: str, at: float, due: float | None) -> QuarantinedDelivery:
+def _entry(text: str, key: str, at: float, due: float | None) -> StoredDelivery:
     """Return the entry of a row, at its time, and when it is due, or None."""
     return unpack_entry(text, key=key, at=_time(at), due=None if due is None else _time(due))
 
 
-def _entries(rows: Iterable[Sequence[Any]]) -> list[QuarantinedDelivery]:
+def _entries(rows: Iterable[Sequence[Any]]) -> list[StoredDelivery]:
     return [_entry(*row) for row in rows]
 
 

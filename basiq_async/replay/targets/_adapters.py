@@ -90,9 +90,9 @@ class HandOut:
         return cast(Record, self.value) if self.inbox is None else self.inbox
 
     @property
-    def handles(self) -> Callable[[str], bool] | None:
+    def accepts_type(self) -> Callable[[str], bool] | None:
         """Whether the receiver has a handler for an event type; None for a target without handlers."""
-        return None if self.receiver is None else self.receiver.handles
+        return None if self.receiver is None else self.receiver.accepts_type
 
     @property
     def posts(self) -> bool:

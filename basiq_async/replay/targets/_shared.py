@@ -12,7 +12,7 @@ from ..._work.calls import HOST
 from ..._work.failures import failure_text
 from ..._work.keys import inbox_key
 from ..._work.limits import inbox_limit
-from ..._work.once import Ended, UnderWay, Unit
+from ..._work.once import AttemptResult, UnderWay, Unit
 from ..._work.protocol import Inbox, TransactionalInbox
 from ...errors import InboxError
 from ...models import Message
@@ -79,13 +79,13 @@ class Shared:
         unit = _Message(self._units, key, token, self.patience, session=self._session, quarantined=self._quarantined)
         unit.shared, unit.message = self, message
         ending = await unit.handle_once()
-        if ending.how is Ended.HANDLED:
+        if ending.how is AttemptResult.HANDLED:
             if ending.unrecorded is not None:
                 await self._record(key, token, ending.unrecorded)
             return ending.value
-        if ending.how is Ended.DONE:
+        if ending.how is AttemptResult.DONE:
             return HANDLED_BEFORE
-        if ending.how is Ended.BUSY:
+        if ending.how is AttemptResult.BUSY:
             return BUSY
         raise ending.error or InboxError("the event loop shuts down")
 

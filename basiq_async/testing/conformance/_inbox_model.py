@@ -10,7 +10,7 @@ from typing import Any, get_args
 
 import attrs
 
-from ..._work.protocol import Claim, ClaimedDelivery, ClaimStatus, Kind, QuarantinedDelivery, Waiting
+from ..._work.protocol import Claim, ClaimedDelivery, ClaimStatus, Kind, StoredDelivery, Waiting
 
 CLAIMED, DONE, BUSY = ClaimStatus.CLAIMED, ClaimStatus.DONE, ClaimStatus.BUSY
 SHORT, LONG, LATER = 0.03, 60.0, 3600.0
@@ -24,8 +24,8 @@ START = datetime(2026, 1, 5, 12, 0, tzinfo=UTC)
 
 def make_delivery(
     key: str, *, failures: int = 3, at: datetime | None = None, acknowledged: bool = True
-) -> QuarantinedDelivery:
-    return QuarantinedDelivery(
+) -> StoredDelivery:
+    return StoredDelivery(
         key=key,
         delivery_id="msg_1",
         event_type_id="user.created",
@@ -43,9 +43,9 @@ def make_delivery(
 ODD = 'text with "quotes", a line\nbreak, \x00, ü, \U0001f600 and a lone \ud800'
 
 
-def make_odd_deliveries(key: str) -> list[QuarantinedDelivery]:
+def make_odd_deliveries(key: str) -> list[StoredDelivery]:
     """Return deliveries of different times and kinds, with any bytes and any text."""
-    found: list[QuarantinedDelivery] = []
+    found: list[StoredDelivery] = []
     for number, (kind, age) in enumerate(zip((*get_args(Kind), "delivery"), (3, 1, 2, 2, 5), strict=True)):
         at = START + timedelta(microseconds=age)
         plain = make_delivery(f"{key}-{number}", failures=0, at=at, acknowledged=number % 2 == 0)
@@ -54,12 +54,12 @@ def make_odd_deliveries(key: str) -> list[QuarantinedDelivery]:
     return found
 
 
-Listing = Callable[..., Awaitable[Sequence[QuarantinedDelivery]]]
+Listing = Callable[..., Awaitable[Sequence[StoredDelivery]]]
 
 
-async def list_all(listing: Listing, beginning: str) -> list[QuarantinedDelivery]:
+async def list_all(listing: Listing, beginning: str) -> list[StoredDelivery]:
     """Return the deliveries of all pages whose keys begin so. Other users of the storage may have more."""
-    found: list[QuarantinedDelivery] = []
+    found: list[StoredDelivery] = []
     page = await listing()
     while page:
         found += [delivery for delivery in page if delivery.key.startswith(beginning)]
@@ -77,19 +77,19 @@ class Call:
     keys: Sequence[str]
     key: str
     token: str
-    entry: QuarantinedDelivery
+    entry: StoredDelivery
 
     @property
     def webhook_id(self) -> str:
         return self.keys[0]
 
-    def failed(self, *, acknowledged: bool) -> QuarantinedDelivery:
+    def failed(self, *, acknowledged: bool) -> StoredDelivery:
         """Return the delivery as it is put into the quarantine."""
         entry = self.entry
         return make_delivery(self.key, failures=entry.failures + 1, at=entry.quarantined_at, acknowledged=acknowledged)
 
 
-async def _in_order(claimed: Awaitable[Sequence[ClaimedDelivery]]) -> list[tuple[QuarantinedDelivery, int]]:
+async def _in_order(claimed: Awaitable[Sequence[ClaimedDelivery]]) -> list[tuple[StoredDelivery, int]]:
     return sorted(((each.delivery, each.attempts) for each in await claimed), key=lambda pair: pair[0].key)
 
 
@@ -164,8 +164,8 @@ class _Key:
     failures: int = 0
     holder: str | None = None
     ends: float = 0.0
-    entry: QuarantinedDelivery | None = None
-    waits: QuarantinedDelivery | None = None
+    entry: StoredDelivery | None = None
+    waits: StoredDelivery | None = None
     attempts: int = 0
     due: float = 0.0
     note: str | None = None
@@ -286,5 +286,5 @@ class Model:
         return None
 
 
-def _in_order_of_time(entries: Iterable[QuarantinedDelivery | None]) -> list[QuarantinedDelivery]:
+def _in_order_of_time(entries: Iterable[StoredDelivery | None]) -> list[StoredDelivery]:
     return sorted(filter(None, entries), key=lambda entry: (entry.quarantined_at, entry.key))

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 import attrs
 
-from ..._work.protocol import QuarantinedDelivery, WaitingInbox
+from ..._work.protocol import StoredDelivery, WaitingInbox
 from ._inbox_model import LATER, LONG, SHORT, START, make_delivery, make_odd_deliveries
 from ._inbox_workers import Workers
 from ._runner import hold
@@ -27,7 +27,7 @@ class WaitingPromises(Workers[WaitingInbox]):
 
     needs: ClassVar[Any] = WaitingInbox
 
-    async def _store(self, name: str) -> QuarantinedDelivery:
+    async def _store(self, name: str) -> StoredDelivery:
         delivery = make_delivery(self.key + name, failures=0, at=self.now())
         stored = await self.inbox.store(delivery, webhook_id=self.key)
         hold(stored is True, f"store() of a new delivery was {stored}, not True")

@@ -139,7 +139,7 @@ class Deliveries:
             entity_id = app.connection_ids(user_id)[0]
         event = Event(ids.opaque(), type_id, user_id, entity_id or ids.uuid(), now, data)
         app.events.append(event)
-        app.note(event)
+        app.index(event)
         attempts: list[PlannedAttempt] = []
         for webhook in active:
             message = Message(ids.uuid(), webhook.id, event, now, text)
@@ -159,7 +159,7 @@ class Deliveries:
     def _plan(self, event: Event, attempts: Sequence[PlannedAttempt], not_sent: tuple[str, ...] = ()) -> Emission:
         for planned in attempts:
             self.timeline.plan(planned)
-        self._changes.note()
+        self._changes.count()
         self.wake()
         message_ids = tuple(planned.message.id for planned in attempts)
         return Emission(event.id, message_ids, lambda: self.timeline.complete(attempts).__await__(), not_sent)
@@ -200,7 +200,7 @@ class Deliveries:
         finally:
             self.timeline.end(begun)
             self.wake()
-            self._changes.note()
+            self._changes.count()
 
     async def _deliver(self, planned: PlannedAttempt, outlet: Outlet) -> None:
         webhook, message = planned.webhook, planned.message

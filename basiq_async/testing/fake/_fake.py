@@ -195,7 +195,7 @@ class FakeBasiq(State):
         self._added += 1
         state.name = name or f"state {self._added}"
         self._states[key] = state
-        self._changes.note()
+        self._changes.count()
         return state
 
     def remove_state(self, api_key: str) -> None:
@@ -204,7 +204,7 @@ class FakeBasiq(State):
         if state is None:
             raise ConfigurationError("no state that was added has this API key")
         state._deliveries.timeline.forget()
-        self._changes.note()
+        self._changes.count()
 
     # --- responding ---
 
@@ -246,7 +246,7 @@ class FakeBasiq(State):
         record.status = None if exchange.response is None else exchange.response.status
         record.duration = exchange.delay
         record.violations = self._violations.take_codes()
-        self._changes.note()
+        self._changes.count()
         return exchange
 
     def _respond(self, request: Request, base: str, path: str, query: str, *, loop: bool = False) -> Response:
@@ -307,7 +307,7 @@ class FakeBasiq(State):
         try:
             await self._timeline.move_to(until)
         finally:
-            self._changes.note()
+            self._changes.count()
 
     def emit(
         self,

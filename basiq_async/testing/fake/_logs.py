@@ -126,8 +126,8 @@ class Changes:
         self.revision = 0
         self._watchers: list[Callable[[], None]] = []
 
-    def note(self) -> None:
-        """Count a change and tell the watchers."""
+    def count(self) -> None:
+        """Count a change, and call the watchers."""
         self.revision += 1
         for watcher in tuple(self._watchers):
             watcher()

@@ -69,7 +69,7 @@ class State:
         self._store.check_types(types)
         require(self._store.app.by_url(url) is None, f"there is a webhook with the url {url} already")
         webhook = self._store.add_webhook(url, types, active=active)
-        self._changes.note()
+        self._changes.count()
         return webhook.id
 
     def secret(self, webhook_id: str) -> str:
@@ -88,7 +88,7 @@ class State:
         check_set(path, json)
         found = None if json is None else dict(json) if isinstance(json, Mapping) else [dict(item) for item in json]
         self._store.app.resources[path] = found
-        self._changes.note()
+        self._changes.count()
 
     def seed_messages(
         self,
@@ -124,7 +124,7 @@ class State:
         events = SeededEvents((self._store.seed, webhook.id, len(log)), types, first, step, n)
         log.extend(SeededMessages(webhook.id, webhook.url, events, failed))
         app.events.extend(events)
-        self._changes.note()
+        self._changes.count()
         return webhook.id
 
     def fail_next(
@@ -161,7 +161,7 @@ class State:
             extra["retry-after"] = retry_after if isinstance(retry_after, str) else f"{retry_after:g}"
         raw = body.encode() if isinstance(body, str) else body
         self._faults.append(Fault(times, method, path, status, extra, raw, delay, drop, loop))
-        self._changes.note()
+        self._changes.count()
 
     def fail_deliveries(
         self, times: int = 1, *, status: int | None = None, drop: Drop | None = None, url: str | None = None
@@ -177,7 +177,7 @@ class State:
         require((status is None) is bool(drop), "say what goes wrong with the deliveries: either status or drop")
         _check(times, status, drop)
         self._deliveries.faults.append(DeliveryFault(times, url, status, drop))
-        self._changes.note()
+        self._changes.count()
 
     def endpoint_down(self, url: str | None = None, *, status: int | None = None) -> None:
         """Let all deliveries to an endpoint fail, without calling it, until ``endpoint_up``.
@@ -186,14 +186,14 @@ class State:
         status: the status of the response; None if the connection fails.
         """
         self._deliveries.down[url] = status
-        self._changes.note()
+        self._changes.count()
 
     def endpoint_up(self, url: str | None = None) -> None:
         """End the outage of an endpoint; without a url, every outage."""
         if url is None:
             self._deliveries.down.clear()
         self._deliveries.down.pop(url, None)
-        self._changes.note()
+        self._changes.count()
 
     def redeliver(self, message_id: str) -> Emission:
         """Deliver a message once more, now, whether or not it was delivered before.
@@ -217,12 +217,12 @@ class State:
     def expire_tokens(self) -> None:
         """Let all tokens that were issued expire now."""
         self._tokens.expire_all()
-        self._changes.note()
+        self._changes.count()
 
     def disable_account(self) -> None:
         """Respond with 403 to every request."""
         self._store.app.disabled = True
-        self._changes.note()
+        self._changes.count()
 
     def reset_log(self) -> None:
         """Forget all recorded requests, deliveries and violations, and all faults. Keep everything else."""
@@ -232,7 +232,7 @@ class State:
         self._faults.clear()
         self._deliveries.down.clear()
         self._deliveries.faults.clear()
-        self._changes.note()
+        self._changes.count()
 
     def reset(self) -> None:
         """Forget everything except the API keys, the routes and the time."""

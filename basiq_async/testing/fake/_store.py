@@ -51,8 +51,8 @@ class Application:
     connections: dict[str, dict[str, None]] = attrs.field(factory=dict[str, dict[str, None]], init=False)
     """The connections that events of each user named, in the order of the events."""
 
-    def note(self, event: Event) -> None:
-        """Note what an event is about."""
+    def index(self, event: Event) -> None:
+        """Index what an event is about: its entity, user and connection."""
         self.entities[event.path] = event
         self.users.setdefault(event.user_id, event.created)
         if event.connection_id is not None:

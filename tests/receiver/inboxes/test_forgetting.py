@@ -12,8 +12,8 @@ from basiq_async import BasiqClient, ConfigurationError, InMemoryTransport, Mess
 from basiq_async.receiver import (
     Inbox,
     MemoryInbox,
-    QuarantinedDelivery,
     Result,
+    StoredDelivery,
     WebhookReceiver,
 )
 from basiq_async.replay import Replay
@@ -66,7 +66,7 @@ async def test_of_each_event_type_what_is_one_users_goes_and_what_is_anothers_st
     assert [each.result for each in retried] == [Result.QUARANTINED] * 2 * types, "what is left can be handled"
 
 
-async def entries(inbox: Inbox) -> AsyncGenerator[QuarantinedDelivery]:
+async def entries(inbox: Inbox) -> AsyncGenerator[StoredDelivery]:
     last = None
     while page := await inbox.entries(after=last, limit=100):
         for entry in page:
@@ -88,7 +88,7 @@ NAMING = {
 OTHERS = {
     "another user": b'{"userId": "u-10", "links": {"event": "/users/u-1-b/"}}',
     "an escaped backslash": rb'{"text": "\\u0075-1x \\nu-12"}',
-    "nobody": b"{}",
+    "no user": b"{}",
 }
 
 

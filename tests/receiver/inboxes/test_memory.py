@@ -80,13 +80,13 @@ def test_it_holds_as_much_as_the_docs_say_unless_it_is_told_otherwise() -> None:
     }
 
 
-async def test_a_lease_ends_at_its_last_moment_for_whoever_claims_or_records() -> None:
+async def test_a_lease_ends_at_its_last_moment_for_claims_and_records() -> None:
     clock = ManualClock()
     inbox = MemoryInbox(clock=clock)
     for token in ("a", "b"):
         assert (await inbox.claim("k", token, lease=60)).status is CLAIMED, "the lease of the former owner has ended"
         clock.advance(timedelta(seconds=60))
-    assert await inbox.complete("k", "a"), "nobody holds the event, and nobody has handled it"
+    assert await inbox.complete("k", "a"), "no token holds the event, and it was not handled"
 
 
 async def test_claims_of_dead_workers_are_dropped_from_memory() -> None:

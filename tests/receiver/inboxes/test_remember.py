@@ -1,4 +1,4 @@
-"""For how long an inbox remembers: for ever, if it is told to, and a longer time brings nothing back."""
+"""For how long an inbox remembers: for ever, if that is asked for, and a longer time brings nothing back."""
 
 from __future__ import annotations
 

@@ -77,7 +77,7 @@ def due(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("due")
-async def test_a_claim_that_nobody_ended_is_deleted_some_day(url: str) -> None:
+async def test_a_claim_that_was_never_ended_is_deleted_some_day(url: str) -> None:
     table = new_table()
     async with engine_of(url) as engine, SQLInbox(engine, table=table) as inbox:
         await inbox.claim("old", "a", lease=60)

@@ -269,7 +269,7 @@ async def test_a_handler_that_ends_the_transaction_itself_is_told_so(
 
     service.receiver.on("*")(with_session if of_session else with_connection)
     event = new_id()
-    committed = "COMMIT" in steps  # in SQL of the handler's own, which nobody can take back
+    committed = "COMMIT" in steps  # in SQL of the handler's own, which cannot be taken back
     for result in (Result.FAILED, Result.QUARANTINED)[: 1 if committed else 2]:
         outcome = await service.post(event)
         assert outcome.result is result

@@ -196,7 +196,7 @@ async def test_what_another_worker_never_finishes_is_asked_again_at_the_end_and_
 
 
 @virtual.clocked
-async def test_claims_of_a_killed_run_are_free_after_its_lease_and_stall_nobody() -> None:
+async def test_claims_of_a_killed_run_are_free_after_its_lease_and_stall_no_other() -> None:
     inbox = MemoryInbox(clock=virtual.clock)
     async with history(40) as h:
         messages = await h.messages()

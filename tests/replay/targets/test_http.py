@@ -87,7 +87,7 @@ async def test_retry_after_is_left_to_the_whole_job(status: int) -> None:
     assert (caught.value.status, caught.value.retry_after, len(wire.requests)) == (status, 17.0, 1)
 
 
-async def test_nobody_listening_is_a_transport_error_and_the_job_ends_in_front_of_the_message() -> None:
+async def test_no_listener_is_a_transport_error_and_the_job_ends_in_front_of_the_message() -> None:
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{closed.getsockname()[1]}/"
@@ -139,7 +139,7 @@ async def test_an_id_that_no_delivery_can_have_is_a_failed_message() -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "shown"),
     [
         ({"url": "/relative"}, "url"),
         ({"url": "https://user:password@example.com/"}, "user or password"),
@@ -148,8 +148,8 @@ async def test_an_id_that_no_delivery_can_have_is_a_failed_message() -> None:
         ({"connections": True}, "connections"),
     ],
 )
-def test_arguments_that_cannot_be_are_refused_without_showing_them(arguments: dict[str, Any], told: str) -> None:
-    with pytest.raises(ConfigurationError, match=told) as caught:
+def test_arguments_that_cannot_be_are_refused_without_showing_them(arguments: dict[str, Any], shown: str) -> None:
+    with pytest.raises(ConfigurationError, match=shown) as caught:
         HttpTarget(**{"url": "https://example.com/", "secret": SECRET, **arguments})
     assert "password@" not in str(caught.value)
 

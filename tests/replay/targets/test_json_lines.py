@@ -246,7 +246,7 @@ async def test_a_file_that_cannot_be_written_ends_the_job(tmp_path: Path) -> Non
             await h.replay(target).run()
 
 
-async def test_a_file_that_something_else_shortens_is_told(tmp_path: Path) -> None:
+async def test_a_file_that_something_else_shortens_is_reported(tmp_path: Path) -> None:
     path = tmp_path / "export.jsonl"
     target = JSONLinesTarget(path)
     await target.deliver(Message("a", {"id": "a"}))

@@ -1,4 +1,4 @@
-"""A target function that is cancelled and needs long to end: nobody else handles its event before that."""
+"""A target function that is cancelled and needs long to end: no other worker handles its event before that."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ async def asked(inbox: MemoryInbox) -> ClaimStatus:
 
 
 @virtual.clocked
-async def test_an_event_that_takes_longer_than_its_lease_is_nobody_elses_meanwhile() -> None:
+async def test_an_event_that_takes_longer_than_its_lease_is_no_other_workers_meanwhile() -> None:
     inbox = MemoryInbox(clock=virtual.clock)
 
     async def handler(message: Message) -> None:

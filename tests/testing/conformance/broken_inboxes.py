@@ -273,7 +273,7 @@ FAULTS: dict[str, dict[str, Change]] = {
     "hangs": {"claim": raising(TimeoutError())},
     "is never ready": {"check": raising(InboxError("away"))},
     # claim
-    "busy is never told": {"claim": after(lambda _, of, claim: Claim(CLAIMED) if claim.status is BUSY else claim)},
+    "busy is never returned": {"claim": after(lambda _, of, claim: Claim(CLAIMED) if claim.status is BUSY else claim)},
     "no retry_after": {"claim": after(lambda _, of, claim: Claim(claim.status))},
     "ignores case": {"claim": given(key=lambda _, of: of.key.lower())},
     "locks itself out": {"claim": given(token=lambda _, of: of.token + uuid.uuid4().hex)},

@@ -104,7 +104,7 @@ def test_the_suite_catches_each_way_to_break_a_promise_and_every_promise_is_brok
     found = {fault: check(fault) for fault in FAULTS}
     assert [fault for fault, broken in found.items() if not broken] == ["nothing"]
     del found["hangs"]  # which breaks all
-    broken = set(check("busy is never told", leases=False)).union(*found.values())
+    broken = set(check("busy is never returned", leases=False)).union(*found.values())
     promises = {*suite.CHECKS, str(suite.known_since_opened.__doc__)}
     promises.remove(str(InboxPromises.commit_together.__doc__))  # broken in test_inbox_transactions.py
     assert broken == promises

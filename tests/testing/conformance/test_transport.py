@@ -282,7 +282,7 @@ async def test_each_break_is_told_by_itself() -> None:
     assert str(caught.value).startswith("make breaks 1 of its promises:\n- the URL is sent byte for byte: ")
 
 
-async def test_a_transport_whose_timeout_is_another_error_is_told() -> None:
+async def test_a_transport_whose_timeout_is_another_error_is_reported() -> None:
     late = instead_of(RequestTimeoutError, lambda _: ConnectionFailedError("it took too long"))
     with pytest.raises(BrokenPromisesError) as caught:
         await check_transport(AiohttpTransport, make_impatient=lambda: Broken(late, AiohttpTransport(timeout=0.05)))
@@ -298,7 +298,7 @@ async def test_a_transport_that_hangs_is_told_in_bounded_time() -> None:
         await check_transport(lambda: Broken(hang), seconds=0.02)
 
 
-async def test_a_transport_that_sends_nothing_is_told() -> None:
+async def test_a_transport_that_sends_nothing_is_reported() -> None:
     async def make_up(*_: object) -> Response:
         return Response(200)
 

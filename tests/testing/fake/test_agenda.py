@@ -100,7 +100,7 @@ async def test_more_attempts_than_are_made_at_once_survive_the_end_of_the_server
     assert sorted(attempt.message_id for attempt in fake.deliveries) == sorted(e.message_ids[0] for e in emitted)
 
 
-async def test_whoever_waits_for_an_attempt_takes_it_over_when_its_maker_is_cancelled() -> None:
+async def test_a_task_that_waits_for_an_attempt_takes_it_over_when_its_maker_is_cancelled() -> None:
     fake, endpoint = stalled()
     emitted = fake.emit("user.created")
     advancing = asyncio.create_task(fake.advance(minutes=1))
@@ -164,7 +164,7 @@ async def test_a_handler_behind_a_socket_can_await_what_it_emits() -> None:
     ]
 
 
-async def test_overlapping_advances_leave_nobody_deaf() -> None:
+async def test_after_overlapping_advances_the_server_still_delivers() -> None:
     fake, endpoint = stalled()
     async with serve(fake), asyncio.timeout(PATIENCE):
         fake.emit("user.created")
@@ -177,7 +177,7 @@ async def test_overlapping_advances_leave_nobody_deaf() -> None:
         await asyncio.wait([first])
         endpoint.released.set()
         await second
-        fake.emit("user.created")  # nobody awaits it: the server has to hear of it
+        fake.emit("user.created")  # no caller awaits it: the server has to hear of it
         while len(fake.deliveries) < 2:
             await asyncio.sleep(0)
 

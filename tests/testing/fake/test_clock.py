@@ -23,7 +23,7 @@ def test_a_manual_clock_stands_still_and_never_goes_back() -> None:
     assert repr(clock) == "ManualClock(2026-01-02T00:00:01+00:00)"
 
 
-def test_a_system_clock_goes_as_fast_as_it_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_system_clock_goes_as_fast_as_its_argument_says(monkeypatch: pytest.MonkeyPatch) -> None:
     moments = iter([100.0, 101.0])
     monkeypatch.setattr(time, "monotonic", lambda: next(moments))
     clock = SystemClock(speed=60)

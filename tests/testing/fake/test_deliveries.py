@@ -189,7 +189,7 @@ async def test_two_runs_with_one_seed_have_the_same_ids_and_no_id_comes_twice_wi
     assert FakeBasiq(seed=fakes[0].seed).add_webhook() == webhooks[0][0]
 
 
-def test_nobody_who_knows_the_seed_knows_a_secret_or_a_token() -> None:
+def test_no_secret_and_no_token_follows_from_the_seed() -> None:
     one, other = (FakeBasiq(seed=7) for _ in range(2))
     assert one.add_webhook() == (webhook_id := other.add_webhook())
     assert one.secret(webhook_id) != other.secret(webhook_id)
@@ -296,7 +296,7 @@ async def test_advance_waits_for_the_attempts_that_the_server_is_making() -> Non
     assert [attempt.status for attempt in fake.deliveries] == [500, 200]
 
 
-def test_a_message_that_nobody_tried_to_deliver_yet_is_pending(caller: Caller) -> None:
+def test_a_message_without_an_attempt_yet_is_pending(caller: Caller) -> None:
     webhook_id = caller.fake.add_webhook(ENDPOINT)
     caller.fake.emit("user.created")
     path = f"/notifications/webhooks/{webhook_id}/messages?filter="

@@ -83,8 +83,8 @@ async def test_a_receiver_that_gives_no_status_is_a_configuration_error(result: 
         await fake.emit("user.created")
 
 
-@pytest.mark.parametrize(("seconds", "told"), [(30, []), (31, ["slow-acknowledgement"])])
-async def test_an_acknowledgement_after_30_seconds_is_a_violation(seconds: int, told: list[str]) -> None:
+@pytest.mark.parametrize(("seconds", "shown"), [(30, []), (31, ["slow-acknowledgement"])])
+async def test_an_acknowledgement_after_30_seconds_is_a_violation(seconds: int, shown: list[str]) -> None:
     fake = FakeBasiq()
     clock = fake.clock
     assert isinstance(clock, ManualClock)
@@ -95,7 +95,7 @@ async def test_an_acknowledgement_after_30_seconds_is_a_violation(seconds: int, 
     handling(fake, dawdle)
     await fake.emit("user.created")
     assert fake.deliveries[0].duration == seconds
-    assert [violation.code for violation in fake.violations] == told
+    assert [violation.code for violation in fake.violations] == shown
 
 
 @virtual.clocked

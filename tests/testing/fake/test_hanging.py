@@ -1,4 +1,4 @@
-"""Nothing that a test and its handlers do waits for ever: where nobody can go on, an error says who waits for what."""
+"""Nothing that a test and its handlers do waits for ever: where no task can go on, an error says who waits for what."""
 
 from __future__ import annotations
 

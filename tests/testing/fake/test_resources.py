@@ -84,7 +84,7 @@ async def test_a_user_of_a_seeded_history_has_data(fake_basiq: FakeBasiq, basiq_
         assert len(await basiq_client.list(event.data["links"]["transactions"]).collect()) == 6
 
 
-async def test_a_webhooks_statistics_are_not_found_because_nobody_knows_their_form(
+async def test_a_webhooks_statistics_are_not_found_because_their_form_is_unknown(
     fake_basiq: FakeBasiq, basiq_client: BasiqClient
 ) -> None:
     with pytest.raises(NotFoundError):

@@ -146,7 +146,7 @@ async def test_a_wait_of_no_time_or_less_moves_no_clock() -> None:
 
 
 @virtual.clocked
-async def test_who_is_cancelled_while_waiting_holds_nobody_up() -> None:
+async def test_a_task_that_is_cancelled_while_waiting_holds_no_other_up() -> None:
     fake = FakeBasiq()
     waits = fake._waits
     assert waits is not None

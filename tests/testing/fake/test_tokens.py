@@ -1,4 +1,4 @@
-"""The token endpoint, what a token opens, and what is noted as misuse."""
+"""The token endpoint, what a token opens, and what counts as misuse."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ def test_a_token_for_a_users_own_client_opens_nothing_here(fake: FakeBasiq) -> N
     assert caller.error("GET", WEBHOOKS, status=403)["code"] == "forbidden-access"
 
 
-def test_a_key_that_was_encoded_twice_is_told(fake: FakeBasiq) -> None:
+def test_a_key_that_was_encoded_twice_is_reported(fake: FakeBasiq) -> None:
     for text in (KEY, KEY + ":"):
         assert fake.handle(token_request(base64.b64encode(text.encode()).decode())).status == 400
     assert codes(fake) == ["key-encoded-twice"] * 2
@@ -135,19 +135,19 @@ def test_a_key_that_was_encoded_twice_is_told(fake: FakeBasiq) -> None:
     assert codes(fake) == ["key-encoded-twice"] * 2
 
 
-def test_a_key_that_is_sent_to_an_operation_is_told(fake: FakeBasiq) -> None:
+def test_a_key_that_is_sent_to_an_operation_is_reported(fake: FakeBasiq) -> None:
     fake.handle(Request("GET", BASE + WEBHOOKS, {"authorization": f"Basic {KEY}"}))
     assert codes(fake) == ["key-on-operation"]
 
 
-def test_a_token_for_each_request_is_told(caller: Caller) -> None:
+def test_a_token_for_each_request_is_reported(caller: Caller) -> None:
     for _ in range(3):
         caller.authorize()
         caller.get(WEBHOOKS)
     assert codes(caller.fake) == ["token-per-request"]
 
 
-async def test_a_token_for_each_hour_is_not_told(caller: Caller) -> None:
+async def test_a_token_for_each_hour_is_not_reported(caller: Caller) -> None:
     for _ in range(5):
         caller.authorize()
         caller.get(WEBHOOKS)
@@ -174,7 +174,7 @@ def test_more_than_1500_token_calls_in_5_minutes_are_too_many(fake: FakeBasiq) -
     assert "token-rate" in codes(fake)
 
 
-def test_a_missing_version_and_a_limit_above_500_are_told(caller: Caller) -> None:
+def test_a_missing_version_and_a_limit_above_500_are_reported(caller: Caller) -> None:
     caller.fake.handle(token_request(KEY, version=None))
     caller.get(f"{WEBHOOKS}?limit=500")
     for limit in ("501", "9" * 5_000, "nonsense"):

@@ -144,7 +144,7 @@ async def test_who_may_call_what(
 
 
 async def test_a_proof_of_the_key_is_good_for_one_request_and_no_other(fake: FakeBasiq) -> None:
-    """Whoever held the mock's port before has seen a proof, and sends it again, or with another body."""
+    """The program that held the mock's port before has seen a proof, and sends it again, or with another body."""
     url, body = "/_fake/webhooks", json.dumps({"url": "http://127.0.0.1:9/basiq"}).encode()
     async with serve(fake) as base_url, aiohttp.ClientSession() as session:
 

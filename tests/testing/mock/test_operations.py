@@ -89,11 +89,11 @@ async def test_an_operation_does_what_a_method_of_the_fake_does(
     right = getattr(FakeBasiq, method)
     signature = inspect.signature(right)
 
-    def note(self: FakeBasiq, *args: Any, **kwargs: Any) -> Any:
+    def keep(self: FakeBasiq, *args: Any, **kwargs: Any) -> Any:
         calls.append(dict(signature.bind(self, *args, **kwargs).arguments))
         return right(self, *args, **kwargs)
 
-    monkeypatch.setattr(FakeBasiq, method, note)
+    monkeypatch.setattr(FakeBasiq, method, keep)
     await control.post(path, **body)
     (made,) = calls
     assert {name: made[name] for name in ("self", *arguments)} == {"self": control.fake, **arguments}

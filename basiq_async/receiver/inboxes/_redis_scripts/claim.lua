@@ -1,11 +1,11 @@
--- ARGV: token, lease in ms, how long to remember an expired holder of a letter in ms. Returns the status, the holder and
+-- ARGV: token, lease in ms, how long to remember an expired holder of a delivery in ms. Returns the status, the holder and
 -- what remains of its lease in ms.
 local held = redis.call('GET', entry)
 if held == 'done' then
   return {'done', '', 0}
 end
-if redis.call('EXISTS', letter) == 1 then
-  return is_acknowledged(letter) and {'done', '', 0} or claim_letter(retry, ARGV[1], ARGV[2], ARGV[3])
+if redis.call('EXISTS', delivery) == 1 then
+  return is_acknowledged(delivery) and {'done', '', 0} or claim_delivery(retry, ARGV[1], ARGV[2], ARGV[3])
 end
 local token = 'held:' .. ARGV[1]
 if held and held ~= token then

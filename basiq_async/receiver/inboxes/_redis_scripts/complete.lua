@@ -1,11 +1,11 @@
 -- ARGV: token, how long to remember in ms. Returns 1 if it recorded the key, else 0.
-local entry, letter, retry, failures = KEYS[3], KEYS[4], KEYS[5], KEYS[6]
-if redis.call('EXISTS', letter) == 1 then
+local entry, delivery, retry, failures = KEYS[3], KEYS[4], KEYS[5], KEYS[6]
+if redis.call('EXISTS', delivery) == 1 then
   local holder, remaining = holder_of(retry)
   if holder and holder ~= ARGV[1] and remaining > 0 then
     return 0
   end
-  take_out(letter)
+  take_out(delivery)
   redis.call('DEL', retry)
 else
   local held = redis.call('GET', entry)

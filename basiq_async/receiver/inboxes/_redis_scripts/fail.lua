@@ -1,12 +1,12 @@
 -- ARGV: token, how long to remember in ms. Returns the failures so far.
 local before = tonumber(redis.call('GET', failures) or '0')
-if redis.call('EXISTS', letter) == 1 then
+if redis.call('EXISTS', delivery) == 1 then
   local mine = holder_of(retry) == ARGV[1]
-  if is_acknowledged(letter) then
+  if is_acknowledged(delivery) then
     if not mine then
       return 0
     end
-    before = math.max(before, tonumber(redis.call('HGET', letter, 'failures') or '0') or 0)
+    before = math.max(before, tonumber(redis.call('HGET', delivery, 'failures') or '0') or 0)
   end
   if mine then
     redis.call('DEL', retry)

@@ -12,8 +12,8 @@ from importlib.resources import files
 import pytest
 
 from basiq_async.distributed import _connection  # private: its scripts are broken here on purpose
-from tests.distributed import test_record, test_record_model
-from tests.support.records import Pair
+from tests.distributed import test_job_store, test_job_store_model
+from tests.support.job_stores import Pair
 
 BROKEN = {
     "in_any_order": [  # part of the name of the test that notices it
@@ -50,7 +50,7 @@ BROKEN = {
 }
 TESTS = {
     name: test
-    for module in (test_record, test_record_model)
+    for module in (test_job_store, test_job_store_model)
     for name, test in vars(module).items()
     if name.startswith("test_")
 }

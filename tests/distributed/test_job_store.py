@@ -12,12 +12,12 @@ import pytest
 from redis.asyncio import Redis
 
 from basiq_async import ConfigurationError
-from basiq_async.distributed._record import Record  # private: a fleet's own is as patient as all are
+from basiq_async.distributed._job_store import JobStore  # private: a fleet's own is as patient as all are
 from basiq_async.distributed._record_types import ListSpec, StateChange, new_token  # private: a record's callers
 from basiq_async.errors import ReplayError
 from tests.support.cancelling import HOWS, cancel_after
 from tests.support.environment import free_port
-from tests.support.records import ODD, Pair, make_entry, make_spec, outcomes, set_aside
+from tests.support.job_stores import ODD, Pair, make_entry, make_spec, outcomes, set_aside
 from tests.support.servers import RedisServer
 
 
@@ -106,8 +106,8 @@ async def test_a_free_segment_is_returned_to_one_caller_at_a_time_until_it_is_cl
     key = await pair.job(lease=10.0)
     assert not await pair.one.reclaim_expired(key, "w", grace=5.0)
     await pair.pass_seconds(11)
-    told = await asyncio.gather(*(record.reclaim_expired(key, "w", grace=5.0) for record in pair.all))
-    assert sorted(map(list, told)) == [[], [], [], ["0.0"]]
+    returned = await asyncio.gather(*(record.reclaim_expired(key, "w", grace=5.0) for record in pair.all))
+    assert sorted(map(list, returned)) == [[], [], [], ["0.0"]]
     await pair.pass_seconds(6)
     assert list(await pair.two.reclaim_expired(key, "w", grace=5.0)) == ["0.0"]
     await pair.claim(key, lease=10.0)
@@ -121,12 +121,12 @@ async def test_an_unclaimed_segment_is_returned_more_rarely_then_so_that_notific
     pair: Pair,
 ) -> None:
     key = await pair.job(lease=1.0)
-    told = []
+    returned = []
     for number in range(1, 31):
         await pair.pass_seconds(2)
         if await pair.one.reclaim_expired(key, "w", grace=1.0):
-            told.append(number)
-    assert told == [1, 2, 4, 8, 16, 24]
+            returned.append(number)
+    assert returned == [1, 2, 4, 8, 16, 24]
     token = await pair.claim(key)
     await pair.one.release(key, "0.0", token)
     await pair.pass_seconds(2)
@@ -242,7 +242,7 @@ async def test_ids_errors_reasons_cursors_and_keys_may_hold_any_text(pair: Pair)
 async def test_a_server_that_may_drop_keys_is_refused_and_one_that_may_lose_them_is_warned_of(
     redis_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    record = Record(redis_url)
+    record = JobStore(redis_url)
     async with Redis.from_url(redis_url) as redis:
         try:
             await redis.config_set("maxmemory-policy", "allkeys-lru")
@@ -262,8 +262,8 @@ async def test_a_server_that_may_drop_keys_is_refused_and_one_that_may_lose_them
 
 async def test_a_cancellation_is_never_lost_though_redis_is_silent_or_away(shared_server: RedisServer) -> None:
     for record, silent in (
-        (Record(shared_server.url), True),
-        (Record(f"redis://127.0.0.1:{free_port()}/0"), False),
+        (JobStore(shared_server.url), True),
+        (JobStore(f"redis://127.0.0.1:{free_port()}/0"), False),
     ):
         if silent:
             await record.keys()
@@ -336,7 +336,7 @@ async def test_the_edge_of_a_segment_is_kept_and_the_next_segment_created_once(p
     assert (await pair.status(key)).read == 3, "what the last owner read of the page counts"
 
 
-async def test_what_was_read_and_is_not_recorded_was_not_selected_whoever_came_to_it(pair: Pair) -> None:
+async def test_what_was_read_and_is_not_recorded_was_not_selected_by_any_worker(pair: Pair) -> None:
     key, token = await pair.owned()
     await pair.page(key, token, ["a", "b", "c", "d"], None)
     await pair.save(key, token, *outcomes("a"), *set_aside("c"))
@@ -355,7 +355,7 @@ async def test_entries_of_the_quarantine_come_back_unchanged_and_a_new_one_of_th
     assert found == [make_entry("b", "again"), make_entry("a"), make_entry("c")]
     rest = await pair.two.quarantined(key, after=found[0].number, limit=1)
     assert [each.delivery_id for each in rest] == ["a"]
-    assert await pair.one.drop_quarantined(key, ["a", "nobody"]) == 1
+    assert await pair.one.drop_quarantined(key, ["a", "no-such-id"]) == 1
     assert [each.delivery_id for each in await pair.two.quarantined(key)] == ["b", "c"]
     assert (await pair.status(key)).quarantined == 2
 

@@ -10,7 +10,7 @@ from typing import Any
 import attrs
 
 from basiq_async.distributed import _connection  # private: its scripts ask Redis for the time
-from basiq_async.distributed._record import Record  # private: a fleet's own is as patient as all are
+from basiq_async.distributed._job_store import JobStore  # private: a fleet's own is as patient as all are
 from basiq_async.distributed._record_types import (  # private: what a record exchanges with its callers
     JobEntry,
     JobProgress,
@@ -35,7 +35,7 @@ class Pair:
     """Two callers of one Redis, each with its own connection. For both, the server's time stands until it is set."""
 
     def __init__(self, url: str) -> None:
-        self.one, self.two = Record(url), Record(url)
+        self.one, self.two = JobStore(url), JobStore(url)
         self.all = (self.one, self.two, self.one, self.two)
         for record in (self.one, self.two):
             connection = record.connection

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import attrs
 import pytest
 
-from basiq_async.distributed._record import Record  # private: the record that the walks look at
+from basiq_async.distributed._job_store import JobStore  # private: the record that the walks look at
 from basiq_async.distributed._record_types import (  # private: what a record exchanges with its callers
     Heartbeat,
     LeaseLostError,
@@ -23,7 +23,7 @@ from basiq_async.distributed._record_types import (  # private: what a record ex
     StateChange,
     new_token,
 )
-from tests.support.records import Pair, make_spec, outcomes, set_aside
+from tests.support.job_stores import Pair, make_spec, outcomes, set_aside
 
 T = TypeVar("T")
 
@@ -71,17 +71,17 @@ class _Walk:
         self._counts = {"handled": 0, "failed": 0}
         self._read = self._takeovers = self._left = 0
         self._may_count = False
-        """Whether no segment was added since the last one was told to count."""
+        """Whether no segment was added since the last one was counted."""
         self._quarantine: dict[str, int] = {}
         self._numbers = 0
 
     @property
-    def _record(self) -> Record:
+    def _store(self) -> JobStore:
         return self._rng.choice(self._pair.all)
 
     async def run(self) -> None:
-        await self._record.create(self._spec)
-        await self._record.reclaim_expired(self._key, "w", grace=30.0)  # a worker is there, so the job is not waiting
+        await self._store.create(self._spec)
+        await self._store.reclaim_expired(self._key, "w", grace=30.0)  # a worker is there, so the job is not waiting
         steps: list[Any] = [*[self._claim, self._record_page, self._retry] * 2, *[self._save] * 4, self._finish]
         steps += [self._release, self._die, self._write_late, self._set_state, self._drop, self._wake]
         for _ in range(_STEPS):
@@ -105,7 +105,7 @@ class _Walk:
                 await self._step(step)
         await self._compare()
         assert self._state == "finished"
-        assert self._key not in await self._record.keys(active=True)
+        assert self._key not in await self._store.keys(active=True)
 
     async def _step(self, step: Callable[..., Coroutine[Any, Any, None]]) -> None:
         """Take a step. An owner's steps get a segment, with its name and the token, if one has an owner."""
@@ -116,7 +116,7 @@ class _Walk:
             await step(*owned)
 
     async def _compare(self) -> None:
-        status = await self._record.progress(self._key)
+        status = await self._store.progress(self._key)
         if status is None:
             raise AssertionError("the job is gone")
         found = (status.state, status.segments, status.handled, status.failed, status.read, status.quarantined)
@@ -150,7 +150,7 @@ class _Walk:
 
     async def _claim_one(self, name: str) -> None:
         token, segment = new_token(), self._open.get(name)
-        found = await self._perhaps_twice(lambda: self._record.claim(self._key, name, token, lease=30.0, worker="w"))
+        found = await self._perhaps_twice(lambda: self._store.claim(self._key, name, token, lease=30.0, worker="w"))
         if segment is None or self._state != "running" or segment.alive:
             reason = "gone" if segment is None else "held" if self._state == "running" else "stopped"
             assert found == reason, f"the claim of {name} was {found}"
@@ -173,7 +173,7 @@ class _Walk:
             more = int(index) + 1 < _PAGES
             cursor = "next" if more else None
         else:
-            page = await self._record.quarantined(self._key, after=segment.after, limit=_ENTRIES)
+            page = await self._store.quarantined(self._key, after=segment.after, limit=_ENTRIES)
             entries = [each for each in page if each.number <= segment.upto]
             numbers = [number for number in self._quarantine.values() if segment.after < number <= segment.upto]
             assert [each.number for each in entries] == sorted(numbers)[:_ENTRIES], f"quarantined() returned {entries}"
@@ -185,7 +185,7 @@ class _Walk:
             ids = segment.ids
         mark = SegmentPage(next_cursor=cursor, edge=ids)
         found = await self._perhaps_twice(
-            lambda: self._record.record_page(self._key, name, token, mark, read=len(ids), lease=30.0)
+            lambda: self._store.record_page(self._key, name, token, mark, read=len(ids), lease=30.0)
         )
         if segment.ids is not None:
             assert found is None, f"the page of {name} was recorded twice, and created {found}"
@@ -206,7 +206,7 @@ class _Walk:
         ended: list[Outcome] = [*outcomes(*handled), *set_aside(*failed)]
         before = len(segment.done)
         if left:
-            save = self._record.save
+            save = self._store.save
             heartbeat = await save(self._key, name, token, ended, before=before, lease=30.0)
             assert isinstance(heartbeat, Heartbeat), f"save() said that {heartbeat} are recorded"
             assert heartbeat.state == self._state
@@ -231,7 +231,7 @@ class _Walk:
         is_last = segment.ids is not None and len(self._open) == 1
         uncounted = counts and is_last and (left is None or not self._may_count)
         expected = "unread" if segment.ids is None else "uncounted" if uncounted else "finished"
-        found = await self._record.finish(self._key, name, token, counts=counts, left=left)
+        found = await self._store.finish(self._key, name, token, counts=counts, left=left)
         assert found == expected, f"finish() of {name} returned {found}, not {expected}"
         self._may_count = self._may_count or uncounted
         if found == "finished":
@@ -243,12 +243,12 @@ class _Walk:
                 self._state = "finished"
 
     async def _release(self, name: str, segment: _Segment, token: str) -> None:
-        await self._record.release(self._key, name, token)
+        await self._store.release(self._key, name, token)
         self._former.append((name, token))
         segment.token, segment.alive = None, False
 
     async def _die(self, name: str, segment: _Segment, token: str) -> None:
-        await self._record.heartbeat(self._key, "w", {name: token}, lease=0.001)
+        await self._store.heartbeat(self._key, "w", {name: token}, lease=0.001)
         await self._pair.pass_seconds(0.004)
         segment.alive = False
 
@@ -256,7 +256,7 @@ class _Walk:
         if not self._former:
             return
         name, token = self._rng.choice(self._former)
-        record, key = self._record, self._key
+        record, key = self._store, self._key
         mark = SegmentPage(next_cursor="x", edge=["x"])
         ended = [*set_aside("x"), *outcomes(*self._quarantine)]
         calls: list[partial[Any]] = [
@@ -272,13 +272,13 @@ class _Walk:
         if self._state not in ("running", "paused"):
             return
         action: StateChange = "pause" if self._state == "running" else "resume"
-        state, _ = await self._perhaps_twice(lambda: self._record.set_state(self._key, action))
+        state, _ = await self._perhaps_twice(lambda: self._store.set_state(self._key, action))
         self._state = "paused" if action == "pause" else "running"
         assert state == self._state, f"after {action}, the state was {state}"
 
     async def _retry(self) -> None:
         token = new_token()
-        found = [await self._record.retry_quarantined(self._key, token) for _ in range(self._rng.choice((1, 2)))]
+        found = [await self._store.retry_quarantined(self._key, token) for _ in range(self._rng.choice((1, 2)))]
         assert len(set(found)) == 1, f"retry_quarantined() with the same token returned {found}"
         retry = found[0]
         covered = max((segment.upto for name, segment in self._open.items() if name[0] == "q"), default=0)
@@ -298,16 +298,16 @@ class _Walk:
     async def _drop(self) -> None:
         if self._quarantine:
             each = self._rng.choice(list(self._quarantine))
-            assert await self._record.drop_quarantined(self._key, [each, "nobody"]) == 1, (
+            assert await self._store.drop_quarantined(self._key, [each, "no-such-id"]) == 1, (
                 f"drop_quarantined() of {each} and an unknown id did not return 1"
             )
             del self._quarantine[each]
 
     async def _wake(self) -> None:
-        for name in await self._record.reclaim_expired(self._key, "w", grace=0.001):
+        for name in await self._store.reclaim_expired(self._key, "w", grace=0.001):
             assert self._state == "running", "reclaim_expired() returned segments of a job that is not running"
             assert name in self._open, f"reclaim_expired() returned {name}, which is finished"
             assert not self._open[name].alive, f"reclaim_expired() returned {name}, which has an owner"
-        assert (self._key in await self._record.keys(active=True)) is (self._state in ("running", "paused")), (
+        assert (self._key in await self._store.keys(active=True)) is (self._state in ("running", "paused")), (
             f"the job is {self._state}, and keys(active=True) does not agree"
         )

@@ -45,7 +45,7 @@ _SPECS.register_unstructure_hook(datetime, datetime.isoformat)
 _SPECS.register_structure_hook(datetime, lambda text, _: datetime.fromisoformat(text))
 
 
-class Record:
+class JobStore:
     """The jobs of a fleet and their segments, in Redis: it decides which worker owns a segment.
 
     Every method is atomic and durable. A call whose result is unknown can be repeated with the same arguments. A call
