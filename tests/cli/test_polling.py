@@ -12,14 +12,37 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp import web
 
 from basiq_async.receiver import SQLiteInbox, WebhookReceiver, verify
 from basiq_async.testing import FakeBasiq, Quirks, SystemClock, serve
 
+from ..support import served as servers
 from ..support.command_line import run_command
 from ..support.real_time import until
 from .conftest import SECRET, Program, hanging, started
-from .test_listen import serving
+
+
+class Service:
+    """A service that a message is forwarded to."""
+
+    def __init__(self) -> None:
+        self.status = 200
+        self.requests: list[tuple[dict[str, str], bytes]] = []
+        self.url = ""
+
+
+@asynccontextmanager
+async def serving() -> AsyncIterator[Service]:
+    service = Service()
+
+    async def handle(request: web.Request) -> web.Response:
+        headers = {name.lower(): value for name, value in request.headers.items()}
+        service.requests.append((headers, await request.read()))
+        return web.Response(status=service.status, text="from the service", headers={"Retry-After": "7"})
+
+    async with servers.serving(handle) as service.url:
+        yield service
 
 
 @asynccontextmanager
