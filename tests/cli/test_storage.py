@@ -98,7 +98,9 @@ def test_a_disk_that_fills_up_under_a_recovery_is_what_it_waits_for(world: World
     w, webhook_id = world, world.webhook()
     make_inbox(webhook_id)
     w.outage(40)
-    done = w.run("recover", webhook_id, "--receiver", write_service(webhook_id, handle=_FILL), "--max-pause", "0.1")
+    # What was under way cannot be given back, and the next recovery waits until its claims end.
+    service = write_service(webhook_id, handle=_FILL, more=", handler_timeout=1, lease=2")
+    done = w.run("recover", webhook_id, "--receiver", service, "--max-pause", "0.1")
     assert (done.exit_code, done.row["finished"]) == (1, False), done.output
     assert FULL in done.stderr, done.stderr
     disk.make_room()
