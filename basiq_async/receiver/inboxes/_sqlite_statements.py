@@ -44,6 +44,8 @@ def _sql(statement: str) -> str:
         "live": "(token IS NOT NULL AND ends > :now)",
         "open": "(NOT handled OR expires <= :horizon)",
         "counted": "CASE WHEN expires <= :horizon THEN 0 ELSE failures END",
+        # A lease that begins later than now is one of before a restart, which sets the clock of leases back.
+        "due": "webhook = :webhook AND due <= :wall AND (token IS NULL OR ends <= :now OR ends - lease > :now + 1)",
         "no_claim": "token = NULL, lease = NULL, ends = NULL",
         "no_entry": "at = NULL, tried = 0, entry_json = NULL, {no_wait}",
         "no_wait": "due = NULL, webhook = NULL, stored = NULL, failing = NULL, failing_since = NULL, "
@@ -91,17 +93,12 @@ due = excluded.due, webhook = excluded.webhook, stored = excluded.stored, failin
 failing_since = excluded.failing_since, attempts = excluded.attempts, size = excluded.size,
 entry_json = excluded.entry_json WHERE {open} AND due IS NULL
 """)
-# A lease that begins later than now is one of before a restart, which sets the clock of leases back.
-_DUE_OF = """
-SELECT key FROM inbox
-WHERE webhook = :webhook AND failing = 0 AND due <= :wall
-AND (token IS NULL OR ends <= :now OR ends - lease > :now + 1) ORDER BY due LIMIT :limit
-"""
-_DUE_AGAIN = _DUE_OF.replace("failing = 0", "failing = 1").replace(":limit", ":retries")
-DUE = """
-SELECT due, key, stored, entry_json, attempts + 1 FROM inbox
-WHERE key IN (SELECT * FROM ({first}) UNION ALL SELECT * FROM ({again})) ORDER BY due, key LIMIT :limit
-""".replace("{first}", _DUE_OF).replace("{again}", _DUE_AGAIN)
+DUE = _sql("""
+SELECT due, key, stored, entry_json, attempts + 1 FROM inbox WHERE key IN (
+SELECT * FROM (SELECT key FROM inbox WHERE {due} AND failing = 0 ORDER BY due LIMIT :limit)
+UNION ALL SELECT * FROM (SELECT key FROM inbox WHERE {due} AND failing = 1 ORDER BY due LIMIT :retries)
+) ORDER BY due, key LIMIT :limit
+""")
 CLAIM_DUE = """
 UPDATE inbox SET token = :token, lease = :lease, ends = :now + :lease, attempts = attempts + 1
 WHERE key IN (SELECT value FROM json_each(:keys))
