@@ -336,6 +336,7 @@ class BusyError(Exception):
 
 
 async def _connect_to_file(connection: AsyncConnection) -> None:
+    """Connect to SQLite. A connection that is being set up has a second to end, whatever cancels this call."""
     # If SQLAlchemy is cancelled while it sets up a new connection, it drops that without closing it.
     connecting = asyncio.get_running_loop().create_task(connection.start())
     try:
@@ -343,6 +344,7 @@ async def _connect_to_file(connection: AsyncConnection) -> None:
     except asyncio.CancelledError:
         await wait_uncancelled(connecting, _CLOSE)  # the pool may have no free one
         connecting.cancel()
+        await wait_uncancelled(connecting, _CLOSE)
         raise
 
 
