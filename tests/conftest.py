@@ -64,6 +64,9 @@ def pytest_configure(config: pytest.Config) -> None:
     # A shell starts a job in the background with SIGINT ignored, and a program would not react to Ctrl-C.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    # So does nohup with SIGHUP, and a program would keep it ignored.
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
     if config.getoption("--loop") == "eager":
         begin_tasks_at_once()
     # Only processes that run tests are measured: a program that a test starts takes half the time without.

@@ -33,7 +33,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from basiq_async import BasiqClient, InMemoryTransport, Message
 from basiq_async._work.keys import owner_of_job, posting_job
 from basiq_async.receiver import Delivery, SQLInbox, SQLiteInbox, WebhookReceiver
-from basiq_async.receiver.protocol import inbox_key
+from basiq_async.receiver.protocol import Claim, inbox_key
 from basiq_async.replay import HttpTarget, JSONLinesTarget, Replay
 from basiq_async.testing import FakeBasiq, Quirks
 from tests.support.databases import engine_of
@@ -91,12 +91,24 @@ class Slowly(JSONLinesTarget):
         return await super().known(keys)
 
 
+class Hasty(SQLiteInbox):
+    """The claims of a killed run end sooner than after the 30 s of a replay's: the last run waits for them."""
+
+    def __init__(self, path: Path, longest: float) -> None:
+        super().__init__(path)
+        self._longest = longest
+
+    async def claim(self, key: str, token: str, *, lease: float, **how: bool) -> Claim:
+        return await super().claim(key, token, lease=min(lease, self._longest), **how)
+
+
 class Crash:
     """One job, its folder, and what has become of it so far."""
 
     def __init__(self, folder: Path, options: argparse.Namespace, rng: random.Random) -> None:
         self.mode, self.messages, self.concurrency, self.rng = options.mode, options.messages, options.concurrency, rng
         self.inbox, self.effects, self.export = folder / "inbox.db", folder / "effects", folder / "export.jsonl"
+        self.lease: float = options.lease
         self.database: PostgresServer | None = None
         self.fake, self.webhook_id = make_fake(options)
         self.port = free_port()
@@ -140,7 +152,7 @@ class Crash:
         elif self.mode == "export":
             await self._run(Slowly(self.export, rng, most))
         else:
-            async with SQLiteInbox(self.inbox) as inbox:
+            async with Hasty(self.inbox, self.lease) as inbox:
                 if self.mode == "http":
                     async with HttpTarget(f"http://127.0.0.1:{self.port}/basiq", SECRET) as endpoint:
                         endpoint.deliver = at_most(most, endpoint.deliver)  # type: ignore[method-assign]
@@ -280,6 +292,7 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--order", choices=get_args(Order), help="of the list; by default either, by chance")
     parser.add_argument("--longest", type=float, default=0.02, help="seconds from its first effect to a kill, at most")
+    parser.add_argument("--lease", type=float, default=30.0, help="seconds of a claim in a file, at most")
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(2**32))
     add_fleet(parser.add_argument_group("--mode fleet"))
     add_receiver(parser.add_argument_group("--mode receiver"))

@@ -152,11 +152,14 @@ def test_each_resource_is_listed_and_shown(resource: Resource[Any], run: Run, se
         assert run(resource.name, "get", *ids, first["id"]).rows == [first]
 
 
+PARTS = {f"basiq_async.{each}" for each in ("client", "services", "receiver", "replay", "distributed", "testing")}
+
+
 @pytest.mark.parametrize(
     ("words", "unneeded", "printed"),
     [
         ("--version", {"typer", "rich", "aiohttp"}, f"basiq-async {__version__}\n"),
-        ("--help", {"asyncio", "aiohttp", "cattrs", "sqlite3", "orjson"}, "webhooks"),
+        ("--help", {"asyncio", "aiohttp", "cattrs", "sqlite3", "orjson", *PARTS}, "webhooks"),
         ("whoami", {f"basiq_async.cli._{each}" for each in ("jobs", "listen", "mock", "webhooks")}, "no API"),
     ],
 )

@@ -4,18 +4,13 @@ from __future__ import annotations
 
 import inspect
 import re
-import resource
-import subprocess
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 import typer
 
-from ..support.command_line import COLD, program, run_command
-from ..support.environment import unmeasured
+from ..support.command_line import program, run_command
 
 
 def commands(command: Any, *path: str) -> Iterator[tuple[tuple[str, ...], Any]]:
@@ -100,18 +95,3 @@ def test_h_is_help() -> None:
             context = typer.Context(command, parent=context, **command.context_settings)
         without += [path] if "-h" not in command.get_help_option_names(context) else []
     assert without == []
-
-
-def test_the_help_costs_little_more_than_that_of_a_program_with_one_command(tmp_path: Path) -> None:
-    """The median ratio of processor times is about 1.7; a program that imports what its commands need has 3."""
-    one = tmp_path / "one.py"
-    one.write_text("import typer\napp = typer.Typer()\n@app.command()\ndef hello(name: str = 'x'): ...\napp()\n")
-
-    def seconds(*words: str) -> float:
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        subprocess.run([*words, "--help"], capture_output=True, check=True, env=unmeasured())
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-
-    ratios = [seconds(*COLD) / seconds(sys.executable, str(one)) for _ in range(3)]
-    assert sorted(ratios)[1] < 2.2

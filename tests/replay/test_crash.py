@@ -30,7 +30,7 @@ without_postgres = pytest.mark.skipif(POSTGRES_PROGRAMS is None, reason="no Post
     ],
 )
 def test_none_is_lost_however_often_a_run_is_killed(mode: str, order: str) -> None:
-    command = [*CLIENT, "tests.crash:main", "--mode", mode, "--kills", "6"]
+    command = [*CLIENT, "tests.crash:main", "--mode", mode, "--kills", "6", "--lease", "3"]
     command += ["--order", order, "--messages", "400" if mode == "sql" else "1500"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600, check=False, env=unmeasured())
     assert done.returncode == 0, done.stderr
