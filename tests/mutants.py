@@ -238,8 +238,13 @@ class Folder:
     def sample(self, size: int, seed: int) -> list[Mutant]:
         """Return a sample of the mutants of the folder, without those that are listed as equivalent."""
         listed = equivalent()
-        every = [each for path in self._files for each in mutants_of(path) if each.change not in listed]
-        return random.Random(seed).sample(every, min(size, len(every)))
+        every = [each for path in self._files for each in mutants_of(path)]
+        paths = {str(path.relative_to(ROOT)) for path in self._files}
+        for change in sorted(set(listed) - {each.change for each in every}):
+            if change.partition(":")[0] in paths:
+                print(f"listed, and no mutant any more: {change}")
+        left = [each for each in every if each.change not in listed]
+        return random.Random(seed).sample(left, min(size, len(left)))
 
 
 @dataclass(frozen=True)
