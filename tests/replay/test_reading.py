@@ -313,3 +313,11 @@ def change(lists: Lists, what: tuple[str, int], *, running: bool) -> None:
             lists.vanish(number)
     else:
         lists.generation += 1
+
+
+def test_a_batch_that_is_done_keeps_none_of_its_items() -> None:
+    batch = Batch(["one", "two"], ["1", "2"])
+    batch.mark_done()
+    assert (batch.is_done, batch.items) == (False, ["one", "two"])
+    batch.mark_done()
+    assert (batch.is_done, batch.items) == (True, ())

@@ -8,7 +8,7 @@ import itertools
 import json
 import statistics
 import weakref
-from collections.abc import AsyncGenerator, Collection, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, ClassVar
@@ -588,6 +588,14 @@ def test_what_no_run_has_told_yet_is_nothing() -> None:
 async def with_session(message: Message, session: Any) -> None: ...
 
 
+def yields(message: Message) -> Iterator[Message]:
+    yield message
+
+
+async def yields_messages(message: Message) -> AsyncIterator[Message]:
+    yield message
+
+
 @pytest.mark.parametrize(
     ("wrong", "named"),
     [
@@ -603,7 +611,9 @@ async def with_session(message: Message, session: Any) -> None: ...
         ({"inbox": None}, "needs an inbox"),
         ({"where": "all"}, "where"),
         ({"filter": 7}, "filter"),
-        ({"target": 7}, "target"),
+        ({"target": 7}, "target must be an async function"),
+        ({"target": yields}, "target must be an async function"),
+        ({"target": yields_messages}, "target must be an async function"),
         ({"target": print}, "not async"),
         ({"target": WebhookReceiver(SECRET)}, "has its own inbox"),
         ({"target": Table()}, "a Table is its own record: pass no inbox"),

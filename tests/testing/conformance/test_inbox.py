@@ -13,6 +13,7 @@ from basiq_async import InboxError
 from basiq_async.receiver import Inbox, MemoryInbox, SQLiteInbox
 from basiq_async.testing import BrokenPromisesError, ManualClock, check_inbox
 from basiq_async.testing.conformance import _inbox as suite  # private: to see that no promise is left out
+from basiq_async.testing.conformance._inbox_model import WALKED, random_walks  # private: what a walk leaves out
 from basiq_async.testing.conformance._inbox_promises import InboxPromises  # private: as above
 from basiq_async.testing.conformance._inbox_workers import cancel_after  # private: a call that is slow to end
 from tests.support import inbox_drills
@@ -108,6 +109,12 @@ def test_the_suite_catches_each_way_to_break_a_promise_and_every_promise_is_brok
     promises = {*suite.CHECKS, str(suite.known_since_opened.__doc__)}
     promises.remove(str(InboxPromises.commit_together.__doc__))  # broken in test_inbox_transactions.py
     assert broken == promises
+
+
+def test_a_random_walk_makes_calls_of_all_kinds_but_those_that_end_by_themselves() -> None:
+    made = {step.split()[0] for script in random_walks(WALKED) for step in script.split("; ")}
+    assert made > {"claim", "complete", "quarantine", "known", "store", "claim_due"}
+    assert not made & {"claim_shortly", "put_off_shortly"}
 
 
 async def test_a_call_that_the_suite_cancels_has_ended_before_the_next_step() -> None:

@@ -164,3 +164,26 @@ async def test_endpoints_elsewhere_are_called_only_where_that_is_asked_for() -> 
     assert refused.response.startswith("no route")
     assert again.response.startswith("no route")
     assert nonsense.response.startswith("the connection failed")
+
+
+async def test_an_endpoint_that_redirects_has_failed_and_is_not_followed() -> None:
+    asked: list[str] = []
+
+    async def hook(request: web.Request) -> web.Response:
+        asked.append(request.path_qs)
+        return web.Response(status=307, headers={"Location": "/elsewhere"})
+
+    fake = FakeBasiq()
+    async with serving(hook) as url:
+        fake.add_webhook(url)
+        await fake.emit("user.created")
+    assert ([attempt.status for attempt in fake.deliveries], len(asked)) == ([307], 1)
+
+
+async def test_a_receiver_may_have_parameters_that_are_not_required() -> None:
+    async def receive(headers: dict[str, str], body: bytes, retries: int = 3, **more: object) -> int:
+        return 200 + retries + len(more)
+
+    fake, _ = arranged(receive)
+    await fake.emit("user.created")
+    assert fake.deliveries[0].status == 203

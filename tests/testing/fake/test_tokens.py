@@ -193,3 +193,10 @@ def test_violations_fail_with_all_that_is_known_and_can_be_forgotten(caller: Cal
     caller.fake.assert_no_violations()
     assert not caller.fake.requests
     caller.get(WEBHOOKS)
+
+
+def test_the_names_of_headers_are_read_in_any_case() -> None:
+    caller = Caller(FakeBasiq())
+    token = caller.authorize()
+    for headers in ({"Authorization": f"Bearer {token}"}, {"AUTHORIZATION": f"Bearer {token}", "accept": "*/*"}):
+        assert caller.fake.handle(Request("GET", BASE + WEBHOOKS, headers)).status == 200
