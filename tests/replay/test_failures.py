@@ -155,6 +155,20 @@ async def test_failures_in_a_row_that_do_not_end_the_job_are_set_aside_at_its_en
         assert set(await set_aside(replay)) == set(ids[20:])
 
 
+async def test_without_a_limit_of_failures_each_is_set_aside_before_the_run_ends() -> None:
+    counts: list[int] = []
+
+    async def refuse(message: Message) -> None:
+        counts.append(len(await set_aside(replay)))
+        raise ValueError("poisoned")
+
+    async with history(30) as h:
+        replay = h.replay(refuse, concurrency=1, max_failures=None)
+        await replay.run()
+    assert (counts[0], len(counts)) == (0, 30)
+    assert counts[-1] >= 20
+
+
 @pytest.mark.parametrize(("limit", "stops"), [(5, True), (6, False), (None, False)])
 async def test_the_breaker_is_adjustable_and_a_success_resets_it(limit: int | None, stops: bool) -> None:
     async with history(12) as h:

@@ -50,6 +50,45 @@ async def test_a_function_of_the_message_alone_begins_no_transaction() -> None:
     assert (inbox.log, await inbox.known([KEY])) == ([], {KEY})
 
 
+@pytest.mark.parametrize(("sessions", "seconds"), [(False, 30.0), (True, 300.0)])
+@virtual.clocked
+async def test_the_claims_of_a_machine_that_vanishes_end_after(sessions: bool, seconds: float) -> None:
+    inbox = Transactional(clock=virtual.clock)
+    left: list[float | None] = []
+
+    async def look(message: Message) -> None:
+        left.append((await inbox.claim(KEY, "live", lease=LEASE)).retry_after)
+
+    async def look_with_session(message: Message, session: None) -> None:
+        await look(message)
+
+    await shared_target(look_with_session if sessions else look, inbox).deliver(MESSAGE)
+    assert left == [seconds]
+
+
+@pytest.mark.parametrize(("sessions", "seconds"), [(False, 30.0), (True, 60.0)])
+@virtual.clocked
+async def test_a_cancelled_message_whose_function_does_not_end_is_waited_for(sessions: bool, seconds: float) -> None:
+    released = asyncio.Event()
+
+    async def resist(message: Message) -> None:
+        while not released.is_set():
+            with contextlib.suppress(asyncio.CancelledError):
+                await released.wait()
+
+    async def resist_with_session(message: Message, session: None) -> None:
+        await resist(message)
+
+    target = shared_target(resist_with_session if sessions else resist, Transactional(clock=virtual.clock))
+    working = asyncio.create_task(target.deliver(MESSAGE))
+    await asyncio.sleep(1)
+    began = virtual.now()
+    working.cancel()
+    await asyncio.wait([working])
+    released.set()
+    assert virtual.now() - began == pytest.approx(seconds)
+
+
 @pytest.mark.parametrize("times", [1, 3])
 @pytest.mark.parametrize("sessions", [False, True])
 @virtual.clocked

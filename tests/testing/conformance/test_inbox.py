@@ -94,9 +94,10 @@ async def test_a_claim_that_outlives_its_workers_inbox_is_told_where_claims_have
         ("knows since now", "though the inbox remembers what was handled in between"),
         ("knows since ever", "known_since() was 1970-01-01 00:00:00+00:00, when no inbox can have existed"),
         ("knew before it began", "known_since() of an inbox that was made at 20"),
+        ("claims for any webhook", "had a delivery of another"),
     ],
 )
-def test_an_inbox_that_forgets_early_or_lies_about_its_memory_is_told_so(fault: str, said: str) -> None:
+def test_an_inbox_is_told_what_it_did_in_place_of_what_it_promises(fault: str, said: str) -> None:
     found = check(fault)
     assert any(said in what for what in found.values()), found
 

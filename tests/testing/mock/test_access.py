@@ -318,6 +318,16 @@ async def test_without_the_extra_the_page_says_how_to_get_it(fake: FakeBasiq, mo
         assert await _status(session, "GET", f"{base_url}/_fake/state") == 200
 
 
+async def test_another_library_that_is_missing_is_no_missing_extra(
+    fake: FakeBasiq, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "basiq_async._web.page", None)
+    monkeypatch.delitem(sys.modules, "basiq_async.testing.mock._page", raising=False)
+    with pytest.raises(ModuleNotFoundError, match=r"_web\.page"):
+        async with serve(fake):
+            pass
+
+
 def test_the_latest_thousand_challenges_are_good_for_one_request_each() -> None:
     challenges = Challenges()
     made = [challenges.make() for _ in range(1_001)]
