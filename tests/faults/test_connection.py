@@ -22,7 +22,6 @@ from basiq_async import (
     NotFoundError,
     RequestTimeoutError,
     ResponseDecodeError,
-    TransportError,
     Webhook,
 )
 from tests.support.outcomes import ONCE, QUICK, client_of, outcome
@@ -41,7 +40,6 @@ from tests.support.wire import (
     trickling,
 )
 
-over_both = pytest.mark.usefixtures("over_both")
 BODY = json.dumps(WEBHOOK).encode()
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
 CHUNKED = HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
@@ -64,54 +62,29 @@ def gzipped(body: bytes, *, cut: int = 0, name: str = "gzip") -> bytes:
 BROKEN: dict[str, Step] = {
     "closed without a word": closing(),
     "reset without a word": resetting(),
-    "closed in the status line": closing(b"HTTP/1.1 20"),
-    "reset in the status line": resetting(b"HTTP/1.1 20"),
     "closed in the headers": closing(HEAD),
-    "reset in the headers": resetting(HEAD),
-    "closed after the headers": closing(sized(len(BODY), b"")),
     "reset after the headers": resetting(sized(len(BODY), b"")),
-    "closed in the body": closing(sized(len(BODY), BODY[:10])),
-    "reset in the body": resetting(sized(len(BODY), BODY[:10])),
     "a body shorter than its length": closing(sized(len(BODY) + 1)),
-    "closed in a chunk": closing(CHUNKED + b"40\r\n{"),
     "closed between chunks": closing(CHUNKED + chunk(BODY)),
-    "closed before the trailer": closing(CHUNKED + chunk(BODY) + b"0\r\n"),
     "a chunk size that is none": closing(CHUNKED + b"xyz\r\n" + BODY),
-    "a negative chunk size": closing(CHUNKED + b"-5\r\n" + BODY),
-    "a chunk longer than its size": closing(CHUNKED + b"5\r\n" + BODY + b"\r\n0\r\n\r\n"),
     "a chunk size beyond 64 bits": closing(CHUNKED + b"f" * 40 + b"\r\n" + BODY),
-    "another protocol": closing(b"SSH-2.0-OpenSSH_9.6\r\n"),
     "TLS in place of HTTP": closing(b"\x15\x03\x01\x00\x02\x02\x46"),
-    "zeros": closing(b"\0" * 64),
-    "an answer before a status line": closing(BODY),
     "HTTP/0.9": closing(b"<html>hello</html>"),
-    "HTTP/2 preface": closing(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"),
     "a length that is no number": closing(HEAD + b"Content-Length: many\r\n\r\n" + BODY),
-    "a negative length": closing(HEAD + b"Content-Length: -1\r\n\r\n" + BODY),
     "two lengths": closing(HEAD + b"Content-Length: 3\r\nContent-Length: 5\r\n\r\n" + BODY),
-    "a header without a colon": closing(HEAD + b"nonsense\r\n\r\n" + BODY),
     "a header with a NUL": closing(HEAD + b"X: a\0b\r\n\r\n" + BODY),
-    "a header name with a space": closing(HEAD + b"X Y: a\r\n\r\n" + BODY),
     "a huge header": closing(HEAD + b"X: " + b"a" * 100_000 + b"\r\nContent-Length: 2\r\n\r\n{}"),
     "a thousand headers": closing(HEAD + b"X: a\r\n" * 1000 + b"Content-Length: 2\r\n\r\n{}"),
     "a huge reason": closing(b"HTTP/1.1 200 " + b"a" * 100_000 + b"\r\nContent-Length: 2\r\n\r\n{}"),
     "gzip that is not": http(200, BODY, "Content-Encoding: gzip"),
-    "deflate that is not": http(200, b"\xff" * 50, "Content-Encoding: deflate"),
     "br that is not": http(200, BODY, "Content-Encoding: br"),
-    "zstd that is not": http(200, BODY, "Content-Encoding: zstd"),
 }
 
 
-@over_both
 @pytest.mark.parametrize("step", BROKEN.values(), ids=BROKEN)
-@pytest.mark.parametrize("method", ["GET", "POST"])
-async def test_a_broken_answer_is_a_failed_connection_and_the_next_call_works(step: Step, method: str) -> None:
+async def test_a_broken_answer_is_a_failed_connection_and_the_next_call_works(step: Step) -> None:
     async with Wire(step, ok(WEBHOOK)) as wire, client_of(wire) as client:
-        got = await outcome(
-            client.webhooks.get("w1")
-            if method == "GET"
-            else client.webhooks.create(url="https://example.com", subscribed_events=["user.created"])
-        )
+        got = await outcome(client.webhooks.get("w1"))
         assert type(got) is ConnectionFailedError, got
         assert got.attempts == 1
         assert isinstance(await outcome(client.webhooks.get("w1")), Webhook)
@@ -120,17 +93,10 @@ async def test_a_broken_answer_is_a_failed_connection_and_the_next_call_works(st
 
 SLOW: dict[str, Step] = {
     "accepts and never answers": hanging(),
-    "stops in the status line": hanging(b"HTTP/1.1 2"),
     "stops in the headers": hanging(HEAD),
-    "stops after the headers": hanging(sized(len(BODY), b"")),
     "stops in the body": hanging(sized(len(BODY), BODY[:10])),
-    "stops in a chunk": hanging(CHUNKED + b"40\r\n{"),
-    "never ends the chunks": hanging(CHUNKED + chunk(BODY)),
-    "a trickle of headers": trickling(HEAD, b"X: a\r\n", every=0.02),
     "a trickle of a body": trickling(sized(10_000_000, b""), b" ", every=0.005),
-    "a trickle of chunks": trickling(CHUNKED, b"1\r\n \r\n", every=0.005),
     "a trickle of a chunk's extension": trickling(CHUNKED + b"5;a=", b"a", every=0.005),
-    "a body without an end, no length": trickling(HEAD + b"\r\n", b" ", every=0.005),
     "gzip that never ends": hanging(
         HEAD + b"Content-Encoding: gzip\r\nContent-Length: 999\r\n\r\n" + gzip.compress(BODY)
     ),
@@ -143,33 +109,6 @@ async def test_an_answer_that_does_not_come_to_an_end_is_a_timeout(step: Step) -
         got = await outcome(client.webhooks.get("w1"))
         assert type(got) in (RequestTimeoutError, ConnectionFailedError), got
         assert isinstance(got, TimeoutError) or "head is too large" in str(got) or wire.script == [ok(WEBHOOK)]
-        assert isinstance(await outcome(client.webhooks.get("w1")), Webhook)
-
-
-ENDLESS: dict[str, tuple[bytes, bytes, tuple[type[Exception], ...]]] = {
-    "headers": (HEAD, b"X: a\r\n" * 1000, (ConnectionFailedError,)),
-    "one header": (HEAD + b"X: ", b"a" * 60_000, (ConnectionFailedError,)),
-    "a header's name": (HEAD, b"a" * 60_000, (ConnectionFailedError,)),
-    "a reason": (b"HTTP/1.1 200 ", b"a" * 60_000, (ConnectionFailedError,)),
-    "a chunk's size": (CHUNKED, b"0" * 60_000, (ConnectionFailedError, RequestTimeoutError)),
-    "a chunk's extension": (CHUNKED + b"5;a=", b"a" * 60_000, (ConnectionFailedError, RequestTimeoutError)),
-    "trailers": (CHUNKED + b"0\r\n", b"X: a\r\n" * 10_000, (ConnectionFailedError, RequestTimeoutError)),
-    "a body without a length": (HEAD + b"\r\n", b" " * 60_000, (RequestTimeoutError, TransportError)),
-}
-
-
-@over_both
-@pytest.mark.parametrize(("head", "endless", "classes"), ENDLESS.values(), ids=ENDLESS)
-async def test_an_answer_without_an_end_is_given_up(head: bytes, endless: bytes, classes: tuple[Any, ...]) -> None:
-    step = trickling(b"", endless, every=0.0)
-
-    async def said(conn: Conn) -> None:
-        await conn.say(head)
-        await step(conn)
-
-    async with Wire(said, ok(WEBHOOK)) as wire, client_of(wire) as client:
-        got = await outcome(client.webhooks.get("w1"))
-        assert type(got) in classes, got
         assert isinstance(await outcome(client.webhooks.get("w1")), Webhook)
 
 
@@ -198,7 +137,6 @@ EXACT: dict[str, Step] = {
 }
 
 
-@over_both
 @pytest.mark.parametrize("step", EXACT.values(), ids=EXACT)
 async def test_an_unusual_but_right_answer_is_the_exact_result(step: Step) -> None:
     async with Wire(step) as wire, client_of(wire, retry=QUICK) as client:
@@ -208,15 +146,7 @@ async def test_an_unusual_but_right_answer_is_the_exact_result(step: Step) -> No
             assert got.raw == WEBHOOK
 
 
-async def test_a_body_longer_than_its_length_gives_the_object_and_does_not_become_the_next_answer() -> None:
-    poison = ok({**WEBHOOK, "id": "poison"})
-    wire = Wire(sized(len(BODY)) + poison, ok({**WEBHOOK, "id": "w2"}))
-    async with wire, client_of(wire, retry=QUICK) as client:
-        assert (await outcome(client.webhooks.get("w1"))).id == "w1"
-        assert (await outcome(client.webhooks.get("w2"))).id == "w2"
-
-
-@pytest.mark.parametrize("cut", range(12, 60, 7))
+@pytest.mark.parametrize("cut", [12, 40])
 async def test_gzip_that_is_cut_short_is_an_answer_that_cannot_be_understood(cut: int) -> None:
     async with Wire(gzipped(BODY, cut=cut), ok(WEBHOOK)) as wire, client_of(wire) as client:
         assert type(await outcome(client.webhooks.get("w1"))) is ResponseDecodeError
@@ -240,35 +170,7 @@ async def test_a_kept_connection_that_the_server_closes_between_two_calls_is_rep
             await asyncio.sleep(pause)
 
 
-async def test_a_server_that_answers_before_it_reads() -> None:
-    class Eager(Wire):
-        async def _serve(self, conn: Conn) -> None:
-            if not self.token_requests:
-                await super()._serve(conn)
-                return
-            await conn.say(ok(WEBHOOK))
-            await super()._serve(conn)
-
-    async with Eager(ok(WEBHOOK)) as wire, client_of(wire, retry=QUICK) as client:
-        got = await outcome(client.webhooks.get("w1"))
-        assert isinstance(got, (Webhook, ConnectionFailedError))
-        assert wire.connections <= 5
-
-
-HOSTS = [
-    "127.1",
-    "2130706433",
-    "0x7f000001",
-    "a..b",
-    "-",
-    "_",
-    "999.999.999.999",
-    "no-such-host.invalid",
-    "xn--a.invalid",
-]
-
-
-@pytest.mark.parametrize("host", [*HOSTS, f"{'a' * 63}.invalid", f"{'a' * 64}.invalid"])
+@pytest.mark.parametrize("host", ["127.1", "a..b", "no-such-host.invalid", f"{'a' * 64}.invalid"])
 async def test_a_host_that_is_none_is_one_of_our_errors(host: str) -> None:
     try:
         async with client_of(f"http://{host}:9") as client:
@@ -348,7 +250,6 @@ async def test_a_server_that_never_finishes_the_tls_handshake_is_a_timeout() -> 
         await wire.quiet()
 
 
-@over_both
 async def test_fifty_calls_at_a_server_that_hangs_all_time_out_together() -> None:
     async with Wire(hanging()) as wire, client_of(wire, timeout=0.1) as client:
         await outcome(client.webhooks.get("w0"))
@@ -366,15 +267,6 @@ async def test_closing_the_client_ends_calls_that_are_under_way() -> None:
         assert type(got) is ConnectionFailedError
         assert type(await outcome(client.webhooks.get("w1"))) is ConnectionFailedError
         assert len(wire.requests) == 1
-
-
-@pytest.mark.parametrize(
-    "header", ["Connection: close", "Connection: keep-alive", "Connection: nonsense", "Keep-Alive: timeout=0"]
-)
-async def test_what_an_answer_says_of_its_connection_does_no_harm(header: str) -> None:
-    async with Wire(http(200, BODY, header)) as wire, client_of(wire, retry=QUICK) as client:
-        for _ in range(3):
-            assert isinstance(await outcome(client.webhooks.get("w1")), Webhook)
 
 
 async def test_a_session_of_the_users_with_odd_defaults_changes_nothing() -> None:

@@ -8,8 +8,6 @@ from basiq_async import APIError
 from tests.support.outcomes import client_of, outcome
 from tests.support.wire import TOKEN, Wire, http, ok
 
-pytestmark = pytest.mark.usefixtures("over_both")
-
 LOCATIONS = {
     "another host": "http://127.0.0.1:{other}/stolen",
     "the same host, another port": "http://127.0.0.1:{other}/",

@@ -11,11 +11,9 @@ import pytest
 
 from basiq_async import BasiqClient, BasiqError, Request, Response, Secret, TransportError
 from basiq_async.transports.auth import ApiKey, Authenticated
-from tests.faults.conftest import _Records
+from tests.faults.conftest import assert_quiet
 from tests.support.outcomes import ONCE, QUICK, assert_hidden, client_of, outcome, texts_of
 from tests.support.wire import KEY, MARK, SIGNING, TOKEN, Step, Wire, closing, http, ok, page, resetting
-
-pytestmark = pytest.mark.usefixtures("over_both")
 
 BOTH = f"Authorization: Bearer {TOKEN} and Basic {KEY} and {SIGNING}"
 
@@ -29,41 +27,28 @@ def error_with(detail: str, **more: Any) -> str:
     return json.dumps({"correlationId": detail, "data": [entry, {"x": [{"y": detail, detail: 1}]}]})
 
 
-def raw_echo(*lines: str, body: str = "{}", status: int = 400) -> bytes:
-    return http(status, body, *lines)
-
-
 ECHOES: dict[str, Step] = {
     "the error's texts": http(400, error_with(BOTH)),
     "the error's texts, long": http(400, error_with("x" * 490 + BOTH)),
     "the error's texts, escaped": http(400, f'{{"data":[{{"code":"{escaped(TOKEN)}","detail":"{escaped(KEY)}"}}]}}'),
     "the error's texts, UTF-16": http(400, error_with(BOTH).encode("utf-16")),
-    "an error of html": http(500, f"<pre>{BOTH}</pre>"),
     "a body that is no json": http(200, BOTH),
     "half a json": http(200, f'{{"id": "{BOTH}'),
-    "json of another shape": http(200, json.dumps([BOTH])),
     "an id that is none": http(200, json.dumps({"id": [BOTH], "url": [BOTH]})),
     "a url that is none": http(200, json.dumps({"id": "x", "url": {"x": BOTH}, "secret": [SIGNING]})),
     "a date": http(200, json.dumps({"id": "x", "createdDate": BOTH})),
     "the reason": f"HTTP/1.1 400 {BOTH}\r\nContent-Length: 0\r\n\r\n".encode(),
-    "a header": raw_echo(f"X-Echo: {BOTH}"),
+    "a header": http(400, "{}", f"X-Echo: {BOTH}"),
     "a header without a colon": closing(f"HTTP/1.1 200 OK\r\n{TOKEN} {KEY}\r\n\r\n".encode()),
-    "a header's name": closing(f"HTTP/1.1 200 OK\r\nX {TOKEN} {KEY}: x\r\n\r\n".encode()),
-    "a header with a NUL": closing(f"HTTP/1.1 200 OK\r\nX: {TOKEN}\0{KEY}\r\n\r\n".encode()),
-    "a status that is none": closing(f"HTTP/1.1 {TOKEN} {KEY}\r\n\r\n".encode()),
     "no HTTP": closing(f"{TOKEN} {KEY}\r\n\r\n".encode()),
     "a huge header": closing(f"HTTP/1.1 200 OK\r\nX: {TOKEN * 1000}\r\n\r\n".encode()),
-    "a length": closing(f"HTTP/1.1 200 OK\r\nContent-Length: {TOKEN}\r\n\r\n".encode()),
     "a chunk's size": closing(f"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n{TOKEN}\r\n".encode()),
     "an encoding": http(200, "{}", f"Content-Encoding: {TOKEN}"),
-    "a transfer encoding": closing(f"HTTP/1.1 200 OK\r\nTransfer-Encoding: {TOKEN}\r\n\r\n".encode()),
-    "gzip that is not": http(200, BOTH, "Content-Encoding: gzip"),
     "headers and then a reset": resetting(f"HTTP/1.1 200 OK\r\nX: {BOTH}\r\n\r\n".encode()),
-    "half a head": closing(f"HTTP/1.1 200 OK\r\nX: {BOTH}\r\n".encode()),
-    "a cookie": raw_echo(f"Set-Cookie: {TOKEN}={KEY}; Domain={TOKEN}", "Set-Cookie: \x01={0}"),
-    "a cookie that is none": raw_echo(f'Set-Cookie: a="{TOKEN}\\', f"Set-Cookie: {TOKEN}@@@={KEY};;;="),
-    "a redirect": raw_echo(f"Location: https://evil.example/?token={TOKEN}&key={KEY}", status=302),
-    "a wait": raw_echo(f"Retry-After: {TOKEN}", status=429),
+    "a cookie": http(400, "{}", f"Set-Cookie: {TOKEN}={KEY}; Domain={TOKEN}", "Set-Cookie: \x01={0}"),
+    "a cookie that is none": http(400, "{}", f'Set-Cookie: a="{TOKEN}\\', f"Set-Cookie: {TOKEN}@@@={KEY};;;="),
+    "a redirect": http(302, "{}", f"Location: https://evil.example/?token={TOKEN}&key={KEY}"),
+    "a wait": http(429, "{}", f"Retry-After: {TOKEN}"),
     "a charset": http(200, b"\xff", f"Content-Type: text/html; charset={TOKEN}"),
     "a trailer": closing(f"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n{TOKEN}\r\n\r\n".encode()),
     "an upgrade": closing(f"HTTP/1.1 101 {TOKEN}\r\nUpgrade: {TOKEN}\r\nConnection: upgrade\r\n\r\n".encode()),
@@ -174,7 +159,10 @@ def test_the_helpers_of_these_tests_find_a_secret_that_is_shown() -> None:
     assert any(MARK in text for text in texts_of(hidden))
 
 
-def test_a_secret_that_is_logged_is_found(caplog: pytest.LogCaptureFixture) -> None:
-    records = _Records()
-    records.emit(logging.LogRecord("x", logging.DEBUG, "f", 1, "%s", (TOKEN,), None))
-    assert MARK in records.texts[0]
+def test_a_secret_that_is_logged_is_found() -> None:
+    for record in (
+        ("x", logging.DEBUG, "f", 1, "%s", (TOKEN,), None),
+        ("asyncio", logging.ERROR, "f", 1, "", (), None),
+    ):
+        with pytest.raises(AssertionError):
+            assert_quiet([logging.LogRecord(*record)])

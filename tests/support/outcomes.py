@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import traceback
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -18,10 +18,6 @@ QUICK = RetryPolicy(max_retries=3, base=0.001, max_wait=0.02)
 TIMEOUT = 0.25
 
 
-make_transport: Callable[[float], Any] | None = None
-"""Makes the transport of each client, from its timeout, in place of the usual one."""
-
-
 @asynccontextmanager
 async def client_of(wire: Wire | str, **options: Any) -> AsyncIterator[BasiqClient]:
     """Yield a client. At the end, close it and check that no task, connection or warning is left."""
@@ -29,16 +25,11 @@ async def client_of(wire: Wire | str, **options: Any) -> AsyncIterator[BasiqClie
     options.setdefault("timeout", TIMEOUT)
     url = wire if isinstance(wire, str) else wire.url
     before = asyncio.all_tasks()
-    made = None
-    if make_transport is not None and "transport" not in options:
-        made = options["transport"] = make_transport(options["timeout"])
     client = BasiqClient(KEY, base_url=url, allow_http=True, **options)
     try:
         yield client
     finally:
         await client.aclose()
-        if made is not None:
-            await made.aclose()
         if isinstance(wire, Wire):
             await wire.quiet()
         # A task of the server's side, such as a TLS handshake that is being refused, ends a moment later.
