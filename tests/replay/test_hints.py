@@ -126,6 +126,14 @@ async def test_a_list_that_expires_at_every_request_is_proven_with_two_passes() 
     assert job.lists.requests < 3 * 140
 
 
+async def test_what_slips_away_between_the_two_pages_of_a_list_is_read() -> None:
+    job = a_job(20, "oldest-first", "offset")
+    first = job.lists.requests
+    job.lists.before_request = lambda: job.lists.expire(1 if job.lists.requests == first + 1 else 0)
+    assert len(await job.run()) == 20
+    job.check_finished()
+
+
 @pytest.mark.parametrize("vanishing", [None, {1: 1, 6: 15}], ids=["steadily", "past where it began"])
 async def test_what_slips_away_in_a_tail_is_read(vanishing: dict[int, int] | None) -> None:
     job = a_job(100, "oldest-first", "offset")

@@ -116,3 +116,13 @@ def test_a_second_history_leaves_the_events_of_the_first_where_they_were(order: 
     times = [event["createdDate"] for event in found]
     assert times == sorted(times, reverse=order == "newest-first")
     assert live in {event["id"] for event in found}
+
+
+def test_a_second_history_of_a_webhook_is_between_its_newest_message_and_now() -> None:
+    fake = FakeBasiq()
+    webhook_id = fake.seed_messages(3, every=3600)
+    fake.seed_messages(9, webhook_id, every=86_400)
+    times = [event["createdDate"] for event in Caller(fake).every("/events?limit=7")]
+    assert len(set(times)) == 12
+    oldest, *_ = sorted(times)
+    assert oldest >= (fake.now() - timedelta(hours=3)).strftime("%Y-%m-%dT%H:%M:%S")
