@@ -12,9 +12,11 @@ import subprocess
 import sys
 import textwrap
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, asynccontextmanager, closing, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,7 @@ import aiohttp
 import attrs
 import pytest
 
-from basiq_async import BasiqClient, InMemoryTransport
+from basiq_async import BasiqClient, InMemoryTransport, RetryPolicy
 from basiq_async.receiver import SQLiteInbox, WebhookReceiver, verify
 from basiq_async.testing import FakeBasiq, ManualClock
 
@@ -102,8 +104,7 @@ class Program:
     async def line(self) -> str:
         """The next line of its output."""
         assert self.process.stdout is not None
-        async with asyncio.timeout(PATIENCE):
-            return (await self.process.stdout.readline()).decode().rstrip("\n")
+        return (await self.process.stdout.readline()).decode().rstrip("\n")
 
     async def row(self) -> dict[str, Any]:
         """The next line of its output, which is JSON."""
@@ -114,19 +115,17 @@ class Program:
         """Read what it tells until a text is in it. Return the last line."""
         assert self.process.stderr is not None
         line = b""
-        async with asyncio.timeout(PATIENCE):
-            while text not in self.shown:
-                line = await self.process.stderr.readline()
-                assert line, self.shown
-                self.shown += line.decode()
+        while text not in self.shown:
+            line = await self.process.stderr.readline()
+            assert line, self.shown
+            self.shown += line.decode()
         return line.decode()
 
     async def end(self, *signals: int) -> tuple[int | None, list[dict[str, Any]]]:
         """Send signals, and wait for the end: its exit code, and the rows that it showed since."""
         for number in signals:
             self.process.send_signal(number)
-        async with asyncio.timeout(PATIENCE):
-            out, err = await self.process.communicate()
+        out, err = await self.process.communicate()
         self.shown += (err or b"").decode()
         return self.process.returncode, [json.loads(line) for line in (out or b"").splitlines()]
 
@@ -146,11 +145,12 @@ def install(folder: Path) -> str:
 
 @asynccontextmanager
 async def started(*words: str, program: Sequence[str] = PROGRAM, **more: Any) -> AsyncIterator[Program]:
-    """Start ``basiq-async`` with these arguments. It is killed at the end."""
+    """Start ``basiq-async`` with these arguments. It is killed at the end, or if the test hangs."""
     pipes = {"stdout": asyncio.subprocess.PIPE, "stderr": asyncio.subprocess.PIPE}
     process = await asyncio.create_subprocess_exec(*program, *words, **pipes | more)
     try:
-        yield Program(process)
+        async with asyncio.timeout(PATIENCE):
+            yield Program(process)
     finally:
         if process.returncode is None:
             process.kill()
@@ -159,14 +159,24 @@ async def started(*words: str, program: Sequence[str] = PROGRAM, **more: Any) ->
 
 @contextmanager
 def launched(*words: str, program: Sequence[str] = PROGRAM, **more: Any) -> Iterator[subprocess.Popen[str]]:
-    """Start ``basiq-async`` with these arguments, for a test that has no loop. It is killed at the end."""
+    """Start ``basiq-async``, for a test that has no loop. It is killed at the end, or if the test hangs."""
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     with subprocess.Popen([*program, *words], **pipes | more) as process:
+        limit = threading.Timer(PATIENCE, process.kill)
+        limit.start()
         try:
             yield process
         finally:
-            if process.poll() is None:
-                process.kill()
+            limit.cancel()
+            process.kill()
+
+
+def wait_until(condition: Callable[[], object]) -> None:
+    """Wait until something is true of a program that runs."""
+    end = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)
 
 
 @asynccontextmanager
@@ -387,8 +397,10 @@ def run(served: Served, monkeypatch: pytest.MonkeyPatch) -> Run:
 
 @pytest.fixture(autouse=True)
 def in_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each test runs in a folder of its own, and the environment has the secret of ``Endpoint``."""
+    """Each test runs in a folder of its own with the secret of ``Endpoint``, and waits little between attempts."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("basiq_async.transports.retry.RetryPolicy", partial(RetryPolicy, base=0.001))
+    monkeypatch.setattr("basiq_async.replay._throttle.FIRST_PAUSE", 0.01)
     monkeypatch.setenv("BASIQ_WEBHOOK_SECRET", SECRET)
 
 

@@ -9,13 +9,12 @@ import time
 from contextlib import AbstractContextManager
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from ..support.command_line import COLD
 from ..support.real_time import PATIENCE
-from .conftest import SECRET, Run, launched, let_wait, state_of
+from .conftest import SECRET, Run, launched, let_wait, state_of, wait_until
 
 KIND = ("--event", "consent.revoked")
 _SERVICE = """\
@@ -58,13 +57,6 @@ def begun() -> list[str]:
 
 def working(place: str) -> AbstractContextManager[subprocess.Popen[str]]:
     return launched("work", "--receiver", place, program=COLD)
-
-
-def wait_until(what: Any) -> None:
-    until = time.monotonic() + PATIENCE
-    while not what():
-        assert time.monotonic() < until
-        time.sleep(0.02)
 
 
 def test_what_waits_is_listed_and_shown(run: Run, service: str) -> None:

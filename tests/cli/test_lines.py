@@ -11,7 +11,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args
@@ -23,7 +22,7 @@ from basiq_async.testing import Quirks
 
 from ..support.command_line import CommandResult
 from ..support.real_time import PATIENCE
-from .conftest import SECRET, TYPE, Endpoint, Run, Served, World, install, let_wait
+from .conftest import SECRET, TYPE, Endpoint, Run, Served, World, install, let_wait, wait_until
 
 if sys.platform == "win32":
     pytest.skip("there is no shell", allow_module_level=True)
@@ -49,9 +48,7 @@ def shell(line: str, until: Callable[[], object] | None = None) -> CommandResult
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     with subprocess.Popen(["/bin/sh", "-c", f"exec {line}"], **pipes) as process:
         if until is not None:
-            end = time.monotonic() + PATIENCE
-            while not until() and time.monotonic() < end:
-                time.sleep(0.01)
+            wait_until(until)
             process.send_signal(signal.SIGTERM)
         stdout, stderr = process.communicate(timeout=PATIENCE)
     return CommandResult(process.returncode, stdout, stderr)

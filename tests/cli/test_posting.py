@@ -5,17 +5,16 @@ from __future__ import annotations
 import asyncio
 import signal
 import threading
-import time
 from collections.abc import Mapping
 
 import pytest
 
 from ..support.command_line import COLD
 from ..support.real_time import PATIENCE
-from .conftest import World, launched, store
+from .conftest import World, launched, store, wait_until
 
 DAYS_AGO = 0  # as the clock of the service's inbox
-COUNT = 60
+COUNT = 20
 
 
 @pytest.mark.parametrize("command", ["recover", "replay"])
@@ -46,9 +45,7 @@ def test_what_waits_at_a_service_is_neither_lost_nor_posted_again_nor_taken_for_
         assert [each["code"] for each in done.row["problems"]] == ["waiting"]
 
     with launched("work", "--receiver", place, program=COLD) as process:
-        until = time.monotonic() + PATIENCE
-        while w.handled() < COUNT and time.monotonic() < until:
-            time.sleep(0.02)
+        wait_until(lambda: w.handled() == COUNT)
         process.send_signal(signal.SIGTERM)
         _, shown = process.communicate(timeout=PATIENCE)
     assert (process.returncode, w.handled()) == (0, COUNT), shown

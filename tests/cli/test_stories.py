@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +9,9 @@ import pytest
 
 from basiq_async.testing import Quirks
 
-from ..support.command_line import PROGRAM, run_command
+from ..support.command_line import run_command
 from ..support.real_time import PATIENCE
-from .conftest import TYPE, World, help_lines
+from .conftest import TYPE, World, help_lines, launched
 
 DAYS_AGO = 0  # as the clock of the service's inbox
 
@@ -280,9 +279,8 @@ def test_two_recoveries_at_once_share_the_work_of_the_services_inbox(world: Worl
     w, webhook_id = world, world.webhook()
     place = w.service(webhook_id)
     w.outage(40)
-    command = [*PROGRAM, "recover", webhook_id, "--receiver", place, "--concurrency", "2"]
-    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    with subprocess.Popen(command, **pipes) as first, subprocess.Popen(command, **pipes) as second:
+    command = ("recover", webhook_id, "--receiver", place, "--concurrency", "2")
+    with launched(*command) as first, launched(*command) as second:
         shown = [each.communicate(timeout=PATIENCE) for each in (first, second)]
         assert (first.returncode, second.returncode) == (0, 0), shown
     assert w.handled() == 40
