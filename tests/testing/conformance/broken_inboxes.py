@@ -1,23 +1,23 @@
-"""Inboxes that break one promise each: a table of what each does in place of a call, and what the suite finds."""
+"""Broken inboxes: a table of what each does in place of a call, and one of the promises that find it."""
 
 from __future__ import annotations
 
 import asyncio
 import inspect
-import os
 import uuid
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
-from functools import cache
 from types import SimpleNamespace
 from typing import Any
 
 import attrs
+import pytest
 
 from basiq_async import InboxError
 from basiq_async.receiver import MemoryInbox
 from basiq_async.receiver.protocol import Claim, ClaimStatus
 from basiq_async.testing import BrokenPromisesError, ManualClock, check_inbox
+from basiq_async.testing.conformance import _inbox as suite  # private: which promise finds which fault
 
 CLAIMED, BUSY, DONE = ClaimStatus.CLAIMED, ClaimStatus.BUSY, ClaimStatus.DONE
 Of = SimpleNamespace
@@ -46,19 +46,20 @@ def _changed(inbox: MemoryInbox, call: Call, change: Change) -> Callable[..., An
     return changed
 
 
+def found_by(promise: str) -> list[str]:
+    """Return the faults that the suite must find by a promise alone."""
+    return FOUND_BY.get(promise, "nothing").split("; ")
+
+
 def check(name: str, *, leases: bool = True) -> dict[str, str]:
-    """What the suite finds, on the inbox's own clock, which waits for nothing."""
-    return _check(name, leases, os.getpid())
-
-
-@cache
-def _check(name: str, leases: bool, process: int) -> dict[str, str]:
-    """Once in a process: a fork may have another suite."""
-    clock = ManualClock()
-    try:
-        asyncio.run(check_inbox(lambda: make_broken(name, clock), clock=clock, leases=leases))
-    except BrokenPromisesError as error:
-        return error.broken
+    """Return what the suite says of the promises that must find this fault, on the inbox's own clock."""
+    clock, checks = ManualClock(), suite.CHECKS.items()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(suite, "CHECKS", {each: of for each, of in checks if name in found_by(of[1].__qualname__)})
+        try:
+            asyncio.run(check_inbox(lambda: make_broken(name, clock), clock=clock, leases=leases))
+        except BrokenPromisesError as error:
+            return error.broken
     return {}
 
 
@@ -269,7 +270,6 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "forgets the oldest of a few": {"max_entries": 50},
 }
 FAULTS: dict[str, dict[str, Change]] = {
-    "nothing": {},
     "hangs": {"claim": raising(TimeoutError())},
     "is never ready": {"check": raising(InboxError("away"))},
     # claim
@@ -463,3 +463,90 @@ FAULTS: dict[str, dict[str, Change]] = {
     },
     "forgets what waits for long": {"_record": record_and_forget_what_waits},
 }
+FOUND_BY: dict[str, str] = {
+    "InboxPromises.check_the_storage": "hangs; is never ready",
+    "InboxPromises.claim_what_is_free": "busy is never returned; no retry_after; endless lease",
+    "InboxPromises.claim_again": "keeps the first lease",
+    "InboxPromises.stay_completed": "locks itself out; forgets; completes twice",
+    "InboxPromises.release": "never releases; releases anybody's",
+    "InboxPromises.obey_the_holder_alone": "releases anybody's; completes for anybody",
+    "InboxPromises.stay_completed_when_released": "release undoes",
+    "InboxPromises.take_over": "endless lease; releases anybody's; completes for anybody",
+    "InboxPromises.complete_late": "forgets with the lease; too late is too late",
+    "InboxPromises.know": "knows not what a job set aside; sees claims",
+    "InboxPromises.count_failures": "each release counts; never counts; keeps the failed claim",
+    "InboxPromises.count_late_failures": "a late failure frees the successor",
+    "InboxPromises.quarantine": "quarantine is forgotten; quarantine is open; a failed retry loses the delivery",
+    "InboxPromises.quarantine_for_the_holder": "anybody quarantines",
+    "InboxPromises.retry": "a completed retry leaves the delivery; retries twice",
+    "InboxPromises.keep_after_a_failed_retry": "keeps the failed claim; a failed retry loses the delivery",
+    "InboxPromises.keep_after_an_expired_retry": (
+        "quarantine is forgotten; quarantine is open; a retry removes the delivery"
+    ),
+    "InboxPromises.claim_what_was_set_aside": (
+        "an attempt takes out what a job set aside; a failed attempt counts the job's failures"
+    ),
+    "InboxPromises.claim_or_retry": "retries during an attempt",
+    "InboxPromises.replace_what_was_set_aside": "what a job set aside is done; what a job set aside stays as it is",
+    "InboxPromises.complete_what_was_set_aside": (
+        "a late worker leaves the quarantine; a completed retry leaves the delivery"
+    ),
+    "InboxPromises.survive_a_cancellation": (
+        "never releases; quarantine is forgotten; a retry removes the delivery; notes are not compared"
+    ),
+    "InboxPromises.walk": "notes begin empty",
+    "InboxPromises.keep_apart": "ignores case; cuts keys; completes in lower case",
+    "InboxPromises.race": "not atomic",
+    "InboxPromises.hold_on": "busy is never returned",
+    "InboxPromises.know_many": "knows the first of many; knows all of very many",
+    "InboxPromises.keep_notes": "notes are short; notes stay",
+    "InboxPromises.compare_notes": (
+        "notes are not compared; notes are never replaced; notes are compared and stored anyway"
+    ),
+    "InboxPromises.list_in_order": "bodies are text; pages from the start; pages from what is still there; no limit",
+    "InboxPromises.remember": (
+        "knows since it began though it forgets; forgets after a day; forgets the oldest of a few"
+    ),
+    "WaitingPromises.store_what_is_open": (
+        "stores what was handled; the quarantine has what waits; stores what failed as new; does not store what a job "
+        "set aside; all is fresh"
+    ),
+    "WaitingPromises.put_off": (
+        "stores for later; puts off for no time; puts off for ever; puts off without the failure; puts off and keeps "
+        "the claim; put off keeps the attempts"
+    ),
+    "WaitingPromises.hold_what_waits": "due for two; anybody puts off; anybody completes what waits",
+    "WaitingPromises.put_off_what_waits_alone": "sees claims; puts off what does not wait",
+    "WaitingPromises.leave_the_lease": "putting off ends any claim",
+    "WaitingPromises.end_the_wait": (
+        "handled but waits; a release ends the wait; a failure ends the wait; set aside but waits; a retry claims "
+        "what waits"
+    ),
+    "WaitingPromises.stop_waiting_when_set_aside": "stores what was handled",
+    "WaitingPromises.wait_until_it_was_claimed": "anybody completes what waits; a job sets aside what waits",
+    "WaitingPromises.count_attempts": "an attempt counts when it ends; put off keeps the attempts",
+    "WaitingPromises.hold_back_what_failed": (
+        "stores for later; claims all that is due; due for two; claims nothing that is due; claims what failed in any "
+        "case; puts off for ever; puts off without the failure; puts off and keeps the claim"
+    ),
+    "WaitingPromises.go_by_the_given_time": (
+        "claims at the inbox's time; puts off at the inbox's time; the first failure was now"
+    ),
+    "WaitingPromises.store_what_is_claimed": "does not store what is claimed; storing ends the claim",
+    "WaitingPromises.be_due_after_a_death": (
+        "the claim of what is due never ends; an attempt counts when it ends; anybody puts off"
+    ),
+    "WaitingPromises.survive_a_cancelled_call": "a release ends the wait",
+    "WaitingPromises.store_once": "stores twice; looks before it stores; what waits is handled; counts all webhooks",
+    "WaitingPromises.claim_in_turn": "the newest is due first; claims for any webhook; puts off for no time",
+    "WaitingPromises.measure": "completes for anybody; handled but waits; the size stays; the age is of the newest",
+    "WaitingPromises.list_in_order": (
+        "loses the first failure; lists from the start; lists from what still waits; lists in the order of keys"
+    ),
+    "WaitingPromises.keep_for_long": (
+        "knows not what a job set aside; knows not what waits; a dead claim takes the delivery away; forgets what "
+        "waits for long"
+    ),
+    "known_since_opened": "knows nothing of time zones; knows since now; knows since ever; knew before it began",
+}
+"""For each promise, faults that the suite must find by it, with a semicolon between two."""

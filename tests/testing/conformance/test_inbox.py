@@ -14,12 +14,11 @@ from basiq_async.receiver import Inbox, MemoryInbox, SQLiteInbox
 from basiq_async.testing import BrokenPromisesError, ManualClock, check_inbox
 from basiq_async.testing.conformance import _inbox as suite  # private: to see that no promise is left out
 from basiq_async.testing.conformance._inbox_model import WALKED, random_walks  # private: what a walk leaves out
-from basiq_async.testing.conformance._inbox_promises import InboxPromises  # private: as above
 from basiq_async.testing.conformance._inbox_workers import cancel_after  # private: a call that is slow to end
 from tests.support import inbox_drills
 from tests.support.real_time import PATIENCE
 
-from .broken_inboxes import FAULTS, check, make_broken
+from .broken_inboxes import FAULTS, FOUND_BY, check, found_by, make_broken
 
 
 async def test_the_suite_can_pass_the_time_on_the_inboxs_own_clock() -> None:
@@ -102,14 +101,15 @@ def test_an_inbox_is_told_what_it_did_in_place_of_what_it_promises(fault: str, s
     assert any(said in what for what in found.values()), found
 
 
-def test_the_suite_catches_each_way_to_break_a_promise_and_every_promise_is_broken_by_one() -> None:
-    found = {fault: check(fault) for fault in FAULTS}
-    assert [fault for fault, broken in found.items() if not broken] == ["nothing"]
-    del found["hangs"]  # which breaks all
-    broken = set(check("busy is never returned", leases=False)).union(*found.values())
-    promises = {*suite.CHECKS, str(suite.known_since_opened.__doc__)}
-    promises.remove(str(InboxPromises.commit_together.__doc__))  # broken in test_inbox_transactions.py
-    assert broken == promises
+def test_each_promise_finds_its_faults_and_each_promise_and_fault_has_the_other() -> None:
+    broken = {fault: check(fault) for fault in FAULTS}
+    promises = {check.__qualname__: promise for promise, (_, check) in suite.CHECKS.items()}
+    promises["known_since_opened"] = str(suite.known_since_opened.__doc__)
+    del promises["InboxPromises.commit_together"]  # broken in test_inbox_transactions.py
+    assert set(FOUND_BY) == set(promises)
+    pairs = [(promise, fault) for promise in FOUND_BY for fault in found_by(promise)]
+    assert {fault for _, fault in pairs} == set(FAULTS)
+    assert [(promise, fault) for promise, fault in pairs if promises[promise] not in broken[fault]] == []
 
 
 def test_a_random_walk_makes_calls_of_all_kinds_but_those_that_end_by_themselves() -> None:
