@@ -9,7 +9,7 @@ import sys
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, closing
 from datetime import UTC, datetime, timedelta
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import pytest
@@ -19,6 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from basiq_async import ConfigurationError, InboxError
 from basiq_async._work.quarantine import drop_entry, try_to_drop
 from basiq_async.receiver import Inbox, SQLInbox, inbox_metadata
+from basiq_async.receiver.inboxes import _sql  # private: what a service builds once
 from basiq_async.receiver.protocol import ClaimStatus
 from basiq_async.testing import check_inbox
 from tests.support import inbox_drills
@@ -38,6 +39,8 @@ CLAIMED, DONE, BUSY = ClaimStatus.CLAIMED, ClaimStatus.DONE, ClaimStatus.BUSY
 )
 async def test_a_sql_inbox_keeps_every_promise(url: str, kind: type[SQLInbox], monkeypatch: pytest.MonkeyPatch) -> None:
     check_briefly(monkeypatch)  # a lease is in the database alone, and test_model.py walks on
+    for built in (_sql.Tables, _sql.Statements):  # once, as in a service: here each promise makes an inbox
+        monkeypatch.setattr(_sql, built.__name__, cache(built))
     table = new_table()
     async with engine_of(url) as engine:
 
