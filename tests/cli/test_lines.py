@@ -22,7 +22,7 @@ from basiq_async.testing import Quirks
 
 from ..support.command_line import CommandResult
 from ..support.real_time import PATIENCE
-from .conftest import SECRET, TYPE, Endpoint, Run, Served, World, install, let_wait, wait_until
+from .conftest import TYPE, Endpoint, Run, Served, World, install, let_wait, wait_until
 
 if sys.platform == "win32":
     pytest.skip("there is no shell", allow_module_level=True)
@@ -133,14 +133,6 @@ def test_the_line_for_an_endpoint_that_refuses(world: World) -> None:
     assert shell(line).row["endpoint_status"] == 204
 
 
-def test_the_line_for_an_endpoint_that_refuses_its_receiver(world: World) -> None:
-    w, webhook_id = world, world.webhook()
-    w.endpoint.secret, w.endpoint.status = SECRET, 401
-    line = line_for("endpoint-refuses", w, webhook_id, "--test", "--receiver", w.service(webhook_id))
-    w.endpoint.status = 204
-    assert shell(line).row["endpoint_status"] == 204
-
-
 def test_the_line_for_deliveries_that_a_former_secret_refuses(world: World) -> None:
     """An update has made a new secret, which was not kept; what is missed is recovered again and again."""
     w, webhook_id = world, world.webhook()
@@ -155,15 +147,6 @@ def test_the_line_for_deliveries_that_a_former_secret_refuses(world: World) -> N
     for _ in range(2):
         assert shell(line).exit_code == 0
         assert Path(f"{webhook_id}.secret").read_text().split()[0] == w.fake.secret(webhook_id)
-
-
-def test_the_line_for_deliveries_to_a_wrong_path(world: World) -> None:
-    w, webhook_id = world, world.webhook()
-    w.fake.endpoint_down(w.endpoint.url, status=404)
-    w.emit(2)
-    w.endpoint.status = 404
-    line = line_for("refused", w, webhook_id, "--secret-file", "the secret")
-    assert shell(line).row["endpoint_status"] == 404
 
 
 def test_the_line_for_a_webhook_without_types(world: World) -> None:
@@ -197,22 +180,6 @@ def test_the_line_for_a_type_without_a_handler(world: World) -> None:
     assert [row["event_type_id"] for row in shell(line).rows] == ["user.created"]
 
 
-def test_the_line_for_a_type_without_a_handler_of_which_something_waits(world: World) -> None:
-    """A deploy has lost the handler of what waits: no line may keep more of it from coming."""
-    w, webhook_id = world, world.webhook(TYPE, "user.created")
-    w.service(webhook_id, more=", deferred=True")
-    let_wait(webhook_id, "e-1")
-    line = line_for(
-        "unhandled-event-types",
-        w,
-        webhook_id,
-        "--receiver",
-        w.service(webhook_id, "user.created", more=", deferred=True"),
-    )
-    assert [row["event_id"] for row in shell(line).rows] == ["e-1"]
-    assert w.run("webhooks", "get", webhook_id).row["subscribed_events"] == [TYPE, "user.created"]
-
-
 def test_the_line_for_a_handler_of_an_unsubscribed_type(world: World) -> None:
     w, webhook_id = world, world.webhook(TYPE)
     place = w.service(webhook_id, TYPE, "user.*")
@@ -233,25 +200,6 @@ def test_the_line_for_undelivered_messages(world: World) -> None:
     line = line_for("undelivered", w, webhook_id, "--receiver", w.service(webhook_id))
     assert shell(line).exit_code == 0
     assert (w.handled(), w.posted()) == (2, 0)
-
-
-def test_the_line_for_undelivered_messages_that_are_posted(world: World) -> None:
-    w, webhook_id = world, world.webhook()
-    w.outage()
-    line = line_for("undelivered", w, webhook_id, "--secret-file", "the secret")
-    done = shell(line)
-    assert (done.exit_code, w.posted()) == (0, 2), done.output
-
-
-def test_the_line_for_undelivered_messages_that_are_posted_beside_an_inbox(world: World) -> None:
-    """The service shares its inbox with the job: it is posted to, and nothing is repeated."""
-    w, webhook_id = world, world.webhook()
-    w.service(webhook_id)
-    w.outage()
-    line = line_for("undelivered", w, webhook_id, "--inbox", "inbox.db", "--secret-file", "the secret")
-    done = shell(line)
-    assert (done.exit_code, w.posted()) == (0, 2), done.output
-    assert shell(line).row["messages"]["handled"] == 0
 
 
 def test_the_line_for_events_that_were_never_sent(world: World) -> None:
@@ -310,15 +258,6 @@ def test_the_line_for_a_quarantine(world: World) -> None:
     assert w.handled() == 2
 
 
-def test_the_line_for_a_quarantine_of_an_inbox(world: World) -> None:
-    w, webhook_id = world, world.webhook()
-    w.outage()
-    Path("broken").touch()
-    assert w.run("recover", webhook_id, "--receiver", w.service(webhook_id)).exit_code == 1
-    line = line_for("quarantined", w, webhook_id, "--inbox", "inbox.db")
-    assert [row["kind"] for row in shell(line).rows] == ["message"] * 2
-
-
 def test_the_line_for_a_quarantine_of_what_was_posted(world: World) -> None:
     w, webhook_id = world, world.webhook()
     w.outage()
@@ -352,14 +291,6 @@ def test_the_line_for_deferred_deliveries_that_fail(world: World) -> None:
     line = line_for("deferred-failing", w, webhook_id, "--receiver", place)
     row = shell(line).row
     assert (row["event_id"], row["failures"], "broken" in row["error"]) == ("e-1", 1, True)
-
-
-def test_the_line_for_deliveries_that_wait_in_an_inbox(world: World) -> None:
-    w, webhook_id = world, world.webhook()
-    w.service(webhook_id)
-    let_wait(webhook_id, "e-1")
-    line = line_for("waiting", w, webhook_id, "--inbox", "inbox.db")
-    assert shell(line).row["event_id"] == "e-1"
 
 
 def test_the_line_for_items_that_are_unreadable(world: World) -> None:
