@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import json
-import ssl
 import sys
 import warnings
-from collections.abc import Callable
 from typing import Any
 
 import aiohttp
@@ -29,12 +26,15 @@ from basiq_async import (
 from tests.support.environment import ROOT
 from tests.support.outcomes import ONCE, QUICK, client_of, outcome
 from tests.support.programs import run
-from tests.support.wire import KEY, TOKEN, WEBHOOK, Wire, ok, page
+from tests.support.scripted import Scripted, answer
+from tests.support.wire import KEY, WEBHOOK, Wire, ok, page
 
 
 async def test_no_cookie_is_kept() -> None:
-    answer = ok(WEBHOOK, "Set-Cookie: session=abc; Path=/", "Set-Cookie: b=c")
-    async with Wire(answer) as wire, client_of(wire) as client:
+    async with (
+        Wire(ok(WEBHOOK, "Set-Cookie: session=abc; Path=/", "Set-Cookie: b=c")) as wire,
+        client_of(wire) as client,
+    ):
         for _ in range(3):
             await client.webhooks.get("w1")
         assert all("cookie" not in request.headers for request in [*wire.requests, *wire.token_requests])
@@ -73,52 +73,22 @@ def test_a_transport_used_from_another_loop_is_an_error_of_ours() -> None:
         first.run(close())
 
 
-class Odd:
-    """A transport of a stranger's: it does, or gives back, what a test says."""
-
-    def __init__(self, does: Callable[[], Any]) -> None:
-        self.does = does
-        self.calls = 0
-
-    async def send(self, request: Request, /) -> Any:
-        if request.url.endswith("/token"):
-            return Response(200, {}, json.dumps({"access_token": TOKEN}).encode())
-        self.calls += 1
-        found = self.does()
-        return await found if asyncio.iscoroutine(found) else found
-
-    async def aclose(self) -> None: ...
-
-
-def raising(exc: BaseException) -> Callable[[], Any]:
-    def do() -> Any:
-        raise exc
-
-    return do
-
-
-ODD: dict[str, tuple[Callable[[], Any], type[Exception], int]] = {
-    "OSError": (raising(OSError("x")), ConnectionFailedError, 4),
-    "ConnectionResetError": (raising(ConnectionResetError()), ConnectionFailedError, 4),
-    "ssl.SSLError": (raising(ssl.SSLError("x")), ConnectionFailedError, 4),
-    "TimeoutError": (raising(TimeoutError()), RequestTimeoutError, 4),
-    "aiohttp's timeout": (raising(aiohttp.ServerTimeoutError()), RequestTimeoutError, 4),
-    "aiohttp.ClientOSError": (raising(aiohttp.ClientOSError()), ConnectionFailedError, 4),
-    "aiohttp.ServerDisconnectedError": (raising(aiohttp.ServerDisconnectedError()), TransportError, 1),
-    "aiohttp.ClientPayloadError": (raising(aiohttp.ClientPayloadError()), TransportError, 1),
-    "ValueError": (raising(ValueError()), TransportError, 1),
-    "UnicodeDecodeError": (raising(UnicodeDecodeError("utf-8", b"\xff", 0, 1, "x")), TransportError, 1),
-    "json.JSONDecodeError": (raising(json.JSONDecodeError("x", "y", 0)), TransportError, 1),
-    "KeyError": (raising(KeyError("x")), TransportError, 1),
-    "StopAsyncIteration": (raising(StopAsyncIteration()), TransportError, 1),
-    "RecursionError": (raising(RecursionError()), TransportError, 1),
-    "MemoryError": (raising(MemoryError()), TransportError, 1),
-    "a group": (raising(ExceptionGroup("x", [OSError()])), TransportError, 1),
-    "a cancellation of its own": (raising(asyncio.CancelledError()), ConnectionFailedError, 4),
-    "TransportError": (raising(TransportError("x")), TransportError, 1),
-    "headers of None": (lambda: Response(200, None), TransportError, 1),
-    "headers of numbers": (lambda: Response(200, {1: 2}), TransportError, 1),
-    "never": (lambda: asyncio.sleep(3600), RequestTimeoutError, 4),
+ODD: dict[str, tuple[Any, type[Exception], int]] = {
+    "OSError": (OSError("x"), ConnectionFailedError, 4),
+    "TimeoutError": (TimeoutError(), RequestTimeoutError, 4),
+    "aiohttp's timeout": (aiohttp.ServerTimeoutError(), RequestTimeoutError, 4),
+    "aiohttp.ClientOSError": (aiohttp.ClientOSError(), ConnectionFailedError, 4),
+    "aiohttp.ServerDisconnectedError": (aiohttp.ServerDisconnectedError(), TransportError, 1),
+    "ValueError": (ValueError(), TransportError, 1),
+    "StopAsyncIteration": (StopAsyncIteration(), TransportError, 1),
+    "RecursionError": (RecursionError(), TransportError, 1),
+    "MemoryError": (MemoryError(), TransportError, 1),
+    "a group": (ExceptionGroup("x", [OSError()]), TransportError, 1),
+    "a cancellation of its own": (asyncio.CancelledError(), ConnectionFailedError, 4),
+    "TransportError": (TransportError("x"), TransportError, 1),
+    "headers of None": (Response(200, None), TransportError, 1),
+    "headers of numbers": (Response(200, {1: 2}), TransportError, 1),
+    "never": (lambda request: asyncio.sleep(3600), RequestTimeoutError, 4),
 }
 
 
@@ -126,19 +96,19 @@ ODD: dict[str, tuple[Callable[[], Any], type[Exception], int]] = {
 async def test_whatever_a_transport_of_others_does_one_error_of_ours_comes_out(
     does: Any, expected: Any, calls: int
 ) -> None:
-    transport = Odd(does)
+    transport = Scripted(does)
     async with BasiqClient(KEY, transport=transport, retry=QUICK, timeout=0.05) as client:
         got = await outcome(client.webhooks.get("w1"), within=2.0)
         assert type(got) is expected, got
-        assert (transport.calls, got.attempts) == (calls, calls)
-        transport.does = lambda: Response(200, {}, json.dumps(WEBHOOK).encode())
+        assert (len(transport.requests), got.attempts) == (calls, calls)
+        transport.script = [answer(WEBHOOK)]
         assert isinstance(await outcome(client.webhooks.get("w1")), Webhook)
     assert asyncio.all_tasks() == {asyncio.current_task()}
 
 
 @pytest.mark.parametrize("value", [5, None, b"12", ["1"], ""], ids=repr)
 async def test_a_header_of_another_type_from_a_transport_of_others_does_no_harm(value: Any) -> None:
-    transport = Odd(lambda: Response(429, {"retry-after": value, "location": value}))
+    transport = Scripted(Response(429, {"retry-after": value, "location": value}))
     async with BasiqClient(KEY, transport=transport, retry=QUICK) as client:
         got = await outcome(client.webhooks.get("w1"))
         assert isinstance(got, BasiqError), got

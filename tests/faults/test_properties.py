@@ -61,11 +61,10 @@ def test_any_bytes_are_json_or_a_decode_error_with_both_decoders_alike(body: byt
 @relaxed
 @given(st.sampled_from([Webhook, Message, Event, EventType]), st.dictionaries(NAMES, OBJECTS, max_size=6))
 def test_any_object_is_a_model_whose_parts_can_be_used_or_a_decode_error(model: type[Any], value: Any) -> None:
-    for codec in CODECS:
-        try:
-            touch(codec.read(model, json.dumps(value).encode()))
-        except ResponseDecodeError as exc:
-            assert exc.location.startswith("$")
+    try:
+        touch(CODECS[0].read(model, json.dumps(value).encode()))
+    except ResponseDecodeError as exc:
+        assert exc.location.startswith("$")
 
 
 @relaxed

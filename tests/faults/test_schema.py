@@ -6,15 +6,15 @@ from __future__ import annotations
 import copy
 import functools
 import json
+import operator
 from collections.abc import Iterator
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
-import attrs
 import pytest
 
-from basiq_async import BasiqError, DeliveryAttempt, Event, EventType, Message, ResponseDecodeError, Secret, Webhook
-from basiq_async._wire.codec import Codec, _strict_loads, default_loads
+from basiq_async import DeliveryAttempt, Event, EventType, Message, ResponseDecodeError, Secret, Webhook
+from basiq_async._wire.codec import Codec
 from tests.support.outcomes import assert_hidden
 from tests.support.wire import MARK, SIGNING
 
@@ -77,20 +77,14 @@ VALUES: dict[str, Any] = {
     "missing": MISSING,
     "null": None,
     "true": True,
-    "false": False,
     "zero": 0,
-    "negative": -1,
-    "a number": 12345,
     "a fraction": 0.5,
     "a huge number": 10**300,
-    "a huge negative number": -(10**300),
-    "64 bits": 2**63,
     "1e300": 1e300,
     "an empty text": "",
     "blank": "  ",
     "text": "text",
     "a control text": "\0\n\x1b[31m\u202e",
-    "an enormous text": "x" * 50_000,
     "digits": "123",
     "an empty list": [],
     "a list": ["a", "b"],
@@ -102,8 +96,6 @@ VALUES: dict[str, Any] = {
     "an object": {"a": "b"},
     "an object of odd keys": {"": None, "\0": [], "a.b": {}},
     "a nested object": {"id": {"id": {"id": 1}}},
-    "an enormous list": list(range(2_000)),
-    "an enormous object": {str(index): index for index in range(500)},
 }
 
 
@@ -117,66 +109,43 @@ def paths(value: Any, at: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
 
 def with_value(original: Any, path: tuple[Any, ...], value: Any) -> Any:
     changed = copy.deepcopy(original)
-    inner = changed
-    for step in path[:-1]:
-        inner = inner[step]
+    inner = functools.reduce(operator.getitem, path[:-1], changed)
+    inner[path[-1]] = value
     if value is MISSING:
         del inner[path[-1]]
-    else:
-        inner[path[-1]] = value
     return changed
 
 
-def touch(thing: Any, depth: int = 0) -> None:
+KINDS: dict[str, Any] = {
+    "attempts": tuple, "subscribed_events": tuple, "delivered": bool, "succeeded": bool, "status_code": (int, type(None)),
+    "created": (datetime, type(None)), "timestamp": (datetime, type(None)),
+}  # fmt: skip
+
+
+def touch(thing: Any) -> None:
     """Use every part of an object: nothing may come out but what is declared."""
-    assert isinstance(repr(thing), str)
-    assert isinstance(str(thing), str)
-    assert MARK not in repr(thing)
-    assert MARK not in f"{thing}"
-    assert thing == thing
+    assert MARK not in f"{thing!r}{thing}{getattr(thing, 'raw', None)}"
+    assert copy.deepcopy(thing) == thing != 5
     assert hash(thing) == hash(copy.copy(thing))
-    assert copy.deepcopy(thing) == thing
-    assert (thing == 5) is False
-    for name in dir(type(thing)):
-        if name.startswith("_"):
-            continue
-        value = getattr(thing, name)
-        if callable(value):
-            continue
-        if name in ("id", "url") and type(thing) is not DeliveryAttempt:
-            assert isinstance(value, str), name
-            assert value, name
-        if isinstance(value, datetime):
-            assert value.tzinfo is not None
-            value.isoformat()
-        if name in ("delivered", "succeeded"):
-            assert isinstance(value, bool)
-        if name == "status_code":
-            assert value is None or isinstance(value, int)
-        if name == "links":
-            assert all(isinstance(link, str) for link in value.values())
-        if name in ("attempts", "subscribed_events"):
-            assert isinstance(value, tuple)
-        for inner in value if isinstance(value, tuple) else (value,):
-            if attrs.has(type(inner)) and depth < 3:
-                touch(inner, depth + 1)
-    assert (
-        "secret" not in getattr(thing, "raw", {})
-        or not isinstance(thing, Webhook)
-        or not isinstance(thing.raw["secret"], str)
-    )
+    parts = {name: getattr(thing, name) for name in dir(type(thing)) if not name.startswith("_")}
+    for name in KINDS.keys() & parts:
+        assert isinstance(parts[name], KINDS[name]), name
+        assert getattr(parts[name], "tzinfo", UTC) is not None, name
+    if not isinstance(thing, DeliveryAttempt):
+        assert all(isinstance(part, str) and part for part in (thing.id, parts.get("url", "no url")))
+        assert all(isinstance(link, str) for link in thing.links.values())
+    for attempt in parts.get("attempts", ()):
+        touch(attempt)
 
 
-codec_of = functools.cache(lambda loads: Codec(loads=loads))
+CODEC = Codec()
 
 
-def read(model: type[Any], loads: Any, value: Any) -> Any:
-    codec = codec_of(loads)
+def read(model: type[Any], value: Any) -> Any:
     try:
-        found = codec.read(model, json.dumps(value).encode())
-    except BasiqError as exc:
+        found = CODEC.read(model, json.dumps(value).encode())
+    except ResponseDecodeError as exc:
         assert_hidden(exc)
-        assert type(exc) is ResponseDecodeError
         assert exc.location.startswith("$")
         assert len(str(exc)) < 300
         return exc
@@ -187,39 +156,16 @@ def read(model: type[Any], loads: Any, value: Any) -> Any:
 CASES = [(name, path) for name, (_, original) in OBJECTS.items() for path in paths(original)]
 
 
-@pytest.mark.parametrize("loads", [default_loads(), _strict_loads], ids=["orjson", "json"])
 @pytest.mark.parametrize(
     ("name", "path"), CASES, ids=lambda part: part if isinstance(part, str) else ".".join(map(str, part))
 )
-def test_each_field_with_each_kind_of_value(name: str, path: tuple[Any, ...], loads: Any) -> None:
+def test_each_field_with_each_kind_of_value(name: str, path: tuple[Any, ...]) -> None:
     model, original = OBJECTS[name]
     for kind, value in VALUES.items():
-        got = read(model, loads, with_value(original, path, value))
+        got = read(model, with_value(original, path, value))
         if path == ("id",) and kind in ("missing", "null", "an empty text", "a list", "true", "an object"):
             assert isinstance(got, ResponseDecodeError), kind
             assert got.location == "$.id", kind
-
-
-@pytest.mark.parametrize(
-    ("name", "path"), CASES, ids=lambda part: part if isinstance(part, str) else ".".join(map(str, part))
-)
-@pytest.mark.parametrize("change", ["upper", "capitalize", "swapcase"])
-def test_a_name_in_another_case_is_an_unknown_field(name: str, path: tuple[Any, ...], change: str) -> None:
-    if not isinstance(path[-1], str):
-        return
-    model, original = OBJECTS[name]
-    other = getattr(path[-1], change)()
-    if other == path[-1]:
-        return
-    moved = with_value(original, path, MISSING)
-    inner = original
-    for step in path[:-1]:
-        inner = inner[step]
-    got = read(model, None, with_value(moved, (*path[:-1], other), inner[path[-1]]))
-    if path == ("id",) or (name, path) == ("webhook", ("url",)):
-        assert isinstance(got, ResponseDecodeError)
-    else:
-        assert isinstance(got, model)
 
 
 @pytest.mark.parametrize("name", OBJECTS)
@@ -234,7 +180,7 @@ def test_unknown_fields_and_values_are_kept_and_do_no_harm(name: str) -> None:
         "raw": 6,
         "self": 7,
     }
-    got = read(model, None, unknown)
+    got = read(model, unknown)
     assert isinstance(got, model)
     assert got.raw["(raw)"] == 5
     assert got.raw["raw"] == 6
@@ -278,9 +224,9 @@ EPOCHS: dict[Any, str | None] = {
 
 @pytest.mark.parametrize(("text", "expected"), [*DATES.items(), *EPOCHS.items()], ids=repr)
 def test_every_plausible_form_of_a_date(text: Any, expected: str | None) -> None:
-    event = read(Event, None, {**EVENT, "createdDate": text})
+    event = read(Event, {**EVENT, "createdDate": text})
     attempt = {**MESSAGE["attempts"][0], "timestamp": text}
-    message = read(Message, None, {**MESSAGE, "attempts": [attempt]})
+    message = read(Message, {**MESSAGE, "attempts": [attempt]})
     for found in (event.created, message.attempts[0].timestamp):
         assert (found.isoformat() if found else None) == expected
 
@@ -289,17 +235,17 @@ def test_every_plausible_form_of_a_date(text: Any, expected: str | None) -> None
     "value", [*NO_DATES, True, [], {}, 1e300, 10**300, -(10**300), 2**63], ids=lambda v: repr(v)[:30]
 )
 def test_what_is_no_date_is_an_error_at_its_place_when_the_item_is_read(value: Any) -> None:
-    event = read(Event, None, {**EVENT, "createdDate": value})
+    event = read(Event, {**EVENT, "createdDate": value})
     assert (type(event), event.location) == (ResponseDecodeError, "$.createdDate")
     attempt = {**MESSAGE["attempts"][0], "timestamp": value}
-    message = read(Message, None, {**MESSAGE, "attempts": [MESSAGE["attempts"][0], attempt]})
+    message = read(Message, {**MESSAGE, "attempts": [MESSAGE["attempts"][0], attempt]})
     assert (type(message), message.location) == (ResponseDecodeError, "$.attempts[1].timestamp")
 
 
 @pytest.mark.parametrize("hours", [14, -14, 23, -23])
 @pytest.mark.parametrize("text", ["0001-01-01T00:00:00", "9999-12-31T23:59:59"])
 def test_a_date_at_the_end_of_time_can_be_used(text: str, hours: int) -> None:
-    got = read(Event, None, {**EVENT, "createdDate": f"{text}{hours:+03d}:00"})
+    got = read(Event, {**EVENT, "createdDate": f"{text}{hours:+03d}:00"})
     if isinstance(got, Event):
         assert got.created is not None
         assert hash(got.created) == hash(got.created)
@@ -308,12 +254,12 @@ def test_a_date_at_the_end_of_time_can_be_used(text: str, hours: int) -> None:
 
 def test_a_secret_is_never_shown_in_whatever_shape_it_comes() -> None:
     for secret in (SIGNING, [SIGNING], {"value": SIGNING}, SIGNING * 100, f" {SIGNING} "):
-        got = read(Webhook, None, {**WEBHOOK, "secret": secret})
+        got = read(Webhook, {**WEBHOOK, "secret": secret})
         if isinstance(got, Webhook):
             assert isinstance(got.secret, Secret)
             assert got.secret.reveal() == secret
             assert MARK not in repr(got.raw)
     for name in ("Secret", "SECRET", "sEcret"):
-        got = read(Webhook, None, {**WEBHOOK, "secret": None, name: SIGNING})
+        got = read(Webhook, {**WEBHOOK, "secret": None, name: SIGNING})
         assert got.secret is None
         assert MARK not in repr(got.raw)
