@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import gzip
 import json
 import os
 import subprocess
 import sys
-import tempfile
 import zlib
 from asyncio.subprocess import PIPE
 from collections.abc import Callable, Iterator
 
 import pytest
 
-import basiq_async._wire.codec
 from basiq_async import (
     BadRequestError,
     TransportError,
@@ -27,24 +24,8 @@ from tests.support.outcomes import client_of, outcome
 from tests.support.wire import KEY, WEBHOOK, Conn, Step, Wire, closing, http
 
 
-@pytest.fixture(params=["orjson", "json"])
-def decoder(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """Both decoders, so that an installation with the extra and one without behave alike."""
-    if request.param == "json":
-        monkeypatch.setattr(basiq_async._wire.codec, "default_loads", lambda: basiq_async._wire.codec._strict_loads)
-    else:
-        pytest.importorskip("orjson")
-    return request.param
-
-
-def named(name: str) -> bytes:
-    """A webhook whose name is this JSON text."""
-    return b'{"id":"w1","url":"https://example.com","name":' + name.encode() + b"}"
-
-
-@pytest.mark.parametrize("depth", [30, 40, 500, 900])
-async def test_a_deep_error_body_can_be_shown(decoder: str, depth: int) -> None:
-    body = f'{{"data":[{{"code":"c","detail":"d","more":{"[" * depth + "]" * depth}}}]}}'
+async def test_a_deep_error_body_can_be_shown() -> None:
+    body = f'{{"data":[{{"code":"c","detail":"d","more":{"[" * 900 + "]" * 900}}}]}}'
     async with Wire(http(400, body)) as wire, client_of(wire) as client:
         got = await outcome(client.webhooks.get("w1"))
         assert (type(got), got.code) == (BadRequestError, "c")
@@ -65,10 +46,9 @@ async def test_a_huge_body_of_an_error_is_not_read_as_json() -> None:
         assert (type(got), got.code) == (BadRequestError, None)
 
 
-@pytest.mark.parametrize("size", [0, 1, 5])
-async def test_a_body_announced_above_the_limit_is_refused_before_it_comes(size: int) -> None:
+async def test_a_body_announced_above_the_limit_is_refused_before_it_comes() -> None:
     head = f"HTTP/1.1 200 OK\r\nContent-Length: {64 * 2**20 + 1}\r\n\r\n".encode()
-    async with Wire(closing(head + b" " * size), http(200, json.dumps(WEBHOOK))) as wire, client_of(wire) as client:
+    async with Wire(closing(head + b" "), http(200, json.dumps(WEBHOOK))) as wire, client_of(wire) as client:
         got = await outcome(client.webhooks.get("w1"))
         assert type(got) is TransportError
         assert "max_body_size" in str(got)
@@ -96,31 +76,21 @@ def endless(head: bytes, more: bytes) -> Step:
     return step
 
 
-async def hundred_megabytes(conn: Conn) -> None:
-    await conn.say(b"HTTP/1.1 200 OK\r\nContent-Length: 104857600\r\n\r\n")
-    for _ in range(100):
-        await conn.say(MIB)
-
-
 def text_of_60_mb(end: str) -> bytes:
-    return http(200, named('"').removesuffix(b"}") + b"x" * (60 * 2**20) + end.encode() + b'"}')
+    return http(200, b'{"id":"w1","url":"https://example.com","name":"' + b"x" * (60 * 2**20) + end.encode() + b'"}')
 
 
 HEAVY: dict[str, tuple[Callable[[], Step], set[str]]] = {
-    "100 MB, announced": (lambda: hundred_megabytes, {"TransportError"}),
     "chunks without end": (lambda: endless(CHUNKED, b"100000\r\n" + MIB + b"\r\n"), {"TransportError"}),
-    "no length, without end": (lambda: endless(b"HTTP/1.1 200 OK\r\n\r\n", MIB), {"TransportError"}),
     "gzip bomb": (bomb, {"TransportError"}),
     "gzip of many members": (
         lambda: http(200, gzip.compress(b"") * 200_000, "Content-Encoding: gzip"),
         {"ResponseDecodeError", "ConnectionFailedError"},
     ),
-    "headers without end": (lambda: endless(b"HTTP/1.1 200 OK\r\n", b"X: a\r\n" * 10_000), {"ConnectionFailedError"}),
     "one header without end": (
         lambda: endless(b"HTTP/1.1 200 OK\r\nX: ", MIB),
         {"ConnectionFailedError", "RequestTimeoutError"},
     ),
-    "a reason without end": (lambda: endless(b"HTTP/1.1 200 ", MIB), {"ConnectionFailedError"}),
     "an extension without end": (
         lambda: endless(CHUNKED + b"5;x=", MIB),
         {"ConnectionFailedError", "RequestTimeoutError"},
@@ -130,10 +100,8 @@ HEAVY: dict[str, tuple[Callable[[], Step], set[str]]] = {
         {"ConnectionFailedError", "RequestTimeoutError"},
     ),
     "60 MB of brackets": (lambda: http(200, b'{"data":[' + b"[]," * (20 * 2**20) + b"1]}"), {"ResponseDecodeError"}),
-    "60 MB of objects": (lambda: http(200, b'{"data":[' + b'{"a":1},' * 7_000_000 + b"1]}"), {"ResponseDecodeError"}),
     "60 MB of text": (lambda: text_of_60_mb(""), {"Webhook"}),
     "60 MB of text with an emoji": (lambda: text_of_60_mb("\U0001f600"), {"ResponseDecodeError"}),
-    "60 MB of text with an escape": (lambda: text_of_60_mb("\\u00e9"), {"ResponseDecodeError"}),
     "an error of 60 MB": (lambda: http(400, b'{"data":[' + b"[]," * (20 * 2**20) + b"1]}"), {"BadRequestError"}),
     "a token answer of 60 MB": (lambda: http(200, b'{"a":["' + b"x" * (60 * 2**20) + b'"]}'), {"ResponseDecodeError"}),
 }
@@ -151,12 +119,13 @@ async def main(url, key, timeout):
             return type(exc).__name__
 
 
-if sys.argv[1] == "json":
-    basiq_async._wire.codec.default_loads = lambda: basiq_async._wire.codec._strict_loads
 for line in sys.stdin:
     # A process for each call: what an earlier one left in the memory counts for none.
     if not (child := os.fork()):
-        name = asyncio.run(main(*line.split()))
+        decoder, *words = line.split()
+        if decoder == "json":
+            basiq_async._wire.codec.default_loads = lambda: basiq_async._wire.codec._strict_loads
+        name = asyncio.run(main(*words))
         with open("/proc/self/status") as status:
             print(name, next(int(line.split()[1]) // 1024 for line in status if line.startswith("VmHWM")), flush=True)
         os._exit(0)
@@ -165,43 +134,33 @@ for line in sys.stdin:
 
 
 @pytest.fixture(scope="module")
-def children() -> Iterator[Callable[..., tuple[str, int]]]:
-    """Programs that make one call for each line: the name of its result or error, and the peak of its memory in MB."""
-    with contextlib.ExitStack() as stack, tempfile.TemporaryFile("w+") as complaints:
-        started: dict[str, subprocess.Popen[str]] = {}
+def program() -> Iterator[subprocess.Popen[str]]:
+    """It makes one call for each line, and says the name of its result or error, and the peak of its memory in MB."""
+    command = [sys.executable, "-c", CLIENT]
+    with subprocess.Popen(
+        command, stdin=PIPE, stdout=PIPE, stderr=subprocess.STDOUT, text=True, env=unmeasured()
+    ) as started:
+        yield started
 
-        def call(decoder: str, *words: str) -> tuple[str, int]:
-            if decoder not in started:
-                command = [sys.executable, "-c", CLIENT, decoder]
-                started[decoder] = stack.enter_context(
-                    subprocess.Popen(command, stdin=PIPE, stdout=PIPE, stderr=complaints, text=True, env=unmeasured())
-                )
-            child = started[decoder]
-            assert child.stdin is not None
-            assert child.stdout is not None
-            print(*words, file=child.stdin, flush=True)
-            said = child.stdout.readline().split()
-            complaints.seek(0)
-            assert (len(said), complaints.read()) == (2, "")
-            return said[0], int(said[1])
 
-        yield call
-        for child in started.values():
-            assert child.stdin is not None
-            child.stdin.close()
+def call(program: subprocess.Popen[str], *words: str) -> str:
+    assert program.stdin is not None
+    assert program.stdout is not None
+    print(*words, file=program.stdin, flush=True)
+    return program.stdout.readline()
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="the peak is read from /proc")
 @pytest.mark.parametrize("case", HEAVY)
-async def test_no_answer_takes_more_memory_than_400_mb(case: str, children: Callable[..., tuple[str, int]]) -> None:
+async def test_no_answer_takes_more_memory_than_400_mb(case: str, program: subprocess.Popen[str]) -> None:
     make, allowed = HEAVY[case]
     step = make()
     # Where no time limit may end it, the load of the machine must not do so either.
     timeout = "2" if "RequestTimeoutError" in allowed else "100"
     tokens = [step] if isinstance(step, bytes) and b'{"a":[' in step[:200] else []
-    for decoder_ in ("orjson", "json") if case.startswith("60 MB") else ("json",):
+    for decoder in ("orjson", "json") if case.startswith("60 MB") else ("json",):
         async with Wire(step, tokens=tokens) as wire:
-            got, peak = await asyncio.to_thread(children, decoder_, wire.url, KEY, timeout)
+            got, peak = (await asyncio.to_thread(call, program, decoder, wire.url, KEY, timeout)).split()
             await wire.quiet()
         assert got in allowed
-        assert peak < 400, f"{peak} MB"
+        assert int(peak) < 400, f"{peak} MB"

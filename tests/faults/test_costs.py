@@ -115,7 +115,7 @@ def test_texts_that_nearly_look_like_a_credential(piece: str) -> None:
 
 
 @pytest.mark.parametrize("piece", ["/%25", "/%2525", "/.", "/;", "/%3b", "%", "?", "#", "/a%2f", ":", "[", "//"])
-@pytest.mark.parametrize("start", ["", "/", "https://", "https://au-api.basiq.io/", "?"])
+@pytest.mark.parametrize("start", ["", "https://", "https://au-api.basiq.io/"])
 def test_links(start: str, piece: str) -> None:
     link = start + much(piece)
     within(lambda: BASE.resolve(link, "https://au-api.basiq.io/prefix/events"), LinkError)

@@ -13,15 +13,8 @@ from basiq_async.services.messages import Messages
 from tests.support.outcomes import client_of, outcome
 from tests.support.wire import KEY, MESSAGE, WEBHOOK, Wire, ok, page
 
-
-class _Unknown:
-    """An object of no type that is known. Its repr is the same in every process, and with it the tests' names."""
-
-    def __repr__(self) -> str:
-        return "unknown()"
-
-
-UNKNOWN = _Unknown()
+UNKNOWN = ...
+"""An object of no type that is known."""
 SEGMENTS = ["user@host;a&b=c", "100%", "...", "\u202e标识符\U0001f600"]
 """With what has a meaning in a url; tests/wire/test_urls.py has more."""
 REFUSED: list[Any] = [
