@@ -21,7 +21,6 @@ How = Literal["once", "twice", "repeatedly", "anyio", "timeout", "everything"]
 HOWS: tuple[How, ...] = get_args(How)
 CALLS = ("claim", "complete", "release", "quarantine", "entries", "known", "note", "set_note")
 """Those of an inbox that a receiver and a run make."""
-Moment = Callable[[], Awaitable[None]]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -33,12 +32,7 @@ async def turns(count: int) -> None:
 
 
 async def cancel_after(count: int, work: Coroutine[Any, Any, object], how: How, *, alone: bool = True) -> bool:
-    """Cancel ``work`` after ``count`` turns of the loop: see ``cancel_at``."""
-    return await cancel_at(lambda: turns(count), work, how, alone=alone)
-
-
-async def cancel_at(moment: Moment, work: Coroutine[Any, Any, object], how: How, *, alone: bool = True) -> bool:
-    """Cancel ``work`` when ``moment`` has passed, and wait for its end. Return False if it had ended before.
+    """Cancel ``work`` after ``count`` turns of the loop, and wait for its end. Return False if it had ended before.
 
     Any error of the work, except the cancellation, is raised. A task that is left over fails the test. With
     ``alone=False``, for a server with tasks of its own, only the work's task is cancelled, and left-over tasks pass.
@@ -51,7 +45,7 @@ async def cancel_at(moment: Moment, work: Coroutine[Any, Any, object], how: How,
     elif how == "timeout":
         main = _in_time(limit, work)
     task = asyncio.get_running_loop().create_task(main)
-    await moment()
+    await turns(count)
     hit = not task.done()
     if hit and how == "anyio":
         scope.cancel()

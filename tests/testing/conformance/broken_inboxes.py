@@ -66,80 +66,42 @@ def check(name: str, *, leases: bool = True) -> dict[str, str]:
 # --- ways to change a call ---
 
 
-def before(do: Callable[[Any, Of], object]) -> Change:
-    """Do something before the call."""
+def fault(
+    *,
+    before: Callable[[Any, Of], object] = lambda *_: None,
+    answer: object = ...,
+    keep: str = "",
+    when: Callable[[Any, Of], bool] = lambda *_: True,
+    then: Callable[[Any, Of, Any], object] = lambda *_: None,
+    after: Callable[[Any, Of, Any], Any] | None = None,
+    **edits: Callable[[Any, Of], Any],
+) -> Change:
+    """Change a call.
+
+    before, then: what is done before and after it.
+    answer, keep: what it returns or raises without being made, and the record that it leaves as it was, where ``when``.
+    edits: for each argument, what is given in its place.
+    after: makes another result.
+    """
 
     async def change(inbox: Any, call: Call, of: Of) -> Any:
-        do(inbox, of)
-        return await call(**vars(of))
-
-    return change
-
-
-def after(do: Callable[[Any, Of, Any], Any]) -> Change:
-    """Return another result."""
-
-    async def change(inbox: Any, call: Call, of: Of) -> Any:
-        return do(inbox, of, await call(**vars(of)))
-
-    return change
-
-
-def then(do: Callable[[Any, Of, Any], object]) -> Change:
-    """Do something after the call."""
-
-    async def change(inbox: Any, call: Call, of: Of) -> Any:
-        result = await call(**vars(of))
-        do(inbox, of, result)
-        return result
-
-    return change
-
-
-def given(**edits: Callable[[Any, Of], Any]) -> Change:
-    """Make the call with other arguments."""
-
-    async def change(inbox: Any, call: Call, of: Of) -> Any:
-        return await call(**{**vars(of), **{name: edit(inbox, of) for name, edit in edits.items()}})
-
-    return change
-
-
-def answer(result: object, when: Callable[[Any, Of], bool] = lambda inbox, of: True) -> Change:
-    """Return a result without the call."""
-
-    async def change(inbox: Any, call: Call, of: Of) -> Any:
-        return result if when(inbox, of) else await call(**vars(of))
-
-    return change
-
-
-def keep(name: str, when: Callable[[Any, Of], bool] = lambda inbox, of: True) -> Change:
-    """Leave a record as it was before the call."""
-
-    async def change(inbox: Any, call: Call, of: Of) -> Any:
-        kept = dict(getattr(inbox, name)) if when(inbox, of) else None
-        result = await call(**vars(of))
+        before(inbox, of)
+        here = when(inbox, of)
+        if isinstance(answer, Exception):
+            raise answer
+        if here and answer is not ...:
+            return answer
+        kept = dict(getattr(inbox, keep)) if here and keep else None
+        result = await call(**{**vars(of), **{name: edit(inbox, of) for name, edit in edits.items()}})
         if kept is not None:
-            setattr(inbox, name, kept)
-        return result
+            setattr(inbox, keep, kept)
+        then(inbox, of, result)
+        return result if after is None else after(inbox, of, result)
 
     return change
 
 
 # --- faults that no way above makes ---
-
-
-def raising(error: Exception) -> Change:
-    async def change(inbox: Any, call: Call, of: Of) -> Any:
-        raise error
-
-    return change
-
-
-async def forget(inbox: Any, call: Call, of: Of) -> bool:
-    await inbox.release(of.key, of.token)
-    return True
 
 
 async def claim_after_a_look(inbox: Any, call: Call, of: Of) -> Claim:
@@ -148,15 +110,6 @@ async def claim_after_a_look(inbox: Any, call: Call, of: Of) -> Claim:
     if free:
         inbox._claims.clear()
     return await call(**vars(of))
-
-
-async def claim_without_the_quarantine(inbox: Any, call: Call, of: Of) -> Claim:
-    if of.quarantined:
-        return await call(**vars(of))
-    quarantined, inbox._quarantined = inbox._quarantined, {}
-    claim = await call(**vars(of))
-    inbox._quarantined = quarantined
-    return claim
 
 
 async def remember_for_the_lease(inbox: Any, call: Call, of: Of) -> bool:
@@ -180,10 +133,6 @@ def record_and_forget_what_waits(inbox: Any, call: Call, of: Of) -> None:
     call(**vars(of))
     now, _ = inbox._retention.read()
     inbox._waiting = {key: wait for key, wait in inbox._waiting.items() if wait.stored + inbox._remember > now}
-
-
-async def quarantine_as_handled(inbox: Any, call: Call, of: Of) -> bool:
-    return await inbox.complete(of.key, of.token)
 
 
 def is_set_aside(inbox: Any, of: Of) -> bool:
@@ -270,196 +219,203 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "forgets the oldest of a few": {"max_entries": 50},
 }
 FAULTS: dict[str, dict[str, Change]] = {
-    "hangs": {"claim": raising(TimeoutError())},
-    "is never ready": {"check": raising(InboxError("away"))},
+    "hangs": {"claim": fault(answer=TimeoutError())},
+    "is never ready": {"check": fault(answer=InboxError("away"))},
     # claim
-    "busy is never returned": {"claim": after(lambda _, of, claim: Claim(CLAIMED) if claim.status is BUSY else claim)},
-    "no retry_after": {"claim": after(lambda _, of, claim: Claim(claim.status))},
-    "ignores case": {"claim": given(key=lambda _, of: of.key.lower())},
-    "locks itself out": {"claim": given(token=lambda _, of: of.token + uuid.uuid4().hex)},
-    "keeps the first lease": {"claim": keep("_claims", is_own)},
-    "endless lease": {"claim": given(lease=lambda _, of: 1e9)},
-    "not atomic": {"claim": claim_after_a_look},
-    "what a job set aside is done": {"claim": answer(Claim(DONE), is_quarantined)},
-    "an attempt takes out what a job set aside": {
-        "claim": then(take_out),
+    "busy is never returned": {
+        "claim": fault(after=lambda _, of, claim: Claim(CLAIMED) if claim.status is BUSY else claim)
     },
+    "no retry_after": {"claim": fault(after=lambda _, of, claim: Claim(claim.status))},
+    "ignores case": {"claim": fault(key=lambda _, of: of.key.lower())},
+    "locks itself out": {"claim": fault(token=lambda _, of: of.token + uuid.uuid4().hex)},
+    "keeps the first lease": {"claim": fault(keep="_claims", when=is_own)},
+    "endless lease": {"claim": fault(lease=lambda _, of: 1e9)},
+    "not atomic": {"claim": claim_after_a_look},
+    "what a job set aside is done": {"claim": fault(answer=Claim(DONE), when=is_quarantined)},
+    "an attempt takes out what a job set aside": {"claim": fault(then=take_out)},
     "cuts keys": {
-        "claim": given(key=lambda _, of: of.key[:255]),
-        "complete": given(key=lambda _, of: of.key[:255]),
+        "claim": fault(key=lambda _, of: of.key[:255]),
+        "complete": fault(key=lambda _, of: of.key[:255]),
     },
     # complete
-    "completes in lower case": {
-        "complete": given(key=lambda _, of: of.key.lower()),
-    },
-    "forgets": {"complete": forget},
+    "completes in lower case": {"complete": fault(key=lambda _, of: of.key.lower())},
+    "forgets": {"complete": fault(before=lambda inbox, of: is_own(inbox, of) and free(inbox, of), answer=True)},
     "forgets with the lease": {"complete": remember_for_the_lease},
-    "completes twice": {"complete": after(lambda *_: True)},
-    "completes for anybody": {"complete": before(free_all)},
-    "too late is too late": {"complete": answer(False, is_too_late)},
-    "a late worker leaves the quarantine": {"complete": keep("_quarantined", is_set_aside)},
-    "anybody completes what waits": {"complete": before(lambda inbox, of: stop_waiting(inbox, of))},
-    "handled but waits": {"complete": keep("_waiting", lambda inbox, of: True)},
+    "completes twice": {"complete": fault(after=lambda *_: True)},
+    "completes for anybody": {"complete": fault(before=free_all)},
+    "too late is too late": {"complete": fault(answer=False, when=is_too_late)},
+    "a late worker leaves the quarantine": {"complete": fault(keep="_quarantined", when=is_set_aside)},
+    "anybody completes what waits": {"complete": fault(before=stop_waiting)},
+    "handled but waits": {"complete": fault(keep="_waiting")},
     # known, notes
-    "knows the first of many": {"known": given(keys=lambda _, of: of.keys[:500])},
-    "knows all of very many": {"known": after(lambda _, of, found: of.keys if len(of.keys) > 1_000 else found)},
-    "sees claims": {"known": after(lambda inbox, of, found: inbox._claims.keys() & set(of.keys) or found)},
+    "knows the first of many": {"known": fault(keys=lambda _, of: of.keys[:500])},
+    "knows all of very many": {"known": fault(after=lambda _, of, found: of.keys if len(of.keys) > 1_000 else found)},
+    "sees claims": {"known": fault(after=lambda inbox, of, found: inbox._claims.keys() & set(of.keys) or found)},
     "knows not what a job set aside": {
-        "known": after(lambda inbox, of, found: {key for key in found if inbox._is_done(key)}),
+        "known": fault(after=lambda inbox, of, found: {key for key in found if inbox._is_done(key)}),
     },
-    "knows not what waits": {"known": after(lambda inbox, of, found: set(found) - inbox._waiting.keys())},
-    "knows nothing of time zones": {"known_since": after(lambda inbox, of, since: since.replace(tzinfo=None))},
+    "knows not what waits": {"known": fault(after=lambda inbox, of, found: set(found) - inbox._waiting.keys())},
+    "knows nothing of time zones": {"known_since": fault(after=lambda inbox, of, since: since.replace(tzinfo=None))},
     "knows since it began though it forgets": {
-        "known_since": after(lambda inbox, *_: datetime.fromtimestamp(inbox._known_since, UTC)),
+        "known_since": fault(after=lambda inbox, *_: datetime.fromtimestamp(inbox._known_since, UTC)),
     },
     "knows since now": {
-        "known_since": after(lambda inbox, *_: datetime.fromtimestamp(inbox._retention.read()[0], UTC)),
+        "known_since": fault(after=lambda inbox, *_: datetime.fromtimestamp(inbox._retention.read()[0], UTC)),
     },
-    "knows since ever": {"known_since": after(lambda *_: datetime.fromtimestamp(0, UTC))},
-    "knew before it began": {"known_since": after(lambda inbox, of, since: since - timedelta(days=365))},
-    "notes are short": {"set_note": given(text=lambda _, of: of.text[:65_535])},
-    "notes begin empty": {"note": after(lambda _, of, text: text or "")},
-    "notes stay": {"set_note": given(text=lambda inbox, of: inbox._notes.get(of.name, of.text))},
-    "notes are not compared": {"set_note": given(expected=lambda *_: ...)},
-    "notes are never replaced": {"set_note": answer(False, lambda _, of: isinstance(of.expected, str))},
+    "knows since ever": {"known_since": fault(after=lambda *_: datetime.fromtimestamp(0, UTC))},
+    "knew before it began": {"known_since": fault(after=lambda inbox, of, since: since - timedelta(days=365))},
+    "notes are short": {"set_note": fault(text=lambda _, of: of.text[:65_535])},
+    "notes begin empty": {"note": fault(after=lambda _, of, text: text or "")},
+    "notes stay": {"set_note": fault(text=lambda inbox, of: inbox._notes.get(of.name, of.text))},
+    "notes are not compared": {"set_note": fault(expected=lambda *_: ...)},
+    "notes are never replaced": {"set_note": fault(answer=False, when=lambda _, of: isinstance(of.expected, str))},
     "notes are compared and stored anyway": {
-        "set_note": then(lambda inbox, of, stored: stored or inbox._notes.update({of.name: of.text})),
+        "set_note": fault(then=lambda inbox, of, stored: stored or inbox._notes.update({of.name: of.text})),
     },
     "forgets after a day": {},
     "forgets the oldest of a few": {},
     # release
-    "never releases": {"release": answer(0, lambda _, of: not of.failed)},
-    "releases anybody's": {"release": before(lambda inbox, of: of.failed or free_all(inbox, of))},
-    "release undoes": {"release": then(lambda inbox, of, _: of.failed or inbox._done.clear())},
-    "a release ends the wait": {"release": before(lambda inbox, of: of.failed or stop_waiting(inbox, of))},
-    "each release counts": {"release": given(failed=lambda *_: True)},
-    "never counts": {"release": after(lambda _, of, n: 1 if of.failed else n)},
-    "keeps the failed claim": {"release": keep("_claims", lambda inbox, of: of.failed and is_held(inbox, of))},
-    "a late failure frees the successor": {"release": then(lambda inbox, of, _: of.failed and free(inbox, of))},
+    "never releases": {"release": fault(answer=0, when=lambda _, of: not of.failed)},
+    "releases anybody's": {"release": fault(before=lambda inbox, of: of.failed or free_all(inbox, of))},
+    "release undoes": {"release": fault(then=lambda inbox, of, _: of.failed or inbox._done.clear())},
+    "a release ends the wait": {"release": fault(before=lambda inbox, of: of.failed or stop_waiting(inbox, of))},
+    "each release counts": {"release": fault(failed=lambda *_: True)},
+    "never counts": {"release": fault(after=lambda _, of, n: 1 if of.failed else n)},
+    "keeps the failed claim": {
+        "release": fault(keep="_claims", when=lambda inbox, of: of.failed and is_held(inbox, of))
+    },
+    "a late failure frees the successor": {"release": fault(then=lambda inbox, of, _: of.failed and free(inbox, of))},
     "a failed attempt counts the job's failures": {
-        "release": after(
-            lambda inbox, of, n: n + inbox._quarantined[of.key].failures if of.failed and is_set_aside(inbox, of) else n
+        "release": fault(
+            after=lambda inbox, of, n: (
+                n + inbox._quarantined[of.key].failures if of.failed and is_set_aside(inbox, of) else n
+            )
         ),
     },
     "a failed retry loses the delivery": {
-        "release": then(lambda inbox, of, _: of.failed and inbox._quarantined.pop(of.key, None)),
+        "release": fault(then=lambda inbox, of, _: of.failed and inbox._quarantined.pop(of.key, None)),
     },
-    "a failure ends the wait": {"release": before(lambda inbox, of: of.failed and stop_waiting(inbox, of))},
+    "a failure ends the wait": {"release": fault(before=lambda inbox, of: of.failed and stop_waiting(inbox, of))},
     # the quarantine
-    "quarantine is forgotten": {"quarantine": quarantine_as_handled},
-    "quarantine is open": {
-        "quarantine": then(lambda inbox, *_: inbox._done.clear()),
-        "claim": claim_without_the_quarantine,
-    },
+    "quarantine is forgotten": {"quarantine": fault(then=lambda inbox, *_: inbox._quarantined.clear())},
+    "quarantine is open": {"claim": fault(answer=Claim(CLAIMED), when=is_quarantined)},
     "anybody quarantines": {
-        "quarantine": answer(True, lambda inbox, of: inbox._quarantined.update({of.key: of.delivery}) is None),
+        "quarantine": fault(
+            answer=True, when=lambda inbox, of: inbox._quarantined.update({of.key: of.delivery}) is None
+        ),
     },
-    "what a job set aside stays as it is": {"quarantine": answer(False, is_set_aside)},
+    "what a job set aside stays as it is": {"quarantine": fault(answer=False, when=is_set_aside)},
     "bodies are text": {
-        "quarantine": given(
+        "quarantine": fault(
             delivery=lambda _, of: attrs.evolve(of.delivery, body=of.delivery.body.decode(errors="ignore").encode())
         ),
     },
-    "set aside but waits": {"quarantine": keep("_waiting")},
+    "set aside but waits": {"quarantine": fault(keep="_waiting")},
     "a job sets aside what waits": {
-        "quarantine": before(lambda inbox, of: of.delivery.acknowledged or stop_waiting(inbox, of)),
+        "quarantine": fault(before=lambda inbox, of: of.delivery.acknowledged or stop_waiting(inbox, of)),
     },
-    "retries twice": {"claim": before(lambda inbox, of: of.quarantined and free(inbox, of))},
+    "retries twice": {"claim": fault(before=lambda inbox, of: of.quarantined and free(inbox, of))},
     "retries during an attempt": {
-        "claim": before(lambda inbox, of: of.quarantined and is_set_aside(inbox, of) and free(inbox, of)),
+        "claim": fault(before=lambda inbox, of: of.quarantined and is_set_aside(inbox, of) and free(inbox, of)),
     },
     "a retry removes the delivery": {
-        "claim": then(
-            lambda inbox, of, claim: of.quarantined and claim.status is CLAIMED and inbox._quarantined.pop(of.key)
+        "claim": fault(
+            then=lambda inbox, of, claim: of.quarantined and claim.status is CLAIMED and inbox._quarantined.pop(of.key)
         ),
     },
-    "a completed retry leaves the delivery": {"complete": keep("_quarantined")},
+    "a completed retry leaves the delivery": {"complete": fault(keep="_quarantined")},
     "a retry claims what waits": {
-        "claim": answer(Claim(CLAIMED), lambda inbox, of: of.quarantined and of.key in inbox._waiting),
+        "claim": fault(answer=Claim(CLAIMED), when=lambda inbox, of: of.quarantined and of.key in inbox._waiting),
     },
-    "pages from the start": {"entries": answer([], lambda _, of: not of.waiting and of.after is not None)},
+    "pages from the start": {"entries": fault(answer=[], when=lambda _, of: not of.waiting and of.after is not None)},
     "pages from what is still there": {
-        "entries": answer([], lambda inbox, of: is_gone(of, inbox._quarantined) and not of.waiting),
+        "entries": fault(answer=[], when=lambda inbox, of: is_gone(of, inbox._quarantined) and not of.waiting),
     },
-    "no limit": {"entries": given(limit=lambda _, of: of.limit if of.waiting else 1000)},
+    "no limit": {"entries": fault(limit=lambda _, of: of.limit if of.waiting else 1000)},
     "the quarantine has what waits": {
-        "entries": after(
-            lambda inbox, of, found: (
+        "entries": fault(
+            after=lambda inbox, of, found: (
                 found if of.waiting or of.after else [*found, *(wait.delivery for wait in inbox._waiting.values())]
             )
         ),
     },
     # what waits
-    "stores twice": {"store": after(lambda *_: True)},
+    "stores twice": {"store": fault(after=lambda *_: True)},
     "looks before it stores": {"store": store_after_a_look},
-    "stores what was handled": {"store": before(lambda inbox, of: inbox._done.pop(of.delivery.key, None))},
+    "stores what was handled": {"store": fault(before=lambda inbox, of: inbox._done.pop(of.delivery.key, None))},
     "stores what failed as new": {
-        "store": then(lambda inbox, of, stored: stored and setattr(inbox._waiting[of.delivery.key], "attempts", 0)),
+        "store": fault(
+            then=lambda inbox, of, stored: stored and setattr(inbox._waiting[of.delivery.key], "attempts", 0)
+        ),
     },
     "does not store what a job set aside": {
-        "store": answer(False, lambda inbox, of: of.delivery.key in inbox._quarantined),
+        "store": fault(answer=False, when=lambda inbox, of: of.delivery.key in inbox._quarantined),
     },
-    "does not store what is claimed": {"store": answer(False, lambda inbox, of: of.delivery.key in inbox._claims)},
-    "storing ends the claim": {"store": before(lambda inbox, of: inbox._claims.pop(of.delivery.key, None))},
+    "does not store what is claimed": {
+        "store": fault(answer=False, when=lambda inbox, of: of.delivery.key in inbox._claims)
+    },
+    "storing ends the claim": {"store": fault(before=lambda inbox, of: inbox._claims.pop(of.delivery.key, None))},
     "stores for later": {
-        "store": then(lambda inbox, of, stored: stored and delay(inbox._waiting[of.delivery.key])),
+        "store": fault(then=lambda inbox, of, stored: stored and delay(inbox._waiting[of.delivery.key])),
     },
-    "loses the first failure": {"store": given(delivery=lambda _, of: attrs.evolve(of.delivery, failing_since=None))},
-    "what waits is handled": {"claim": answer(Claim(DONE), lambda inbox, of: of.key in inbox._waiting)},
-    "the newest is due first": {"claim_due": after(lambda inbox, of, found: found[::-1])},
-    "claims all that is due": {"claim_due": given(limit=lambda _, of: 1000)},
-    "claims for any webhook": {"claim_due": before(adopt)},
-    "due for two": {"claim_due": before(free_all)},
-    "claims nothing that is due": {"claim_due": keep("_claims")},
-    "the claim of what is due never ends": {"claim_due": given(lease=lambda _, of: 1e9)},
+    "loses the first failure": {"store": fault(delivery=lambda _, of: attrs.evolve(of.delivery, failing_since=None))},
+    "what waits is handled": {"claim": fault(answer=Claim(DONE), when=lambda inbox, of: of.key in inbox._waiting)},
+    "the newest is due first": {"claim_due": fault(after=lambda inbox, of, found: found[::-1])},
+    "claims all that is due": {"claim_due": fault(limit=lambda _, of: 1000)},
+    "claims for any webhook": {"claim_due": fault(before=adopt)},
+    "due for two": {"claim_due": fault(before=free_all)},
+    "claims nothing that is due": {"claim_due": fault(keep="_claims")},
+    "the claim of what is due never ends": {"claim_due": fault(lease=lambda _, of: 1e9)},
     "a dead claim takes the delivery away": {
-        "claim_due": then(lambda inbox, of, found: [inbox._waiting.pop(each.delivery.key) for each in found]),
+        "claim_due": fault(then=lambda inbox, of, found: [inbox._waiting.pop(each.delivery.key) for each in found]),
     },
-    "an attempt counts when it ends": {"claim_due": then(lambda inbox, of, found: uncount(inbox, found))},
-    "claims what failed in any case": {"claim_due": given(retries=lambda _, of: of.limit)},
-    "claims at the inbox's time": {"claim_due": given(now=lambda *_: None)},
-    "puts off at the inbox's time": {"put_off": given(now=lambda *_: None)},
+    "an attempt counts when it ends": {"claim_due": fault(then=lambda inbox, of, found: uncount(inbox, found))},
+    "claims what failed in any case": {"claim_due": fault(retries=lambda _, of: of.limit)},
+    "claims at the inbox's time": {"claim_due": fault(now=lambda *_: None)},
+    "puts off at the inbox's time": {"put_off": fault(now=lambda *_: None)},
     "put off keeps the attempts": {"put_off": keep_attempts},
     "the first failure was now": {
-        "waiting": after(lambda _, of, found: attrs.evolve(found, failing_age=found.failing_age and 0.0)),
+        "waiting": fault(after=lambda _, of, found: attrs.evolve(found, failing_age=found.failing_age and 0.0)),
     },
-    "puts off for no time": {"put_off": given(seconds=lambda _, of: 0)},
-    "puts off for ever": {"put_off": given(seconds=lambda _, of: of.seconds + 1e6)},
+    "puts off for no time": {"put_off": fault(seconds=lambda _, of: 0)},
+    "puts off for ever": {"put_off": fault(seconds=lambda _, of: of.seconds + 1e6)},
     "puts off without the failure": {
-        "put_off": given(
+        "put_off": fault(
             delivery=lambda inbox, of: inbox._waiting[of.delivery.key].delivery if waits(inbox, of) else of.delivery
         ),
     },
-    "puts off and keeps the claim": {"put_off": keep("_claims", holds_delivery)},
-    "puts off what does not wait": {"put_off": after(lambda *_: True)},
+    "puts off and keeps the claim": {"put_off": fault(keep="_claims", when=holds_delivery)},
+    "puts off what does not wait": {"put_off": fault(after=lambda *_: True)},
     "anybody puts off": {
-        "put_off": given(
+        "put_off": fault(
             token=lambda inbox, of: inbox._claims[of.delivery.key].token if holds_delivery(inbox, of) else of.token
         ),
     },
     "putting off ends any claim": {
-        "put_off": then(
-            lambda inbox, of, _: (
+        "put_off": fault(
+            then=lambda inbox, of, _: (
                 holds_delivery(inbox, of)
                 and inbox._claims[of.delivery.key].token == of.token
                 and inbox._claims.pop(of.delivery.key)
             )
         ),
     },
-    "all is fresh": {"waiting": after(lambda inbox, of, found: attrs.evolve(found, fresh=found.count))},
+    "all is fresh": {"waiting": fault(after=lambda inbox, of, found: attrs.evolve(found, fresh=found.count))},
     "counts all webhooks": {
-        "waiting": after(lambda inbox, of, found: attrs.evolve(found, count=len(inbox._waiting))),
+        "waiting": fault(after=lambda inbox, of, found: attrs.evolve(found, count=len(inbox._waiting))),
     },
-    "the size stays": {"waiting": after(keep_the_size)},
+    "the size stays": {"waiting": fault(after=keep_the_size)},
     "the age is of the newest": {
-        "waiting": after(lambda _, of, found: attrs.evolve(found, age=None if found.age is None else 0.0)),
+        "waiting": fault(after=lambda _, of, found: attrs.evolve(found, age=None if found.age is None else 0.0)),
     },
-    "lists from the start": {"entries": answer([], lambda _, of: of.waiting and of.after is not None)},
+    "lists from the start": {"entries": fault(answer=[], when=lambda _, of: of.waiting and of.after is not None)},
     "lists from what still waits": {
-        "entries": answer([], lambda inbox, of: is_gone(of, inbox._waiting) and of.waiting),
+        "entries": fault(answer=[], when=lambda inbox, of: is_gone(of, inbox._waiting) and of.waiting),
     },
     "lists in the order of keys": {
-        "entries": after(lambda inbox, of, found: sorted(found, key=lambda entry: entry.key) if of.waiting else found),
+        "entries": fault(
+            after=lambda inbox, of, found: sorted(found, key=lambda entry: entry.key) if of.waiting else found
+        ),
     },
     "forgets what waits for long": {"_record": record_and_forget_what_waits},
 }

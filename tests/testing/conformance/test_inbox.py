@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from basiq_async import InboxError
 from basiq_async.receiver import Inbox, MemoryInbox, SQLiteInbox
 from basiq_async.testing import BrokenPromisesError, ManualClock, check_inbox
 from basiq_async.testing.conformance import _inbox as suite  # private: to see that no promise is left out
@@ -170,11 +169,6 @@ async def test_an_inbox_that_loses_in_a_kill_what_it_recorded_is_told_so(tmp_pat
     said = r"known b, after claim a; complete a: it was set\(\), not \{"
     with pytest.raises(AssertionError, match=said):
         await inbox_drills.killed(partial(WritesWhenClosed, tmp_path / "inbox.db"), PATIENCE)
-
-
-async def test_the_error_of_a_process_that_should_be_killed_is_reported(tmp_path: Path) -> None:
-    with pytest.raises(InboxError, match="cannot be opened"):
-        await inbox_drills.killed(partial(SQLiteInbox, tmp_path / "missing" / "inbox.db"), PATIENCE)
 
 
 def test_the_suite_names_every_promise_that_is_broken() -> None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import importlib.util
 import inspect
+import runpy
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Any
@@ -29,18 +29,9 @@ from tests.support.environment import EXAMPLES
 EXAMPLE = EXAMPLES / "httpx_transport.py"
 
 
-def httpx_transport() -> Any:
-    spec = importlib.util.spec_from_file_location("httpx_transport", EXAMPLE)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.HttpxTransport
-
-
 async def test_a_transport_on_httpx_in_under_60_lines_keeps_every_promise() -> None:
     assert len(EXAMPLE.read_text().splitlines()) < 60
-    make = httpx_transport()
+    make = runpy.run_path(str(EXAMPLE))["HttpxTransport"]
     await check_transport(make, make_impatient=lambda: make(timeout=0.05))
 
 
