@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from basiq_async import AiohttpTransport, BasiqClient, ConfigurationError, F, RetryPolicy
-from basiq_async.services.messages import Messages
 from tests.support.outcomes import client_of, outcome
 from tests.support.wire import KEY, MESSAGE, WEBHOOK, Wire, ok, page
 
@@ -36,7 +35,7 @@ BY_ID: dict[str, tuple[Call, str, str]] = {
         "/notifications/webhooks/{}",
         "webhook_id",
     ),
-    "messages.list": (lambda c, v: _listed(c, v), "/notifications/webhooks/{}/messages", "webhook_id"),
+    "messages.list": (lambda c, v: c.messages.list(v).collect(), "/notifications/webhooks/{}/messages", "webhook_id"),
     "messages.get, webhook": (
         lambda c, v: c.messages.get(v, "m1"),
         "/notifications/webhooks/{}/messages/m1",
@@ -52,8 +51,8 @@ BY_ID: dict[str, tuple[Call, str, str]] = {
 }
 
 
-async def _listed(client: BasiqClient, value: Any) -> Any:
-    return await client.messages.list(value).collect()
+async def made(call: Call, client: BasiqClient, value: Any) -> Any:
+    return await call(client, value)
 
 
 @pytest.mark.parametrize(("call", "path", "name"), BY_ID.values(), ids=BY_ID)
@@ -63,13 +62,13 @@ async def test_an_identifier_is_exactly_one_segment_or_refused_before_anything_i
     answer = ok({**WEBHOOK, **MESSAGE, "data": []})
     async with Wire(answer) as wire, client_of(wire, timeout=5.0) as client:
         for value in REFUSED:
-            got = await outcome(call(client, value))
+            got = await outcome(made(call, client, value))
             assert type(got) is ConfigurationError, value
             assert name in str(got)
             assert len(str(got)) < 300
         assert wire.connections == 0
         for value in SEGMENTS:
-            got = await outcome(call(client, value))
+            got = await outcome(made(call, client, value))
             assert not isinstance(got, Exception), got
             target = wire.requests[-1].target.partition("?")[0]
             before, after = path.split("{}")
@@ -115,14 +114,14 @@ ARGUMENTS: dict[str, tuple[str, Call, list[Any]]] = {
         "event_type_ids", lambda c, v: c.messages.send_test_to("https://x.com", v), [[], "a", None, [None], [LONE]],
     ),
     "list, limit": (
-        "page_size", lambda c, v: _run(c.messages, page_size=v), [0, -1, 501, 10**9, 1.5, "5", None, True, float("nan")],
+        "page_size", lambda c, v: c.messages.list("w1", page_size=v).collect(), [0, -1, 501, 10**9, 1.5, "5", None, True, float("nan")],
     ),
-    "list, filter": ("filter", lambda c, v: _run(c.messages, filter=v), [5, b"x", [], F("a"), LONE, f"a{LONE}"]),
+    "list, filter": ("filter", lambda c, v: c.messages.list("w1", filter=v).collect(), [5, b"x", [], F("a"), LONE, f"a{LONE}"]),
     "list, cursor": (
-        "cursor", lambda c, v: _run(c.messages, cursor=v),
+        "cursor", lambda c, v: c.messages.list("w1", cursor=v).collect(),
         ["", "x", "é", LONE, "=" * 9, "A" * 10_000_000, 5, b"x", [], "AAAA", "\0"],
     ),
-    "list, prefetch": ("prefetch", lambda c, v: _run(c.messages, prefetch=v), [-1, 2, "1", None, True, 1.5]),
+    "list, prefetch": ("prefetch", lambda c, v: c.messages.list("w1", prefetch=v).collect(), [-1, 2, "1", None, True, 1.5]),
     "collect": ("max_items", lambda c, v: c.messages.list("w1").collect(max_items=v), [-1, 1.5, "1", True]),
     "wait_until_active": (
         "timeout", lambda c, v: c.webhooks.wait_until_active("w1", timeout=v),
@@ -131,20 +130,13 @@ ARGUMENTS: dict[str, tuple[str, Call, list[Any]]] = {
 }  # fmt: skip
 
 
-async def _run(messages: Messages, **arguments: Any) -> Any:
-    return await messages.list("w1", **arguments).collect()
-
-
 @pytest.mark.parametrize(("name", "call", "values"), ARGUMENTS.values(), ids=ARGUMENTS)
 async def test_a_bad_argument_is_refused_by_its_name_before_anything_is_sent(
     name: str, call: Call, values: list[Any]
 ) -> None:
-    async def run(client: BasiqClient, value: Any) -> Any:
-        return await call(client, value)
-
     async with Wire() as wire, client_of(wire) as client:
         for value in values:
-            got = await outcome(run(client, value))
+            got = await outcome(made(call, client, value))
             assert type(got) is ConfigurationError, (value, got)
             assert name in str(got) or "UTF-8" in str(got)
             assert len(str(got)) < 400

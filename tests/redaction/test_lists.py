@@ -11,6 +11,7 @@ from basiq_async import BasiqError, ConfigurationError, InboxError, Paginator, R
 from basiq_async._wire.paging import raw_id
 from basiq_async.replay.shared import Reading
 from tests.support.frames import leaks
+from tests.support.outcomes import outcome
 from tests.support.scripted import Answer, Scripted, answer, client, error, page
 
 PATH = "/notifications/webhooks/w/messages"
@@ -76,14 +77,6 @@ LISTS: dict[str, Callable[..., Paginator[Any]]] = {
 }
 
 
-async def error_of(work: Awaitable[object]) -> BasiqError:
-    try:
-        await work
-    except BasiqError as exc:
-        return exc
-    pytest.fail("no error")
-
-
 @pytest.mark.parametrize("prefetch", [0, 1])
 @pytest.mark.parametrize("fault", FAULTS)
 @pytest.mark.parametrize("way", WAYS)
@@ -92,7 +85,8 @@ async def test_no_frame_of_a_list_that_fails_shows_an_item_or_a_secret(
     kind: str, way: str, fault: str, prefetch: int
 ) -> None:
     async with client(Scripted(*FAULTS[fault]())) as basiq:
-        failure = await error_of(WAYS[way](LISTS[kind](basiq, prefetch=prefetch)))
+        failure = await outcome(WAYS[way](LISTS[kind](basiq, prefetch=prefetch)))
+    assert isinstance(failure, BasiqError)
     assert leaks(failure) == []
 
 
@@ -101,7 +95,7 @@ async def test_no_frame_of_a_list_that_fails_shows_an_item_or_a_secret(
 @pytest.mark.parametrize("way", WAYS)
 async def test_no_frame_shows_an_item_that_cannot_be_read(way: str, fault: str, prefetch: int) -> None:
     async with client(Scripted(*ODD_ITEMS[fault]())) as basiq:
-        failure = await error_of(WAYS[way](basiq.messages.list("w", prefetch=prefetch)))
+        failure = await outcome(WAYS[way](basiq.messages.list("w", prefetch=prefetch)))
     assert isinstance(failure, ResponseDecodeError)
     assert leaks(failure) == []
 
@@ -112,7 +106,7 @@ async def test_no_frame_shows_an_odd_item_for_which_the_own_function_raises(way:
         raise ConfigurationError("not this one") from odd.error
 
     async with client(Scripted(page([item(1), ODD]))) as basiq:
-        failure = await error_of(WAYS[way](basiq.messages.list("w", on_unreadable=refuse)))
+        failure = await outcome(WAYS[way](basiq.messages.list("w", on_unreadable=refuse)))
     assert leaks(failure) == []
 
 
@@ -121,7 +115,7 @@ async def test_no_frame_of_a_reading_shows_a_page_if_the_record_is_away() -> Non
         raise InboxError("away")
 
     async with client(Scripted(page([item(1)]))) as basiq:
-        failure = await error_of(read(basiq.list(PATH), away))
+        failure = await outcome(read(basiq.list(PATH), away))
     assert leaks(failure) == []
 
 
@@ -138,7 +132,7 @@ async def test_no_frame_of_a_reading_shows_a_secret_in_the_links_of_its_hint() -
         assert await reading.advance() is None
         hint = reading.hint()
         assert SECRET in str(hint)
-        failure = await error_of(read(basiq.list(PATH), away, hint=hint, selection="all"))
+        failure = await outcome(read(basiq.list(PATH), away, hint=hint, selection="all"))
     assert isinstance(failure, InboxError)
     assert leaks(failure) == []
 
@@ -148,5 +142,5 @@ async def test_no_frame_of_a_reading_shows_an_item_that_cannot_be_converted() ->
         raise ConfigurationError("no")
 
     async with client(Scripted(page([item(1)]))) as basiq:
-        failure = await error_of(read(basiq.list(PATH), convert=convert))
+        failure = await outcome(read(basiq.list(PATH), convert=convert))
     assert leaks(failure) == []
