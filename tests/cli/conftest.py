@@ -417,28 +417,13 @@ def world(run: Run, endpoint: Endpoint, served: Served) -> World:
 
 
 @pytest.fixture
-def webhook_id(served: Served) -> str:
+def webhook_id(world: World) -> str:
     """A webhook with 3 delivered messages, 4 failed ones, and 5 events that happened while it was disabled."""
-    fake, url = served.fake, "https://service.example/basiq"
-
-    async def accept(headers: object, body: bytes) -> int:
-        return 204
-
-    async def happen() -> None:
-        for _ in range(3):
-            await fake.emit("user.created")
-        fake.endpoint_down(url, status=500)
-        for _ in range(4):
-            await fake.emit(TYPE)
-        await fake.advance(days=2)
-        for _ in range(5):
-            await fake.emit(TYPE)
-        await fake.advance(minutes=5)  # an event of just now may get its message in a moment
-        fake.endpoint_up(url)
-        async with BasiqClient(fake.api_key, transport=InMemoryTransport(fake)) as basiq:
-            await basiq.webhooks.reactivate(found)
-
-    fake.route(url, accept)
-    found = fake.add_webhook(url, (TYPE, "user.created"))
-    served.run(happen())
+    found = world.webhook(TYPE, "user.created")
+    world.emit(3, "user.created")
+    world.outage(4, later=5)
+    world.call(lambda basiq: basiq.webhooks.reactivate(found))
+    world.endpoint.ids.clear()
+    world.endpoint.asked.clear()
+    world.endpoint.secret = SECRET
     return found

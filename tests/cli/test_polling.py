@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import signal
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -12,37 +13,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from aiohttp import web
 
-from basiq_async.receiver import SQLiteInbox, WebhookReceiver, verify
+from basiq_async.receiver import SQLiteInbox, WebhookReceiver
 from basiq_async.testing import FakeBasiq, Quirks, SystemClock, serve
 
-from ..support import served as servers
-from ..support.command_line import run_command
+from ..support.command_line import COLD, PROGRAM, run_command
+from ..support.environment import ROOT
 from ..support.real_time import until
-from .conftest import SECRET, Program, hanging, started
+from ..support.warm import CLIENT
+from .conftest import SECRET, Endpoint, Program, hanging, started
 
-
-class Service:
-    """A service that a message is forwarded to."""
-
-    def __init__(self) -> None:
-        self.status = 200
-        self.requests: list[tuple[dict[str, str], bytes]] = []
-        self.url = ""
-
-
-@asynccontextmanager
-async def serving() -> AsyncIterator[Service]:
-    service = Service()
-
-    async def handle(request: web.Request) -> web.Response:
-        headers = {name.lower(): value for name, value in request.headers.items()}
-        service.requests.append((headers, await request.read()))
-        return web.Response(status=service.status, text="from the service", headers={"Retry-After": "7"})
-
-    async with servers.serving(handle) as service.url:
-        yield service
+HASTY = PROGRAM if PROGRAM == COLD else (*CLIENT, "tests.support.hasty:main")
 
 
 @asynccontextmanager
@@ -62,7 +43,9 @@ async def fake(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[FakeBasiq]:
 
 
 def polling(*options: str) -> AbstractAsyncContextManager[Program]:
-    return started("listen", "--every", "1", *options)
+    """Poll with a hundredth of the program's waits."""
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return started("listen", "--every", "1", *options, program=HASTY, env=env)
 
 
 async def poll(count: int, *options: str) -> tuple[list[dict[str, Any]], str]:
@@ -74,34 +57,31 @@ async def poll(count: int, *options: str) -> tuple[list[dict[str, Any]], str]:
     return rows + rest, poller.shown
 
 
-async def test_new_messages_are_forwarded_with_a_fresh_signature_and_those_missed_come_first(fake: FakeBasiq) -> None:
+async def test_new_messages_are_forwarded_with_a_fresh_signature_and_those_missed_come_first(
+    fake: FakeBasiq, endpoint: Endpoint
+) -> None:
     webhook_id = fake.seed_messages(0)
     fake.emit("user.created")
-    async with serving() as service:
-        there = ("--poll", webhook_id, "--forward-to", service.url)
-        async with polling(*there, "--since", "1h") as poller:
-            rows = [await poller.row()]
-            fake.emit("consent.revoked")
-            rows.append(await poller.row())
-            assert await poller.end(signal.SIGTERM) == (0, [])
-        fake.emit("consent.expired")  # while no poller runs
-        fake.emit("consent.updated")
-        rows += (await poll(2, *there))[0]
-        bodies = [json.loads(body)["eventTypeId"] for _, body in service.requests]
-        assert sorted(bodies) == ["consent.expired", "consent.revoked", "consent.updated", "user.created"]
-        for headers, body in service.requests:
-            verify(SECRET, headers=headers, body=body)
+    there = ("--poll", webhook_id, "--forward-to", endpoint.url)
+    async with polling(*there, "--since", "1h") as poller:
+        rows = [await poller.row()]
+        fake.emit("consent.revoked")
+        rows.append(await poller.row())
+        assert await poller.end(signal.SIGTERM) == (0, [])
+    fake.emit("consent.expired")  # while no poller runs
+    fake.emit("consent.updated")
+    rows += (await poll(2, *there))[0]
+    bodies = [json.loads(body)["eventTypeId"] for body in endpoint.bodies]
+    assert sorted(bodies) == ["consent.expired", "consent.revoked", "consent.updated", "user.created"]
     assert [row["result"] for row in rows] == ["forwarded"] * 4
     assert len({row["message_id"] for row in rows}) == 4
 
 
-async def test_a_message_that_is_not_accepted_is_shown(fake: FakeBasiq) -> None:
+async def test_a_message_that_is_not_accepted_is_shown(fake: FakeBasiq, endpoint: Endpoint) -> None:
     webhook_id = fake.seed_messages(0)
     fake.emit("user.created")
-    async with serving() as service:
-        service.status = 400
-        there = ("--poll", webhook_id, "--forward-to", service.url, "--since", "1h")
-        (row,), printed = await poll(1, *there)
+    endpoint.status = 400
+    (row,), printed = await poll(1, "--poll", webhook_id, "--forward-to", endpoint.url, "--since", "1h")
     assert row["result"] == "failed"
     assert "400" in row["error"]
     assert "1 message was not accepted" in printed
@@ -134,22 +114,21 @@ async def test_since_counts_by_the_clock_of_the_api_and_not_of_this_machine(
             assert await poller.end(signal.SIGTERM) == (0, [])
 
 
-async def test_a_service_that_is_away_makes_no_failures_and_no_message_is_lost(fake: FakeBasiq) -> None:
+async def test_a_service_that_is_away_makes_no_failures_and_no_message_is_lost(
+    fake: FakeBasiq, endpoint: Endpoint
+) -> None:
     webhook_id = fake.seed_messages(0)
     for _ in range(3):
         fake.emit("consent.revoked")
-    async with serving() as service:
-        url = service.url
-    async with polling("--poll", webhook_id, "--forward-to", url, "--since", "1h") as poller:
+    away = ("--poll", webhook_id, "--forward-to", "http://127.0.0.1:9/hook")
+    async with polling(*away, "--since", "1h") as poller:
         await poller.hear("does not respond")
         _, rows = await poller.end(signal.SIGTERM)
     assert rows == []  # nothing is given up
     assert "not accepted" not in poller.shown
-    async with serving() as service:
-        same = next(Path().glob("*.db")).name
-        there = ("--poll", webhook_id, "--forward-to", service.url, "--inbox", same)
-        rows, _ = await poll(3, *there)
-        assert len(service.requests) == 3
+    same = next(Path().glob("*.db")).name
+    rows, _ = await poll(3, "--poll", webhook_id, "--forward-to", endpoint.url, "--inbox", same)
+    assert len(endpoint.ids) == 3
     assert [row["result"] for row in rows] == ["forwarded"] * 3
 
 
@@ -208,5 +187,5 @@ async def test_the_inbox_of_a_service_is_not_for_what_was_shown(fake: FakeBasiq)
         pass
     webhook_id = fake.seed_messages(0)
     async with polling("--poll", webhook_id, "--inbox", "inbox.db") as program:
-        _, printed = await program.process.communicate()
-    assert (program.process.returncode, b"the inbox of a service" in printed) == (2, True), printed
+        code, _ = await program.end()
+    assert (code, "the inbox of a service" in program.shown) == (2, True), program.shown
