@@ -8,7 +8,7 @@ from typing import Any
 
 def main() -> None:
     from basiq_async import cli
-    from basiq_async.cli import _polling
+    from basiq_async.cli import _polling  # private: no option polls faster than each second
     from basiq_async.transports import retry
 
     follow_up = _polling.follow_up
