@@ -33,6 +33,11 @@ def test_following_next_gives_every_message_once_and_in_order(caller: Caller, li
     assert found == caller.every(messages_path(webhook_id))
 
 
+def test_event_types_are_a_list_of_pages_too(caller: Caller) -> None:
+    found = caller.every("/events/types?limit=4")
+    assert [each["id"] for each in found] == list(caller.fake.event_types)
+
+
 def test_the_last_page_has_no_next_even_when_it_is_full(caller: Caller) -> None:
     webhook_id = caller.fake.seed_messages(10)
     page = caller.get(f"{messages_path(webhook_id)}?limit=5")
