@@ -162,7 +162,7 @@ async def test_a_kept_connection_that_the_server_closes_between_two_calls_is_rep
     async def then_closes(conn: Conn) -> None:
         await conn.say(ok(WEBHOOK))
         await asyncio.sleep(0.005)
-        conn.close()
+        await conn.close()
 
     async with Wire(then_closes) as wire, client_of(wire, retry=QUICK) as client:
         for pause in (0.0, 0.01, 0.0, 0.01, 0.0):

@@ -62,7 +62,7 @@ async def test_a_mutated_answer_is_the_exact_result_or_one_error(seed: str) -> N
 
     async def sends(conn: Conn) -> None:
         await conn.say(answer)
-        conn.close()
+        await conn.close()
 
     async with Wire() as wire, client_of(wire, timeout=0.5, retry=QUICK) as client:
         for _ in range(ROUNDS):

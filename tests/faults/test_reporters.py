@@ -5,7 +5,6 @@ Sentry captures local variables by default; structlog's ``dict_tracebacks`` does
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 import json
 import tempfile
@@ -67,12 +66,6 @@ async def delivery_without_redis() -> None:
         await RedisInbox(client).quarantine("k", "a", QUARANTINED)
 
 
-async def delivery_in_another_thread() -> None:
-    receiver = WebhookReceiver(SIGNING)
-    await receiver.handle({}, b"")
-    await asyncio.to_thread(lambda: asyncio.run(receiver.handle({"x": MARK}, MARK.encode())))
-
-
 # One of each kind: every test of an error that is expected looks through the frames of that one.
 PATHS: dict[str, Callable[[], object]] = {
     "a token call that breaks": lambda: call(Wire(tokens=[resetting()]), lambda client: client.webhooks.get("w1")),
@@ -92,7 +85,6 @@ PATHS: dict[str, Callable[[], object]] = {
     "a delivery of another signature": lambda: verify(
         SIGNING, headers={**sign(SIGNING, "m", datetime.now(UTC), b""), "webhook-id": "x"}, body=MARK.encode()
     ),
-    "a receiver in two threads": delivery_in_another_thread,
     "an id that cannot be signed": lambda: sign(SIGNING, "a.b", NOW, MARK.encode()),
     "a SQL inbox without a server": sql_inbox_without_a_server,
     "a quarantined delivery that the database refuses": sql_delivery_that_is_refused,

@@ -9,6 +9,7 @@ import ssl
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from typing import Any
 
 import attrs
@@ -46,11 +47,12 @@ class Conn:
             pass
         self.over = True
 
-    def close(self) -> None:
+    async def close(self) -> None:
         self.over = True
 
-    def reset(self) -> None:
-        """Close the connection with a RST instead of a FIN."""
+    async def reset(self) -> None:
+        """Close the connection with a RST instead of a FIN, when what was sent has arrived."""
+        await asyncio.sleep(0.01)
         sock = self.writer.get_extra_info("socket")
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.writer.transport.abort()
@@ -98,36 +100,20 @@ def error(status: int, code: str = "some-code", *headers: str, detail: str = "A 
     return ok(error_body(code, detail), *headers, status=status)
 
 
-def closing(*parts: bytes) -> Callable[[Conn], Awaitable[None]]:
-    """Return a step that sends these bytes, and closes the connection."""
-
+def _ending(end: Callable[[Conn], Awaitable[None]], *parts: bytes) -> Callable[[Conn], Awaitable[None]]:
     async def step(conn: Conn) -> None:
         await conn.say(*parts)
-        conn.close()
+        await end(conn)
 
     return step
 
 
-def resetting(*parts: bytes) -> Callable[[Conn], Awaitable[None]]:
-    """Return a step that sends these bytes, and resets the connection."""
-
-    async def step(conn: Conn) -> None:
-        await conn.say(*parts)
-        if parts:
-            await asyncio.sleep(0.01)
-        conn.reset()
-
-    return step
-
-
-def hanging(*parts: bytes) -> Callable[[Conn], Awaitable[None]]:
-    """Return a step that sends these bytes, and then waits until the client closes the connection."""
-
-    async def step(conn: Conn) -> None:
-        await conn.say(*parts)
-        await conn.hang()
-
-    return step
+closing = partial(_ending, Conn.close)
+"""Return a step that sends these bytes, and closes the connection."""
+resetting = partial(_ending, Conn.reset)
+"""Return a step that sends these bytes, and resets the connection."""
+hanging = partial(_ending, Conn.hang)
+"""Return a step that sends these bytes, and then waits until the client closes the connection."""
 
 
 def trickling(data: bytes, endless: bytes = b"", every: float = 0.01) -> Callable[[Conn], Awaitable[None]]:

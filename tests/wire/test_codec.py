@@ -259,7 +259,6 @@ UNREADABLE: dict[str, bytes] = {
     "1e999": named("1e999"),
     "5,000 digits": named("1" * 5000),
     "nested 100,000 deep": named(deep(100_000)),  # Python 3.14 reads what is nested 10,000 deep
-    "objects nested 100,000 deep": named('{"a":' * 100_000 + "1" + "}" * 100_000),
     "nested 100,000 deep, never closed": b"[" * 100_000,
     "a control character": named('"\x01"'),
     "UTF-16": PLAIN.encode("utf-16"),
@@ -321,7 +320,7 @@ def test_half_a_surrogate_pair_in_an_id_is_a_decode_error(loads: Loads) -> None:
 
 
 @either_decoder
-@pytest.mark.parametrize("depth", [100, 600, 900, 950, 980, 1000, 1020, 9000])
+@pytest.mark.parametrize("depth", [100, 950, 1000, 9000])
 @pytest.mark.parametrize("nested", [deep, lambda depth: deep(depth, '{"a":', "}").replace(":}", ":1}")])
 def test_depth_just_below_what_decoders_take_does_no_harm_later(
     loads: Loads, depth: int, nested: Callable[[int], str]
