@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 
-from ..support.command_line import COLD
 from ..support.real_time import PATIENCE
 from .conftest import SECRET, Run, launched, let_wait, state_of, wait_until
 
@@ -56,7 +55,7 @@ def begun() -> list[str]:
 
 
 def working(place: str) -> AbstractContextManager[subprocess.Popen[str]]:
-    return launched("work", "--receiver", place, program=COLD)
+    return launched("work", "--receiver", place)
 
 
 def test_what_waits_is_listed_and_shown(run: Run, service: str) -> None:

@@ -307,7 +307,9 @@ def test_the_line_for_a_look_that_was_partial(world: World) -> None:
     place = w.service(webhook_id)
     w.fake.quirks = Quirks(message_order="newest-first", event_order="newest-first")
     w.fake.seed_messages(3_000, webhook_id)
-    line = line_for("partial", w, webhook_id, "--receiver", place, "--limit", "10")
+    part = ("--receiver", place, "--limit", "10")
+    assert w.run("webhooks", "doctor", webhook_id, *part).exit_code == 3, "nothing was found, and not all was read"
+    line = line_for("partial", w, webhook_id, *part)
     found = shell(line).row
     assert (found["complete"], found["looked_at"] >= 3_000, found["recovered"]) == (True, True, 0)
 

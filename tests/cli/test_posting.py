@@ -9,7 +9,6 @@ from collections.abc import Mapping
 
 import pytest
 
-from ..support.command_line import COLD
 from ..support.real_time import PATIENCE
 from .conftest import World, launched, store, wait_until
 
@@ -44,7 +43,7 @@ def test_what_waits_at_a_service_is_neither_lost_nor_posted_again_nor_taken_for_
     if command == "recover":
         assert [each["code"] for each in done.row["problems"]] == ["waiting"]
 
-    with launched("work", "--receiver", place, program=COLD) as process:
+    with launched("work", "--receiver", place) as process:
         wait_until(lambda: w.handled() == COUNT)
         process.send_signal(signal.SIGTERM)
         _, shown = process.communicate(timeout=PATIENCE)

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
-
-from basiq_async.testing import Quirks
 
 from ..support.command_line import run_command
 from ..support.real_time import PATIENCE
@@ -254,25 +251,6 @@ def test_what_one_key_does_not_find_names_the_key(world: World, tmp_path: Path) 
     for line in (("webhooks", "get"), ("webhooks", "doctor"), ("messages", "list")):
         missing = run_command(*at, *line, _NOT_THERE, env=own)
         assert "(with the key of the profile 'staging')" in missing.stderr, missing.output
-
-
-@pytest.mark.parametrize("order", ["oldest-first", "newest-first"])
-def test_doctor_from_cron_makes_no_more_requests_than_its_limit_allows_and_is_never_content_with_a_part(
-    world: World, order: Any
-) -> None:
-    w, webhook_id = world, world.webhook()
-    w.fake.quirks = Quirks(message_order=order, event_order=order)
-    w.fake.seed_messages(4_000, webhook_id)
-    before = len(w.fake.requests)
-    part = w.run("webhooks", "doctor", webhook_id, "--limit", "1000")
-    assert (part.exit_code, part.row["healthy"], part.row["looked_at"]) == (3, False, 2_000), part.output
-    assert len(w.fake.requests) - before <= 10
-    (problem,) = part.row["problems"]
-    assert f"from {part.row['earliest'][:10]}" in problem["text"]
-    assert w.run(*w.help_for("partial", webhook_id, "--limit", "1000", code=3)).exit_code == 0
-    w.outage()
-    worse = w.run("webhooks", "doctor", webhook_id, "--limit", "1000")
-    assert worse.exit_code == (1 if order == "newest-first" else 3)
 
 
 def test_two_recoveries_at_once_share_the_work_of_the_services_inbox(world: World) -> None:
