@@ -6,23 +6,18 @@ import asyncio
 import random
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
-from pathlib import Path
 from typing import Any, Never
 
 import pytest
-from redis.asyncio import Redis
 
 from basiq_async._work.inbox_kinds import kind_of
-from basiq_async.receiver import Inbox, MemoryInbox, SQLInbox
+from basiq_async.receiver import Inbox, MemoryInbox
 from basiq_async.receiver.protocol import Claim
 from basiq_async.testing.conformance import (  # private: all promises of each inbox take minutes
     _inbox,
     _inbox_model,
     _inbox_workers,
 )
-
-from .databases import engine_of, new_table, url_of
-from .servers import RedisServer
 
 
 def fail_in(*calls: str, error: BaseException | None = None, inbox: MemoryInbox | None = None) -> MemoryInbox:
@@ -70,30 +65,6 @@ async def opened(place: object, **options: Any) -> AsyncGenerator[Inbox]:
 def open_on(stack: AsyncExitStack, place: object, **options: Any) -> Any:
     """The inbox at a file or URL, which the stack closes."""
     return kind_of(str(place)).open(stack, str(place), make=True, **options)
-
-
-@asynccontextmanager
-async def any_inbox(request: pytest.FixtureRequest, folder: Path) -> AsyncGenerator[Inbox]:
-    """An empty inbox of the kind, or on the driver, that a fixture is parametrized with."""
-    kind: str = request.param
-    if kind == "memory":
-        yield MemoryInbox()
-    elif kind == "sqlite":
-        async with opened(folder / "inbox.db") as inbox:
-            yield inbox
-    elif kind == "redis":
-        server: RedisServer = request.getfixturevalue("redis")
-        async with Redis.from_url(server.url) as client:
-            await client.flushall()
-        async with opened(server.url) as inbox:
-            yield inbox
-    else:
-        async with engine_of(url_of(request, folder)) as engine, SQLInbox(engine, table=new_table()) as inbox:
-            yield inbox
-
-
-ANY = ("memory", "sqlite", "redis", "asyncpg", "aiosqlite")
-"""What ``any_inbox`` is parametrized with."""
 
 
 def check_briefly(patch: pytest.MonkeyPatch) -> None:

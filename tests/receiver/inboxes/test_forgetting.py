@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
-from pathlib import Path
 
 import attrs
 import pytest
@@ -20,22 +19,15 @@ from basiq_async.replay import Replay
 from basiq_async.testing import FakeBasiq
 from basiq_async.testing.fake.catalog import EVENT_TYPES
 from tests.support.deliveries import quarantined_delivery
-from tests.support.inboxes import ANY, any_inbox
 
 ENDPOINT = "https://service.example/basiq"
 
 
-@pytest.fixture(params=ANY)
-async def inbox(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncGenerator[Inbox]:
-    async with any_inbox(request, tmp_path) as found:
-        yield found
-
-
-async def test_of_each_event_type_what_is_one_users_goes_and_what_is_anothers_stays(inbox: Inbox) -> None:
+async def test_of_each_event_type_what_is_one_users_goes_and_what_is_anothers_stays(any_inbox: Inbox) -> None:
     """As deliveries of a receiver, and as messages of a replay. ``u-1`` is the beginning of the others' ids."""
     fake = FakeBasiq()
     webhook_id = fake.add_webhook(ENDPOINT)
-    receiver = WebhookReceiver(fake.secret(webhook_id), webhook_id=webhook_id, inbox=inbox, quarantine_after=1)
+    receiver = WebhookReceiver(fake.secret(webhook_id), webhook_id=webhook_id, inbox=any_inbox, quarantine_after=1)
 
     @receiver.on("*")
     async def refuse(_: object) -> None:
@@ -53,12 +45,12 @@ async def test_of_each_event_type_what_is_one_users_goes_and_what_is_anothers_st
         for event_type in EVENT_TYPES:
             fake.emit(event_type, user_id=user_id)
     async with BasiqClient(fake.api_key, transport=InMemoryTransport(fake)) as basiq:
-        await Replay(basiq, other, refuse_message, inbox=inbox).run()
+        await Replay(basiq, other, refuse_message, inbox=any_inbox).run()
 
     types = len(EVENT_TYPES)
-    assert len([entry async for entry in entries(inbox)]) == 5 * types
+    assert len([entry async for entry in entries(any_inbox)]) == 5 * types
     assert await receiver.forget("u-1") == 2 * types
-    left = [entry async for entry in entries(inbox)]
+    left = [entry async for entry in entries(any_inbox)]
     assert len(left) == 3 * types
     assert [entry for entry in left if b'/users/u-1"' in entry.body or b"/users/u-1/" in entry.body] == []
     assert await receiver.forget("u-1") == 0

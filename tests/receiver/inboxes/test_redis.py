@@ -108,7 +108,10 @@ async def test_a_cancellation_is_never_lost_though_the_server_is_silent(
     assert await inbox.complete("l", "a"), "no late response goes to the next call"
 
 
-async def test_in_a_cluster_all_keys_of_an_inbox_are_in_one_slot(tmp_path: Path) -> None:
+async def test_in_a_cluster_all_keys_of_an_inbox_are_in_one_slot(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check_briefly(monkeypatch)  # every call is made
     with redis_server(tmp_path, "--cluster-enabled", "yes", "--appendonly", "no") as server:
         async with Redis.from_url(server.url) as node:
             await node.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)

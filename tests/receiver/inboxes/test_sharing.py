@@ -6,7 +6,7 @@ import asyncio
 import subprocess
 import sys
 import textwrap
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -25,7 +25,6 @@ from basiq_async.replay import Replay
 from basiq_async.testing import FakeBasiq
 from tests.support.databases import new_table
 from tests.support.deliveries import quarantined_delivery
-from tests.support.inboxes import ANY, any_inbox
 from tests.support.real_time import PATIENCE
 
 ONE = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
@@ -33,18 +32,12 @@ TWO = "whsec_c29tZSBvdGhlciBzaWduaW5nIHNlY3JldA=="
 HANDLED, DUPLICATE = {Result.HANDLED}, {Result.DUPLICATE}
 
 
-@pytest.fixture(params=ANY)
-async def inbox(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncGenerator[Inbox]:
-    async with any_inbox(request, tmp_path) as found:
-        yield found
-
-
-async def test_a_page_of_the_quarantine_has_the_oldest_hundred_unless_it_is_told_otherwise(inbox: Inbox) -> None:
+async def test_a_page_of_the_quarantine_has_the_oldest_hundred_unless_it_is_told_otherwise(any_inbox: Inbox) -> None:
     wanted = [f"key-{number:03}" for number in range(102)]
     for key in wanted:
-        assert await inbox.quarantine(key, "a", quarantined_delivery(key))
-    assert [each.key for each in await inbox.entries()] == wanted[:100]
-    assert [each.key for each in await inbox.entries(limit=101)] == wanted[:101]
+        assert await any_inbox.quarantine(key, "a", quarantined_delivery(key))
+    assert [each.key for each in await any_inbox.entries()] == wanted[:100]
+    assert [each.key for each in await any_inbox.entries(limit=101)] == wanted[:101]
 
 
 class World:
@@ -85,18 +78,22 @@ async def world() -> AsyncIterator[World]:
         yield made
 
 
-async def test_an_event_that_two_webhooks_get_is_handled_once_for_each(inbox: Inbox, world: World) -> None:
-    assert await world.receive(inbox, world.one) == HANDLED
-    assert await world.receive(inbox, world.two) == HANDLED, "the first webhook's entries hide the second one's events"
-    assert [await world.receive(inbox, each) for each in (world.one, world.two)] == [DUPLICATE, DUPLICATE]
+async def test_an_event_that_two_webhooks_get_is_handled_once_for_each(any_inbox: Inbox, world: World) -> None:
+    assert await world.receive(any_inbox, world.one) == HANDLED
+    assert await world.receive(any_inbox, world.two) == HANDLED, (
+        "the first webhook's entries hide the second one's events"
+    )
+    assert [await world.receive(any_inbox, each) for each in (world.one, world.two)] == [DUPLICATE, DUPLICATE]
     assert sorted(world.got) == sorted([*set(world.got)] * 2)
 
 
-async def test_a_replay_and_the_receiver_of_a_webhook_know_what_the_other_handled(inbox: Inbox, world: World) -> None:
-    assert (await world.replay(inbox, world.one).run()).handled == 3
-    assert await world.receive(inbox, world.one) == DUPLICATE
-    assert await world.receive(inbox, world.two) == HANDLED
-    assert (await world.replay(inbox, world.two).run()).handled == 0
+async def test_a_replay_and_the_receiver_of_a_webhook_know_what_the_other_handled(
+    any_inbox: Inbox, world: World
+) -> None:
+    assert (await world.replay(any_inbox, world.one).run()).handled == 3
+    assert await world.receive(any_inbox, world.one) == DUPLICATE
+    assert await world.receive(any_inbox, world.two) == HANDLED
+    assert (await world.replay(any_inbox, world.two).run()).handled == 0
 
 
 async def test_a_plan_looks_under_the_same_keys(world: World) -> None:

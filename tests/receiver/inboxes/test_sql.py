@@ -118,18 +118,6 @@ async def test_entering_it_makes_its_tables_in_a_schema_of_ones_own(engine: Asyn
         assert repr(inbox) == f"<SQLInbox {table}_schema.{table}, 0 transactions>"
 
 
-async def test_the_ddl_makes_the_tables_that_it_needs(url: str) -> None:
-    table = new_table()
-    async with engine_of(url) as engine:
-        inbox = SQLInbox(engine, table=table, create_tables=False)
-        with pytest.raises(InboxError, match="the database failed"):
-            await inbox.claim("k", "a", lease=60)
-        await run(engine, *inbox.ddl().split(";\n")[:-1])
-        assert (await inbox.claim("k", "a", lease=60)).status is CLAIMED
-        assert await inbox.quarantine("k", "a", quarantined_delivery("k"))
-        assert await inbox.release("l", "a", failed=True) == 1
-
-
 def test_its_metadata_has_its_tables_for_alembic() -> None:
     tables = {"app.seen", "app.seen_failures", "app.seen_notes", "app.seen_version"}
     assert set(inbox_metadata("seen", "app").tables) == tables
