@@ -169,10 +169,11 @@ def test_each_field_with_each_kind_of_value(name: str, path: tuple[Any, ...]) ->
 
 
 @pytest.mark.parametrize("name", OBJECTS)
-def test_unknown_fields_and_values_are_kept_and_do_no_harm(name: str) -> None:
+def test_unknown_fields_and_names_in_another_case_are_kept_and_do_no_harm(name: str) -> None:
     model, original = OBJECTS[name]
     unknown = {
         **original,
+        **{name.upper(): [None] for name in original},
         "type": "something-new",
         "status": "on-fire",
         "eventType": "exploded",
