@@ -14,7 +14,7 @@ import pytest
 from basiq_async.testing import FakeBasiq
 from tests.support.servers import redis_server
 
-from ..support.command_line import COLD, CommandResult, run_command
+from ..support.command_line import COLD, PROGRAM, CommandResult, run_command
 from ..support.real_time import PATIENCE
 from .conftest import Terminal, launched
 
@@ -64,7 +64,7 @@ def submit(run: Run) -> None:
 
 
 @contextmanager
-def working(folder: Path, *options: str, program: Sequence[str] = COLD) -> Iterator[list[str]]:
+def working(folder: Path, *options: str, program: Sequence[str] = PROGRAM) -> Iterator[list[str]]:
     """A worker of the fleet, until the end of the block. Then the list that is yielded has what it logged."""
     logs: list[str] = []
     path = os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])])

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import io
 import json
 import math
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +18,7 @@ from typer.main import get_command
 
 from basiq_async.cli import build_app, main
 
+from .real_time import PatientLoop
 from .warm import CLIENT
 
 COLD = (sys.executable, "-c", "from basiq_async.cli import main; main()")
@@ -80,6 +82,12 @@ def program() -> Any:
     return get_command(build_app())
 
 
+def _run(work: Coroutine[Any, Any, object]) -> object:
+    """As ``asyncio.run``, with time limits that do not depend on the load of the machine."""
+    with asyncio.Runner(loop_factory=PatientLoop) as runner:
+        return runner.run(work)
+
+
 def run_command(
     *words: str,
     stdin: str | bytes = b"",
@@ -103,6 +111,7 @@ def run_command(
         for name, stream in streams.items():
             patch.setattr(sys, name, stream)
         patch.setattr(sys, "argv", ["basiq-async", *words])
+        patch.setattr("asyncio.run", _run)
         for name, value in (env or {}).items():
             patch.setenv(name, value) if value is not None else patch.delenv(name, raising=False)
         try:
