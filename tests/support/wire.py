@@ -123,7 +123,7 @@ def trickling(data: bytes, endless: bytes = b"", every: float = 0.01) -> Callabl
         for index in range(len(data)):
             await conn.say(data[index : index + 1])
             await asyncio.sleep(0)
-        while endless:
+        while endless and not conn.writer.is_closing():
             await conn.say(endless)
             await asyncio.sleep(every)
 
