@@ -6,6 +6,7 @@ import asyncio
 import random
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import timedelta
 from typing import Any, Never
 
 import pytest
@@ -13,6 +14,7 @@ import pytest
 from basiq_async._work.inbox_kinds import kind_of
 from basiq_async.receiver import Inbox, MemoryInbox
 from basiq_async.receiver.protocol import Claim
+from basiq_async.testing import ManualClock
 from basiq_async.testing.conformance import (  # private: all promises of each inbox take minutes
     _inbox,
     _inbox_model,
@@ -84,3 +86,12 @@ def check_briefly(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(_inbox, "keep", keep_shared)
     patch.setattr(_inbox_model, "_WALKS", 1)
     patch.setattr(_inbox_workers, "WAITS", _inbox_workers.WAITS[random.randrange(3) :: 3])
+
+
+async def pass_hours(clock: ManualClock, inbox: Inbox, hours: float) -> None:
+    """Let time pass as it does for a service at work, which looks at the clock now and then."""
+    while hours > 0:
+        clock.advance(timedelta(hours=min(hours, 12)))
+        await inbox.known(["any"])
+        await inbox.release("any", "a")
+        hours -= 12

@@ -57,3 +57,11 @@ async def any_inbox(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncGene
     else:
         async with engine_of(url_of(request, tmp_path)) as engine, SQLInbox(engine, table=new_table()) as inbox:
             yield inbox
+
+
+@pytest.fixture
+async def client(redis: RedisServer) -> AsyncGenerator[Redis]:
+    async with Redis.from_url(redis.url) as client:
+        await client.flushall()
+        await client.config_set("maxmemory-policy", "noeviction")
+        yield client

@@ -6,24 +6,17 @@ from datetime import timedelta
 import pytest
 
 from basiq_async import ConfigurationError, InboxError
-from basiq_async.receiver import Inbox, MemoryInbox
+from basiq_async.receiver import MemoryInbox
 from basiq_async.receiver.protocol import ClaimStatus
 from basiq_async.testing import ManualClock, check_inbox
 from tests.support.deliveries import NOW, quarantined_delivery
+from tests.support.inboxes import pass_hours
 
 CLAIMED, DONE, BUSY = ClaimStatus.CLAIMED, ClaimStatus.DONE, ClaimStatus.BUSY
 
 
 async def test_the_inbox_in_memory_keeps_every_promise() -> None:
     await check_inbox(MemoryInbox)
-
-
-async def pass_hours(clock: ManualClock, inbox: Inbox, hours: float) -> None:
-    """Let time pass as it does for a service at work, which looks at the clock now and then."""
-    while hours > 0:
-        clock.advance(timedelta(hours=min(hours, 12)))
-        await inbox.known(["any"])
-        hours -= 12
 
 
 async def test_the_memory_is_longer_than_basiqs_retries_and_then_ends() -> None:

@@ -13,7 +13,7 @@ from sqlalchemy.engine import make_url
 
 from basiq_async.receiver import SQLInbox
 from basiq_async.receiver.protocol import ClaimStatus
-from tests.support.databases import engine_of, new_table, url_of
+from tests.support.databases import engine_of, new_table
 
 ENVIRONMENT = """
 from alembic import context
@@ -49,11 +49,6 @@ def downgrade():
 """
 
 
-@pytest.fixture(params=["psycopg", "aiosqlite"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    return url_of(request, tmp_path)
-
-
 def project(folder: Path, url: str, table: str) -> Config:
     """A project as `alembic init` makes it."""
     (folder / "alembic" / "versions").mkdir(parents=True)
@@ -65,6 +60,7 @@ def project(folder: Path, url: str, table: str) -> Config:
     return config
 
 
+@pytest.mark.parametrize("url", ["psycopg", "aiosqlite"], indirect=True)
 async def test_a_migration_makes_the_tables_and_removes_them_again(url: str, tmp_path: Path) -> None:
     table = new_table()
     plain = make_url(url)

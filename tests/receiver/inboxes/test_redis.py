@@ -36,14 +36,6 @@ async def inbox_of(url: str, **options: Any) -> AsyncGenerator[RedisInbox]:
         yield RedisInbox(client, prefix="test")
 
 
-@pytest.fixture
-async def client(redis: RedisServer) -> AsyncGenerator[Redis]:
-    async with Redis.from_url(redis.url) as client:
-        await client.flushall()
-        await client.config_set("maxmemory-policy", "noeviction")
-        yield client
-
-
 @pytest.mark.parametrize("decoded", [False, True])
 async def test_an_inbox_in_redis_keeps_every_promise(
     redis: RedisServer, decoded: bool, monkeypatch: pytest.MonkeyPatch

@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from basiq_async import ConfigurationError
 from basiq_async.receiver import Inbox, MemoryInbox, SQLInbox, SQLiteInbox
 from basiq_async.testing import ManualClock
-from tests.support.databases import engine_of, inbox_of, new_table, pruned, run, url_of
+from tests.support.databases import engine_of, inbox_of, new_table, pruned, run
 
 DAY = timedelta(days=1)
-
-
-@pytest.fixture(params=["asyncpg", "aiosqlite"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    return url_of(request, tmp_path)
 
 
 async def advance(clock: ManualClock, inbox: Inbox, days: int) -> None:
@@ -29,14 +22,10 @@ async def advance(clock: ManualClock, inbox: Inbox, days: int) -> None:
         await inbox.complete(f"at {clock()}", "a")
 
 
-def opened(path: Path, clock: ManualClock, **options: Any) -> AbstractAsyncContextManager[SQLiteInbox]:
-    return SQLiteInbox(path / "inbox.db", clock=clock, **options)
-
-
 async def test_none_is_for_ever(tmp_path: Path) -> None:
     clock = ManualClock()
     began = clock()
-    async with opened(tmp_path, clock, remember=None) as file:
+    async with SQLiteInbox(tmp_path / "inbox.db", clock=clock, remember=None) as file:
         for inbox in (file, MemoryInbox(clock=clock, remember=None)):
             await inbox.complete("k", "a")
             await advance(clock, inbox, 100)
@@ -46,17 +35,17 @@ async def test_none_is_for_ever(tmp_path: Path) -> None:
 
 async def test_a_longer_memory_in_a_file_brings_nothing_back(tmp_path: Path) -> None:
     clock = ManualClock()
-    async with opened(tmp_path, clock, remember=10 * DAY) as inbox:
+    async with SQLiteInbox(tmp_path / "inbox.db", clock=clock, remember=10 * DAY) as inbox:
         await inbox.complete("early", "a")
         await advance(clock, inbox, 30)
         last = clock()
         assert await inbox.known_since() == last - 10 * DAY
     for remember in (60 * DAY, None):
-        async with opened(tmp_path, clock, remember=remember) as inbox:
+        async with SQLiteInbox(tmp_path / "inbox.db", clock=clock, remember=remember) as inbox:
             since = await inbox.known_since()
             assert last - 10 * DAY <= since < last - 9 * DAY, "what was forgotten stays unknown"
             assert not await inbox.known(["early"])
-    async with opened(tmp_path, clock, remember=None) as inbox:
+    async with SQLiteInbox(tmp_path / "inbox.db", clock=clock, remember=None) as inbox:
         await advance(clock, inbox, 40)
         assert last <= await inbox.known_since() <= last + timedelta(minutes=2), (
             "entries from before the change had their own end, and those since then none"
@@ -64,6 +53,7 @@ async def test_a_longer_memory_in_a_file_brings_nothing_back(tmp_path: Path) -> 
         assert await inbox.known([f"at {last + DAY}"])
 
 
+@pytest.mark.parametrize("url", ["asyncpg", "aiosqlite"], indirect=True)
 async def test_a_longer_memory_in_a_database_brings_nothing_back(url: str) -> None:
     table = new_table()
     old, older = datetime.now(UTC) - 11 * DAY, datetime.now(UTC) - 90 * DAY

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from base64 import b64encode
-from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +12,8 @@ from redis.asyncio import Redis
 
 from basiq_async.receiver import Inbox, MemoryInbox, RedisInbox, Result, SQLiteInbox, WebhookReceiver
 from tests.support.deliveries import OTHER_SECRET, SECRET, Service, payload
-from tests.support.servers import RedisServer
 
 BROKEN = payload("user.broken", "e-broken")
-
-
-@pytest.fixture
-async def client(redis: RedisServer) -> AsyncGenerator[Redis]:
-    async with Redis.from_url(redis.url, decode_responses=True) as client:
-        await client.flushall()
-        yield client
 
 
 async def set_aside(inbox: Inbox, **options: Any) -> Service:

@@ -10,7 +10,6 @@ import sys
 import textwrap
 from base64 import b64encode
 from contextlib import closing
-from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ from basiq_async.testing import ManualClock, check_inbox
 from tests.support import inbox_drills
 from tests.support.deliveries import NOW, quarantined_delivery
 from tests.support.frames import leaks
+from tests.support.inboxes import pass_hours
 from tests.support.real_time import PATIENCE
 
 CLAIMED, DONE, BUSY = ClaimStatus.CLAIMED, ClaimStatus.DONE, ClaimStatus.BUSY
@@ -39,13 +39,6 @@ async def test_the_inbox_in_a_file_keeps_every_promise(tmp_path: Path) -> None:
     assert repr(make()) == f"SQLiteInbox({str(tmp_path / 'inbox.db')!r})"
 
 
-async def pass_days(clock: ManualClock, inbox: SQLiteInbox, days: int) -> None:
-    """Let time pass as it does for a service at work, which looks at the clock now and then."""
-    for _ in range(2 * days):
-        clock.advance(timedelta(hours=12))
-        await inbox.release("any", "a")
-
-
 async def test_it_remembers_for_thirty_days_and_prunes_itself(tmp_path: Path) -> None:
     clock = ManualClock(NOW)
     path = tmp_path / "inbox.db"
@@ -53,9 +46,9 @@ async def test_it_remembers_for_thirty_days_and_prunes_itself(tmp_path: Path) ->
         for number in range(50):
             await inbox.claim(f"old-{number}", "a", lease=60)
             await inbox.complete(f"old-{number}", "a")
-        await pass_days(clock, inbox, 29)
+        await pass_hours(clock, inbox, 29 * 24)
         assert await inbox.known(["old-1"])
-        await pass_days(clock, inbox, 2)
+        await pass_hours(clock, inbox, 2 * 24)
         assert not await inbox.known(["old-1"])
         assert (await inbox.claim("old-1", "b", lease=60)).status is CLAIMED
         for number in range(25):
@@ -73,7 +66,7 @@ async def test_the_quarantine_and_its_counts_outlive_the_process_and_the_memory(
         assert [await inbox.release("k", "a", failed=True) for _ in range(3)] == [1, 2, 3]
         assert await inbox.quarantine("k", "a", quarantined_delivery("k"))
         assert await inbox.release("forgiven", "a", failed=True) == 1
-        await pass_days(clock, inbox, 40)
+        await pass_hours(clock, inbox, 40 * 24)
     async with SQLiteInbox(path, clock=clock) as inbox:
         await inbox.claim("another", "a", lease=60)
         assert await inbox.entries() == [quarantined_delivery("k")]
@@ -82,7 +75,7 @@ async def test_the_quarantine_and_its_counts_outlive_the_process_and_the_memory(
         assert await inbox.release("k", "b", failed=True) == 4
         assert await inbox.release("forgiven", "a", failed=True) == 1, "a failure is forgotten as what was handled is"
         assert await inbox.complete("k", "b")
-        await pass_days(clock, inbox, 31)
+        await pass_hours(clock, inbox, 31 * 24)
         assert (await inbox.claim("k", "b", lease=60)).status is CLAIMED
 
 
