@@ -6,6 +6,7 @@ import asyncio
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,7 +14,7 @@ from basiq_async.receiver import Inbox, MemoryInbox, SQLiteInbox
 from basiq_async.testing import BrokenPromisesError, ManualClock, check_inbox
 from basiq_async.testing.conformance import _inbox as suite  # private: to see that no promise is left out
 from basiq_async.testing.conformance._inbox_model import WALKED, random_walks  # private: what a walk leaves out
-from basiq_async.testing.conformance._inbox_workers import cancel_after  # private: a call that is slow to end
+from basiq_async.testing.conformance._inbox_workers import Workers, cancel_after  # private: single calls
 from tests.support import inbox_drills
 from tests.support.real_time import PATIENCE
 
@@ -130,6 +131,20 @@ async def test_a_call_that_the_suite_cancels_has_ended_before_the_next_step() ->
     for wait in (0, 2):
         await cancel_after(wait, call())
     assert ended == ["it", "it"]
+
+
+async def test_where_a_claim_ends_with_its_worker_a_cancelled_call_may_hold_what_is_due_for_a_moment() -> None:
+    class Late(MemoryInbox):
+        asked = 0
+
+        async def claim_due(self, *args: Any, **options: Any) -> Any:
+            self.asked += 1
+            return await super().claim_due(*args, **options) if self.asked % 2 == 0 else []
+
+    inbox = Late()
+    await Workers(inbox, inbox, leases=False).follow("cancelled store a; store a; claim_due b")
+    with pytest.raises(AssertionError, match="claim_due b, after store a: it was "):
+        await Workers(inbox, inbox, leases=False).follow("store a; claim_due b")
 
 
 class KnowsSinceItWasOpened(SQLiteInbox):
