@@ -9,7 +9,6 @@ import signal
 import stat
 import subprocess
 import sys
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -26,9 +25,8 @@ from basiq_async.services.resources import RESOURCES, Resource
 from basiq_async.testing import FakeBasiq, Quirks
 from tests.support.environment import unmeasured
 
-from ..support.command_line import program
-from ..support.real_time import PATIENCE
-from .conftest import Run, Served, Terminal, on_a_terminal
+from ..support.command_line import HASTY, program
+from .conftest import Run, Served, Terminal, on_a_terminal, wait_until
 
 URL = "https://example.com/basiq"
 
@@ -323,20 +321,16 @@ def test_followed_messages_appear_once_each_as_they_come_until_a_signal(
     def asked() -> int:
         return sum(request.url.partition("?")[0].endswith("/messages") for request in fake.requests)
 
-    def wait_for(questions: int) -> None:
-        deadline = time.monotonic() + PATIENCE
-        while asked() < questions and time.monotonic() < deadline:
-            time.sleep(0.005)
-
     async def emit() -> None:
         for event_type in ("user.created", "consent.revoked", "consent.expired"):
             fake.emit(event_type)
 
     def follow() -> None:
         try:
-            wait_for(2)  # the history, and then whether there is more
+            wait_until(lambda: asked() >= 2)  # the history, and then whether there is more
             served.run(emit())
-            wait_for(asked() + 3)
+            before = asked()
+            wait_until(lambda: asked() >= before + 3)
         finally:
             os.kill(os.getpid(), number)
 
@@ -354,7 +348,7 @@ def test_followed_messages_appear_once_each_as_they_come_until_a_signal(
 @on_a_terminal
 def test_following_continues_though_basiq_cannot_be_asked_for_a_while(run: Run, served: Served) -> None:
     webhook_id = served.fake.seed_messages(1)
-    with Terminal("messages", "tail", webhook_id, "--follow", env=dict(os.environ)) as terminal:
+    with Terminal("messages", "tail", webhook_id, "--follow", program=HASTY, env={}) as terminal:
         terminal.read_until("waiting for new messages")
         served.fake.fail_next(1, status=429, retry_after=31, path="*/messages")
         terminal.read_until("next request in 31 s")

@@ -223,7 +223,7 @@ def test_a_full_disk_under_its_inbox_is_named_at_once(served: Served, endpoint: 
     """A limit of the file's size is as good as a full disk."""
     import resource
 
-    webhook_id = served.fake.seed_messages(1_500, failed=1.0)
+    webhook_id = served.fake.seed_messages(200, failed=1.0)
 
     def limit() -> None:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)

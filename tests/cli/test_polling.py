@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import signal
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -17,13 +16,9 @@ import pytest
 from basiq_async.receiver import SQLiteInbox, WebhookReceiver
 from basiq_async.testing import FakeBasiq, Quirks, SystemClock, serve
 
-from ..support.command_line import COLD, PROGRAM, run_command
-from ..support.environment import ROOT
+from ..support.command_line import HASTY, run_command
 from ..support.real_time import until
-from ..support.warm import CLIENT
 from .conftest import SECRET, Endpoint, Program, hanging, started
-
-HASTY = PROGRAM if PROGRAM == COLD else (*CLIENT, "tests.support.hasty:main")
 
 
 @asynccontextmanager
@@ -43,9 +38,7 @@ async def fake(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[FakeBasiq]:
 
 
 def polling(*options: str) -> AbstractAsyncContextManager[Program]:
-    """Poll with a hundredth of the program's waits."""
-    env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    return started("listen", "--every", "1", *options, program=HASTY, env=env)
+    return started("listen", "--every", "1", *options, program=HASTY)
 
 
 async def poll(count: int, *options: str) -> tuple[list[dict[str, Any]], str]:

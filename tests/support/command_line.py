@@ -25,6 +25,8 @@ COLD = (sys.executable, "-c", "from basiq_async.cli import main; main()")
 """The words that run it in a process of its own."""
 PROGRAM = COLD if not hasattr(os, "fork") else (*CLIENT, "basiq_async.cli:main")
 """The same in a process that begins warm."""
+HASTY = COLD if not hasattr(os, "fork") else (*CLIENT, "tests.support.hasty:main")
+"""The same with a hundredth of the waits between requests."""
 
 
 @dataclass(frozen=True)
