@@ -15,7 +15,6 @@ from typing import Any
 
 import pytest
 
-from basiq_async import InboxError
 from basiq_async.receiver import SQLiteInbox
 
 from ..support.command_line import CommandResult
@@ -30,20 +29,16 @@ is_root = hasattr(os, "geteuid") and os.geteuid() == 0
 # --- a disk that is full ---
 
 
-class SmallDisk:
-    """A disk of two megabytes, which is the current folder."""
-
-    def fill(self) -> None:
-        with suppress(OSError), Path("filler").open("wb", buffering=0) as file:
-            while True:
-                file.write(b"x" * 4_096)
-
-    def make_room(self) -> None:
-        Path("filler").unlink()
+def fill() -> None:
+    """Fill the disk, which is the current folder, with a file."""
+    with suppress(OSError), Path("filler").open("wb", buffering=0) as file:
+        while True:
+            file.write(b"x" * 4_096)
 
 
 @pytest.fixture
-def disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SmallDisk]:
+def small_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A disk of two megabytes, which is the current folder."""
     place = tmp_path / "disk"
     place.mkdir()
     command = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(place)]
@@ -51,7 +46,7 @@ def disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SmallDisk]
         pytest.skip("only root can mount a small disk")
     monkeypatch.chdir(place)
     try:
-        yield SmallDisk()
+        yield
     finally:
         monkeypatch.chdir(tmp_path)
         subprocess.run(["umount", "-l", str(place)], check=True)
@@ -60,14 +55,13 @@ def disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SmallDisk]
 FULL = "cannot be written, because the disk is full. Nothing was recorded: make room"
 
 
-def test_a_full_disk_is_named_by_each_command_that_would_write_and_keeps_none_from_looking(
-    world: World, disk: SmallDisk
-) -> None:
+@pytest.mark.usefixtures("small_disk")
+def test_a_full_disk_is_named_by_each_command_that_would_write_and_keeps_none_from_looking(world: World) -> None:
     w, webhook_id = world, world.webhook()
     at = ("--receiver", w.service(webhook_id))
     assert w.run("inbox", "check", *INBOX).row["written"]
     w.outage()
-    disk.fill()
+    fill()
     for line in (
         ("inbox", "check", *INBOX),
         ("inbox", "check", *at),
@@ -82,7 +76,7 @@ def test_a_full_disk_is_named_by_each_command_that_would_write_and_keeps_none_fr
     for line in (("inbox", "waiting"), ("quarantine", "list"), ("webhooks", "doctor", webhook_id)):
         assert w.run(*line, *INBOX).exit_code in (0, 1)
     assert w.handled() == 0
-    disk.make_room()
+    Path("filler").unlink()
     assert w.run("recover", webhook_id, *at).exit_code == 0
     assert w.handled() == 2
 
@@ -94,30 +88,18 @@ try:
 except OSError: ..."""
 
 
-def test_a_disk_that_fills_up_under_a_recovery_is_what_it_waits_for(world: World, disk: SmallDisk) -> None:
+@pytest.mark.usefixtures("small_disk")
+def test_a_disk_that_fills_up_under_a_recovery_is_what_it_waits_for(world: World) -> None:
     w, webhook_id = world, world.webhook()
     make_inbox(webhook_id)
     w.outage(40)
     # What was under way cannot be given back, and the next recovery waits until its claims end.
-    service = write_service(webhook_id, handle=_FILL, more=", handler_timeout=1, lease=2")
+    service = write_service(webhook_id, handle=_FILL, more=", handler_timeout=0.2, lease=0.5")
     done = w.run("recover", webhook_id, "--receiver", service, "--max-pause", "0.1")
     assert (done.exit_code, done.row["finished"]) == (1, False), done.output
     assert FULL in done.stderr, done.stderr
-    disk.make_room()
+    Path("filler").unlink()
     assert w.run("recover", webhook_id, "--receiver", write_service(webhook_id)).exit_code == 0
-
-
-def test_a_service_is_not_ready_while_its_disk_is_full(disk: SmallDisk) -> None:
-    async def look() -> None:
-        async with SQLiteInbox("inbox.db") as inbox:
-            await inbox.check()
-            disk.fill()
-            with pytest.raises(InboxError, match="the disk is full"):
-                await inbox.check()
-            disk.make_room()
-            await inbox.check()
-
-    asyncio.run(look())
 
 
 # --- a file that this user can only read ---
