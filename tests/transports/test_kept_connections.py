@@ -42,9 +42,13 @@ async def test_with_our_response_class_it_does_not(breaking: Wire) -> None:
     await transport.aclose()
 
 
-async def test_a_response_without_a_request_is_not_read_by_the_next_request() -> None:
+@pytest.mark.parametrize("later", [False, True], ids=["at once", "while the connection is idle"])
+async def test_a_response_without_a_request_is_not_read_by_the_next_request(later: bool) -> None:
     async def answer_twice(conn: Conn) -> None:
-        await conn.say(OK, http(200, b"no"))
+        await conn.say(OK)
+        if later:
+            await asyncio.sleep(0.005)
+        await conn.say(http(200, b"no"))
         await conn.hang()
 
     transport = AiohttpTransport()
