@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -21,7 +22,7 @@ from basiq_async import (
     ServerError,
     Webhook,
 )
-from tests.support.outcomes import client_of, outcome
+from tests.support.outcomes import QUICK, client_of, outcome
 from tests.support.wire import WEBHOOK, Wire, closing, error, http, ok, trickling
 
 CLASSES = {
@@ -83,6 +84,14 @@ async def test_a_success_without_a_body_suits_a_delete_and_nothing_else(status: 
             assert "empty" in str(got)
 
 
+async def test_a_204_with_a_body_does_not_disturb_the_next_call() -> None:
+    body = json.dumps(WEBHOOK).encode()
+    wire = Wire(http(204, body), ok({**WEBHOOK, "id": "w2"}))
+    async with wire, client_of(wire, retry=QUICK) as client:
+        assert await call(client, "DELETE") is None
+        assert (await call(client, "GET")).id == "w2"
+
+
 @pytest.mark.parametrize("status", [100, 199])
 async def test_an_interim_answer_is_passed_over(status: int) -> None:
     answer = f"HTTP/1.1 {status} Wait\r\nLink: </x>\r\n\r\n".encode() * 3 + ok(WEBHOOK)
@@ -97,3 +106,11 @@ async def test_interim_answers_without_end_run_into_the_timeout() -> None:
         client_of(wire) as client,
     ):
         assert type(await call(client, "GET")) is RequestTimeoutError
+
+
+async def test_an_answer_of_http_1_0_is_read_to_its_end() -> None:
+    body = json.dumps(WEBHOOK).encode()
+    head = b"HTTP/1.0 200 OK\r\nContent-Type: application/json\r\n\r\n"
+    async with Wire(closing(head + body)) as wire, client_of(wire) as client:
+        for _ in range(2):
+            assert (await call(client, "GET")).id == "w1"
