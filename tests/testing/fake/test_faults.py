@@ -162,6 +162,8 @@ async def test_an_endpoint_is_down_until_it_is_up_and_a_message_is_redelivered_a
     assert (fake.deliveries[-1].ok, list(fake.upcoming())) == (True, [])
     fake.seed_messages(20, webhook_id, failed=1)
     seeded = next(fake.messages(webhook_id))
-    await fake.redeliver(seeded.id)
+    again = fake.redeliver(seeded.id)
+    assert [(each.number, each.once) for each in fake.upcoming()] == [(2, True)]
+    await again
     kept = next(fake.messages(webhook_id))
     assert ([each.status for each in kept.attempts], kept.status) == ([500, 200], "Success")

@@ -126,3 +126,12 @@ def test_a_second_history_of_a_webhook_is_between_its_newest_message_and_now() -
     assert len(set(times)) == 12
     oldest, *_ = sorted(times)
     assert oldest >= (fake.now() - timedelta(hours=3)).strftime("%Y-%m-%dT%H:%M:%S")
+
+
+def test_a_user_of_a_seeded_history_can_be_read() -> None:
+    caller = Caller(FakeBasiq())
+    caller.fake.seed_messages(5, event_types=["user.created"])
+    event, *_ = caller.every("/events")
+    user_id = event["userId"]
+    assert caller.get(f"/users/{user_id}")["id"] == user_id
+    caller.get(f"/users/{user_id}x", status=404)
