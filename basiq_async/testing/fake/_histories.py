@@ -149,15 +149,9 @@ class SeededEvents(Seeded[Event]):
     def find_entity(self, path: str) -> Event | None:
         """Return the event that is about the entity at ``path``; None if no event is."""
         parts = path.split("/")
-        if len(parts) > 4:
-            index = self.ids.index_of(parts[4])
-            event = None if index is None or index >= self.count else self[index]
-            return event if event is not None and event.path == path else None
-        if len(parts) < 3 or parts[2] not in self.users:
-            return None
-        entity = parts[3] if len(parts) == 4 else "user"
-        type_id = next((name for name in self.types if name.startswith(entity + ".")), None)
-        return None if type_id is None else Event("", type_id, parts[2], "", self.first)
+        index = self.ids.index_of(parts[4]) if len(parts) > 4 else None
+        event = None if index is None or index >= self.count else self[index]
+        return event if event is not None and event.path == path else None
 
 
 @attrs.frozen
