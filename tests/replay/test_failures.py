@@ -12,6 +12,7 @@ import pytest
 from basiq_async import (
     ConfigurationError,
     Message,
+    PermissionDeniedError,
     RateLimitError,
     ReplayError,
     ServerError,
@@ -349,6 +350,23 @@ async def test_an_own_record_goes_on_after_a_failure_and_each_run_tries_it_again
         table.refused = frozenset()
         assert (await replay.run()).finished
         assert sorted(table.rows) == sorted(ids)
+
+
+async def test_a_list_that_cannot_be_read_ends_a_bulk_run_after_what_was_read_is_written() -> None:
+    asked: list[str] = []
+    async with history(40, page_size=10) as h:
+
+        class Failing(Table):
+            async def deliver(self, message: Message) -> str | None:
+                if not asked:
+                    asked.append(message.id)
+                    h.fake.fail_next(9, status=403, path="*/messages")
+                return await super().deliver(message)
+
+        table = Failing()
+        with pytest.raises(PermissionDeniedError):
+            await h.replay(table).run()
+        assert 0 < len(table.rows) < 40
 
 
 @virtual.clocked
