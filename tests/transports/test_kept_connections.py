@@ -44,17 +44,22 @@ async def test_with_our_response_class_it_does_not(breaking: Wire) -> None:
 
 @pytest.mark.parametrize("later", [False, True], ids=["at once", "while the connection is idle"])
 async def test_a_response_without_a_request_is_not_read_by_the_next_request(later: bool) -> None:
+    said = asyncio.Event()
+
     async def answer_twice(conn: Conn) -> None:
         await conn.say(OK)
         if later:
             await asyncio.sleep(0.005)
         await conn.say(http(200, b"no"))
+        said.set()
         await conn.hang()
 
     transport = AiohttpTransport()
     async with Wire(answer_twice) as wire:
         for _ in range(3):
             assert (await transport.send(Request("GET", wire.url))).body == b"ok"
+            await said.wait()  # however busy the machine is: then the client's turn to receive it
+            said.clear()
             await asyncio.sleep(0.01)
         await transport.aclose()
 
