@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from .fake._deliveries import DeliveredAttempt, Emission
     from .fake._fake import FakeBasiq
     from .fake._logs import Violation
-    from .fake._responses import Quirks
+    from .fake._quirks import Quirks
     from .mock._server import serve
 
 __all__ = [
@@ -40,7 +40,7 @@ _LAZY = {
     "Emission": "fake._deliveries",
     "FakeBasiq": "fake._fake",
     "ManualClock": "fake._clock",
-    "Quirks": "fake._responses",
+    "Quirks": "fake._quirks",
     "SystemClock": "fake._clock",
     "Violation": "fake._logs",
     "check_inbox": "conformance._inbox",

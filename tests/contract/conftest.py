@@ -45,4 +45,4 @@ def fake_server() -> Iterator[Target]:
 @pytest.fixture(scope="module")
 def schema_server() -> Iterator[Target]:
     """One that answers as the schemas of the vendor's reference have it, where its examples say otherwise."""
-    yield from target(Quirks(attempts="strings", links="object", message_ids="both"))
+    yield from target(Quirks(attempts="strings", attempts_by_id="strings", links="object", message_ids="both"))

@@ -16,8 +16,9 @@ from ...errors import ConfigurationError
 from ._endpoints import Endpoint, EndpointResponse, NoResponse, over_http_once, phrase
 from ._faults import DeliveryFault, take_fault
 from ._logs import Changes, Recent, Violations, size_of
+from ._quirks import Quirks
 from ._records import Attempt, Event, Message, Webhook
-from ._responses import Quirks, Renderer, as_json, signed_headers
+from ._responses import Renderer, as_json, signed_headers
 from ._store import Store
 from ._timeline import Cause, PlannedAttempt, Timeline
 from .catalog import SCHEDULE
@@ -83,9 +84,10 @@ class Emission:
         return self
 
 
-def _describe_inactive(webhook: Webhook, now: datetime) -> str:
+def _describe_inactive(webhook: Webhook, now: datetime, quirks: Quirks) -> str:
     if webhook.disabled:
-        return f"webhook {webhook.id} is disabled: an update with its url makes it active again"
+        way = "no update makes it active again" if quirks.update == "patches" else "an update makes it active again"
+        return f"webhook {webhook.id} is disabled: {way}"
     left = (webhook.active_at - now).total_seconds()
     return f"webhook {webhook.id} is in its cool-off: fake.advance(seconds={left:g}) ends it"
 
@@ -127,7 +129,7 @@ class Deliveries:
         chosen = [
             webhook
             for webhook in (app.webhooks.values() if webhooks is None else webhooks)
-            if even_unsubscribed or type_id in webhook.events
+            if even_unsubscribed or webhook.wants(type_id)
         ]
         active = [webhook for webhook in chosen if webhook.status(now) == "active"]
         current = self.timeline.current()
@@ -145,9 +147,9 @@ class Deliveries:
             message = Message(ids.uuid(), webhook.id, event, now, text)
             app.messages[webhook.id].append(message)
             attempts.append(PlannedAttempt(now, webhook, message, 1, False, cause))
-        return self._plan(
-            event, attempts, tuple(_describe_inactive(each, now) for each in chosen if each not in active)
-        )
+        quirks = self._store.quirks
+        inactive = (webhook for webhook in chosen if webhook not in active)
+        return self._plan(event, attempts, tuple(_describe_inactive(each, now, quirks) for each in inactive))
 
     def redeliver(self, webhook: Webhook, message: Message) -> Emission:
         """Plan one more attempt to deliver a message, due now, whatever the results of the earlier attempts."""
@@ -272,7 +274,10 @@ class Deliveries:
             self.timeline.plan(PlannedAttempt(due, webhook, message, planned.number + 1, False, planned.cause))
             return
         webhook.exhausted_at = webhook.exhausted_at or started
-        if self._store.quirks.disables == "exhausted" or started - webhook.exhausted_at >= FAILING:
+        disables = self._store.quirks.disables
+        if disables == "removed":
+            self._store.remove_webhook(webhook)
+        elif disables == "exhausted" or started - webhook.exhausted_at >= FAILING:
             webhook.disabled = True
 
     async def _call(self, url: str, headers: dict[str, str], body: bytes, outlet: Outlet) -> tuple[int | None, str]:

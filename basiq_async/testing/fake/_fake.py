@@ -20,7 +20,8 @@ from ._faults import take_fault
 from ._histories import IdFactory
 from ._logs import RequestRecord
 from ._operations import Call, find_operation, get_resource
-from ._responses import Quirks, Refusal, Renderer, error_response
+from ._quirks import Quirks
+from ._responses import Refusal, Renderer, error_response
 from ._state import State
 from ._store import Store, require
 from ._timeline import Timeline

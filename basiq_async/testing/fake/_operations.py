@@ -125,26 +125,39 @@ def _read_webhook(call: Call, itself: Webhook | None) -> WebhookBody:
     return found
 
 
+def _subscription(call: Call, body: WebhookBody) -> tuple[tuple[str, ...], bool]:
+    """Return the event types that a webhook is subscribed to, and whether it gets those that are added later too."""
+    if body.events is not None:
+        return body.events, False
+    return tuple(call.store.event_types), call.store.quirks.without_events == "absent"
+
+
 def create_webhook(call: Call) -> Response:
     """Create a webhook. Without ``subscribedEvents``, which the reference leaves optional, it gets every event type."""
     body = _read_webhook(call, None)
-    events = body.events or tuple(call.store.event_types)
-    webhook = call.store.add_webhook(body.url, events, name=body.name, description=body.description)
+    events, every_type = _subscription(call, body)
+    webhook = call.store.add_webhook(
+        body.url, events, name=body.name, description=body.description, every_type=every_type
+    )
     return json_response(call.render.webhook(webhook, call.now, written=True), 201)
 
 
 def update_webhook(call: Call) -> Response:
-    """Update a webhook. Fields that the body omits keep their values; a disabled webhook becomes active again.
+    """Update a webhook. The quirk ``update`` says what becomes of fields that the body omits, and of the status.
 
     No source says whether the secret stays the same. It does, unless the quirk ``signing_key_on_update`` is ``new``.
     """
-    webhook = call.webhook()
+    webhook, rule = call.webhook(), call.store.quirks.update
     body = _read_webhook(call, webhook)
-    webhook.disabled = False
-    for name, value in attrs.asdict(body).items():
-        if value is not None:
-            setattr(webhook, name, value)
-    webhook.exhausted_at = None
+    if rule == "replaces":
+        webhook.name = webhook.description = None
+    if rule == "replaces" or body.events is not None:
+        webhook.events, webhook.every_type = _subscription(call, body)
+    webhook.url = body.url
+    webhook.name = webhook.name if body.name is None else body.name
+    webhook.description = webhook.description if body.description is None else body.description
+    if rule != "patches":
+        webhook.disabled, webhook.exhausted_at = False, None
     if call.store.quirks.signing_key_on_update == "new":
         if call.store.quirks.former_key == "signs-24h":
             webhook.former_keys = ((call.now + FORMER_KEY_SIGNS, webhook.key), *webhook.former_keys)
@@ -153,8 +166,7 @@ def update_webhook(call: Call) -> Response:
 
 
 def delete_webhook(call: Call) -> Response:
-    webhook = call.webhook()
-    del call.app.webhooks[webhook.id], call.app.messages[webhook.id]
+    call.store.remove_webhook(call.webhook())
     return Response(204, {}, b"")
 
 
@@ -259,6 +271,7 @@ class Resource(Generic[T]):
         newest first.
     get: returns the item with an id; None if it does not exist.
     order: the quirk that says in which order the items are listed.
+    show_listed: the form of an item in the list, if it is another one.
     """
 
     path: str
@@ -270,6 +283,7 @@ class Resource(Generic[T]):
     show: Callable[[Call, T], Json]
     fields: Fields | None = None
     order: Literal["message_order", "event_order"] | None = None
+    show_listed: Callable[[Call, T], Json] | None = None
 
     @property
     def one(self) -> str:
@@ -290,7 +304,9 @@ class Resource(Generic[T]):
         newest_first = self.order is not None and getattr(call.render.quirks, self.order) == "newest-first"
         items = self.scan(call, newest_first)
         path = call.render.list_path(self.path.format_map({name: id.lower() for name, id in call.params.items()}))
-        return _listing(call, path, items, partial(self.show, call), self.fields, newest_first=newest_first)
+        return _listing(
+            call, path, items, partial(self.show_listed or self.show, call), self.fields, newest_first=newest_first
+        )
 
     def retrieve(self, call: Call) -> Response:
         return json_response(self.show(call, self.find(call)))
@@ -321,6 +337,7 @@ MESSAGES: Resource[Message] = Resource(
     lambda call, message: call.render.message(message),
     attributes(MESSAGE_FIELDS),
     "message_order",
+    lambda call, message: call.render.message(message, listed=True),
 )
 EVENTS: Resource[Event] = Resource(
     "/events",

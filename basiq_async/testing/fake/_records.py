@@ -23,8 +23,14 @@ class Webhook:
     disabled: bool = False
     former_keys: tuple[tuple[datetime, bytes], ...] = attrs.field(default=(), repr=False)
     """Former signing keys, each with the moment until which it signs too."""
+    every_type: bool = False
+    """Whether the webhook gets events of every type, also of types that are added later."""
     exhausted_at: datetime | None = None
     """When a message first came to its end without a success; None after a successful attempt of any message."""
+
+    def wants(self, type_id: str) -> bool:
+        """Return whether the webhook is subscribed to an event type."""
+        return self.every_type or type_id in self.events
 
     def keys(self, now: datetime) -> tuple[bytes, ...]:
         """Return the keys that sign a delivery, the present one first."""

@@ -13,8 +13,8 @@ import attrs
 from ...errors import ConfigurationError
 from ._clock import Clock
 from ._histories import IdFactory, Log, SeededEvents, connection_of
+from ._quirks import Quirks
 from ._records import Event, Message, Webhook
-from ._responses import Quirks
 
 
 def require(kept: bool, otherwise: str) -> None:
@@ -123,6 +123,10 @@ class Store:
                     f"there is no event type {name!r}{guess}; types of your own are given when the fake is made"
                 )
 
+    def remove_webhook(self, webhook: Webhook) -> None:
+        """Remove a webhook and its messages."""
+        del self.app.webhooks[webhook.id], self.app.messages[webhook.id]
+
     def find_message(self, message_id: str) -> tuple[Webhook, Message] | None:
         """Return the message with this id, with its webhook; None for an unknown id."""
         for webhook_id, log in self.app.messages.items():
@@ -138,6 +142,7 @@ class Store:
         name: str | None = None,
         description: str | None = None,
         active: bool = False,
+        every_type: bool = False,
     ) -> Webhook:
         self.serial += 1
         now = self.clock()
@@ -150,6 +155,7 @@ class Store:
             now if active else now + self.cool_off,
             name,
             description,
+            every_type=every_type,
         )
         self.app.webhooks[webhook.id] = webhook
         self.app.messages[webhook.id] = Log()

@@ -334,7 +334,7 @@ async def test_a_disabled_webhook_gets_nothing_until_an_update_brings_it_back_an
     await fake.advance(hours=28)
     emission = await fake.emit("user.deleted")
     assert emission.message_ids == ()
-    assert emission.not_sent == (f"webhook {webhook_id} is disabled: an update with its url makes it active again",)
+    assert emission.not_sent == (f"webhook {webhook_id} is disabled: an update makes it active again",)
     path = f"/notifications/webhooks/{webhook_id}"
     assert Caller(fake).json("POST", path, {"url": ENDPOINT})["status"] == "active"
     await fake.advance(hours=48)

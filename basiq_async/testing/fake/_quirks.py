@@ -1,0 +1,90 @@
+"""The forms and rules of the fake that Basiq's own sources leave open."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Literal, get_args, get_type_hints
+
+import attrs
+
+
+@attrs.frozen(kw_only=True)
+class Quirks:
+    """A switch for each point that Basiq's own sources state in two ways or not at all. The first value is the default.
+
+    Requests are accepted in every form: both bodies of a test message, the messages path with and without a
+    trailing slash, and ``subscribedEvents`` as an array or as one string.
+    """
+
+    messages_path: Literal["plain", "slash"] = "plain"
+    """Links to a webhook's messages: without (reference) or with (guide) a trailing slash."""
+    subscribed_events: Literal["array", "string"] = "array"
+    """``string``: a single event type is a string, as in the reference's examples, not an array."""
+    list_data: Literal["array", "object"] = "array"
+    """``object``: ``data`` of a list with one item is that item, as in the reference's example of listing webhooks."""
+    type_case: Literal["lower", "title"] = "lower"
+    """The spelling of ``type``: ``webhook`` or ``Webhook``."""
+    attempts: Literal["objects", "strings", "absent"] = "objects"
+    """The ``attempts`` of each message in a list. ``strings``: only their ids, as in the reference's schema.
+    ``absent``: none, as in the reference's example of a list."""
+    attempts_by_id: Literal["objects", "strings", "absent"] = "objects"
+    """The ``attempts`` of a message that is read by its id. ``objects``: as in the reference's example. ``strings``: as
+    in its schema, which does not require them either: ``absent``."""
+    attempt_order: Literal["newest-first", "oldest-first"] = "newest-first"
+    """The order of a message's attempts. The reference's example has the newest first."""
+    message_order: Literal["oldest-first", "newest-first"] = "oldest-first"
+    """The order of the list of messages. No source states it."""
+    event_order: Literal["oldest-first", "newest-first"] = "oldest-first"
+    """The order of the list of events. No source states it."""
+    paging: Literal["item", "offset"] = "item"
+    """A ``next`` link names the item that follows, or a number of items to skip. With ``offset`` and the newest items
+    first, two pages overlap if an item arrives between their requests."""
+    status_code: Literal["integer", "string"] = "integer"
+    """The type of an attempt's ``responseStatusCode``: ``200`` or ``"200"``."""
+    message_ids: Literal["payload", "top", "both"] = "payload"
+    """The place of ``eventTypeId`` and ``eventId`` in a message. A delivery's body always has them."""
+    links: Literal["object", "list"] = "object"
+    """``links`` is one object, or a list with one object."""
+    event_data: Literal["object", "list"] = "object"
+    """``data`` of an event is one object, or a list with one object."""
+    event_type: Literal["split", "dotted"] = "split"
+    """An event has ``entity`` and ``eventType``, or ``eventTypeId`` such as ``consent.revoked``."""
+    signing_key: Literal["prefixed", "bare", "unpadded"] = "prefixed"
+    """The form of a webhook's ``secret``: ``whsec_`` and base64; base64 only; ``whsec_`` and base64 without padding."""
+    signing_key_in: Literal["writes", "everywhere", "nowhere"] = "writes"
+    """The responses about a webhook that contain its ``secret``: create and update, all, or none."""
+
+    update: Literal["mixed", "replaces", "patches"] = "mixed"
+    """An update's effect. ``mixed``: fields that the body omits stay, and a disabled webhook becomes active again.
+    ``replaces``: the body is the whole webhook, so that without ``name`` it has none; a disabled webhook becomes active
+    again. ``patches``: fields that the body omits stay, and a disabled webhook stays disabled. No source states it."""
+    without_events: Literal["all", "absent"] = "all"
+    """A webhook that was written without ``subscribedEvents``. ``all``: it shows all event types of that moment, and
+    gets those. ``absent``: it shows none, and gets every event, also of types that are added later."""
+    signing_key_on_update: Literal["kept", "new"] = "kept"
+    """Whether an update keeps a webhook's secret or makes a new one. No source states it. Use ``new`` to rehearse a
+    rotation of secrets."""
+    former_key: Literal["dropped", "signs-24h"] = "dropped"
+    """``signs-24h``: for 24 hours after an update made a new secret, deliveries carry a signature of the former one
+    too. No source states it."""
+    disables: Literal["exhausted", "failing-120h", "removed"] = "exhausted"
+    """When a webhook is disabled. ``exhausted``: after the eighth failed attempt of any message. ``failing-120h``: only
+    if another message had its eighth 120 hours earlier, and no attempt succeeded since. ``removed``: after the eighth,
+    the webhook is deleted in place of being disabled, with all its messages. The source says "subject to removal or
+    disabling, depending on the specific circumstances"."""
+    expired_response: Literal["401", "403"] = "401"
+    """The status of a response to an expired token; ``403``, with the detail ``Token has expired``, as the page on
+    errors has it for about twenty endpoints."""
+    unknown_key_response: Literal["400", "404"] = "400"
+    """The status of a response to a token call with an unknown API key; ``404`` as on the page on errors."""
+
+    @classmethod
+    def each_form(cls) -> Iterator[Quirks]:
+        """Yield the defaults; then, for each quirk, each of its other forms; then all quirks with their last forms."""
+        yield cls()
+        last: dict[str, str] = {}
+        for name, hint in get_type_hints(cls).items():
+            for form in get_args(hint)[1:]:
+                yield cls(**{name: form})
+                last[name] = form
+        yield cls(**{**last, "signing_key_in": "writes"})  # type: ignore[arg-type]  # of the fields' own Literals
