@@ -109,9 +109,6 @@ crash: $(READY) ## replays and services that are killed again and again: none lo
 	  $(BIN)/python -m tests.crash --mode $$mode --messages 10000 --concurrency 16 --kills 200 || exit 1; done
 	for scenario in postgres restart replay deferred redis; do \
 	  $(BIN)/python -m tests.crash --mode receiver --scenario $$scenario --events 5000 --kills 200 || exit 1; done
-	$(BIN)/python -m tests.crash --mode fleet --messages 40000
-	$(BIN)/python -m tests.crash --mode fleet --messages 20000 --tear
-	$(BIN)/python -m tests.crash --mode fleet --messages 20000 --inbox postgres
 
 audit: $(READY) ## known vulnerabilities of what a user installs, and bandit; STRICT=1 fails where the database of vulnerabilities cannot be reached
 	.ci/audit $(if $(STRICT),--strict) $(BIN)/python

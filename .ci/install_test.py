@@ -69,41 +69,6 @@ async def main():
 
 asyncio.run(main())
 """,
-    "distributed": """
-import asyncio, os, subprocess, sys
-from contextlib import asynccontextmanager
-from basiq_async import BasiqClient
-from basiq_async.distributed import Fleet, Work
-from basiq_async.testing import FakeBasiq, serve
-
-fleet = Fleet(os.environ.get("REDIS_URL", "redis://127.0.0.1:6379/0"))
-
-async def handle(message): ...
-
-@fleet.job("all")
-@asynccontextmanager
-async def make():
-    async with BasiqClient() as basiq:
-        yield Work(basiq, handle)
-
-async def main():
-    fake = FakeBasiq()
-    webhook_id = fake.seed_messages(1_200)
-    async with serve(fake) as base_url, fleet:
-        os.environ |= {"BASIQ_BASE_URL": base_url, "BASIQ_API_KEY": fake.api_key}
-        code = "from basiq_async.distributed.processes import run_workers; run_workers('used_distributed:fleet')"
-        with subprocess.Popen([sys.executable, "-c", code]) as worker:
-            try:
-                async with asyncio.timeout(60):
-                    job = await fleet.submit("all", webhook_id, key=os.urandom(8).hex())
-                    report = await job.wait()
-            finally:
-                worker.terminate()
-    assert (report.handled, report.failed, worker.returncode) == (1_200, 0, 0), (report, worker.returncode)
-
-if __name__ == "__main__" and "REDIS_URL" in os.environ:
-    asyncio.run(main())
-""",
 }
 # What a user of the extra picks.
 BESIDE = {"sql": ["aiosqlite>=0.20"]}
@@ -161,7 +126,7 @@ def redis() -> Iterator[None]:
     """A Redis server for the programs, where one is installed."""
     program = shutil.which("redis-server")
     if program is None:
-        print("no redis-server is installed: the extras redis and distributed are imported, and not used")
+        print("no redis-server is installed: the extra redis is imported, and not used")
         yield
         return
     with socket.socket() as probe, tempfile.TemporaryDirectory() as folder:

@@ -24,7 +24,6 @@ import attrs
 from benchmarks import (
     deferred,
     export,
-    fleet,
     growth,
     memory,
     prefetch,
@@ -36,11 +35,11 @@ from benchmarks import (
     tables,
 )
 from benchmarks._harness import Figure
-from tests.support.servers import POSTGRES_PROGRAMS, REDIS_PROGRAM
+from tests.support.servers import POSTGRES_PROGRAMS
 
-_SERVERS = {"postgresql": POSTGRES_PROGRAMS, "redis-server": REDIS_PROGRAM}
+_SERVERS = {"postgresql": POSTGRES_PROGRAMS}
 """The servers that are installed here, by the names of Debian's packages; None for one that is not."""
-_NEEDS = {"service": "postgresql", "deferred": "postgresql", "replay_sql": "postgresql", "fleet": "redis-server"}
+_NEEDS = {"service": "postgresql", "deferred": "postgresql", "replay_sql": "postgresql"}
 _LOSS = 0.25
 _NOISE = 0.1
 """The smallest difference that counts as a loss. A quarter of a ratio of 0.15 is within the spread of one run."""
@@ -64,7 +63,6 @@ def programs(*, quick: bool) -> dict[str, Callable[[], Awaitable[list[Figure]]]]
             "replay_sql": replay_sql.measure,
             "memory": partial(asyncio.to_thread, memory.measure),
             "growth": growth.measure,
-            "fleet": fleet.measure,
         }
     return found
 

@@ -8,7 +8,7 @@ message once. The last run does not stall on what the killed ones have claimed.
 
     python -m tests.crash --mode inbox --messages 10000 --concurrency 16 --kills 200
 
-``--mode receiver`` kills the processes of a service, and ``--mode fleet`` workers and their Redis.
+``--mode receiver`` kills the processes of a service.
 """
 
 from __future__ import annotations
@@ -41,7 +41,6 @@ from tests.support.environment import free_port
 from tests.support.killing import committed_effects, make_tables, start
 from tests.support.servers import PostgresServer, postgres_server
 
-from .crash_fleet import add_fleet, crash_fleet
 from .crash_receiver import add_receiver, crash_receiver, serve_at
 
 Order = Literal["oldest-first", "newest-first"]
@@ -278,7 +277,6 @@ def crash_replay(options: argparse.Namespace, rng: random.Random, folder: Path) 
 
 MODES: dict[str, Callable[[argparse.Namespace, random.Random, Path], str]] = {
     **dict.fromkeys(("inbox", "http", "export", "sql"), crash_replay),
-    "fleet": crash_fleet,
     "receiver": crash_receiver,
 }
 """Each does its work in a folder, and returns what is to be said of it."""
@@ -294,7 +292,6 @@ def main() -> None:
     parser.add_argument("--longest", type=float, default=0.02, help="seconds from its first effect to a kill, at most")
     parser.add_argument("--lease", type=float, default=30.0, help="seconds of a claim in a file, at most")
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(2**32))
-    add_fleet(parser.add_argument_group("--mode fleet"))
     add_receiver(parser.add_argument_group("--mode receiver"))
     options = parser.parse_args()
     rng, began = random.Random(options.seed), time.monotonic()

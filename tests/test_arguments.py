@@ -23,7 +23,6 @@ from basiq_async import (
     RetryPolicy,
     TargetError,
 )
-from basiq_async.distributed import Fleet, Work
 from basiq_async.receiver import Deferred, MemoryInbox, SQLInbox, SQLiteInbox, WebhookReceiver, verify
 from basiq_async.replay import HttpTarget, Replay
 from basiq_async.testing import FakeBasiq
@@ -61,8 +60,6 @@ MAKE: list[tuple[Callable[..., object], str]] = [
     (lambda **more: Replay(_client(), "w", _handler, inbox=MemoryInbox(), **more), "max_pause"),
     *[(Deferred, name) for name in ("timeout", "keep_trying")],
     (lambda **more: HttpTarget("https://a.example", SECRET, **more), "timeout"),
-    (lambda **more: Work(_client(), _handler, **more), "max_pause"),
-    (lambda **more: Fleet("redis://127.0.0.1", **more), "lease"),
     *[(FakeBasiq, name) for name in ("cool_off", "latency", "delivery_timeout")],
 ]
 
@@ -103,7 +100,7 @@ def _parameters() -> Iterator[tuple[str, str, str]]:
 
 
 def test_each_parameter_that_is_a_length_of_time_accepts_both() -> None:
-    """The leases that an inbox gets, and what a worker of a fleet gets, come from the library: always seconds."""
+    """The leases that an inbox gets come from the library: always seconds."""
     found = {
         f"{place}({name}: {annotation})"
         for place, name, annotation in _parameters()

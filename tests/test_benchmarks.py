@@ -39,7 +39,7 @@ def test_the_tables_that_are_committed_are_of_the_figures_that_are() -> None:
 def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """A run of the benchmarks, in place of which one program measures, one fails and one needs a server."""
     # As make bench has them; the tests have none of the peers.
-    names = ("deferred", "export", "fleet", "growth", "memory", "prefetch", "receiver_load", "replay_sql")
+    names = ("deferred", "export", "growth", "memory", "prefetch", "receiver_load", "replay_sql")
     for name in (*names, "service", "signature", "stream"):
         monkeypatch.setitem(sys.modules, f"benchmarks.{name}", module := ModuleType(name))
         monkeypatch.setattr(benchmarks, name, module, raising=False)
@@ -57,10 +57,8 @@ def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
     programs = dict.fromkeys(dict.fromkeys(one.program for one in figures), stream) | {"signature": broken}
     monkeypatch.setattr(run, "programs", lambda quick: programs)
-    monkeypatch.setattr(
-        run, "_NEEDS", {name: "redis-server" for name in programs if name not in ("stream", "signature")}
-    )
-    monkeypatch.setattr(run, "_SERVERS", {"redis-server": None})
+    monkeypatch.setattr(run, "_NEEDS", {name: "postgresql" for name in programs if name not in ("stream", "signature")})
+    monkeypatch.setattr(run, "_SERVERS", {"postgresql": None})
     monkeypatch.setattr(run, "_machine", lambda: dict(tables.committed().machine))
     results = tmp_path / "results.json"
     results.write_text(tables.RESULTS.read_text())
@@ -76,8 +74,8 @@ def test_what_cannot_be_measured_keeps_its_figures_and_costs_no_others(
     monkeypatch.setattr(sys, "argv", ["run"])
     assert bench.main() == 1
     said = capsys.readouterr().out
-    assert "fleet is skipped: it needs redis-server, which is not installed here" in said.splitlines()
-    assert said.index("fleet is skipped") < said.index("stream:"), "it says so after minutes"
+    assert "service is skipped: it needs postgresql, which is not installed here" in said.splitlines()
+    assert said.index("service is skipped") < said.index("stream:"), "it says so after minutes"
     assert "signature FAILED" in said
     found = tables.committed()
     assert [one.value for one in found.figures if one.program == "stream"] == [9.0] * 4
@@ -85,7 +83,7 @@ def test_what_cannot_be_measured_keeps_its_figures_and_costs_no_others(
         one for one in before if one.program != "stream"
     ]
     assert "signature (failed)" in tables.table(found)
-    assert "fleet (no redis-server)" in tables.table(found)
+    assert "service (no postgresql)" in tables.table(found)
     monkeypatch.setattr(sys, "argv", ["run", "stream"])
     assert bench.main() == 0
     assert "signature (failed)" in tables.table(tables.committed()), "a run of one program forgets it"

@@ -9,7 +9,6 @@ import pytest
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from basiq_async import BasiqClient, ConfigurationError, InMemoryTransport
-from basiq_async.distributed import Work
 from basiq_async.receiver import MemoryInbox, SQLInbox, WebhookReceiver
 from basiq_async.replay import Replay
 from basiq_async.testing import FakeBasiq
@@ -56,7 +55,6 @@ TAKEN: dict[str, Callable[[], object]] = {
     "a function for a replay": lambda: Replay(CLIENT, "w", ONE, inbox=MemoryInbox()),
     "one with a session": lambda: Replay(CLIENT, "w", SESSION, inbox=SQL),
     "where": lambda: Replay(CLIENT, "w", ONE, inbox=MemoryInbox(), where=WHERE),
-    "the work of a fleet": lambda: Work(CLIENT, ONE),
     "an endpoint": lambda: FakeBasiq().route(URL, ENDPOINT),
     "an application": lambda: FakeBasiq().route(URL, USERS["asgi"]),
     "a mock as a handler": lambda: WebhookReceiver(SECRET).on("*")(AsyncMock()),
@@ -64,7 +62,6 @@ TAKEN: dict[str, Callable[[], object]] = {
         AsyncMock()
     ),
     "a mock for a replay": lambda: Replay(CLIENT, "w", AsyncMock(), inbox=MemoryInbox()),
-    "a mock as the work of a fleet": lambda: Work(CLIENT, AsyncMock()),
     "a mock as an endpoint": lambda: FakeBasiq().route(URL, AsyncMock()),
 }
 

@@ -1,4 +1,4 @@
-"""How fast messages are finished, and how long the rest will take. For a replay and for a fleet."""
+"""How fast messages are finished, and how long the rest will take."""
 
 from __future__ import annotations
 

@@ -54,7 +54,6 @@ _COMMANDS: Mapping[str, Mapping[str, str]] = {
     "Webhooks": {"webhooks": "_webhooks", "messages": "_history", "events": "_history"},
     "History": {"replay": "_replay", "recover": "_recover", "quarantine": "_quarantine", "inbox": "_waiting"},
     "Deferred handlers": {"work": "_waiting"},
-    "Many machines": {"worker": "_jobs", "jobs": "_jobs"},
     "Local development": {
         "listen": "_listen", "trigger": "_deliveries", "mock": "_mock", "sign": "_deliveries", "verify": "_deliveries",
         "demo": "_demo",

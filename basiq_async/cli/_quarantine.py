@@ -59,8 +59,6 @@ def _view(*first: Column) -> View[StoredDelivery]:
 ID = Column("ID", entry_id)
 WEBHOOK = Column("WEBHOOK", "webhook_id")
 _ENTRY, _OF_SEVERAL = _view(ID), _view(ID, WEBHOOK)
-OF_A_JOB = _view(Column("ID", "delivery_id"))
-"""The fleet knows the entries of its jobs by the ids of messages."""
 _RETRIED: View[Row] = View(
     "delivery_id event_id result error",
     Column("ID", entry_id),

@@ -190,6 +190,6 @@ class Pass:
 def place_after(ids: Sequence[str], read: Collection[str]) -> int | None:
     """Return the place on a page after the last item that was read before; None if the page shows none of them.
 
-    A fleet and a reading prove by it that nothing slipped away between two pages.
+    A reading proves by it that nothing slipped away between two pages.
     """
     return next((place + 1 for place in reversed(range(len(ids))) if ids[place] in read), None)

@@ -17,7 +17,7 @@ from ._sources import UnreadableMessage
 
 Predicate = Callable[[Message], bool]
 SUBMITTED: ContextVar[datetime | None] = ContextVar("submitted", default=None)
-"""The time when the present job was submitted to a fleet; None outside a fleet."""
+"""The moment from which a ``timedelta`` counts, where processes share a job; None where it counts from now."""
 
 
 @attrs.frozen
@@ -95,7 +95,7 @@ def as_where(value: Where | Predicate | None) -> Where:
 def choose(where: Where, message: Message) -> tuple[bool, Exception | None]:
     """Return whether a run hands a message out, and the error with which it then counts as failed at once.
 
-    Run, plan and fleet ask this. A message that cannot be read, or for which the predicate raises, is handed
+    Run and plan ask this. A message that cannot be read, or for which the predicate raises, is handed
     out as a failure, whatever was selected: it must not be lost.
     """
     if isinstance(message, UnreadableMessage):
@@ -178,7 +178,7 @@ def everything(message: Message) -> bool:
 
 
 def _fixed(moment: datetime | timedelta, made: datetime) -> datetime:
-    """Return a relative moment counted from the time when the fleet's job was submitted, so that all workers agree."""
+    """Return a relative moment counted from that of a shared job, so that all its workers agree."""
     if isinstance(moment, timedelta) and (anchor := SUBMITTED.get()) is not None:
         return anchor - moment
     return made

@@ -150,7 +150,7 @@ def test_each_resource_is_listed_and_shown(resource: Resource[Any], run: Run, se
         assert run(resource.name, "get", *ids, first["id"]).rows == [first]
 
 
-PARTS = {f"basiq_async.{each}" for each in ("client", "services", "receiver", "replay", "distributed", "testing")}
+PARTS = {f"basiq_async.{each}" for each in ("client", "services", "receiver", "replay", "testing")}
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""``BASIQ_DEBUG=1`` and ``worker --log-level DEBUG`` show this package's records, and no body that a driver prints."""
+"""``BASIQ_DEBUG=1`` and ``work --log-level DEBUG`` show this package's records, and no body that a driver prints."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ async def test_a_workers_log_has_no_body_either() -> None:
     script = (
         "import logging; from basiq_async.cli._output import show_logs; "
         "show_logs('DEBUG', '%(name)s %(message)s'); "
-        "[logging.getLogger(name).debug('x') for name in ('aiosqlite', 'basiq_async.distributed')]"
+        "[logging.getLogger(name).debug('x') for name in ('aiosqlite', 'basiq_async.receiver')]"
     )
     process = await asyncio.create_subprocess_exec(sys.executable, "-c", script, stderr=asyncio.subprocess.PIPE)
-    assert (await process.communicate())[1] == b"basiq_async.distributed x\n"
+    assert (await process.communicate())[1] == b"basiq_async.receiver x\n"

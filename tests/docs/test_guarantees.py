@@ -1,7 +1,4 @@
-"""Each row of docs/guarantees.md has tests that fail if it is not true: ``guarantees.txt`` names them.
-
-The table of a fleet has tests of its own, row by row: ``tests/distributed/test_guarantees.py``.
-"""
+"""Each row of docs/guarantees.md has tests that fail if it is not true: ``guarantees.txt`` names them."""
 
 from __future__ import annotations
 

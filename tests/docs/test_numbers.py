@@ -9,7 +9,6 @@ from datetime import timedelta
 import attrs
 import pytest
 
-from basiq_async.distributed._record_types import EDGE  # private: what pages say in words
 from basiq_async.receiver import Deferred, SQLInbox, WebhookReceiver
 from basiq_async.receiver._dispatcher import PATIENCE  # private: what pages say in words
 from basiq_async.receiver._trying import _WAITS  # private: what pages say in words
@@ -26,7 +25,6 @@ MEASURED = ("figures.md", "performance.md", "README.md")
 """Where ratios stand. ``make bench`` writes those of the first and the last."""
 WAITS = r"(\d+ s, \d+ s, \d+ min),? (?:and )?then every (\d+ min)"
 SENTENCES = [
-    ("distributed.md", f"A segment knows the ids of the last {EDGE} messages before its page"),
     ("guarantees.md", f"The others wait {PATIENCE:g} s for it"),
     ("guarantees.md", f"late by more than {_LATE} places, or a page"),
     ("mock.md", f"A request looks at {_lists.MOST_SCANNED:,} messages at most"),

@@ -14,7 +14,7 @@ from basiq_async.errors import AuthenticationError, ConnectionFailedError, NotFo
 from basiq_async.models import Event
 from basiq_async.receiver import Delivery, MemoryInbox, Result, WebhookReceiver
 from basiq_async.replay import Replay
-from basiq_async.replay.shared import choose_hand_out
+from basiq_async.replay.targets._adapters import choose_hand_out  # private: what a replay makes of a target
 from basiq_async.testing import FakeBasiq
 from tests.support import virtual
 from tests.support.deliveries import SECRET, payload, post

@@ -9,7 +9,7 @@ import pytest
 
 from basiq_async import BasiqError, ConfigurationError, InboxError, Paginator, ResponseDecodeError, UnreadableItem
 from basiq_async._wire.paging import raw_id
-from basiq_async.replay.shared import Reading
+from basiq_async.replay._reading import Reading  # private: a replay drives it
 from tests.support.frames import leaks
 from tests.support.outcomes import outcome
 from tests.support.scripted import Answer, Scripted, answer, client, error, page

@@ -31,7 +31,9 @@ from basiq_async import (
 from basiq_async._wire.codec import _strict_loads
 from basiq_async.receiver import MemoryInbox, SQLiteInbox, StoredDelivery, WebhookReceiver
 from basiq_async.replay import Progress, Replay, Report, Target, limit, recover
-from basiq_async.replay.shared import Engine, Finished, FixedMessages, RunSettings
+from basiq_async.replay._engine import Engine, Finished  # private: a replay drives it
+from basiq_async.replay._sources import FixedMessages  # private: a replay drives it
+from basiq_async.replay._tally import RunSettings  # private: a replay drives it
 from basiq_async.testing import FakeBasiq, ManualClock
 from tests.support import virtual
 from tests.support.deliveries import SECRET

@@ -62,7 +62,7 @@ def test_a_timedelta_is_that_long_before_now() -> None:
     assert until(timedelta(minutes=30))(recent)
 
 
-def test_in_a_fleet_a_timedelta_is_that_long_before_its_job_was_submitted() -> None:
+def test_in_a_shared_job_a_timedelta_is_that_long_before_the_moment_of_the_job() -> None:
     hour, noon = timedelta(hours=1), message(at(NOON))
     submitted = SUBMITTED.set(NOON + hour)
     try:

@@ -17,11 +17,11 @@ from .environment import ROOT
 SNAPSHOT = ROOT / "tests" / "api.txt"
 MODULES = [
     "basiq_async", "basiq_async.receiver", "basiq_async.receiver.protocol", "basiq_async.replay",
-    "basiq_async.distributed", "basiq_async.otel", "basiq_async.testing",
+    "basiq_async.otel", "basiq_async.testing",
 ]  # fmt: skip
 MADE = {
     *("Paginator", "Diagnosis", "EndpointCheck", "Problem", "Recovery", "RecoveryRun", "Report", "Plan"),
-    *("Job", "JobProgress", "Worker", "Emission", "DeliveredAttempt", "Violation", *(each.name for each in RESOURCES)),
+    *("Emission", "DeliveredAttempt", "Violation", *(each.name for each in RESOURCES)),
 }
 """Only the library makes these, so that their constructors are not public (docs/versioning.md)."""
 SPECIAL = {"__aenter__", "__aiter__", "__call__", "__and__", "__or__", "__invert__"}

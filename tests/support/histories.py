@@ -14,7 +14,7 @@ from basiq_async import BasiqClient, InMemoryTransport, Message, Response, Retry
 from basiq_async.receiver import Delivery, Inbox, MemoryInbox, StoredDelivery, WebhookReceiver
 from basiq_async.receiver.protocol import inbox_key
 from basiq_async.replay import BulkTarget, Record, Replay, Target
-from basiq_async.replay.shared import choose_hand_out
+from basiq_async.replay.targets._adapters import choose_hand_out  # private: what a replay makes of a target
 from basiq_async.testing import FakeBasiq, Quirks
 from tests.support import virtual
 from tests.support.deliveries import SECRET

@@ -38,7 +38,7 @@ class BulkTarget(Target, Protocol):
     """A target that collects messages and writes them together, and is its own record.
 
     It has the methods of a ``Record`` too: what it wrote is the record, such as the rows of a table, and ``known`` says
-    which ids of messages it has. In a fleet without an inbox, the fleet's record is enough.
+    which ids of messages it has.
 
     ``deliver`` has to raise for a message that could not be written: then the job goes on without it.
     """

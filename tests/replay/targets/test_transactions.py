@@ -111,9 +111,7 @@ async def test_a_lost_connection_is_an_outage_and_not_the_messages_failure(
         assert await effects(engine) == Counter(await h.ids())
 
 
-async def test_a_handler_with_a_session_may_take_longer_than_the_lease_of_a_fleet(
-    engine: AsyncEngine, inbox: SQLInbox
-) -> None:
+async def test_a_handler_with_a_session_may_take_longer_than_its_lease(engine: AsyncEngine, inbox: SQLInbox) -> None:
     async def slowly(message: Message, session: AsyncSession) -> None:
         await write(message, session)
         await asyncio.sleep(0.05)  # by the clock of the server, which ends a transaction that is idle for too long

@@ -6,8 +6,7 @@ import asyncio
 from pathlib import Path
 
 from basiq_async import BasiqClient, Message
-from basiq_async.distributed.processes import find_fleet
-from basiq_async.errors import ConfigurationError, JobInUseError
+from basiq_async.errors import JobInUseError
 from basiq_async.receiver import Delivery, SQLiteInbox, WebhookReceiver
 from basiq_async.replay import JSONLinesTarget, Replay
 from basiq_async.testing import FakeBasiq, serve
@@ -76,7 +75,3 @@ async def export(basiq: BasiqClient, webhook_id: str) -> None:
 
 if __name__ == "__main__":
     asyncio.run(main())
-    try:
-        find_fleet("nowhere:fleet")
-    except ConfigurationError:
-        print("fleet")
