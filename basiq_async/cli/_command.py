@@ -25,6 +25,7 @@ _GIVEN = ("basiq", "output")
 def command(
     view: View[Any] | None = None,
     *,
+    shows: View[Any] | None = None,
     details: Callable[[Any], Iterable[tuple[str, Any]]] | None = None,
     empty: str = "",
     ask: Callable[..., str] | None = None,
@@ -40,6 +41,8 @@ def command(
         to URL: Where to post.
             A text that is longer goes on like this.
 
+    shows: what the function itself writes to ``output``. The names of ``--json`` are checked before the function is
+        called; a function without ``shows`` calls ``output.expect`` before it does anything.
     view: what is shown of the object, or of each object of the list, that the function returns. ``details`` returns the
         lines that a terminal shows of one object in place of the view's fields. ``empty`` is said if there are none.
     ask: returns the question that the user must confirm first; it is called with the arguments by name.
@@ -64,6 +67,7 @@ def command(
         if raw:
             parameters.append(_parameter("raw", False, Raw))
         writes = view is not None or "output" in own
+        written = view or shows
         if writes:
             parameters.append(_parameter("json", None, Json))
 
@@ -88,6 +92,8 @@ def command(
         @wraps(function)
         def run(**given: Any) -> Any:
             output = Output(given.pop("json") if writes else None, raw and given.pop("raw"))
+            if written is not None and written.names:
+                output.expect(written)
             yes = ask is None or given.pop("yes")
             for name, kind in classes.items():
                 given[name] = kind(**{field.name: given.pop(field.name) for field in attrs.fields(kind)})

@@ -7,7 +7,7 @@ import sys
 import uuid
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -25,13 +25,13 @@ from ._options import (
     read_secrets,
 )
 from ._output import say, write_lines
-from ._results import Output
+from ._results import Output, View
 from ._run import DONE, WRONG, make_client
 
 Body = Annotated[str, typer.Argument(help="The file with the exact body; - for standard input.")]
 
 
-@command()
+@command(shows=View("webhook-id webhook-timestamp webhook-signature"))
 def sign(
     output: Output,
     body: Body = "-",
@@ -53,7 +53,7 @@ def sign(
         write_lines(f"{name}: {value}" for name, value in headers.items())
 
 
-@command()
+@command(shows=View("genuine"))
 def verify(
     output: Output,
     headers: Annotated[str, option()],
@@ -100,6 +100,10 @@ def _pair(line: str) -> tuple[str, str]:
     return name.strip(), value.strip()
 
 
+_ASKED = View[Any]("event_type_id asked")
+_SENT = View[Any]("id event_type_id event_id url status accepted error")
+
+
 @command()
 async def trigger(
     output: Output,
@@ -127,6 +131,7 @@ async def trigger(
     text: A text for Basiq to repeat in the message.
     url: Have Basiq send the message only to this URL.
     """
+    output.expect(_ASKED if to is None else _SENT)
     if to is not None:
         if text is not None or url is not None:
             raise ConfigurationError("--text and --url are for Basiq's test messages: omit them with --to")

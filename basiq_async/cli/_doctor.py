@@ -15,9 +15,10 @@ import typer
 
 from .._wire.hosts import show_url
 from ..errors import ConfigurationError, NotFoundError
+from ._command import command
 from ._inboxes import INBOX_TIMEOUT, InboxPlace, Receiver, open_inbox, open_receiver, record_file
 from ._lines import Place, Words, find_line
-from ._options import SECRET_VARIABLE, Json, option, read_secrets
+from ._options import SECRET_VARIABLE, option, read_secrets
 from ._output import live, say
 from ._problems import (
     SetAside,
@@ -67,7 +68,9 @@ def _diagnosis_details(row: Row) -> Iterable[tuple[str, Any]]:
 _ALWAYS = ("undelivered", "never_sent", "healthy", "complete")
 
 
+@command(shows=_DIAGNOSIS)
 async def doctor(
+    output: Output,
     webhook_id: Annotated[str | None, typer.Argument(help="The webhook; all webhooks by default.")] = None,
     test: Annotated[
         bool,
@@ -91,7 +94,6 @@ async def doctor(
     limit: Annotated[
         int, typer.Option(min=0, metavar="N", help="Read the first N messages and N events of the lists; 0 for all.")
     ] = 2_000,
-    json: Json = None,
 ) -> int:
     """Find out whether webhooks work, and if not, why.
 
@@ -102,7 +104,7 @@ async def doctor(
     """
     from .._work.owners import read_owners
 
-    output, found_codes, seen = Output(json), set[str](), 0
+    found_codes, seen = set[str](), 0
     if receiver is not None and inbox is not None:
         raise ConfigurationError("name the inbox with either --inbox or --receiver")
     async with make_client() as basiq, AsyncExitStack() as stack:

@@ -100,7 +100,7 @@ def message_details(message: Message) -> Iterable[tuple[str, Any]]:
             yield "  response", attempt.response
 
 
-@messages_app.add(raw=True, name="list")
+@messages_app.add(shows=MESSAGE, raw=True, name="list")
 async def list_(
     basiq: BasiqClient,
     output: Output,
@@ -129,7 +129,7 @@ async def get(
     return await basiq.messages.get(webhook_id, message_id)
 
 
-@messages_app.add()
+@messages_app.add(shows=MESSAGE)
 async def tail(
     basiq: BasiqClient,
     output: Output,
@@ -208,7 +208,7 @@ _RESENT: View[Row] = View(
 )
 
 
-@messages_app.add()
+@messages_app.add(shows=_RESENT)
 async def resend(
     basiq: BasiqClient,
     output: Output,
@@ -301,7 +301,7 @@ def _event_details(event: Event) -> Iterable[tuple[str, Any]]:
         yield "data", json_line(event.data)
 
 
-@events_app.add(raw=True, name="list")
+@events_app.add(shows=_EVENT, raw=True, name="list")
 async def list_events(
     basiq: BasiqClient,
     output: Output,

@@ -16,8 +16,8 @@ from ..errors import ConfigurationError
 from ._command import command
 from ._options import read_secrets
 from ._output import OutputClosedError, OutputError, live, say
-from ._results import Output, Row, View
-from ._showing import ListenOptions, Showing
+from ._results import Output, View
+from ._showing import POLLED, RECEIVED, ListenOptions, Showing
 
 if TYPE_CHECKING:
     import aiohttp
@@ -34,6 +34,7 @@ async def listen(output: Output, options: ListenOptions) -> None:
     need no public address: new messages are read from Basiq's history, also those that came while the program was off,
     and with --forward-to posted with a new signature.
     """
+    output.expect(RECEIVED if options.poll is None else POLLED)
     if options.poll is not None:
         from ._polling import Polling  # a replay is slow to import
 
@@ -54,9 +55,6 @@ _DELIVERY: View[Delivery] = View(
     "delivery_id event_type_id event_id timestamp links",
     delivery_id=lambda delivery: delivery.id,
     links=lambda delivery: dict(delivery.links),
-)
-_RECEIVED: View[Row] = View(
-    f"result status reason {' '.join(_DELIVERY.names)} forwarded_status forward_error",
 )
 
 
@@ -165,7 +163,7 @@ class Listener(Showing):
             row["forwarded_status"] = None if forwarded.error else forwarded.status
             row["forward_error"] = forwarded.error
         named = () if delivery is None else (delivery.event_type_id, delivery.id)
-        self.show(row, _RECEIVED, f"{status} {result}", outcome.reason, *named, forwarded and f"-> {forwarded.text}")
+        self.show(row, RECEIVED, f"{status} {result}", outcome.reason, *named, forwarded and f"-> {forwarded.text}")
         live(f"{self.status}; Ctrl-C ends")
 
 

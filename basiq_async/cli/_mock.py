@@ -25,7 +25,7 @@ from ._mock_control import TOKEN, MockError, Place, call_mock
 from ._mock_control import mock_app as mock_app  # with its commands, and those of this module
 from ._options import explain
 from ._output import flush, say, write
-from ._results import Output
+from ._results import Output, View
 from ._run import on_signals
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ _HEALTH_TIMEOUT = 5.0
 _NO_MOCK = "export BASIQ_BASE_URL=http://no-mock.invalid BASIQ_API_KEY=no-mock; false"
 
 
-@mock_app.add()
+@mock_app.add(shows=View("base_url api_key"))
 async def wait(
     output: Output,
     ready_file: Path | None = None,
@@ -142,7 +142,7 @@ class MockOptions:
 
 
 @mock_app.callback()
-@command()
+@command(shows=View("base_url api_key seed webhook_id page control_token"))
 def mock(output: Output, options: MockOptions) -> Awaitable[None] | None:
     """Serve a fake Basiq over HTTP until SIGINT or SIGTERM. The command 'mock call' controls a mock that runs.
 

@@ -19,7 +19,7 @@ from .._wire.urls import BaseURL
 from ..errors import BasiqError, ConfigurationError, RequestTimeoutError, TransportError
 from ..transports.base import Request
 from ._command import Group
-from ._results import Output
+from ._results import Output, View
 from ._settings import given_base_url
 
 TOKEN = "BASIQ_MOCK_TOKEN"  # noqa: S105  # the name of a variable
@@ -67,12 +67,13 @@ async def call(
     name OPERATION: An operation.
     fields FIELD=VALUE: A field of the operation, and its value.
     """
-    from ..testing.mock.control_api import OPERATIONS
+    from ..testing.mock.control_api import OPERATIONS, fields_of
 
     operation = OPERATIONS.get(name)
     if operation is None:
         nearest = "".join(f" (did you mean {each!r}?)" for each in get_close_matches(name, OPERATIONS, n=1))
         raise ConfigurationError(f"there is no operation {name!r}{nearest}; 'basiq-async mock call --help' lists them")
+    output.expect(View(" ".join(fields_of(operation.returns))))
     given: dict[str, Any] = {}
     for each in fields or ():
         field, equals, text = each.partition("=")

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import attrs
 import typer
 
-from .._arguments import EVENT_TYPES, UnknownEventTypeWarning, describe_unknown, match_event_types
+from .._arguments import EVENT_TYPES, UnknownEventTypeWarning, check_positive, describe_unknown, match_event_types
 from .._redaction.text import shell_line
 from .._redaction.tracebacks import hide_arguments
 from .._wire.hosts import show_url
@@ -35,6 +35,16 @@ SECRET_VARIABLE = "BASIQ_WEBHOOK_SECRET"  # noqa: S105  # the name of a variable
 def option(help: str | None = None, *names: str, **more: Any) -> Any:
     """Return an option without a default that help could show, or a flag. Its help may be in the docstring."""
     return typer.Option(*names, help=help, show_default=False, **more)
+
+
+SECONDS = {"unit": "of seconds"}
+"""The metadata of an option that is a length of time."""
+
+
+def above_zero(_: object, field: attrs.Attribute[Any], value: float | None) -> None:
+    """Check an option that is a finite number above 0, or None. Raises ``ConfigurationError``."""
+    if value is not None:
+        check_positive(field.name, value, field.metadata.get("unit", ""))
 
 
 # --- completion ---

@@ -20,10 +20,10 @@ from ..replay import HttpTarget, Replay, since
 from ._inboxes import INBOX_TIMEOUT, record_file
 from ._options import read_moment, read_secrets
 from ._output import OutputClosedError, OutputError, live, say
-from ._results import Output, Row, View
+from ._results import Output
 from ._run import follow_up, make_client
 from ._runs import Watch
-from ._showing import ListenOptions, Showing
+from ._showing import POLLED, ListenOptions, Showing
 
 if TYPE_CHECKING:
     from ..client import BasiqClient
@@ -35,9 +35,6 @@ _LONGEST_OUTAGE = 365 * 86_400.0
 """The longest outage of the service that the program waits for, in seconds: a year, so that it does not give up."""
 _START = "listen start"
 """The note of the time of the first run's start: later runs must not skip the messages that were missed."""
-
-
-_POLLED: View[Row] = View("result message_id event_type_id event_id webhook_id error")
 
 
 class Polling(Showing):
@@ -156,7 +153,7 @@ class Polling(Showing):
             "error": error,
         }
         try:
-            self.show(row, _POLLED, result, message.event_type_id, message.id, error)
+            self.show(row, POLLED, result, message.event_type_id, message.id, error)
         except (OutputClosedError, OutputError) as exc:
             self.fail(exc)
         if self._failure is not None and not self._forwards:

@@ -14,7 +14,7 @@ from ..errors import ConfigurationError
 from ._command import command
 from ._options import Yes
 from ._output import is_terminal, say, session
-from ._results import ROWS, Column, Output, Row, View
+from ._results import Column, Output, Row, View
 from ._run import DONE, WRONG, confirm, make_client
 from ._settings import DEFAULT, Settings, entries, find_settings, given_base_url, names, remove, store
 
@@ -33,7 +33,7 @@ def _chosen() -> str:
     return session().profile or os.environ.get("BASIQ_PROFILE") or DEFAULT
 
 
-@command()
+@command(shows=_PROFILE)
 def login(
     output: Output,
     base_url: str | None = None,
@@ -62,7 +62,7 @@ def login(
     return work()
 
 
-@command(ROWS)
+@command(View("profile removed"))
 def logout(yes: Yes = False) -> Row:
     """Remove a profile and its key (basiq-async --profile NAME logout). Asks first."""
     name = _chosen()
@@ -73,7 +73,7 @@ def logout(yes: Yes = False) -> Row:
     return {"profile": name, "removed": True}
 
 
-@command()
+@command(shows=View("profile source base_url key_digest webhooks refused"))
 async def whoami(output: Output) -> int:
     """Show where the API key in use comes from, and check that Basiq accepts it. The key itself is not shown.
 
@@ -92,8 +92,7 @@ async def whoami(output: Output) -> int:
             "key_digest": f"sha256:{digest}",
             "webhooks": webhooks,
             "refused": refused,
-        },
-        ROWS,
+        }
     )
     return WRONG if refused else DONE
 

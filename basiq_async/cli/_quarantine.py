@@ -16,9 +16,9 @@ from .._work.keys import identity_of, webhook_of
 from ..errors import ConfigurationError
 from ._command import Group
 from ._inboxes import INBOX_TIMEOUT, WEBHOOK_VARIABLE, InboxOptions
-from ._options import IN_A_TERMINAL, EndpointSecretFile, Oldest
+from ._options import IN_A_TERMINAL, SECONDS, EndpointSecretFile, Oldest, above_zero
 from ._output import live, say
-from ._results import ROWS, Column, Output, Row, View
+from ._results import Column, Output, Row, View
 from ._run import DONE, WRONG, make_client
 from ._runs import Watch, check_places, open_target, run_watched, show_at_service, tell_refusals
 from ._settings import Settings
@@ -67,7 +67,7 @@ _RETRIED: View[Row] = View(
 )
 
 
-@quarantine_app.add(name="list")
+@quarantine_app.add(shows=_ENTRY, name="list")
 async def list_(output: Output, place: InboxOptions, limit: Oldest = None) -> int:
     """Show what is in the quarantine, oldest first.
 
@@ -157,10 +157,10 @@ class RetryOptions(InboxOptions):
 
     ids: Annotated[list[str] | None, typer.Argument()] = None
     secret_file: EndpointSecretFile = None
-    max_pause: float = 60.0
+    max_pause: float = attrs.field(default=60.0, validator=above_zero, metadata=SECONDS)
 
 
-@quarantine_app.add()
+@quarantine_app.add(shows=_RETRIED)
 async def retry(output: Output, options: RetryOptions) -> int:
     """Hand what is in the quarantine to its handler or endpoint again, oldest first, with one attempt each.
 
@@ -285,7 +285,9 @@ class _Retries(Watch):
         self._output.rows([row], _RETRIED)
 
 
-@quarantine_app.add(ROWS, ask=lambda ids, place: f"Remove {entries_of(len(set(ids)))} of the quarantine for good?")
+@quarantine_app.add(
+    View("dropped"), ask=lambda ids, place: f"Remove {entries_of(len(set(ids)))} of the quarantine for good?"
+)
 async def drop(ids: Ids, place: InboxOptions) -> Row:
     """Remove entries of the quarantine for good; they stay recorded as handled. Asks first."""
     from .._work.quarantine import drop_quarantined

@@ -79,7 +79,7 @@ def _details(row: Row) -> Iterable[tuple[str, Any]]:
     yield "finished", row["finished"]
 
 
-@command()
+@command(shows=_RECOVERY)
 async def recover(output: Output, options: RecoverOptions) -> int:
     """Hand out everything that a service missed: first from the message history, then from the events of 7 days.
 

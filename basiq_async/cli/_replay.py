@@ -14,7 +14,7 @@ import typer
 from ._command import command
 from ._inboxes import INBOX_TIMEOUT, open_inbox, record_file
 from ._options import Failed, Selection
-from ._results import Output, count_details
+from ._results import Output, View, count_details
 from ._run import DONE, WRONG, make_client
 from ._runs import RunOptions, Watch, check_places, open_target, report_details, report_row, run_watched, tell_refusals
 
@@ -59,6 +59,10 @@ class ReplayOptions(RunOptions, Selection):
         return {"--to": self.to, "--receiver": self.receiver, "--file": self.file}
 
 
+_PLAN = View[Any]("total by_type by_day skipped first last quarantined waiting order")
+_REPORT = View[Any]("read handled skipped failed duration rate order finished waiting at_service quarantined")
+
+
 @command()
 async def replay(output: Output, options: ReplayOptions) -> int:
     """Hand a webhook's history to an endpoint or a receiver again, or write it to a file.
@@ -67,6 +71,7 @@ async def replay(output: Output, options: ReplayOptions) -> int:
     lets the messages under way finish, a second one does not. Messages that fail are set aside for 'quarantine retry',
     and the exit code is 1 while any are left.
     """
+    output.expect(_PLAN if options.dry_run else _REPORT)
     watch = Watch()
     if options.dry_run:
         async with AsyncExitStack() as stack:

@@ -75,10 +75,21 @@ class Output:
     """The value of ``--json``: None if it was not given, else field names separated by commas; empty for all."""
     raw: bool = False
     """Show the API's own JSON in place of the views."""
+    known: Sequence[str] = field(default=(), init=False)
+    """The fields that ``--json`` may name; empty before they are known."""
     _header_shown: bool = field(default=False, init=False)
 
     def __post_init__(self) -> None:
         self._names = [name for name in (self.json or "").split(",") if name]
+        if self.raw and self._names:
+            raise ConfigurationError("--raw shows the API's own JSON whole: pass --json without names, or leave it out")
+
+    def expect(self, *views: View[Any]) -> None:
+        """Raise ``ConfigurationError`` if ``--json`` names a field that is in none of these views."""
+        self.known = list(dict.fromkeys(name for view in views for name in view.names))
+        for name in self._names:
+            if name not in self.known:
+                raise ConfigurationError(f"--json has no field {name!r} here; the fields are {', '.join(self.known)}")
 
     @property
     def as_json(self) -> bool:
@@ -86,9 +97,7 @@ class Output:
         return self.json is not None or self.raw or not is_terminal(sys.stdout)
 
     def rows(self, items: Iterable[T | Row], view: View[T]) -> None:
-        """Write any number of results, in constant memory. The fields of ``--json`` are checked without one too."""
-        if not self.raw:
-            self._check(view.names)
+        """Write any number of results, in constant memory."""
         rest = iter(items)
         while batch := list(islice(rest, _BATCH)):
             rows = [self._row(item, view) for item in batch]
@@ -126,15 +135,7 @@ class Output:
 
     def _row(self, item: Any, view: View[Any]) -> Row:
         row = item.raw if self.raw else view.row(item) if view.names else as_row(item)
-        if not self._names:
-            return row
-        self._check(tuple(row) if self.raw else view.names or tuple(row))
-        return {name: row.get(name) for name in self._names}
-
-    def _check(self, known: Sequence[str]) -> None:
-        for name in self._names:
-            if known and name not in known:
-                raise ConfigurationError(f"--json has no field {name!r} here; the fields are {', '.join(known)}")
+        return {name: row.get(name) for name in self._names} if self._names else row
 
     def _draw(self, rows: Sequence[Row], columns: Sequence[Column]) -> None:
         """Draw a table, or the rows one by one if its required columns do not fit."""

@@ -17,7 +17,7 @@ from .._wire.hosts import show_place
 from .._work.failures import failure_text
 from ..errors import BasiqError, ConfigurationError, JobInUseError
 from ._inboxes import INBOX_TIMEOUT, Receiver, To, identity_in, open_inbox, open_receiver, record_file
-from ._options import EndpointSecretFile, WebhookId, program_line, read_moment, read_secrets
+from ._options import SECONDS, EndpointSecretFile, WebhookId, above_zero, program_line, read_moment, read_secrets
 from ._output import live, say, session
 from ._problems import SetAside, note_target
 from ._results import Row, count_details
@@ -59,8 +59,8 @@ class RunOptions:
     identity: str | None = None
     job: str | None = None
     concurrency: Annotated[int, typer.Option(min=1)] = 32
-    rate: float | None = None
-    max_pause: float = 3_600.0
+    rate: float | None = attrs.field(default=None, validator=above_zero)
+    max_pause: float = attrs.field(default=3_600.0, validator=above_zero, metadata=SECONDS)
     secret_file: EndpointSecretFile = None
 
     async def fix_moments(self, basiq: BasiqClient) -> Self:

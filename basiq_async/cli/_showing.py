@@ -44,6 +44,12 @@ class ListenOptions:
     inbox: str | None = None
 
 
+RECEIVED: View[Row] = View(
+    "result status reason delivery_id event_type_id event_id timestamp links forwarded_status forward_error"
+)
+POLLED: View[Row] = View("result message_id event_type_id event_id webhook_id error")
+
+
 class Showing:
     """What receiving and polling share: each result is shown and counted, until the end.
 

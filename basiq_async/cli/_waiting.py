@@ -14,7 +14,7 @@ from ._inboxes import INBOX_TIMEOUT, InboxOptions, Receiver, check_inbox, open_r
 from ._options import LogLevel, Oldest
 from ._output import live, say, show_logs
 from ._quarantine import ID, WEBHOOK, show_entries
-from ._results import ROWS, Column, Output, Row, View
+from ._results import Column, Output, Row, View
 from ._run import DONE, WRONG, make_client, stopping
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ def _view(*first: Column) -> View[StoredDelivery]:
 _WAITING, _OF_SEVERAL = _view(ID), _view(ID, WEBHOOK)
 
 
-@inbox_app.add()
+@inbox_app.add(shows=_WAITING)
 async def waiting(output: Output, place: InboxOptions, limit: Oldest = None) -> int:
     """Show the deferred deliveries that wait to be handled, oldest first: since when, and with which error they fail.
 
@@ -115,7 +115,7 @@ async def waiting(output: Output, place: InboxOptions, limit: Oldest = None) -> 
         return await show_entries(entries, output, limit, view, empty="nothing waits")
 
 
-@inbox_app.add(ROWS)
+@inbox_app.add(View("known_since webhooks written"))
 async def check(place: InboxOptions) -> Row:
     """Check that an inbox can be read and written. Show since when it knows what was handled, and of which webhooks.
 
@@ -133,7 +133,10 @@ async def check(place: InboxOptions) -> Row:
         return {"known_since": since, "webhooks": webhooks, "written": written}
 
 
-@inbox_app.add()
+_STATE = View[Row]("event_id event_type_id webhook_id state since due error failures")
+
+
+@inbox_app.add(shows=_STATE)
 async def get(
     output: Output,
     event_id: str,
@@ -176,8 +179,8 @@ async def _find(inbox: Inbox, event_id: str, event_type_id: str | None, owners: 
     from .._work.limits import inbox_limit
     from .._work.quarantine import read_quarantine, read_waiting
 
-    row: Row = {"event_id": event_id, "event_type_id": event_type_id, "webhook_id": owners[0], "state": "unknown",
-                "since": None, "due": None, "error": None, "failures": None}  # fmt: skip
+    named = {"event_id": event_id, "event_type_id": event_type_id, "webhook_id": owners[0], "state": "unknown"}
+    row: Row = {**dict.fromkeys(_STATE.names), **named}
     keys = {inbox_key(event_type_id, event_id, None, each): each for each in owners}
     async with inbox_limit(INBOX_TIMEOUT):
         known = await inbox.known([*keys])

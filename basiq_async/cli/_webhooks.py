@@ -15,7 +15,7 @@ from ._command import Group
 from ._doctor import doctor
 from ._options import WebhookId, complete_event_type, expand_event_types, option, program_line
 from ._output import is_terminal, live, say, write
-from ._results import ROWS, Column, Output, Row, View
+from ._results import Column, Output, Row, View
 
 if TYPE_CHECKING:
     from ..client import BasiqClient
@@ -166,7 +166,7 @@ async def reactivate(basiq: BasiqClient, webhook_id: WebhookId, secret_file: Sec
 webhooks_app.command()(doctor)
 
 
-@webhooks_app.add()
+@webhooks_app.add(shows=View("id secret"))
 async def secret(
     basiq: BasiqClient,
     output: Output,
@@ -199,7 +199,7 @@ async def secret(
         write(updated.secret.reveal())
 
 
-@webhooks_app.add(ROWS, ask=lambda webhook_id: f"Delete the webhook {webhook_id} with its messages?")
+@webhooks_app.add(View("id deleted"), ask=lambda webhook_id: f"Delete the webhook {webhook_id} with its messages?")
 async def delete(basiq: BasiqClient, webhook_id: WebhookId) -> Row:
     """Delete a webhook with its messages. Asks first."""
     await basiq.webhooks.delete(webhook_id)

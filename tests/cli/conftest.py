@@ -25,6 +25,7 @@ import attrs
 import pytest
 
 from basiq_async import BasiqClient, InMemoryTransport, RetryPolicy
+from basiq_async.cli._results import Output, Row, View  # private: what is shown is compared with what was announced
 from basiq_async.receiver import SQLiteInbox, WebhookReceiver, verify
 from basiq_async.testing import FakeBasiq, ManualClock
 
@@ -47,6 +48,7 @@ def help_lines(printed: str) -> list[list[str]]:
 
 
 TYPE = "consent.revoked"
+_ROW = Output._row
 _NUMBERS = itertools.count()
 SECRET = "whsec_c2VjcmV0LW9mLXRoZS10ZXN0cy1vZi1yZXBsYXk="
 
@@ -402,6 +404,14 @@ def in_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("basiq_async.transports.retry.RetryPolicy", partial(RetryPolicy, base=0.001))
     monkeypatch.setattr("basiq_async.replay._throttle.FIRST_PAUSE", 0.01)
     monkeypatch.setenv("BASIQ_WEBHOOK_SECRET", SECRET)
+    monkeypatch.setattr(Output, "_row", _announced_row)
+
+
+def _announced_row(output: Output, item: Any, view: View[Any]) -> Row:
+    """What a command shows, of which it said each field before it did anything."""
+    row = _ROW(output, item, view)
+    assert output.raw or not output.known or row.keys() <= {*output.known}, row
+    return row
 
 
 @pytest.fixture

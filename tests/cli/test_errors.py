@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import re
 import shlex
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from ..support.command_line import program
 from .conftest import Run, Served
 
 PYTHON = re.compile(
@@ -46,6 +49,9 @@ USES: dict[str, str] = {
     "replay W --to NO_LISTENER --rate nan": "rate must be a finite number above 0",
     "replay W --to NO_LISTENER --on-error nothing": "Invalid value for '--on-error': Value error, 'nothing' is not",
     "replay W --to NO_LISTENER --source nothing": "Invalid value for '--source': Value error, 'nothing' is not one",
+    "replay W --to NO_LISTENER --max-pause -1": "max pause must be a finite number of seconds above 0",
+    "quarantine retry --to NO_LISTENER --webhook W --max-pause inf": "max pause must be a finite number of seconds",
+    "messages list W --json=id --raw": "--raw shows the API's own JSON whole: pass --json without names",
     "replay W --file x --inbox y": "--inbox is for --to: a receiver has its own inbox, and a file is its own",
     "replay W --to NO_LISTENER --since 2099-01-01": "--since is in the future:",
     "recover W": "name the target with one of --to or --receiver",
@@ -159,6 +165,36 @@ def test_what_is_wrong_is_one_line_in_the_words_of_the_command_line(
     python = PYTHON.search(found.removeprefix('{"error"'))
     assert not python or found.startswith("{"), f"{python and python[0]!r} in {found}"
     assert list(served.fake.webhooks()) == before
-    # The record of what was posted may be made before all options are checked.
-    records = tmp_path.glob("basiq-*.db") if "--to" in words else ()
+    records = tmp_path.glob("basiq-*.db") if code != 2 else ()
     assert {*tmp_path.iterdir()} == {tmp_path / "empty", *records}
+
+
+def _leaves(command: Any, *words: str) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Each command of the program, and the words that name it."""
+    for name, inner in getattr(command, "commands", {}).items():
+        yield from _leaves(inner, *words, name)
+    if not getattr(command, "no_args_is_help", False):
+        yield words, command
+
+
+PRINTING = {words: each for words, each in _leaves(program()) if any(one.name == "json" for one in each.params)}
+PRINTING = {words: each for words, each in PRINTING.items() if words[0] != "jobs"}
+"""Each command that has ``--json``."""
+
+
+@pytest.mark.parametrize("words", PRINTING, ids=" ".join)
+def test_an_unknown_field_is_refused_with_the_known_ones_before_anything_is_done(
+    words: tuple[str, ...], run: Run, served: Served, tmp_path: Path
+) -> None:
+    needed = [each for each in PRINTING[words].params if each.required]
+    given = [word for each in needed for word in ([*each.opts[:1], "x"] if each.opts[0][0] == "-" else ["x"])]
+    if words == ("mock", "call"):
+        given = ["state"]
+    done = run(*words, *given, "--json=id,nonsense,url", stdin="x")
+    assert done.exit_code == 2, done.output
+    assert re.search(r"--json has no field '(id|nonsense)' here; the fields are \w+", done.stderr), done.stderr
+    assert (done.stdout, len(served.fake.requests), list(tmp_path.iterdir())) == ("", 0, [])
+
+
+def test_there_are_commands_that_print() -> None:
+    assert len(PRINTING) > 25

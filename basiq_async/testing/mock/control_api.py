@@ -88,6 +88,11 @@ def _schema_of_input(field: Input) -> Json:
     return {**_schema_of(field.kind), **{name: value for name, value in about.items() if value is not None}}
 
 
+def fields_of(hint: Any) -> list[str]:
+    """Return the names of the fields of a result in JSON."""
+    return list(_schema_of(hint).get("properties", ()))
+
+
 def _schema_of(hint: Any) -> Json:
     """Return the schema of the JSON of a type."""
     kind, given = get_origin(hint) or hint, get_args(hint)
