@@ -155,7 +155,7 @@ class BasiqClient:
         return f"BasiqClient(base_url={self.base_url!r})"
 
     def _seal(self, purpose: str) -> Seal:
-        """Return a seal for data that is stored where others may write. Its key is derived from the API key."""
+        """Return a seal for data that passes through other programs. Its key is derived from the API key."""
         return Seal((self._key.reveal().encode(),), purpose)
 
     def _observe(self, wrap: Callable[[Transport], Transport], on_request: OnRequest, on_retry: OnRetry) -> None:

@@ -1,7 +1,6 @@
-"""Seals: MACs on data in a store that other programs may write to, with a key that is not in the store. No I/O.
+"""Seals: MACs on data that passes through other programs, such as a queue, with a key that these do not have. No I/O.
 
-Without a seal, anyone who can write to a Redis could plant data that a worker signs with the webhook's secret, or hands
-to a handler. The key is derived from a secret and a purpose, so a seal for one purpose is not valid for another.
+The key is derived from a secret and a purpose, so a seal for one purpose is not valid for another.
 """
 
 from __future__ import annotations
@@ -26,10 +25,6 @@ class Seal(Unpicklable):
         for secret in secrets:
             key = blake2b(secret, digest_size=32, person=purpose.encode()).digest()
             self._keys.setdefault(blake2b(key, digest_size=_KEY_NAME, person=b"basiq key name").digest(), key)
-
-    def use_keys_of(self, other: Seal) -> None:
-        """Use the keys of another seal of the same purpose from now on."""
-        self._keys = other._keys
 
     def __repr__(self) -> str:
         return "Seal(**********)"

@@ -19,7 +19,6 @@ from .._arguments import Duration, check_seconds
 from .._redaction.credentials import Unpicklable
 from .._redaction.tracebacks import hide_arguments, remove_frames
 from ..errors import BasiqError, ConfigurationError, SignatureVerificationError
-from .seal import Seal
 from .secrets import SecretLike, UndecodableSecretError, read_keys
 
 Headers = Mapping[str, str] | Iterable[tuple[str, str]] | Iterable[tuple[bytes, bytes]]
@@ -140,13 +139,6 @@ class SigningKeys(Unpicklable):
 
     def __repr__(self) -> str:
         return f"<SigningKeys: {len(self._keys)}>"
-
-    def make_seal(self, purpose: str) -> Seal:
-        """Return a ``Seal`` for data in a store that other programs may write to.
-
-        Its keys are derived from the signing keys, so that a delivery's signature is never valid as a seal.
-        """
-        return Seal([_mac(key, purpose.encode()) for key in self._keys], purpose)
 
     @hide_arguments
     def headers(self, message_id: str, timestamp: datetime, body: bytes) -> dict[str, str]:

@@ -186,9 +186,6 @@ class StoredDelivery:
     failure, and ``unended`` is how many of the failures were attempts without an end: a process was killed, or hung. It
     returns them with ``due``, the time of the next attempt, which the storage keeps beside; for all others ``due``
     is None.
-
-    ``seal`` is the receiver's signature over the delivery. An inbox whose storage other programs may write to keeps the
-    seal, and returns an empty one if there is none. It is None from an inbox whose storage is trusted.
     """
 
     key: str
@@ -204,23 +201,12 @@ class StoredDelivery:
     acknowledged: bool = True
     failing_since: datetime | None = None
     unended: int = 0
-    seal: str | None = attrs.field(default=None, eq=False, repr=False)
     due: datetime | None = attrs.field(default=None, eq=False)
 
-    def sealed_parts(self) -> Sequence[bytes]:
-        """The parts that a seal covers: everything that a handler gets."""
-        ids = (self.kind, self.key, self.delivery_id, self.event_type_id, self.event_id, self.signed_at.isoformat())
-        return [*(text.encode("utf-8", "surrogatepass") for text in ids), self.body]
-
-    def pack(self, *, seal: bool = False) -> str:
-        """Return it as JSON in ASCII, which any storage can hold, even with odd characters in an error or an id.
-
-        ``seal``: whether to include the seal, for a storage that other programs may write to.
-        """
+    def pack(self) -> str:
+        """Return it as JSON in ASCII, which any storage can hold, even with odd characters in an error or an id."""
         fields = attrs.asdict(self)
         del fields["due"]
-        if not seal:
-            del fields["seal"]
         fields["body"] = b64encode(self.body).decode()
         fields["signed_at"] = self.signed_at.isoformat()
         fields["quarantined_at"] = self.quarantined_at.isoformat()
@@ -248,7 +234,7 @@ class StoredDelivery:
 
 def _has_right_types(entry: StoredDelivery) -> bool:
     """Return whether the fields have their types: JSON of another program may have a number for a text."""
-    texts = (entry.key, entry.delivery_id, entry.event_type_id, entry.event_id, entry.error, entry.seal or "")
+    texts = (entry.key, entry.delivery_id, entry.event_type_id, entry.event_id, entry.error)
     return (
         all(type(text) is str for text in texts)
         and type(entry.failures) is type(entry.unended) is int
@@ -259,22 +245,19 @@ def _has_right_types(entry: StoredDelivery) -> bool:
     )
 
 
-def unpack_entry(
-    text: str | bytes, *, key: str, at: datetime, trusted: bool = True, due: datetime | None = None
-) -> StoredDelivery:
+def unpack_entry(text: str | bytes, *, key: str, at: datetime, due: datetime | None = None) -> StoredDelivery:
     """Return the entry that a storage holds for ``key``, at the time ``at`` of its order. Never raises.
 
-    A text that no inbox has written becomes an unreadable entry with an empty seal: it is refused, kept and reported,
-    and hides no other. ``trusted``: whether only inboxes write to the storage; else a missing seal is an empty one.
+    A text that no inbox has written becomes an unreadable entry: it is kept and reported, and hides no other.
     """
     try:
         entry = StoredDelivery.unpack(text)
     except InboxError as exc:
         body = text if isinstance(text, bytes) else str(text).encode("utf-8", "surrogatepass")
         # With its key for an id, a person can drop it.
-        return StoredDelivery(key, key, "", "", body, at, str(exc), 0, at, kind="unreadable", seal="", due=due)
+        return StoredDelivery(key, key, "", "", body, at, str(exc), 0, at, kind="unreadable", due=due)
     # The key and time of its place, so that the next page always begins after it.
-    return attrs.evolve(entry, key=key, quarantined_at=at, seal=None if trusted else entry.seal or "", due=due)
+    return attrs.evolve(entry, key=key, quarantined_at=at, due=due)
 
 
 @attrs.frozen

@@ -165,8 +165,8 @@ async def retry(output: Output, options: RetryOptions) -> int:
     """Hand what is in the quarantine to its handler or endpoint again, oldest first, with one attempt each.
 
     What is handled leaves it. The result is a word for each: handled, failed, no-handler, handled-before
-    (meanwhile), busy (another worker holds it), refused (another program changed it), unreadable. The exit code is 1 if
-    anything stays. --inbox is the record of what was posted with --to, by default the file of that name.
+    (meanwhile), busy (another worker holds it), unreadable. The exit code is 1 if anything stays. --inbox is the record
+    of what was posted with --to, by default the file of that name.
     """
     check_places(options, {"--receiver": options.receiver, "--to": options.to})
     if options.to is not None and options.webhook is None:
@@ -176,7 +176,7 @@ async def retry(output: Output, options: RetryOptions) -> int:
 
     async def work() -> Report:
         async with AsyncExitStack() as stack:
-            # A receiver's own entries come from its inbox, and have its seal: nothing is asked of Basiq.
+            # A receiver's own entries come from its inbox: nothing is asked of Basiq.
             client = make_client(Settings(_NO_KEY, _NOWHERE, "none") if options.to is None else None)
             basiq = await stack.enter_async_context(client)
             target, record = await open_target(stack, options.webhook, options, once=True)

@@ -14,7 +14,6 @@ from typing import TypeVar, cast
 import attrs
 
 from .._redaction.tracebacks import hide_parameters
-from .._signing.seal import Seal
 from .._work.blocking import watch
 from .._work.calls import HOST
 from .._work.failures import failure_text, find_retry_after
@@ -51,7 +50,6 @@ class Dispatcher:
 
     Even if it is cancelled, a delivery is then either handled and recorded, or free to be handled again.
 
-    seal: signs the deliveries that go into the quarantine.
     clock: seconds since 1970.
     moment: see ``Backlog``.
     """
@@ -60,7 +58,6 @@ class Dispatcher:
         self,
         routes: Routes,
         inbox: Inbox,
-        seal: Seal,
         settings: Settings,
         *,
         clock: Callable[[], float],
@@ -68,7 +65,6 @@ class Dispatcher:
     ) -> None:
         self._routes = routes
         self._transactions = inbox if isinstance(inbox, TransactionalInbox) else None
-        self.seal = seal
         self.quarantine_after = settings.quarantine_after
         self.clock = clock
         self.moment = moment
@@ -351,9 +347,8 @@ class _Attempt(Unit[None]):
         )
 
     async def _set_aside(self, entry: StoredDelivery) -> bool:
-        quarantined = attrs.evolve(entry, seal=self._dispatcher.seal.seal(*entry.sealed_parts()))
         stored = await self._last_call(
-            partial(self.units.inbox.quarantine, self.key, self.token, quarantined),
+            partial(self.units.inbox.quarantine, self.key, self.token, entry),
             "failed too often, and could not be put into the quarantine",
         )
         if not stored:  # its earlier entry is still in the quarantine, or it waits

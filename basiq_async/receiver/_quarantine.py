@@ -1,35 +1,28 @@
-"""List, verify and drop the quarantined deliveries of one receiver."""
+"""List, read and drop the quarantined deliveries of one receiver."""
 
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import aclosing
 
 import attrs
 
-from .._signing.seal import Seal
 from .._wire.codec import Unreadable, read_message
 from .._work.forgetting import forget_user
 from .._work.protocol import Inbox, StoredDelivery
 from .._work.quarantine import drop_quarantined, first_quarantined, has_id, read_quarantine, try_to_drop
-from ..errors import ConfigurationError, SignatureVerificationError
+from ..errors import ConfigurationError
 from ._delivery import Delivery, UnreadableBodyError, read_delivery
-from ._outcome import Outcome, shorten
+from ._outcome import Outcome
 from ._results import Result
-
-logger = logging.getLogger("basiq_async.receiver")
-
-NOT_SEALED = "not-sealed"
 
 
 class Quarantine:
     """The quarantined deliveries of one receiver, in an inbox that other receivers may share."""
 
-    def __init__(self, inbox: Inbox, seal: Seal, *, webhook_id: str | None, inbox_timeout: float) -> None:
+    def __init__(self, inbox: Inbox, *, webhook_id: str | None, inbox_timeout: float) -> None:
         self._inbox = inbox
-        self._seal = seal
         self._webhook_id = webhook_id
         self._timeout = inbox_timeout
         self.changed: Callable[[], Awaitable[None]] | None = None
@@ -77,8 +70,8 @@ class Quarantine:
         return outcomes
 
     async def hand_out(self, quarantined: StoredDelivery, dispatch: Callable[..., Awaitable[Outcome]]) -> Outcome:
-        """Hand a quarantined delivery to its handler again, unless its seal does not match."""
-        delivery = self.refuse(quarantined) or self.read(quarantined)
+        """Hand a quarantined delivery to its handler again."""
+        delivery = self.read(quarantined)
         if isinstance(delivery, Outcome):
             return delivery
         if delivery.key == quarantined.key:
@@ -88,20 +81,6 @@ class Quarantine:
             # It was handled under another key: what was unreadable has that of its event.
             await try_to_drop(self._inbox, quarantined.key, timeout=self._timeout)
         return done
-
-    def refuse(self, delivery: StoredDelivery) -> Outcome | None:
-        """Return the rejection of a quarantined delivery that no receiver with these secrets sealed, else None."""
-        fault = None if delivery.seal is None else self._seal.find_fault(delivery.seal, *delivery.sealed_parts())
-        if fault is None:
-            return None
-        text = (
-            f"the quarantined delivery {shorten(delivery.delivery_id)!r} {fault}: it stays in the quarantine, and no "
-            "handler gets it. Another program wrote to the inbox's storage, or the secret was replaced: pass the old "
-            "one too"
-        )
-        logger.error("%s", text, extra={"reason": NOT_SEALED})
-        error = SignatureVerificationError(text, reason=NOT_SEALED)
-        return Outcome(Result.REJECTED, self._by_its_ids(delivery), reason=NOT_SEALED, error=error)
 
     def read(self, delivery: StoredDelivery) -> Delivery | Outcome:
         """Return what was quarantined as a delivery; the outcome of what still cannot be read."""

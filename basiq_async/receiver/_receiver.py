@@ -140,10 +140,9 @@ class WebhookReceiver:
             clock=self._clock,
         )
         self._routes = Routes(sessions=isinstance(self._inbox, TransactionalInbox))
-        seal = self._seal = secrets.seal
         # The inbox goes by its own clock, unless the receiver was given one.
         moment = (lambda: None) if clock is None else (lambda: datetime.fromtimestamp(self._clock(), UTC))
-        self._dispatcher = Dispatcher(self._routes, self._inbox, seal, settings, clock=self._clock, moment=moment)
+        self._dispatcher = Dispatcher(self._routes, self._inbox, settings, clock=self._clock, moment=moment)
         self._has_inbox = inbox is not None
         self._most_sessions: int | None = getattr(self._inbox, "most_sessions", None)
         self._deferred = settings.is_deferred
@@ -158,7 +157,7 @@ class WebhookReceiver:
         self._worker = Worker(self._backlog, self._handle_deferred, self.accepts_type, self._count_at_once)
         if settings.is_deferred:
             check_deferrable(self._inbox, given=self._has_inbox)
-        self._quarantine = Quarantine(self._inbox, seal, webhook_id=identity, inbox_timeout=settings.inbox_timeout)
+        self._quarantine = Quarantine(self._inbox, webhook_id=identity, inbox_timeout=settings.inbox_timeout)
         self._readiness = Readiness(self._inbox, settings.inbox_timeout)
         self._lifecycle = Lifecycle(
             self._inbox, settings.inbox_timeout, webhook_ids=self._webhook_ids, clock=self._clock

@@ -21,7 +21,6 @@ logger = logging.getLogger("basiq_async.receiver")
 AnySecrets = SecretLike | SecretStore | ReadSecrets
 """Secrets, or a store of them, or an async function that returns them."""
 
-_PURPOSE = "basiq quarantine"
 _EVERY = 1.0
 """Seconds between two readings because of a signature."""
 _LONGEST_USE = 3600.0
@@ -29,7 +28,7 @@ _LONGEST_USE = 3600.0
 
 
 class Secrets:
-    """The keys and the seal of one receiver. Several callers who want a reading at once await the same one.
+    """The keys of one receiver. Several callers who want a reading at once await the same one.
 
     clock: seconds since 1970.
     """
@@ -42,7 +41,6 @@ class Secrets:
         self._name = repr(secret) if isinstance(secret, SecretFile) else getattr(secret, "__qualname__", type(secret))
         self._clock = clock
         self.keys = SigningKeys.read(secret, for_many=True) if read is None else SigningKeys()  # type: ignore[arg-type]
-        self.seal = self.keys.make_seal(_PURPOSE)
         self.fresh_until = math.inf
         """Look at the store before a delivery that was signed later, in seconds since 1970."""
         self._last = -math.inf
@@ -107,4 +105,3 @@ class Secrets:
             else:
                 self._last = -math.inf  # what was read first may be replaced at once
             self.keys = keys
-            self.seal.use_keys_of(keys.make_seal(_PURPOSE))

@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import json
-import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, Literal
 
 import attrs
 
-from .._redaction.text import shorten
-from .._signing.seal import Seal
 from .._wire.codec import Unreadable, read_message
 from .._wire.writing import write_json
 from .._work.clock import TimeSource
 from .._work.keys import inbox_key
 from .._work.limits import inbox_limit
 from .._work.protocol import ClaimStatus, Inbox, StoredDelivery
-from ..errors import SignatureVerificationError
 from ..models import Message
 from ..receiver import Result, WebhookReceiver
 from ._engine import Finished
@@ -27,7 +23,6 @@ from .targets._adapters import interpret
 from .targets._base import Target
 from .targets._shared import LEASE, new_token
 
-logger = logging.getLogger("basiq_async.replay")
 _CALL = 5.0
 
 
@@ -36,13 +31,11 @@ class QuarantineRecorder:
     """Sets aside the messages of a run that failed; the target records what it handles.
 
     inbox: where the failures are set aside. None if a receiver records itself what it tries again.
-    make_seal: makes what signs the messages that are set aside; a run sets aside few.
     """
 
     in_batches = False
     _inbox: Inbox | None
     _webhook_id: str | None
-    _make_seal: Callable[[], Seal]
     _now: TimeSource
     _token: str = attrs.field(factory=new_token)
     """The same for a recording that is repeated."""
@@ -65,7 +58,6 @@ class QuarantineRecorder:
                 return
         else:
             entry = make_entry(message, key_of(message, self._webhook_id), error, now=self._now())
-        entry = attrs.evolve(entry, seal=self._make_seal().seal(*entry.sealed_parts()))
         async with inbox_limit(_CALL):
             await inbox.quarantine(entry.key, self._token, entry)
 
@@ -139,28 +131,21 @@ def message_of_entry(entry: StoredDelivery) -> QuarantinedMessage:
 
 @attrs.frozen
 class RetryTarget:
-    """Hands messages of the quarantine to a target again, unless their seal shows that another program changed them."""
+    """Hands messages of the quarantine to a target again."""
 
     _inner: Target
-    _seal: Seal
     _receiver: WebhookReceiver | None
 
     async def deliver(self, message: Message) -> str | None:
-        """See ``Target``. Returns "refused" for a message whose seal does not match."""
+        """See ``Target``."""
         if not isinstance(message, QuarantinedMessage):
             raise TypeError("only messages of the quarantine are tried again")
         entry = message.entry
         if self._receiver is not None:
             outcome = await self._receiver._retry(entry)
-            if isinstance(outcome.error, SignatureVerificationError):
-                return "refused"
             if outcome.result is Result.QUARANTINED and outcome.error is not None:
                 raise outcome.error  # it stays
             return interpret(outcome)
-        fault = None if entry.seal is None else self._seal.find_fault(entry.seal, *entry.sealed_parts())
-        if fault is not None:
-            logger.error("the quarantined message %s is refused: it %s", repr(shorten(message.id)), fault)
-            return "refused"
         if message.fault is not None:
             raise message.fault
         return await self._inner.deliver(message)

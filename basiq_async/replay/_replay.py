@@ -15,7 +15,6 @@ import attrs
 
 from .._arguments import Duration, check_positive, check_seconds, check_whole
 from .._redaction.text import printable
-from .._signing.seal import Seal
 from .._storage.exports import export_entries
 from .._work.failures import is_outage
 from .._work.limits import inbox_is_slow, limit, wait_for_event
@@ -285,7 +284,7 @@ class Replay:
         handling, settings = self._handling, self._settings_of(retries=retries)
         opened = target = handling.open(quarantined=retries)
         if retries:
-            target = RetryTarget(target, self._make_seal(), handling.receiver)
+            target = RetryTarget(target, handling.receiver)
         for listener in self._listeners:
             progress = chain_hooks(progress, listener)
         if self._observer is not None:
@@ -301,7 +300,7 @@ class Replay:
         else:
             # A receiver records itself what it tries again.
             inbox = None if retries and handling.receiver is not None else handling.inbox
-            recorder = QuarantineRecorder(inbox, handling.webhook_id, self._make_seal, self._client._api.now)
+            recorder = QuarantineRecorder(inbox, handling.webhook_id, self._client._api.now)
 
             def allow_extra_seconds() -> float:
                 if isinstance(opened, (Shared, ReceiverTarget)):
@@ -328,11 +327,6 @@ class Replay:
             settings = attrs.evolve(settings, target_timeout=max(settings.target_timeout, longest))
         limit = None if retries else self._where.limit
         return attrs.evolve(settings, limit=limit, tries_once=retries)
-
-    def _make_seal(self) -> Seal:
-        """Return the seal of what is set aside: with the receiver's secret, or else with the API key."""
-        receiver = self._handling.receiver
-        return self._client._seal("basiq quarantine") if receiver is None else receiver._seal
 
     @asynccontextmanager
     async def _one_run(self, check: Callable[[], Awaitable[None]] | None = None) -> AsyncIterator[None]:

@@ -259,7 +259,7 @@ def test_what_another_worker_holds_stays_and_has_one_word(run: Run) -> None:
     assert run("quarantine", "list", "--inbox", "inbox.db").exit_code == 1
 
 
-def test_what_another_program_changed_is_refused_and_stays_in_sight(
+def test_what_another_program_changed_cannot_be_read_and_stays_in_sight(
     run: Run, served: Served, endpoint: Endpoint
 ) -> None:
     webhook_id = served.fake.seed_messages(2)
@@ -272,6 +272,6 @@ def test_what_another_program_changed_is_refused_and_stays_in_sight(
         change = "UPDATE inbox SET entry_json = replace(entry_json, 'event_id', 'changed') WHERE key = ?"
         assert database.execute(change, (key,)).rowcount == 1
     done = run("quarantine", "retry", "--to", endpoint.url, *at)
-    assert (done.exit_code, sorted(row["result"] for row in done.rows)) == (1, ["handled", "refused"]), done.output
+    assert (done.exit_code, sorted(row["result"] for row in done.rows)) == (1, ["handled", "unreadable"]), done.output
     assert len(run("quarantine", "list", *at).rows) == 1
     assert run("webhooks", "doctor", webhook_id, "--inbox", "posted.db").row["quarantined"] == 1

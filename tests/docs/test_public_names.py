@@ -15,7 +15,6 @@ from tests.support.environment import ROOT
 from tests.support.pages import PAGES
 
 EXEMPT = {
-    "StoredDelivery.sealed_parts": "called by what seals and opens",
     "SQLInbox.handled_at": "what `inbox get` shows",
     "WebhookReceiver.accepts_type": "called by a replay and the doctor",
     "WebhookReceiver.dispatch": "called by a replay",

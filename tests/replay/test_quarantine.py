@@ -7,7 +7,6 @@ import stat
 from collections.abc import Sequence
 from pathlib import Path
 
-import attrs
 import pytest
 
 from basiq_async import ConfigurationError, InboxError, Message, ReplayError
@@ -201,35 +200,6 @@ async def test_what_was_handled_meanwhile_and_what_another_holds_have_a_word_eac
         report = await replay.retry_quarantined()
         assert (report.handled, report.skipped, report.finished) == (1, {"handled-before": 1, "busy": 1}, False)
         assert len(await set_aside(replay)) == 1
-
-
-async def test_an_entry_that_another_program_altered_is_refused_and_blocks_no_other(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    class Shared(MemoryInbox):
-        """A storage that other programs write to: it keeps the seal."""
-
-        async def quarantine(self, key: str, token: str, delivery: StoredDelivery) -> bool:
-            stored = await super().quarantine(key, token, delivery)
-            if stored:
-                self._quarantined[key] = delivery
-            return stored
-
-    inbox = Shared()
-    async with history(5) as h:
-        ids = await h.ids()
-        target = Refusing(*ids[:3])
-        replay = h.replay(target, inbox=inbox)
-        await replay.run()
-        altered, unsealed, _ = inbox._quarantined.values()
-        inbox._quarantined[altered.key] = attrs.evolve(altered, body=altered.body.replace(b"attempts", b"Attempts"))
-        inbox._quarantined[unsealed.key] = attrs.evolve(unsealed, seal="")
-        target.refused.clear()
-        report = await replay.retry_quarantined()
-        assert (report.handled, report.failed, report.skipped) == (1, 0, {"refused": 2})
-        assert len(target.taken) == 3
-        assert set(await set_aside(replay)) == {altered.delivery_id, unsealed.delivery_id}
-    assert caplog.text.count("is refused: it") == 2
 
 
 def test_neither_an_entry_nor_a_message_made_of_it_or_of_an_event_shows_its_content() -> None:

@@ -17,25 +17,18 @@ def test_ours_are_inboxes_and_others_are_not() -> None:
     assert not isinstance(SimpleNamespace(claim=None), Inbox)
 
 
-ODD = attrs.evolve(
-    quarantined_delivery("k"), body=bytes(range(256)), error='ü "\x00"\n\U0001f600 \ud800', seal="sealed"
-)
+ODD = attrs.evolve(quarantined_delivery("k"), body=bytes(range(256)), error='ü "\x00"\n\U0001f600 \ud800')
 
 
-def test_a_seal_neither_shows_nor_makes_another_delivery() -> None:
-    assert "sealed" not in repr(ODD)
+def test_a_stored_delivery_does_not_show_its_body() -> None:
     assert repr(ODD.body) not in repr(ODD)
-    assert attrs.evolve(ODD, seal=None) == ODD
 
 
-@pytest.mark.parametrize("seal", [False, True])
-def test_a_quarantined_delivery_is_packed_as_ascii_and_unpacked_unchanged(seal: bool) -> None:
-    text = ODD.pack(seal=seal)
+def test_a_quarantined_delivery_is_packed_as_ascii_and_unpacked_unchanged() -> None:
+    text = ODD.pack()
     assert text.isascii()
     for stored in (str(text), text.encode()):
-        found = StoredDelivery.unpack(stored)
-        assert found == ODD
-        assert found.seal == ("sealed" if seal else None)
+        assert StoredDelivery.unpack(stored) == ODD
 
 
 def test_a_packed_delivery_does_not_show_its_body_in_an_error_report() -> None:
@@ -51,7 +44,6 @@ def test_any_other_text_is_refused_with_an_inbox_error(text: str | bytes) -> Non
     assert caught.traceback[-1].frame.f_locals.get("text") is None, "the frame of the error holds the text"
 
 
-def test_a_claim_that_is_not_busy_asks_for_no_wait_and_a_seal_is_not_shown() -> None:
+def test_a_claim_that_is_not_busy_asks_for_no_wait() -> None:
     claim = Claim(ClaimStatus.CLAIMED)
     assert (claim.retry_after, claim.holder) == (0.0, None)
-    assert "sealed" not in repr(ODD)

@@ -162,7 +162,7 @@ class MemoryInbox:
         self._claims.pop(key, None)
         self._waiting.pop(key, None)
         self._done.pop(key, None)
-        self._quarantined[key] = attrs.evolve(delivery, seal=None)  # no other program writes here
+        self._quarantined[key] = delivery
         return True
 
     async def entries(
@@ -182,7 +182,7 @@ class MemoryInbox:
             return False
         self._quarantined.pop(key, None)
         moment = self._wall(now)
-        self._waiting[key] = _Wait(attrs.evolve(delivery, seal=None), webhook_id, moment, moment, delivery.failures)
+        self._waiting[key] = _Wait(delivery, webhook_id, moment, moment, delivery.failures)
         return True
 
     async def claim_due(

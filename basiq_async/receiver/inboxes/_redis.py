@@ -223,8 +223,8 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def _read_entry(place: str, text: Any) -> StoredDelivery:
-    """Return the entry at a place in the order, with its text. Other programs may write to Redis."""
-    return unpack_entry(_unshown(text), key=place[_PLACE_LENGTH:], at=_time_of(place), trusted=False)
+    """Return the entry at a place in the order, with its text."""
+    return unpack_entry(_unshown(text), key=place[_PLACE_LENGTH:], at=_time_of(place))
 
 
 def _as_place(member: bytes) -> str | None:
@@ -246,7 +246,7 @@ def _place(delivery: StoredDelivery) -> str:
 
 def _facts(delivery: StoredDelivery) -> tuple[str | int, ...]:
     """Return the place of a delivery in its order, its failures, and its text."""
-    return _place(delivery), delivery.failures, delivery.pack(seal=True)
+    return _place(delivery), delivery.failures, delivery.pack()
 
 
 def _unshown(text: Any) -> str:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import re
 import signal
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -13,15 +14,17 @@ from typing import Any
 
 import pytest
 from redis.asyncio import Redis, RedisCluster
+from redis.exceptions import NoPermissionError
 
 from basiq_async import InboxError
 from basiq_async._work.quarantine import drop_entry
-from basiq_async.receiver import Inbox, RedisInbox
+from basiq_async.receiver import Inbox, RedisInbox, Result
 from basiq_async.receiver.protocol import ClaimStatus
 from basiq_async.testing import check_inbox
 from tests.support import inbox_drills
 from tests.support.cancelling import HOWS, How, cancel_after
-from tests.support.deliveries import NOW, quarantined_delivery
+from tests.support.deliveries import NOW, OTHER_SECRET, Service, payload, quarantined_delivery, taking
+from tests.support.environment import ROOT
 from tests.support.inboxes import check_briefly
 from tests.support.real_time import PATIENCE
 from tests.support.servers import RedisServer, redis_server
@@ -202,6 +205,33 @@ async def test_only_a_server_that_evicts_is_warned_about_and_once(
     assert "Set maxmemory-policy noeviction" in warnings[0]
 
 
+async def test_a_user_with_the_rights_of_the_security_page_can_use_an_inbox_and_nothing_else(
+    redis: RedisServer, client: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check_briefly(monkeypatch)
+    line = re.search(r"`(ACL SETUSER inbox .*?)`", (ROOT / "SECURITY.md").read_text())
+    assert line is not None
+    await client.execute_command(*line[1].replace("{basiq}", "{test}").split())
+    user_of = {"username": "inbox", "password": "PASSWORD"}
+    try:
+        await check_inbox(partial(inbox_of, redis.url, **user_of), shared=True, seconds=PATIENCE)
+        async with Redis.from_url(redis.url, **user_of) as user:
+            with pytest.raises(NoPermissionError):
+                await user.set("another", "1")
+            with pytest.raises(NoPermissionError):
+                await user.flushall()
+    finally:
+        await client.execute_command("ACL", "DELUSER", "inbox")
+
+
+async def test_a_rotation_of_the_secret_touches_nothing_in_the_quarantine(client: Redis) -> None:
+    service = Service(inbox=RedisInbox(client), quarantine_after=1, webhook_id="w1")
+    assert (await service.post(payload("user.broken", "e-broken"))).result is Result.QUARANTINED
+    receiver = taking(OTHER_SECRET, "*", inbox=RedisInbox(client), webhook_id="w1")
+    (outcome,) = await receiver.retry_quarantined()
+    assert outcome.result is Result.HANDLED
+
+
 async def test_a_full_server_is_an_error(client: Redis) -> None:
     await client.config_set("maxmemory", 1)
     try:
@@ -212,25 +242,21 @@ async def test_a_full_server_is_an_error(client: Redis) -> None:
 
 
 @pytest.mark.parametrize("text", ["{", "12", '{"body": 3}', "number for a text", "not a hash", b"\xff"])
-async def test_an_altered_delivery_is_kept_without_a_seal_and_hides_no_other(client: Redis, text: str) -> None:
+async def test_an_altered_delivery_is_kept_and_hides_no_other(client: Redis, text: str) -> None:
     inbox = RedisInbox(client, prefix="p")
     for second, key in enumerate("klm"):
         await inbox.quarantine(key, "a", quarantined_delivery(key, at=NOW + timedelta(seconds=second)))
     if text == "not a hash":
         await client.set("{p}:delivery:l", text)
     elif text == "number for a text":
-        fields = json.loads(quarantined_delivery("l").pack(seal=True))
+        fields = json.loads(quarantined_delivery("l").pack())
         await client.hset("{p}:delivery:l", "text", json.dumps({**fields, "delivery_id": 7}))
     else:
         await client.hset("{p}:delivery:l", "text", text)
     assert await inbox.entries(waiting=True) == []
     found = [*await inbox.entries(limit=2)]
     found += await inbox.entries(after=found[-1])
-    assert [(entry.key, entry.kind, entry.seal) for entry in found] == [
-        ("k", "delivery", ""),
-        ("l", "unreadable", ""),
-        ("m", "delivery", ""),
-    ]
+    assert [(entry.key, entry.kind) for entry in found] == [("k", "delivery"), ("l", "unreadable"), ("m", "delivery")]
     assert "no inbox has written" in found[1].error
     assert await inbox.complete("k", "a")
     assert await inbox.complete("m", "a")
