@@ -137,6 +137,12 @@ def show_clock(text: str) -> str:
     return f"{datetime.fromisoformat(text):%H:%M:%S}"
 
 
+def _moment(text: str, now: str) -> str:
+    """Return the time of day of an ISO 8601 text, with its date unless that is the one of ``now``."""
+    found = datetime.fromisoformat(text)
+    return show_clock(text) if found.date() == datetime.fromisoformat(now).date() else f"{found:%d %b %H:%M:%S}"
+
+
 def _day(text: str) -> str:
     return f"{datetime.fromisoformat(text):%a %d %b %Y}"
 
@@ -162,6 +168,7 @@ def _pretty_body(text: str) -> str:
 _FILTERS: Mapping[str, Callable[..., str]] = {
     "clock": show_clock,
     "day": _day,
+    "moment": _moment,
     "pretty": _pretty,
     "pretty_body": _pretty_body,
     "duration": _duration,

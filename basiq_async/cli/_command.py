@@ -92,7 +92,7 @@ def command(
         @wraps(function)
         def run(**given: Any) -> Any:
             output = Output(given.pop("json") if writes else None, raw and given.pop("raw"))
-            if written is not None and written.names:
+            if written is not None:
                 output.expect(written)
             yes = ask is None or given.pop("yes")
             for name, kind in classes.items():

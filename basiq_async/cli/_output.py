@@ -123,15 +123,23 @@ def write_json(*values: Any) -> None:
     _write_data("".join([json_line(value, ascii=plain) + "\n" for value in values]))
 
 
-def write_drawing(drawing: RenderableType) -> None:
-    """Write what rich draws, such as a table, to standard output. Its text must be printable."""
+def write_drawing(drawing: RenderableType, below: Sequence[str] | None = None) -> None:
+    """Write what rich draws, such as a table, to standard output. Its text must be printable.
+
+    below: a text for each of the last lines of the drawing, which stands in a line of its own below it.
+    """
     from rich.console import ConsoleDimensions
 
     console = _console(sys.stdout)
     console.size = ConsoleDimensions(*get_terminal_size((80, 24)))  # rich takes a dumb terminal to be 80 wide
     with console.capture() as drawn:
         console.print(drawing)
-    _write_data("".join(f"{line.rstrip()}\n" for line in drawn.get().splitlines()))
+    lines = [line.rstrip() for line in drawn.get().splitlines()]
+    if below is not None:
+        head = lines[: len(lines) - len(below)]
+        rows = zip(lines[len(head) :], below, strict=True)
+        lines = [*head, *(each for line, text in rows for each in (line, f"  {text}"))]
+    _write_data("".join(f"{line}\n" for line in lines))
 
 
 def _write_data(text: str) -> None:

@@ -18,7 +18,7 @@ from ._command import Group
 from ._inboxes import INBOX_TIMEOUT, WEBHOOK_VARIABLE, InboxOptions
 from ._options import IN_A_TERMINAL, SECONDS, EndpointSecretFile, Oldest, above_zero
 from ._output import live, say
-from ._results import Column, Output, Row, View
+from ._results import Column, Output, Row, View, short_time
 from ._run import DONE, WRONG, make_client
 from ._runs import Watch, check_places, open_target, run_watched, show_at_service, tell_refusals
 from ._settings import Settings
@@ -47,17 +47,19 @@ def _view(*first: Column) -> View[StoredDelivery]:
     return View(
         "delivery_id webhook_id kind event_type_id event_id error failures signed_at quarantined_at acknowledged body",
         *first,
-        Column("EVENT TYPE", "event_type_id", flexible=16),
-        Column("SET ASIDE", "quarantined_at", optional=True),
-        Column("KIND", "kind", optional=True),
+        Column("EVENT TYPE", "event_type_id", flexible=12),
+        Column("SINCE (UTC)", lambda entry: short_time(entry["quarantined_at"])),
+        Column("FAILURES", "failures"),
         Column("ERROR", "error", flexible=24),
+        Column("KIND", "kind", optional=True),
+        id_below=True,
         webhook_id=lambda entry: identity_of(webhook_of(entry.key)),
         body=lambda entry: entry.body.decode(errors="replace"),
     )
 
 
 ID = Column("ID", entry_id)
-WEBHOOK = Column("WEBHOOK", "webhook_id")
+WEBHOOK = Column("WEBHOOK", "webhook_id", optional=True)
 _ENTRY, _OF_SEVERAL = _view(ID), _view(ID, WEBHOOK)
 _RETRIED: View[Row] = View(
     "delivery_id event_id result error",

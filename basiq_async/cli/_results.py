@@ -48,14 +48,21 @@ class View(Generic[T]):
 
     names: the names of the fields, separated by spaces. A field is the attribute of that name, or it is computed by the
         function of that name. Without names, the rows are mappings, and are shown whole.
+    id_below: where the columns do not fit, the id has a line of its own below the others, so that it can be copied.
     read: returns the row of an object, in place of these: for long lists.
     """
 
     def __init__(
-        self, names: str, *columns: Column, read: Callable[[T], Row] | None = None, **computed: Callable[[T], Any]
+        self,
+        names: str,
+        *columns: Column,
+        id_below: bool = False,
+        read: Callable[[T], Row] | None = None,
+        **computed: Callable[[T], Any],
     ) -> None:
         self.names = tuple(names.split())
         self.columns = columns
+        self.id_below = id_below
         fields = [(name, computed.get(name) or attrgetter(name)) for name in self.names]
         self._read = read or (lambda item: {name: read_field(item) for name, read_field in fields})
 
@@ -104,7 +111,7 @@ class Output:
             if self.as_json:
                 write_json(*rows)
             else:
-                self._draw(rows, view.columns)
+                self._draw(rows, view.columns, id_below=view.id_below)
         if self.as_json:
             flush()
 
@@ -137,7 +144,7 @@ class Output:
         row = item.raw if self.raw else view.row(item) if view.names else as_row(item)
         return {name: row.get(name) for name in self._names} if self._names else row
 
-    def _draw(self, rows: Sequence[Row], columns: Sequence[Column]) -> None:
+    def _draw(self, rows: Sequence[Row], columns: Sequence[Column], *, id_below: bool) -> None:
         """Draw a table, or the rows one by one if its required columns do not fit."""
         from rich.cells import cell_len
         from rich.table import Table
@@ -154,8 +161,12 @@ class Output:
         def least(column: Column) -> int:
             return min(longest(column), column.flexible) if column.flexible else longest(column)
 
+        below: Sequence[str] | None = None
         while sum(map(least, kept)) + _GAP * (len(kept) - 1) > width:
             optional = [column for column in kept if column.optional]
+            if not optional and id_below and below is None:
+                below = cells[kept.pop(0)]
+                continue
             if not optional:
                 for first, *others in zip(*cells.values(), strict=True):
                     rest = [text for text in others if text not in ("", "-")]
@@ -170,8 +181,8 @@ class Output:
         for texts in zip(*(cells[column] for column in kept), strict=True):
             # Cut before rich measures it: a cell is never wider than the terminal.
             table.add_row(*(Text(text[: width + 1], no_wrap=True, overflow=overflow) for text in texts))
-        write_drawing(table)
-        left_out = [column.title for column in columns if column not in kept]
+        write_drawing(table, below)
+        left_out = [column.title for column in columns[below is not None :] if column not in kept]
         if left_out and not self._header_shown:
             say(f"too wide for this terminal: {', '.join(left_out)}; --json shows everything")
         self._header_shown = True
@@ -216,6 +227,11 @@ def count_details(item: Any, *left_out: str) -> Iterable[tuple[str, Any]]:
 
 def _number(value: Any) -> Any:
     return f"{value:,}" if type(value) is int else f"{value:,.1f}" if type(value) is float else value
+
+
+def short_time(moment: datetime | None) -> str:
+    """Return a time for a narrow column: the day and the minute, in UTC."""
+    return "-" if moment is None else f"{moment.astimezone(UTC):%m-%d %H:%M}"
 
 
 def cell_text(value: Any) -> str:

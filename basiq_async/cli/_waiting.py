@@ -14,7 +14,7 @@ from ._inboxes import INBOX_TIMEOUT, InboxOptions, Receiver, check_inbox, open_r
 from ._options import LogLevel, Oldest
 from ._output import live, say, show_logs
 from ._quarantine import ID, WEBHOOK, show_entries
-from ._results import Column, Output, Row, View
+from ._results import Column, Output, Row, View, short_time
 from ._run import DONE, WRONG, make_client, stopping
 
 if TYPE_CHECKING:
@@ -84,12 +84,13 @@ def _view(*first: Column) -> View[StoredDelivery]:
     return View(
         "delivery_id webhook_id event_type_id event_id since failing_since due failures error signed_at",
         *first,
-        Column("EVENT TYPE", "event_type_id", flexible=16),
-        Column("SINCE", "since", optional=True),
-        Column("FAILS SINCE", "failing_since", optional=True),
-        Column("DUE", "due", optional=True),
-        Column("FAILURES", "failures", optional=True),
+        Column("EVENT TYPE", "event_type_id", flexible=12),
+        Column("SINCE (UTC)", lambda entry: short_time(entry["since"])),
+        Column("DUE (UTC)", lambda entry: short_time(entry["due"])),
+        Column("FAILURES", "failures"),
         Column("ERROR", "error", flexible=24),
+        Column("FAILS SINCE", lambda entry: short_time(entry["failing_since"]), optional=True),
+        id_below=True,
         webhook_id=lambda entry: identity_of(webhook_of(entry.key)),
         since=lambda entry: entry.quarantined_at,
         error=lambda entry: entry.error or None,

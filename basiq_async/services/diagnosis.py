@@ -295,10 +295,10 @@ def find_status_problem(webhook: Webhook, cool_off_left: float | None) -> Proble
 def describe_waiting(waiting: Waiting) -> str:
     """Return the problem with deferred deliveries that wait, with the remedy."""
     age = max(waiting.age or 0.0, waiting.failing_age or 0.0)
-    return (
-        f"{waiting.count:,} deferred deliveries wait to be handled, the oldest for {_age(age)}, and "
-        f"{waiting.failing:,} of them have failed: let a process work them off, and look at its log"
-    )
+    what = amount(waiting.count, "deferred delivery waits", "deferred deliveries wait")
+    failed = f"{waiting.failing:,} of them {'has' if waiting.failing == 1 else 'have'} failed"
+    oldest = f"the oldest for {_age(age)}"
+    return f"{what} to be handled, {oldest}, and {failed}: let a process work them off, and look at its log"
 
 
 def _age(seconds: float) -> str:

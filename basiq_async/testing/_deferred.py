@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
+from .._redaction.text import amount
 from ..receiver import WebhookReceiver
 from .fake._clock import as_seconds
 
@@ -46,9 +47,10 @@ async def handle_waiting(
             shortest = _FIRST_STEP
             continue
         if advanced >= limit:
+            what = amount(count, "deferred delivery still waits", "deferred deliveries still wait")
             raise TimeoutError(
-                f"{count:,} deferred deliveries still wait after {limit:,.0f} s by the clock of the fake. Has the "
-                "receiver this clock, as in WebhookReceiver(..., clock=fake.clock)?"
+                f"{what} after {limit:,.0f} s by the clock of the fake. Has the receiver this clock, as in "
+                "WebhookReceiver(..., clock=fake.clock)?"
             )
         step = min(max(await receiver._backlog.seconds_until_due(fake.now().timestamp()), shortest), limit - advanced)
         await fake.advance(step)

@@ -178,7 +178,6 @@ def _leaves(command: Any, *words: str) -> Iterator[tuple[tuple[str, ...], Any]]:
 
 
 PRINTING = {words: each for words, each in _leaves(program()) if any(one.name == "json" for one in each.params)}
-PRINTING = {words: each for words, each in PRINTING.items() if words[0] != "jobs"}
 """Each command that has ``--json``."""
 
 

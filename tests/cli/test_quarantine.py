@@ -16,7 +16,7 @@ from basiq_async.receiver import Delivery, SQLiteInbox, WebhookReceiver
 from ..support.command_line import CommandResult
 from ..support.databases import inbox_of
 from ..support.deliveries import SECRET, payload, signed
-from .conftest import Endpoint, Run, Served, receive, state_of, write_service
+from .conftest import Endpoint, Run, Served, let_wait, receive, state_of, write_service
 
 
 @pytest.fixture(autouse=True)
@@ -143,6 +143,24 @@ def test_the_id_in_a_table_is_one_that_the_next_command_takes(run: Run) -> None:
     handled = run("quarantine", "retry", found, "none", "--receiver", make_service())
     assert (handled.exit_code, handled.row["result"], handled.row["event_id"]) == (2, "handled", found)
     assert handled.stderr.count("e-bad") == 0, "it names what was not there"
+
+
+def test_80_columns_have_what_a_person_needs_and_the_whole_id(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Basiq's event ids may have 64 digits."""
+    for name, value in {"COLUMNS": "80", "NO_COLOR": "1", "TERM": "dumb"}.items():
+        monkeypatch.setenv(name, value)
+    at, event_id = ("--inbox", "inbox.db"), "0f" * 32
+    let_wait("w1", event_id)
+    receive("w1", "0e" * 32, bad=("0e" * 32,), quarantine_after=1)
+    for name, more, id in (("waiting", "inbox", event_id), ("list", "quarantine", "0e" * 32)):
+        shown = run(more, name, *at, terminal=True)
+        head, *lines = shown.stdout.splitlines()
+        wanted = ["EVENT TYPE", "SINCE (UTC)", "FAILURES", "ERROR", *(["DUE (UTC)"] if name == "waiting" else [])]
+        assert all(title in head for title in wanted), shown.output
+        assert max(map(len, [head, *lines])) <= 80
+        place = lines.index(f"  {id}")
+        assert lines[place - 1].startswith("consent.revoked  ")
+        assert run("inbox", "get", lines[place].strip(), *at, "--event", "consent.revoked").row["event_id"] == id
 
 
 def test_what_is_removed_is_named_by_its_event_too(run: Run) -> None:

@@ -100,7 +100,7 @@ async def test_what_waits_is_not_handed_out_and_it_is_not_finished_until_that_is
     await world.fake.advance(minutes=7)
     found = await world.recover(world.receiver(inbox=inbox))
     assert (codes(found), found.waiting.count, found.finished, world.got) == (["waiting"], 1, False, [])
-    assert str(found.problems[0]).startswith("1 deferred deliveries wait to be handled, the oldest for 7 min")
+    assert str(found.problems[0]).startswith("1 deferred delivery waits to be handled, the oldest for 7 min")
     replay = Replay(world.basiq, world.webhook_id, service, inbox=inbox)
     plan = await replay.plan()
     assert (plan.total, plan.waiting) == (0, 1)

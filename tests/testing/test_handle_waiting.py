@@ -94,7 +94,7 @@ async def test_an_outage_ends_by_the_clock_of_the_fake_or_the_limit(fake: FakeBa
 
     receiver = make(fake, handle)
     await fake.emit("transactions.updated")
-    with pytest.raises(TimeoutError, match="1 deferred deliveries still wait after 3,600 s"):
+    with pytest.raises(TimeoutError, match="1 deferred delivery still waits after 3,600 s"):
         await handle_waiting(receiver, fake, within=timedelta(hours=1))
     assert until - fake.now() == timedelta(hours=1)
     await handle_waiting(receiver, fake)

@@ -80,6 +80,15 @@ def test_time_moves_by_the_buttons(looking: Looking) -> None:
     assert looking.get("/state")["now"].startswith("2026-01-05T01:16:00")
 
 
+def test_a_row_of_another_day_has_its_date(looking: Looking) -> None:
+    looking.post("/webhooks", url=ENDPOINT)
+    looking.post("/emit", eventTypeId="user.created")
+    page = looking.open()
+    page.locator("#message-list .at", has_text=re.compile("^00:00:00$")).wait_for()
+    looking.post("/advance", days=2)
+    page.locator("#message-list .at", has_text=re.compile("^05 Jan 00:00:00$")).wait_for()
+
+
 def test_what_comes_from_outside_is_text_and_nothing_else(looking: Looking) -> None:
     attack = '<img src=x onerror="window.hacked=1;alert(1)"></pre><script>window.hacked=1</script>\'"`{{7*7}}'
     looking.post("/webhooks", url=ENDPOINT)
