@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from time import process_time
-from typing import Any
+from typing import Any, Literal
 
 import attrs
 
@@ -22,6 +22,7 @@ Clock = Callable[[], float]
 
 COST, SPEED, MEMORY = "processor time", "times as fast", "MiB more"
 """What a figure compares. Of processor time and memory, less is better."""
+Verdict = Literal["reached", "between", "missed"]
 
 
 @attrs.frozen
@@ -29,7 +30,7 @@ class Figure:
     """A ratio of a job of this package to the same job by a peer: the median, the lowest and the highest of the runs.
 
     ``mark`` is what it is to reach. ``ours`` is what this package took, with its unit. ``program`` measured it.
-    ``itself``: the peer is this package too. ``ranged``: it is shown as the lowest and the highest run.
+    ``itself``: the peer is this package too.
     """
 
     job: str
@@ -42,33 +43,33 @@ class Figure:
     ours: str = ""
     program: str = ""
     itself: bool = False
-    ranged: bool = False
 
     @property
     def name(self) -> str:
         return f"{self.job}, to {self.peer} ({self.what})"
 
     @property
-    def reached(self) -> bool | None:
-        """Whether the mark is reached; None for a figure without a mark."""
+    def verdict(self) -> Verdict | None:
+        """Whether all runs reach the mark, or none, or some; None for a figure without a mark."""
         if not self.mark:
             return None
         sign, limit = self.mark.split()
-        return self.value >= float(limit) if sign == ">=" else self.value <= float(limit)
+        reach = [each >= float(limit) if sign == ">=" else each <= float(limit) for each in (self.low, self.high)]
+        return "reached" if all(reach) else "between" if any(reach) else "missed"
+
+    @property
+    def comparable(self) -> bool:
+        """Whether it can be held against a run on another machine: memory, and this package against itself."""
+        return self.itself or self.what == MEMORY
 
     @property
     def text(self) -> str:
-        """The ratio as a text, or the range of its runs."""
-        return f"{self.low:.2f} to {self.high:.2f}" if self.ranged else f"{self.value:.2f}"
-
-    @property
-    def spread(self) -> float:
-        """The difference between the highest and the lowest run, as a share of the figure."""
-        return (self.high - self.low) / self.value if self.value else 0.0
+        """The lowest and the highest ratio of the runs, as a text."""
+        low, high = f"{self.low:.2f}", f"{self.high:.2f}"
+        return low if low == high else f"{low} to {high}"
 
     def __str__(self) -> str:
-        verdict = {True: "reached", False: "NOT reached", None: ""}[self.reached]
-        return f"{self.name:<105} {self.value:7.3f} ±{self.spread / 2:5.1%}  {self.ours:>12}  {self.mark:>8} {verdict}"
+        return f"{self.name:<105} {self.text:>14}  {self.ours:>12}  {self.mark:>8} {self.verdict or ''}".rstrip()
 
 
 def figure(
@@ -80,11 +81,10 @@ def figure(
     what: str = COST,
     ours: str = "",
     itself: bool = False,
-    ranged: bool = False,
 ) -> Figure:
     """Make a figure from the ratios of all runs."""
     value, low, high = statistics.median(ratios), min(ratios), max(ratios)
-    return Figure(job, peer, value, low, high, mark, what, ours, itself=itself, ranged=ranged)
+    return Figure(job, peer, value, low, high, mark, what, ours, itself=itself)
 
 
 def microseconds(seconds: Sequence[float], count: int = 1) -> str:

@@ -18,6 +18,7 @@ from collections.abc import Awaitable, Callable, Collection, Iterable
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import attrs
 
@@ -97,7 +98,7 @@ async def _awaited(program: Callable[[], Awaitable[list[Figure]]]) -> list[Figur
     return await program()
 
 
-def _machine() -> dict[str, object]:
+def _machine() -> dict[str, Any]:
     return {
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
@@ -114,13 +115,27 @@ def _processor() -> str:
     return next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.machine())
 
 
-def lost(figures: Iterable[Figure], known: Iterable[Figure]) -> list[str]:
-    """Return the marked figures that are worse than the committed ones by more than a quarter."""
+def describe_other_machine(here: dict[str, Any], committed: dict[str, Any]) -> str | None:
+    """Return which figures can be held against the committed ones on this machine; None if it is like theirs."""
+    if all(here[name] == committed[name] for name in ("python", "processor", "processors")):
+        return None
+    there = f"CPython {committed['python']}, {committed['processors']} processors ({committed['processor']})"
+    return (
+        f"the committed figures are of another machine: {there}. Only memory, and this package against itself, are "
+        "held against them; compare other rows within this run alone"
+    )
+
+
+def lost(figures: Iterable[Figure], known: Iterable[Figure], *, elsewhere: bool = False) -> list[str]:
+    """Return the marked figures that are worse than the committed ones by more than a quarter.
+
+    elsewhere: those are of another machine, with which only some can be compared.
+    """
     before = {found.name: found for found in known}
     worse = []
     for found in figures:
         earlier = before.get(found.name)
-        if earlier is None or not found.mark:
+        if earlier is None or not found.mark or (elsewhere and not found.comparable):
             continue
         ratio = found.value / earlier.value if found.mark.startswith(">=") else earlier.value / found.value
         if ratio < 1 - _LOSS and abs(found.value - earlier.value) > _NOISE:
@@ -149,12 +164,14 @@ def main() -> int:
     for name, server in missing.items():
         print(f"{name} is skipped: it needs {server}, which is not installed here")
     machine = _machine()  # before: the benchmarks are a load themselves
+    before = tables.committed()
+    if (other := describe_other_machine(machine, before.machine)) is not None:
+        print(other)
     figures, failed = measure(set(chosen) - set(missing), quick=quick)
     for name in failed:
         print(f"{name} FAILED: its figures are not measured")
-    before = tables.committed()
     if quick:
-        worse = lost(figures, before.figures)
+        worse = lost(figures, before.figures, elsewhere=other is not None)
         for line in worse:
             print(f"LOST more than {_LOSS:.0%}: {line}")
         return 1 if worse or failed else 0

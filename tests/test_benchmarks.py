@@ -89,6 +89,35 @@ def test_what_cannot_be_measured_keeps_its_figures_and_costs_no_others(
     assert "signature (failed)" in tables.table(tables.committed()), "a run of one program forgets it"
 
 
+@pytest.mark.parametrize(
+    ("low", "high", "mark", "verdict"),
+    [
+        (1.0, 1.2, "<= 1.2", "reached"),
+        (1.0, 1.3, "<= 1.2", "between"),
+        (1.3, 1.4, "<= 1.2", "missed"),
+        (1.9, 2.0, ">= 1.9", "reached"),
+        (1.8, 2.0, ">= 1.9", "between"),
+        (1.7, 1.8, ">= 1.9", "missed"),
+        (1.7, 1.8, "", None),
+    ],
+)
+def test_a_mark_is_reached_only_by_all_runs(low: float, high: float, mark: str, verdict: str | None) -> None:
+    assert Figure("a job", "a peer", (low + high) / 2, low, high, mark).verdict == verdict
+
+
+def test_a_run_on_another_machine_says_what_can_be_compared(bench: Any) -> None:
+    committed = tables.committed()
+    assert bench.describe_other_machine(dict(committed.machine), committed.machine) is None
+    said = bench.describe_other_machine({**committed.machine, "processor": "another"}, committed.machine)
+    assert "Only memory, and this package against itself" in said
+    worse = [
+        attrs.evolve(one, value=one.value * (0.1 if one.mark.startswith(">=") else 10)) for one in committed.figures
+    ]
+    here = bench.lost(worse, committed.figures)
+    elsewhere = bench.lost(worse, committed.figures, elsewhere=True)
+    assert 0 < len(elsewhere) < len(here)
+
+
 def _imported(file: Path) -> Iterator[tuple[str, str]]:
     for node in ast.walk(ast.parse(file.read_text())):
         if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] in ("basiq_async", "benchmarks"):
