@@ -64,8 +64,8 @@ def addresses(root: Path = ROOT) -> Iterator[str]:
     """Until the project has a host, there are no urls; a release needs them, on its page of the index and in README."""
     if not tomllib.loads((root / "pyproject.toml").read_text())["project"].get("urls"):
         yield "pyproject.toml: no [project.urls]; name the repository, the documentation and the changelog"
-    if "GIT-HOST/PATH" in (root / "README.md").read_text():
-        yield "README.md: GIT-HOST/PATH is to be the repository's address"
+    if "/path/to/the/clone" in (root / "README.md").read_text():
+        yield "README.md: pip install is to name the package, not a clone"
 
 
 def interface() -> Iterator[str]:
