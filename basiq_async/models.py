@@ -388,17 +388,18 @@ class Webhook:
     raw: Mapping[str, Any] = attrs.field(factory=dict[str, Any], hash=False, eq=_ByValue, repr=False, metadata=_RAW)
 
 
-EnsureAction = Literal["created", "updated", "reactivated", "unchanged"]
+EnsureAction = Literal["created", "updated", "reactivated", "unchanged", "elsewhere"]
 
 
 @attrs.frozen
 class EnsuredWebhook(Webhook):
     """The webhook that ``webhooks.ensure`` found or made.
 
-    ``action`` says what was done; ``reactivated`` means that the webhook was disabled, and is active again. ``secret``
-    is None if the webhook was ``unchanged``. ``kept_event_types`` are types that the webhook stays subscribed to though
-    they were not asked for. ``removed_event_types`` are types that it was subscribed to and is no longer. ``same_name``
-    are the ids of other webhooks with this name, if it was created.
+    ``action`` says what was done. ``reactivated``: the webhook was disabled, and is active again. ``elsewhere``: it has
+    the name that was asked for, and another url; nothing was done. ``secret`` is None if nothing was done.
+    ``kept_event_types`` are types that the webhook stays subscribed to though they were not asked for.
+    ``removed_event_types`` are types that it was subscribed to and is no longer. ``same_name`` are the ids of webhooks
+    with this name that another process created at the same moment as this one.
     """
 
     action: EnsureAction = "unchanged"

@@ -222,6 +222,13 @@ def find_writer(secret: SecretStore | WriteSecret) -> WriteSecret:
     return found
 
 
+def name_store(store: object) -> str:
+    """Return how messages name a store."""
+    if isinstance(store, SecretFile):
+        return repr(store)
+    return str(getattr(store, "__qualname__", type(store).__qualname__))
+
+
 def _find_function(store: object, name: str) -> Callable[..., Awaitable[Any]] | None:
     function: Any = getattr(store, name, store)
     if not callable(function):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Awaitable, Callable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
@@ -19,7 +18,7 @@ from ._results import Column, Output, Row, View
 
 if TYPE_CHECKING:
     from ..client import BasiqClient
-    from ..models import EnsuredWebhook, Webhook
+    from ..models import EnsuredWebhook, Secret, Webhook
 
 W = TypeVar("W", bound="Webhook")
 webhooks_app = Group("Subscriptions: list, create, change, check, delete.")
@@ -104,19 +103,29 @@ async def ensure(
     remove_event_types: Remove the event types that are not named.
     """
     types = await expand_event_types(basiq, event)
-    request = partial(
-        basiq.webhooks.ensure,
+    from .._signing.secret_file import SecretFile
+
+    store = None if secret_file is None else SecretFile(secret_file)
+    earlier = () if store is None else await store.read()
+    found = await basiq.webhooks.ensure(
         url=url,
         subscribed_events=types,
         name=name,
         description=description,
         move_from=move_from,
         remove_event_types=remove_event_types,
+        secret=store,
     )
-    found: EnsuredWebhook = await _keep_secret(secret_file, request)
+    _say_where(found, secret_file, earlier)
+    if found.action == "elsewhere":
+        say(
+            f"the webhook {found.name!r} has another URL, and this one gets no deliveries: nothing was done. "
+            "If the service has moved, its former URL belongs into --move-from, and gets no more deliveries then; "
+            "a second service needs another --name"
+        )
     if found.same_name:
         names = ", ".join(found.same_name)
-        say(f"created beside {names}, of the same name: both send each event; to change a URL, pass --move-from")
+        say(f"created at the same moment as {names}, of the same name: each gets every event; delete one of them")
     if found.kept_event_types:
         kept = ", ".join(found.kept_event_types)
         say(f"the webhook stays subscribed to {kept}; to remove them, pass --remove-event-types")
@@ -137,30 +146,34 @@ async def update(
 ) -> Webhook:
     """Change the named fields of a webhook. With only --secret-file, nothing changes, and the secret is written to it.
 
-    Basiq reactivates a disabled webhook when it is updated.
+    An update may reactivate a disabled webhook.
 
     url: The URL that Basiq calls.
     """
     if url is None and not event and name is None and description is None and secret_file is None:
         raise ConfigurationError("pass at least one of --url, --event, --name, --description and --secret-file")
     types = await expand_event_types(basiq, event) if event else None
-    # All fields are sent: the reference does not say whether an update clears a missing field.
-    current = await basiq.webhooks.get(webhook_id)
     return await _keep_secret(
         secret_file,
         basiq.webhooks.update,
         webhook_id,
-        url=url if url is not None else current.url,
-        subscribed_events=types or current.subscribed_events or None,
-        name=name if name is not None else current.name,
-        description=description if description is not None else current.description,
+        url=url,
+        subscribed_events=types,
+        name=name,
+        description=description,
     )
 
 
 @webhooks_app.add(_WEBHOOK)
 async def reactivate(basiq: BasiqClient, webhook_id: WebhookId, secret_file: SecretPath = None) -> Webhook:
     """Make a disabled webhook active again, and change nothing else."""
-    return await _keep_secret(secret_file, basiq.webhooks.reactivate, webhook_id)
+    from .._signing.secret_file import SecretFile
+
+    store = None if secret_file is None else SecretFile(secret_file)
+    earlier = () if store is None else await store.read()
+    found = await basiq.webhooks.reactivate(webhook_id, secret=store)
+    _say_where(found, secret_file, earlier)
+    return found
 
 
 webhooks_app.command()(doctor)
@@ -176,7 +189,7 @@ async def secret(
 ) -> None:
     """Show the signing secret of a webhook again, in a file or in a pipe.
 
-    The webhook is updated with its own values, which also reactivates it. No source says whether an update makes a new
+    The webhook is updated with its own values, which may reactivate it. No source says whether an update makes a new
     secret: use the one that is shown.
 
     show: Print it in a terminal, where it stays on the screen.
@@ -186,9 +199,9 @@ async def secret(
             "the secret would stay on the screen: use --secret-file FILE or a pipe, or pass --show"
         )
     if secret_file is not None:
-        updated = await _keep_secret(secret_file, basiq.webhooks.reactivate, webhook_id)
+        updated = await _keep_secret(secret_file, basiq.webhooks.update, webhook_id)
     else:
-        updated = await basiq.webhooks.reactivate(webhook_id)
+        updated = await basiq.webhooks.update(webhook_id)
     if updated.secret is None:
         raise ConfigurationError("Basiq's response to the update holds no secret")
     if secret_file is not None:
@@ -227,8 +240,7 @@ async def _keep_secret(file: Path | None, request: Callable[..., Awaitable[W]], 
     """
     if file is None:
         found = await request(*given, **named)
-        if found.secret is not None:
-            say(f"the webhook's secret was not stored; get it with: {_line_for_secret(found)}")
+        _say_where(found, None, ())
         return found
     from .._signing.secret_file import SecretFile
 
@@ -238,16 +250,20 @@ async def _keep_secret(file: Path | None, request: Callable[..., Awaitable[W]], 
     found = await request(*given, **named)
     if found.secret is not None:
         await store.write(found.secret)
-    if found.secret is not None and found.secret not in earlier:
+    _say_where(found, file, earlier)
+    return found
+
+
+def _say_where(found: Webhook, file: Path | None, earlier: Sequence[Secret]) -> None:
+    """Say where the secret is that Basiq returned, or how to get it."""
+    line = program_line("webhooks secret", found.id, options={"--secret-file": "FILE"})
+    if file is None:
+        if found.secret is not None:
+            say(f"the webhook's secret was not stored; get it with: {line}")
+    elif found.secret is not None and found.secret not in earlier:
         kept = ", which keeps the one before for 28 hours" if earlier else ""
         say(f"the secret was written to {str(file)!r}{kept}")
     elif earlier:
         say(f"{str(file)!r} keeps the secret that it has")
-    else:
-        why = f"nothing changed, so Basiq did not send the secret, and {str(file)!r} was not written"
-        say(f"{why}; get the secret with: {_line_for_secret(found)}")
-    return found
-
-
-def _line_for_secret(webhook: Webhook) -> str:
-    return program_line("webhooks secret", webhook.id, options={"--secret-file": "FILE"})
+    elif found.secret is None:
+        say(f"Basiq did not send the secret, and {str(file)!r} was not written; get the secret with: {line}")

@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Sequence
 
 from .._redaction.tracebacks import hide_arguments
-from .._signing.secret_file import TIME_LIMIT, ReadSecrets, SecretFile, SecretStore, find_reader
+from .._signing.secret_file import TIME_LIMIT, ReadSecrets, SecretStore, find_reader, name_store
 from .._signing.secrets import SecretLike
 from .._signing.signature import SigningKeys
 from .._work.failures import failure_text
@@ -38,7 +38,7 @@ class Secrets:
         read = find_reader(secret)
         self._read = read
         self._store: object = None if read is None else secret
-        self._name = repr(secret) if isinstance(secret, SecretFile) else getattr(secret, "__qualname__", type(secret))
+        self._name = name_store(secret)
         self._clock = clock
         self.keys = SigningKeys.read(secret, for_many=True) if read is None else SigningKeys()  # type: ignore[arg-type]
         self.fresh_until = math.inf

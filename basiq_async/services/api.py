@@ -22,6 +22,7 @@ from .._work.clock import LoopClock, clock_of
 from .._work.tasks import TaskOwner
 from ..errors import ConfigurationError, ConnectionFailedError, ResponseDecodeError
 from ..filters import Filter, filter_text
+from ..models import Webhook
 from ..pagination import OnUnreadable, Paginator
 from ..transports.base import Request, Response, Transport
 from ..transports.responses import error_from, parse_date
@@ -32,6 +33,20 @@ MOST_A_PAGE = 500
 """The maximum size of a page, the parameter ``limit`` (the vendor's reference)."""
 _JSON_ACCEPTED = {"accept": "application/json"}
 _JSON_SENT = {**_JSON_ACCEPTED, "content-type": "application/json"}
+
+
+def with_usable_id(webhook: Webhook) -> Webhook:
+    """Return the webhook. Raises ``ResponseDecodeError`` for an id that is no segment of a path.
+
+    Programs name files by it: a server must not choose where they write.
+    """
+    try:
+        quote_segment(webhook.id, "id")
+    except ConfigurationError as exc:
+        why = str(exc)
+    else:
+        return webhook
+    raise ResponseDecodeError(f"the webhook has no usable id: {why}", location="$.id")
 
 
 class Endpoint(NamedTuple):

@@ -66,19 +66,21 @@ def test_the_secret_goes_to_a_private_file_and_nowhere_else(run: Run, served: Se
     ensured = run("webhooks", "ensure", "--url", URL, "--event", "user.deleted", "--secret-file", str(other))
     assert other.read_text() == secret + "\n"
     unchanged = run("webhooks", "ensure", "--url", URL, "--event", "user.deleted", "--secret-file", str(tmp_path / "3"))
-    assert not (tmp_path / "3").exists()
+    assert (unchanged.exit_code, (tmp_path / "3").exists()) == (2, False)
     assert secret not in ensured.output + unchanged.output + json.dumps(made)
 
 
-def test_ensure_moves_a_webhook_to_a_new_url_and_tells_of_a_second_one_of_the_same_name(run: Run) -> None:
+def test_ensure_moves_a_webhook_to_a_new_url_and_makes_no_second_one_of_the_same_name(run: Run) -> None:
     words = ("webhooks", "ensure", "--event", "user.deleted", "--name", "n", "--url")
     first = run(*words, URL).row
     moved = run(*words, f"{URL}/new", "--move-from", URL)
     assert (moved.row["id"], moved.row["url"], moved.row["action"]) == (first["id"], f"{URL}/new", "updated")
-    second = run(*words, URL)
-    assert (second.row["action"], f"created beside {first['id']}" in second.stderr) == ("created", True), second.output
-    both = run(*words, URL, "--move-from", f"{URL}/new")
-    assert (both.exit_code, "both urls have a webhook" in both.stderr) == (2, True), both.output
+    rolled_back = run(*words, URL)
+    assert (rolled_back.exit_code, rolled_back.row["id"], rolled_back.row["action"]) == (0, first["id"], "elsewhere")
+    assert "has another URL, and this one gets no deliveries" in rolled_back.stderr
+    create(run)
+    both = run(*words, f"{URL}/new", "--move-from", URL)
+    assert (both.exit_code, both.row["id"], both.row["action"]) == (0, first["id"], "unchanged"), both.output
 
 
 @pytest.mark.parametrize("command", ["ensure", "update", "reactivate", "secret"])
@@ -237,7 +239,7 @@ def test_the_secret_of_a_webhook_is_shown_again_and_where_it_goes_is_said(
         assert stat.S_IMODE(file.stat().st_mode) == 0o600
     assert re.search(f"get it with: basiq-async --base-url .* webhooks secret {webhook_id} ", made.stderr)
     unchanged = run("webhooks", "ensure", *arguments, "--secret-file", str(tmp_path / "none"))
-    assert "nothing changed" in unchanged.stderr
+    assert (unchanged.exit_code, "Copy it from where this service ran before" in unchanged.stderr) == (2, True)
     assert not (tmp_path / "none").exists()
 
 

@@ -89,7 +89,7 @@ URLS: list[Any] = ["", " ", "/x", "example.com", "ftp://example.com", "http://",
 ARGUMENTS: dict[str, tuple[str, Call, list[Any]]] = {
     "create": ("url", lambda c, v: c.webhooks.create(url=v, subscribed_events=["user.created"]), URLS),
     "ensure": ("url", lambda c, v: c.webhooks.ensure(url=v, subscribed_events=["user.created"]), URLS),
-    "update": ("url", lambda c, v: c.webhooks.update("w1", url=v), URLS),
+    "update": ("url", lambda c, v: c.webhooks.update("w1", url=v), [each for each in URLS if each is not None]),
     "create, events": (
         "subscribed_events", lambda c, v: c.webhooks.create(url="https://x.com", subscribed_events=v), EVENTS,
     ),

@@ -35,6 +35,11 @@ async def basiq(request: pytest.FixtureRequest) -> AsyncIterator[Basiq]:
         yield Basiq(await stack.enter_async_context(client), fake)
 
 
+def in_memory() -> Basiq:
+    fake = FakeBasiq()
+    return Basiq(BasiqClient(fake.api_key, transport=InMemoryTransport(fake)), fake)
+
+
 async def create(basiq: Basiq, url: str = URL) -> Webhook:
     return await basiq.client.webhooks.create(url=url, subscribed_events=EVENTS, name="n", description="d")
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import json
 import pickle
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +27,9 @@ from basiq_async.receiver import SecretFile
 from basiq_async.testing import Quirks
 from tests.support import virtual
 from tests.support.deliveries import SECRET
-from tests.support.scripted import Scripted, answer, client
+from tests.support.scripted import Scripted, answer, client, page
 
-from .conftest import EVENTS, URL, Basiq, create
+from .conftest import EVENTS, URL, Basiq, create, in_memory
 
 
 async def test_creating_a_webhook_gives_its_secret_this_once(basiq: Basiq) -> None:
@@ -142,23 +144,59 @@ async def test_ensure_moves_the_webhook_of_the_former_url_which_keeps_its_id(bas
     assert {(each.id, each.url) for each in many} == {(first.id, f"{URL}/last")}
 
 
-async def test_a_new_url_makes_a_second_webhook_and_says_so_where_another_has_the_same_name(
-    basiq: Basiq, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_ensure_makes_no_second_webhook_of_a_name(basiq: Basiq, caplog: pytest.LogCaptureFixture) -> None:
     ensure = basiq.client.webhooks.ensure
     first = await ensure(url=URL, subscribed_events=EVENTS, name="n", move_from=f"{URL}/nowhere")
-    assert (first.action, first.same_name) == ("created", ())
-    other = await ensure(url=f"{URL}/other", subscribed_events=EVENTS, name="another")
-    assert (other.same_name, caplog.text) == ((), "")
-    second = await ensure(url=f"{URL}/new", subscribed_events=EVENTS, name="n")
-    assert (second.action, second.same_name) == ("created", (first.id,))
-    assert f"was created beside {first.id}, which has the same name" in caplog.text
-    with pytest.raises(ConfigurationError, match="both urls have a webhook"):
-        await ensure(url=f"{URL}/new", subscribed_events=EVENTS, name="n", move_from=URL)
+    other = await ensure(url=f"{URL}/other?key=hidden", subscribed_events=EVENTS, name="another")
+    assert [(each.action, each.same_name) for each in (first, other)] == [("created", ())] * 2
+    await ensure(url=f"{URL}/new", subscribed_events=EVENTS, name="n", move_from=URL)
+    assert caplog.text == ""
+    # The former version of the service starts again, and so does a second service that has copied the name.
+    for url in (URL, f"{URL}/second"):
+        rolled_back = await ensure(url=url, subscribed_events=["user.created"], name="n", description="other")
+        assert (rolled_back.id, rolled_back.url, rolled_back.action) == (first.id, f"{URL}/new", "elsewhere")
+        (said,) = caplog.records
+        assert (said.levelname, f"is at {URL}/new, and not at {url}" in said.getMessage()) == ("ERROR", True)
+        caplog.clear()
+    await ensure(url=f"{URL}/third", subscribed_events=EVENTS, name="another")
+    assert "key=…" not in caplog.text != caplog.text.replace("/other?…", "")
+    assert {each.url for each in await basiq.client.webhooks.list().collect()} == {f"{URL}/new", other.url}
     with pytest.raises(ConfigurationError):
         await ensure(url=f"{URL}/new", subscribed_events=EVENTS, move_from="no url")
+    assert (await ensure(url=f"{URL}/unnamed", subscribed_events=EVENTS)).action == "created"
+
+
+async def test_of_several_webhooks_of_a_name_elsewhere_one_that_gets_deliveries_is_returned() -> None:
+    each = {"url": URL, "name": "n", "subscribedEvents": EVENTS}
+    listed = [{**each, "id": name, "status": "disabled" if name != "b" else "active"} for name in "cba"]
+    for order in (listed, listed[::-1]):
+        webhooks = client(Scripted(page(order))).webhooks
+        found = await webhooks.ensure(url=f"{URL}/d", subscribed_events=EVENTS, name="n")
+        assert (found.id, found.action) == ("b", "elsewhere")
+
+
+async def test_two_services_that_create_a_webhook_of_one_name_at_once_are_told(
+    basiq: Basiq, caplog: pytest.LogCaptureFixture
+) -> None:
+    urls = [URL, f"{URL}/new"]
+    ensured = await asyncio.gather(
+        *(basiq.client.webhooks.ensure(url=url, subscribed_events=EVENTS, name="n") for url in urls)
+    )
+    told = [each for each in ensured if each.action == "elsewhere" or each.same_name]
+    assert (len(told) >= 1, {each.levelname for each in caplog.records}) == (True, {"ERROR"})
     found = await basiq.client.webhooks.list().collect()
-    assert {each.url for each in found} == {URL, f"{URL}/new", f"{URL}/other"}
+    assert len(found) == sum(each.action == "created" for each in ensured)
+
+
+async def test_move_from_goes_on_with_the_new_url_if_both_have_a_webhook(
+    basiq: Basiq, caplog: pytest.LogCaptureFixture
+) -> None:
+    former = await create(basiq)
+    new = await create(basiq, f"{URL}/new")
+    found = await basiq.client.webhooks.ensure(url=new.url, subscribed_events=EVENTS, name="n", move_from=URL)
+    assert (found.id, found.action) == (new.id, "unchanged")
+    assert f"{former.id} that of move_from" in caplog.text
+    assert (await basiq.client.webhooks.get(former.id)).url == URL
 
 
 async def test_services_that_ensure_one_webhook_at_once_lose_no_subscription(basiq: Basiq) -> None:
@@ -211,6 +249,58 @@ async def test_ensure_takes_no_event_type_away_unless_told_to_and_says_what_it_l
     less = await webhooks.ensure(url=URL, subscribed_events=["user.created"], remove_event_types=True)
     assert (less.action, less.subscribed_events, len(less.removed_event_types)) == ("updated", ("user.created",), 3)
     assert made.id == less.id
+
+
+@pytest.mark.parametrize("call", ["ensure", "move", "reactivate"])
+@pytest.mark.parametrize("status", ["disabled", "pending-approval", None])
+async def test_a_webhook_is_active_after_an_update_only_if_basiq_does_not_say_otherwise(
+    tmp_path: Path, call: str, status: str | None
+) -> None:
+    found = {"id": "w", "url": URL, "name": "n", "status": "disabled", "subscribedEvents": EVENTS}
+    written = {**found, "status": status, "secret": SECRET}
+    listed = answer(found) if call == "reactivate" else page([found])
+    webhooks = client(Scripted(listed, *([answer(found)] * (call != "reactivate")), answer(written))).webhooks
+    store = SecretFile(tmp_path / "secret")
+    url = f"{URL}/new" if call == "move" else URL
+    work = (
+        webhooks.reactivate("w")
+        if call == "reactivate"
+        else webhooks.ensure(url=url, subscribed_events=EVENTS, move_from=URL, secret=store)
+    )
+    if status != "disabled":
+        assert (await work).status == status
+        return
+    with pytest.raises(ConfigurationError, match=r"its status is still disabled: .*recover what it missed"):
+        await work
+    if call != "reactivate":
+        assert await store.read() == (Secret(SECRET),)
+
+
+@pytest.mark.parametrize("given", [{}, {"url": f"{URL}/new"}, {"name": "other", "subscribed_events": ["user.created"]}])
+async def test_an_update_sends_the_whole_webhook(given: dict[str, Any]) -> None:
+    found = {"id": "w", "url": URL, "name": "n", "description": "d", "subscribedEvents": EVENTS}
+    transport = Scripted(answer(found))
+    await client(transport).webhooks.update("w", **given)
+    given = {{"subscribed_events": "subscribedEvents"}.get(name, name): value for name, value in given.items()}
+    sent = [json.loads(each.body) for each in transport.requests if each.method == "POST"]
+    assert sent == [{name: value for name, value in {**found, **given}.items() if name != "id"}]
+
+
+async def test_a_webhook_without_event_types_gets_all_of_them_and_stays_so(caplog: pytest.LogCaptureFixture) -> None:
+    found = {"id": "w", "url": URL, "name": "n", "description": "d", "status": "disabled"}
+    for call in ("update", "reactivate", "ensure", "unchanged", "remove"):
+        existing = {**found, "status": "active" if call in ("unchanged", "remove") else "disabled"}
+        several = [page([existing])] * (call not in ("update", "reactivate"))
+        transport = Scripted(*several, answer({**existing, "status": "active"}))
+        webhooks = client(transport).webhooks
+        if call in ("update", "reactivate"):
+            await getattr(webhooks, call)("w")
+        else:
+            await webhooks.ensure(url=URL, subscribed_events=EVENTS, remove_event_types=call == "remove")
+        sent = [json.loads(each.body) for each in transport.requests if each.method == "POST"]
+        types = {"subscribedEvents": EVENTS} if call == "remove" else {}
+        whole = {"url": URL, "name": "n", "description": "d", **types}
+        assert sent == ([] if call == "unchanged" else [whole]), call
 
 
 async def test_reactivate_changes_nothing_but_the_status(basiq: Basiq) -> None:
@@ -291,6 +381,49 @@ async def test_ensure_stores_each_secret_that_basiq_returns_before_it_returns(ba
         assert changed.secret is not None
         assert changed.secret == ((await file.read())[0] if store is file else given[0])
     assert (await file.read())[1] == made.secret
+
+
+@pytest.mark.parametrize("action", ["unchanged", "elsewhere", "updated"])
+async def test_ensure_refuses_a_store_that_does_not_have_the_secret(tmp_path: Path, action: str) -> None:
+    basiq, store = in_memory(), SecretFile(tmp_path / "secret")
+    await create(basiq)
+    url = f"{URL}/new" if action == "elsewhere" else URL
+    named = {"description": "other"} if action == "updated" else {}
+    ensure = partial(basiq.client.webhooks.ensure, url=url, subscribed_events=EVENTS, name="n", secret=store, **named)
+    basiq.fake.quirks = Quirks(signing_key_in="nowhere")
+    began = basiq.fake.now()
+    with pytest.raises(ConfigurationError, match="Copy it from where this service ran before") as caught:
+        await ensure()
+    assert "which may make a new secret" in str(caught.value).partition("Copy it")[2]
+    assert (basiq.fake.now() - began).total_seconds() == pytest.approx(5)
+    await store.write(SECRET)
+    assert (await ensure()).action in (action, "unchanged")
+
+
+async def test_an_empty_store_is_asked_again_because_another_process_may_be_storing() -> None:
+    basiq = in_memory()
+    await create(basiq)
+
+    class Shared:
+        looks = 0
+
+        async def read(self) -> list[str]:
+            self.looks += 1
+            return [SECRET] * (self.looks > 6)
+
+        async def write(self, secret: Secret) -> None:
+            raise AssertionError("nothing was returned")
+
+    store = Shared()
+    found = await basiq.client.webhooks.ensure(url=URL, subscribed_events=EVENTS, secret=store)
+    assert (found.action, store.looks) == ("unchanged", 7)
+
+    class Away(Shared):
+        async def read(self) -> list[str]:
+            raise RuntimeError("the vault is away")
+
+    with pytest.raises(ConfigurationError, match=r"cannot be read from .*Away: RuntimeError"):
+        await basiq.client.webhooks.ensure(url=URL, subscribed_events=EVENTS, secret=Away())
 
 
 async def test_a_secret_that_cannot_be_stored_says_so_and_how_to_get_it_again(basiq: Basiq, tmp_path: Path) -> None:
