@@ -24,7 +24,7 @@ async def catch_up(
     basiq: BasiqClient, receiver: WebhookReceiver, url: str, folder: Path, events: Sequence[str] = EVENTS
 ) -> Recovery:
     """Make the webhook active again, then handle missed messages, and missed events without a message."""
-    webhook = await basiq.webhooks.ensure(url=url, subscribed_events=events)
+    webhook = await basiq.webhooks.ensure(url=url, name="consents", subscribed_events=events)
     if webhook.secret is not None:
         # Basiq returns the secret only now. If it is a new one, a service without it refuses each delivery.
         kept = folder / "webhook-secret"

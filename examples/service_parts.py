@@ -20,6 +20,8 @@ from basiq_async import BasiqClient, BasiqError, Secret
 from basiq_async.receiver import Delivery, SQLInbox, WebhookReceiver
 from basiq_async.replay import recover
 
+NAME = "changes"
+"""Of the webhook. It is found by it after the url has changed, and no other service of the account may have it."""
 EVENTS = ("consent.revoked", "account.updated")
 TABLES = (
     "CREATE TABLE IF NOT EXISTS secret (secret text PRIMARY KEY, number bigserial)",
@@ -53,7 +55,9 @@ async def running() -> AsyncGenerator[WebhookReceiver]:
     """Start one worker. At the end, close the recovery first, then the receiver, then the client and the database."""
     async with opened() as (engine, inbox), BasiqClient() as basiq:
         secret = SecretTable(engine)
-        webhook = await basiq.webhooks.ensure(url=os.environ["PUBLIC_URL"], subscribed_events=EVENTS, secret=secret)
+        webhook = await basiq.webhooks.ensure(
+            url=os.environ["PUBLIC_URL"], name=NAME, subscribed_events=EVENTS, secret=secret
+        )
         async with (
             make_receiver(webhook.id, secret, inbox) as receiver,
             in_background(recover_again_and_again(basiq, webhook.id, receiver)),
@@ -66,7 +70,7 @@ async def receiver() -> AsyncGenerator[WebhookReceiver]:
     """Open the receiver for ``basiq-async ... --receiver service_parts:receiver``. Nothing else is started."""
     async with opened() as (engine, inbox), BasiqClient() as basiq:
         async for webhook in basiq.webhooks.list():
-            if webhook.url == os.environ["PUBLIC_URL"]:
+            if webhook.name == NAME:
                 yield make_receiver(webhook.id, SecretTable(engine), inbox)
                 return
         raise LookupError("the service has not run yet: it has no webhook")

@@ -60,7 +60,8 @@ class SecretFile:
     .. code-block:: python
 
         secret = SecretFile("basiq.secret")
-        webhook = await basiq.webhooks.ensure(url=URL, subscribed_events=["consent.revoked"], secret=secret)
+        types = ["consent.revoked"]
+        webhook = await basiq.webhooks.ensure(url=URL, name="consents", subscribed_events=types, secret=secret)
         receiver = WebhookReceiver(secret, webhook_id=webhook.id, inbox=inbox)
 
     The first line is the newest secret. A replaced one stays for 28 hours, with the time until which it is valid.

@@ -22,7 +22,7 @@ class ConsentWatch:
 
     async def start(self) -> None:
         """Subscribe, and verify deliveries with the webhook's secret, which Basiq returns only if something changed."""
-        webhook = await self.basiq.webhooks.ensure(url=self.url, subscribed_events=EVENTS)
+        webhook = await self.basiq.webhooks.ensure(url=self.url, name="consent-watch", subscribed_events=EVENTS)
         if webhook.secret is not None:
             self.secret_file.touch(mode=0o600)
             self.secret_file.write_text(webhook.secret.reveal())

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 
 from basiq_async import (
@@ -284,6 +285,43 @@ async def test_an_update_sends_the_whole_webhook(given: dict[str, Any]) -> None:
     given = {{"subscribed_events": "subscribedEvents"}.get(name, name): value for name, value in given.items()}
     sent = [json.loads(each.body) for each in transport.requests if each.method == "POST"]
     assert sent == [{name: value for name, value in {**found, **given}.items() if name != "id"}]
+
+
+RULES: list[Any] = ["mixed", "replaces", "patches"]
+
+
+@pytest.mark.parametrize("rule", RULES)
+async def test_an_update_changes_only_what_is_named_whatever_basiq_makes_of_what_is_left_out(rule: Any) -> None:
+    basiq = in_memory()
+    basiq.fake.quirks = Quirks(update=rule)
+    made, update = await create(basiq), basiq.client.webhooks.update
+    for named in ({}, {"url": f"{URL}/new"}, {"name": "other"}, {"subscribed_events": ("user.created",)}):
+        before = await basiq.client.webhooks.get(made.id)
+        after = await update(made.id, **named)  # type: ignore[arg-type]
+        assert attrs.evolve(before, **named, raw={}) == attrs.evolve(after, secret=None, raw={})
+
+
+@pytest.mark.parametrize("rule", RULES)
+async def test_a_disabled_webhook_is_reactivated_or_said_to_be_disabled_still(rule: Any, tmp_path: Path) -> None:
+    basiq, store = in_memory(), SecretFile(tmp_path / "secret")
+    basiq.fake.quirks = Quirks(update=rule, signing_key_on_update="new")
+    ensure = partial(basiq.client.webhooks.ensure, subscribed_events=EVENTS, secret=store)
+    made = await ensure(url=URL)
+    calls = (
+        lambda: ensure(url=URL),
+        lambda: ensure(url=f"{URL}/new", move_from=URL),
+        lambda: basiq.client.webhooks.reactivate(made.id, secret=store),
+    )
+    for number, call in enumerate(calls):
+        await basiq.fake.advance(minutes=20)
+        await disable(basiq)
+        if rule == "patches":
+            with pytest.raises(ConfigurationError, match="still disabled"):
+                await call()
+        else:
+            assert (await call()).status == "active"
+        secrets = [each.reveal() for each in await store.read()]
+        assert (secrets[0], len(secrets)) == (basiq.fake.secret(made.id), number + 2)
 
 
 async def test_a_webhook_without_event_types_gets_all_of_them_and_stays_so(caplog: pytest.LogCaptureFixture) -> None:

@@ -79,7 +79,7 @@ async def program() -> None:
         ensured = await basiq.webhooks.ensure(url="https://a.example", subscribed_events=("x.y",))
         assert_type(ensured, EnsuredWebhook)
         assert_type(ensured.secret, Secret | None)
-        assert_type(ensured.action, Literal["created", "updated", "reactivated", "unchanged"])
+        assert_type(ensured.action, Literal["created", "updated", "reactivated", "unchanged", "elsewhere"])
         diagnosis = await basiq.webhooks.diagnose(webhook.id)
         assert_type(diagnosis, Diagnosis)
         assert_type(diagnosis.healthy, bool)
