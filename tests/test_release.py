@@ -72,6 +72,15 @@ def test_a_release_needs_the_address_of_the_project(tmp_path: Path) -> None:
     assert list(addresses(tmp_path)) == []
 
 
+def test_the_page_of_the_package_index_has_no_relative_links() -> None:
+    rewrite = runpy.run_path(str(ROOT / ".ci" / "readme_hook.py"))["rewrite"]
+    text = "[a](docs/a.md), ![b](b.svg), [c](https://c.example/), [d](docs/d.md#e)"
+    assert rewrite(text, None) == "a, , [c](https://c.example/), d"
+    absolute = "[a](https://h/docs/a.md), ![b](https://h/b.svg), [c](https://c.example/), [d](https://h/docs/d.md#e)"
+    assert rewrite(text, "https://h/") == absolute
+    assert not re.search(r"\]\((?!https?:)", rewrite((ROOT / "README.md").read_text(), None))
+
+
 def test_the_wheel_has_a_bill_of_materials_of_what_every_install_brings() -> None:
     sbom = runpy.run_path(str(ROOT / ".ci" / "sbom.py"))
     assert sbom["FILE"].read_text() == sbom["render"](), "`make generated` writes it"
