@@ -24,9 +24,11 @@ import tempfile
 import time
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextlib import ExitStack
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from aiohttp import web
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -46,6 +48,9 @@ from .crash_receiver import add_receiver, crash_receiver, serve_at
 Order = Literal["oldest-first", "newest-first"]
 SECRET = "whsec_" + "c2VjcmV0LW9mLXRoZS1jcmFzaC10ZXN0"
 
+JOB = "crash"
+RUN: ContextVar[str] = ContextVar("run")
+"""The run whose request the service handles."""
 POOL = 5
 SLOWEST_END = 60.0
 """Seconds for the last run, after what it would take without kills: the claims of a killed run end within 30."""
@@ -63,6 +68,12 @@ def at_most(count: int, work: Callable[..., Awaitable[None]]) -> Callable[..., A
         await work(*arguments, **more)
 
     return limited
+
+
+@web.middleware
+async def note_run(request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]) -> Any:
+    RUN.set(request.query["run"])
+    return await handler(request)
 
 
 def make_fake(options: argparse.Namespace) -> tuple[FakeBasiq, str]:
@@ -122,9 +133,9 @@ class Crash:
 
         @receiver.on("*")
         async def handle(delivery: Delivery) -> None:
-            os.write(log, f"{delivery.id}\n".encode())
+            os.write(log, f"{RUN.get()} {delivery.id}\n".encode())
 
-        await serve_at(self.port, receiver, ready)
+        await serve_at(self.port, receiver, ready, note_run)
 
     async def replay(self, seed: int) -> None:
         """One run, in the process that is going to be killed."""
@@ -133,7 +144,7 @@ class Crash:
 
         async def handler(message: Message) -> None:
             await asyncio.sleep(rng.random() * 0.004)
-            os.write(log, f"{message.id}\n".encode())
+            os.write(log, f"{seed} {message.id}\n".encode())
             if rng.random() < 0.3:
                 await asyncio.sleep(rng.random() * 0.004)
 
@@ -153,7 +164,8 @@ class Crash:
         else:
             async with Hasty(self.inbox, self.lease) as inbox:
                 if self.mode == "http":
-                    async with HttpTarget(f"http://127.0.0.1:{self.port}/basiq", SECRET) as endpoint:
+                    url = f"http://127.0.0.1:{self.port}/basiq?run={seed}"
+                    async with HttpTarget(url, SECRET, name=JOB) as endpoint:
                         endpoint.deliver = at_most(most, endpoint.deliver)  # type: ignore[method-assign]
                         await self._run(endpoint, inbox=inbox)
                 else:
@@ -169,7 +181,7 @@ class Crash:
         """Return the key of each message, by its id. What is posted has keys of the job's own."""
         owner = self.webhook_id
         if self.mode == "http":
-            owner = owner_of_job(posting_job(f"http://127.0.0.1:{self.port}/basiq"), owner)
+            owner = owner_of_job(posting_job(JOB), owner)
         async with BasiqClient(FakeBasiq.DEFAULT_API_KEY, transport=InMemoryTransport(self.fake)) as client:
             return {
                 each.id: inbox_key(each.event_type_id, each.event_id, each.id, owner)
@@ -194,7 +206,7 @@ class Crash:
         self.kills += killed
         self.hits += killed and len(self._effects()) > len(before)
         if self.rng.random() < 0.5:  # looking recovers the file, which would spare the next run from doing so
-            self.check(before)
+            self.check(before, self.runs)
         return killed
 
     def finish(self) -> None:
@@ -205,7 +217,7 @@ class Crash:
             raise SystemExit(f"the last run failed with exit code {code}")
         self.waited = time.monotonic() - began
         assert self.waited < SLOWEST_END + self.messages * 0.01, f"the last run took {self.waited:.0f} s"
-        self.check(before)
+        self.check(before, 0)
         effects = self._effects()
         missing = set(self.keys) - set(effects)
         assert not missing, f"{len(missing)} messages are lost"
@@ -214,15 +226,19 @@ class Crash:
         if self.mode != "inbox":
             assert self.repeats == 0, f"{self.repeats} messages reached the target's inbox or file twice"
 
-    def check(self, before: list[str]) -> None:
-        """Hold what is recorded against the effects there were."""
+    def check(self, before: list[str], run: int) -> None:
+        """Hold what is recorded against the effects there were.
+
+        What was posted can have its effect after the kill, even when the next run has begun: it carries its run's id.
+        """
         if self.mode == "export":
             return  # the file is the record
         recorded = asyncio.run(self._recorded())
         effects = self._effects()
         lost = recorded - set(effects)
         assert not lost, f"{len(lost)} messages are recorded as done and never were: {sorted(lost)[:3]}"
-        unrecorded = [each for each in effects[len(before) :] if each not in recorded]
+        of_run = effects[len(before) :] if self.database is not None else self._logged(run)
+        unrecorded = [each for each in of_run if each not in recorded]
         assert len(unrecorded) <= self.concurrency, f"{len(unrecorded)} effects of one run are not recorded"
 
     async def _recorded(self) -> set[str]:
@@ -248,7 +264,12 @@ class Crash:
         if self.mode == "export":
             whole = self.export.read_bytes() if self.export.exists() else b""
             return [json.loads(line)["id"] for line in whole[: whole.rfind(b"\n") + 1].splitlines()]
-        return self.effects.read_text().split() if self.effects.exists() else []
+        return self._logged()
+
+    def _logged(self, run: int | None = None) -> list[str]:
+        """Return the ids of the effects in the log, or of those of one run."""
+        lines = self.effects.read_text().splitlines() if self.effects.exists() else []
+        return [name for number, name in map(str.split, lines) if run in (None, int(number))]
 
 
 def crash_replay(options: argparse.Namespace, rng: random.Random, folder: Path) -> str:

@@ -75,9 +75,9 @@ class Job:
 # --- the processes that are killed ---
 
 
-async def serve_at(port: int, receiver: WebhookReceiver, ready: Callable[[], None]) -> None:
+async def serve_at(port: int, receiver: WebhookReceiver, ready: Callable[[], None], *middlewares: Any) -> None:
     """Serve a receiver until the process is killed. Several processes can serve at one port."""
-    app = web.Application()
+    app = web.Application(middlewares=middlewares)
     receiver.setup(app, "/basiq")
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
