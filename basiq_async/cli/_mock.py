@@ -228,17 +228,19 @@ def _write_ready(file: Path, ready: Mapping[str, object]) -> None:
 
 
 def _quirks(given: Sequence[str]) -> Any:
-    from typing import get_args, get_type_hints
-
     from ..testing import Quirks
 
-    known = {name: get_args(hint) for name, hint in get_type_hints(Quirks).items()}
-    chosen: dict[str, str] = {}
+    known = Quirks.forms()
+    chosen: dict[str, str | int] = {}
     for each in given:
         name, _, form = each.partition("=")
         name = name.replace("-", "_")
+        if name == "concurrency" and form.isdecimal():
+            chosen[name] = int(form)
+            continue
         if form not in known.get(name, ()):
             forms = "; ".join(f"{name.replace('_', '-')}={'|'.join(forms)}" for name, forms in known.items())
+            forms += "; concurrency=N"
             raise ConfigurationError(f"--quirk must be one of {forms}, not {each!r}")
         chosen[name] = form
     return Quirks(**chosen)  # type: ignore[arg-type]  # the forms were checked above

@@ -13,20 +13,22 @@ import attrs
 from ..._work.limits import limit
 from ..._work.tasks import cancelling
 from ...errors import ConfigurationError
-from ._endpoints import Endpoint, EndpointResponse, NoResponse, over_http_once, phrase
+from ._endpoints import Endpoint, NoResponse, over_http_once, phrase
 from ._faults import DeliveryFault, take_fault
 from ._logs import Changes, Recent, Violations, size_of
 from ._quirks import Quirks
 from ._records import Attempt, Event, Message, Webhook
 from ._responses import Renderer, as_json, signed_headers
+from ._rules import AttemptEnd, end_of, is_over_after, next_due
 from ._store import Store
 from ._timeline import Cause, PlannedAttempt, Timeline
-from .catalog import SCHEDULE
 
 logger = logging.getLogger("basiq_async.testing")
 ORIGIN = "https://au-api.basiq.io"
 ACKNOWLEDGE_WITHIN = 30.0
-FAILING = timedelta(hours=120)
+AT_ONCE = 32
+QUICK = timedelta(seconds=1)
+"""How fast a connection fails that is tried again at once."""
 
 
 @attrs.frozen
@@ -103,7 +105,7 @@ class Deliveries:
         self._violations = violations
         self._changes = changes
         self._timeout = timeout
-        self.timeline = Timeline(store.clock, self.attempt, self.wake)
+        self.timeline = Timeline(store, self.attempt, self.wake)
         self._default = Outlet(over_http_once, ORIGIN, lambda: None)
         self.outlets: list[Outlet] = []
         """Those of the servers that run; all states of a fake share them."""
@@ -125,7 +127,7 @@ class Deliveries:
         even_unsubscribed: bool = False,
     ) -> Emission:
         """Record an event, and a message for each active webhook that is subscribed to it."""
-        now, app, ids = self._store.clock(), self._store.app, self._store.ids
+        now, app, ids, quirks = self._store.clock(), self._store.app, self._store.ids, self._store.quirks
         chosen = [
             webhook
             for webhook in (app.webhooks.values() if webhooks is None else webhooks)
@@ -143,19 +145,27 @@ class Deliveries:
         app.events.append(event)
         app.index(event)
         attempts: list[PlannedAttempt] = []
+        shared = ids.uuid() if quirks.webhook_ids == "shared" else None
         for webhook in active:
-            message = Message(ids.uuid(), webhook.id, event, now, text)
+            message = Message(shared or ids.uuid(), webhook.id, event, now, text)
             app.messages[webhook.id].append(message)
             attempts.append(PlannedAttempt(now, webhook, message, 1, False, cause))
-        quirks = self._store.quirks
         inactive = (webhook for webhook in chosen if webhook not in active)
         return self._plan(event, attempts, tuple(_describe_inactive(each, now, quirks) for each in inactive))
 
     def redeliver(self, webhook: Webhook, message: Message) -> Emission:
         """Plan one more attempt to deliver a message, due now, whatever the results of the earlier attempts."""
+        now, quirks = self._store.clock(), self._store.quirks
+        if quirks.payloads == "expire-90d" and message.is_expired(now):
+            return self._plan(message.event, [], (f"message {message.id} is expired: its payload is gone",))
+        if quirks.resend == "instead":
+            if webhook.disabled:
+                return self._plan(message.event, [], (_describe_inactive(webhook, now, quirks),))
+            self.timeline.drop(message)
+            message.resent = True
         self._store.app.messages[webhook.id].keep(message)
         number = len(message.attempts) + 1
-        planned = PlannedAttempt(self._store.clock(), webhook, message, number, True, Cause())
+        planned = PlannedAttempt(now, webhook, message, number, True, Cause())
         return self._plan(message.event, [planned])
 
     def _plan(self, event: Event, attempts: Sequence[PlannedAttempt], not_sent: tuple[str, ...] = ()) -> Emission:
@@ -167,6 +177,11 @@ class Deliveries:
         return Emission(event.id, message_ids, lambda: self.timeline.complete(attempts).__await__(), not_sent)
 
     # --- outlets ---
+
+    @property
+    def at_once(self) -> int:
+        """How many deliveries a server has under way at once."""
+        return self._store.quirks.concurrency or AT_ONCE
 
     @property
     def outlet(self) -> Outlet:
@@ -193,16 +208,23 @@ class Deliveries:
         self.timeline.enter(planned)
         begun = planned.begun
         try:
-            if self._store.app.webhooks.get(planned.webhook.id) is planned.webhook and (
-                planned.once or not planned.webhook.disabled
-            ):
+            if self._is_wanted(planned):
                 await self._deliver(planned, outlet or self.outlet)
             else:
-                planned.state = "over"
+                planned.end()
         finally:
             self.timeline.end(begun)
             self.wake()
             self._changes.count()
+
+    def _is_wanted(self, planned: PlannedAttempt) -> bool:
+        webhook = planned.webhook
+        if self._store.app.webhooks.get(webhook.id) is not webhook:
+            return False
+        if planned.once:
+            return True
+        dropped = self._store.quirks.unsubscribed == "dropped" and not webhook.wants(planned.message.event.type_id)
+        return not (webhook.disabled or (dropped and planned.number > 1))
 
     async def _deliver(self, planned: PlannedAttempt, outlet: Outlet) -> None:
         webhook, message = planned.webhook, planned.message
@@ -216,15 +238,15 @@ class Deliveries:
         }
         wrong: ConfigurationError | None = None
         try:
-            status, text = await self._call(webhook.url, headers, body, outlet)
+            end = await self._call(webhook.url, headers, body, outlet)
         except ConfigurationError as error:  # the route leads to no valid receiver
-            status, text, wrong = 500, str(error), error
+            end, wrong = AttemptEnd(500, str(error)), error
         if planned.state == "over":
             return  # dropped meanwhile
-        if outlet.closed and status is None:
+        if outlet.closed and end.status is None:
             return  # the outlet closed its connections: the attempt is made again through the next one
-        planned.state = "over"
-        self._record(planned, headers, body, started, status, text)
+        planned.end()
+        self._record(planned, headers, body, started, end)
         if wrong is not None:
             raise wrong
 
@@ -234,14 +256,13 @@ class Deliveries:
         headers: dict[str, str],
         body: bytes,
         started: datetime,
-        status: int | None,
-        text: str,
+        end: AttemptEnd,
     ) -> None:
         """Record an attempt and its violations. If it failed, plan the next one, or disable the webhook."""
         webhook, message, event = planned.webhook, planned.message, planned.message.event
-        duration = (self._store.clock() - started).total_seconds()
-        ok = status is not None and 200 <= status <= 299
-        attempt = Attempt(self._store.ids.opaque(5), webhook.url, text, status, started, ok, duration)
+        store, ended = self._store, self._store.clock()
+        duration = (ended - started).total_seconds()
+        attempt = Attempt(store.ids.opaque(5), webhook.url, end.text, end.status, started, end.ok, duration)
         message.attempts = (*message.attempts, attempt)
         self.attempts.append(
             DeliveredAttempt(
@@ -254,9 +275,9 @@ class Deliveries:
                 body,
                 planned.number,
                 started,
-                status,
-                text,
-                ok,
+                end.status,
+                end.text,
+                end.ok,
                 duration,
             )
         )
@@ -265,48 +286,58 @@ class Deliveries:
                 "slow-acknowledgement",
                 f"{webhook.url} took {duration:.0f} s to acknowledge {message.id}: respond first, work after",
             )
-        if ok:
+        if end.ok:
             webhook.exhausted_at = None
-        if ok or planned.once:
+        if end.ok or planned.once or message.resent:
             return
-        if planned.number < len(SCHEDULE):
-            due = started + SCHEDULE[planned.number]
+        due = next_due(store.quirks, planned.number, end, started, ended, store.random)
+        if due is not None:
             self.timeline.plan(PlannedAttempt(due, webhook, message, planned.number + 1, False, planned.cause))
-            return
-        webhook.exhausted_at = webhook.exhausted_at or started
-        disables = self._store.quirks.disables
-        if disables == "removed":
-            self._store.remove_webhook(webhook)
-        elif disables == "exhausted" or started - webhook.exhausted_at >= FAILING:
+        elif is_over_after(webhook, store.quirks, ended):
+            if store.quirks.disables == "removed":
+                store.remove_webhook(webhook)
             webhook.disabled = True
 
-    async def _call(self, url: str, headers: dict[str, str], body: bytes, outlet: Outlet) -> tuple[int | None, str]:
+    async def _call(self, url: str, headers: dict[str, str], body: bytes, outlet: Outlet) -> AttemptEnd:
         down = [self.down[place] for place in (url, None) if place in self.down]
         fault = DeliveryFault(1, url, down[0], "request") if down else take_fault(self.faults, url)
+        began = self._store.clock()
+        end = await self._try(url, headers, body, outlet, fault)
+        is_quick = end.status is None and not end.timed_out and self._store.clock() - began < QUICK
+        if is_quick and self._store.quirks.failed_connection == "twice" and not outlet.closed:
+            end = await self._try(url, headers, body, outlet, fault)
+        return end
+
+    async def _try(
+        self, url: str, headers: dict[str, str], body: bytes, outlet: Outlet, fault: DeliveryFault | None
+    ) -> AttemptEnd:
         if fault is not None and fault.status is not None:
-            return fault.status, phrase(fault.status)
+            return AttemptEnd(fault.status, phrase(fault.status))
         if fault is not None and fault.drop == "request":
-            return None, "the connection failed: the endpoint is down"
+            return AttemptEnd(None, "the connection failed: the endpoint is down")
         endpoint = self.routes.get(url, outlet.endpoint)
+        too_late = NoResponse(f"no response within {self._timeout:g} s")
 
         def late() -> NoResponse:
             said = f"{url} did not acknowledge a delivery within {self._timeout:g} s"
             self._violations.add("slow-acknowledgement", said)
-            return NoResponse(f"no response within {self._timeout:g} s")
+            return too_late
 
         try:
             async with limit(self._timeout, late):
-                response: EndpointResponse = await endpoint(url, headers, body)
+                response = await endpoint(url, headers, body)
         except NoResponse as error:
-            return None, str(error)
+            return AttemptEnd(None, str(error), timed_out=error is too_late)
         except ConfigurationError:
             raise
         except asyncio.CancelledError:
             if cancelling():
                 raise  # this attempt was cancelled, not a task that the endpoint waited for
-            return None, "the endpoint was cancelled before it responded"
+            return AttemptEnd(None, "the endpoint was cancelled before it responded")
         except Exception as error:
             # An endpoint in this process that raises is like a server that responds with 500. Its error is only logged.
             logger.exception("the endpoint %s raised", url)
-            return 500, f"Internal Server Error: {type(error).__name__}"
-        return (response.status, response.text) if fault is None else (None, "the response was lost")
+            return AttemptEnd(500, f"Internal Server Error: {type(error).__name__}")
+        if fault is not None:
+            return AttemptEnd(None, "the response was lost")
+        return end_of(response, self._store.quirks)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import aiohttp
 
 
+MOST_KEPT = 20_000
 Scope = dict[str, object]
 Asgi = Callable[..., Awaitable[object]]
 
@@ -28,10 +29,11 @@ class NoResponse(Exception):
 
 @attrs.frozen
 class EndpointResponse:
-    """An endpoint's response: its status, and the beginning of its text."""
+    """An endpoint's response: its status, the beginning of its body, and its headers, in lower case."""
 
     status: int
-    text: str
+    body: bytes = b""
+    headers: Mapping[str, str] = attrs.field(factory=dict[str, str])
 
 
 @runtime_checkable
@@ -43,7 +45,8 @@ class HasHandle(Protocol):
 
 Receiver = HasHandle | Callable[..., Awaitable[object]]
 """A receiver for ``FakeBasiq.route``: an object with ``async handle(headers, body)``, an async callable
-``(headers, body)``, or an ASGI application. The first two return a status, or an object with a ``.status``."""
+``(headers, body)``, or an ASGI application. The first two return a status, or an object with a ``.status``, and with
+``.headers`` and a ``.body`` if it has them."""
 
 Endpoint = Callable[[str, dict[str, str], bytes], Awaitable[EndpointResponse]]
 """The function with which the fake calls a receiver: it accepts url, headers and body, and returns a response."""
@@ -78,7 +81,12 @@ def _calling(handle: Callable[[dict[str, str], bytes], Awaitable[object]]) -> En
             raise ConfigurationError(
                 f"a receiver returns a status or an object with a .status, not {type(result).__name__}"
             )
-        return EndpointResponse(int(status), phrase(int(status)))
+        content, fields = getattr(result, "body", b""), getattr(result, "headers", None)
+        return EndpointResponse(
+            int(status),
+            content if isinstance(content, bytes) else b"",
+            _in_lower_case(fields) if isinstance(fields, Mapping) else {},
+        )
 
     return endpoint
 
@@ -106,7 +114,8 @@ def _asgi(app: Asgi) -> Endpoint:
         }
         incoming: list[dict[str, object]] = [{"type": "http.request", "body": body, "more_body": False}]
         statuses: list[int] = []
-        text = bytearray()
+        fields: dict[str, str] = {}
+        content = bytearray()
 
         async def receive() -> dict[str, object]:
             return incoming.pop() if incoming else {"type": "http.disconnect"}
@@ -114,14 +123,16 @@ def _asgi(app: Asgi) -> Endpoint:
         async def send(event: dict[str, object]) -> None:
             if event["type"] == "http.response.start":
                 statuses.append(int(str(event["status"])))
+                for name, value in event.get("headers", ()):  # type: ignore[attr-defined]  # pairs of bytes, by ASGI
+                    fields[name.decode("latin-1").lower()] = value.decode("latin-1")
             elif event["type"] == "http.response.body":
                 part = event.get("body", b"")
-                text.extend(part if isinstance(part, bytes) else b"")
+                content.extend(part if isinstance(part, bytes) else b"")
 
         await app(scope, receive, send)
         if not statuses:
             raise NoResponse("the application sent no response")
-        return EndpointResponse(statuses[0], _text(bytes(text), statuses[0]))
+        return EndpointResponse(statuses[0], bytes(content), fields)
 
     return endpoint
 
@@ -143,8 +154,9 @@ def over_http(session: aiohttp.ClientSession, *, anywhere: bool = False, to: Ite
             async with session.post(
                 yarl.URL(url, encoded=True), data=body, headers=headers, allow_redirects=False
             ) as response:
-                start = await response.content.read(1000)
-                return EndpointResponse(response.status, _text(start, response.status))
+                return EndpointResponse(
+                    response.status, await _read_start(response.content), _in_lower_case(response.headers)
+                )
         except (aiohttp.ClientError, OSError, ValueError) as error:
             raise NoResponse(f"the connection failed: {type(error).__name__}") from error
 
@@ -183,5 +195,13 @@ def phrase(status: int) -> str:
         return str(status)
 
 
-def _text(body: bytes, status: int) -> str:
-    return body[:1000].decode(errors="replace") or phrase(status)
+def _in_lower_case(headers: Mapping[str, str]) -> dict[str, str]:
+    return {str(name).lower(): str(value) for name, value in headers.items()}
+
+
+async def _read_start(content: aiohttp.StreamReader) -> bytes:
+    """Read a body up to the most that an attempt keeps."""
+    start = bytearray()
+    while len(start) < MOST_KEPT and (part := await content.read(MOST_KEPT - len(start))):
+        start += part
+    return bytes(start)

@@ -7,6 +7,7 @@ import math
 import secrets
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime, timedelta
+from random import Random
 from types import MappingProxyType
 from typing import Self
 
@@ -103,6 +104,7 @@ class FakeBasiq(State):
             timedelta(seconds=cool_off),
             {**EVENT_TYPES, **(event_types or {})},
             keys[0],
+            Random(f"{seed} rules"),
         )
         super().__init__(store, own, delivery_timeout)
         self.name = "first"

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from itertools import islice
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import attrs
 
@@ -171,8 +171,7 @@ def page_of(
     page_size: int,
     items: Callable[[int | None], Iterable[tuple[int, T]]],
     fields: Fields | None,
-    *,
-    by_offset: bool,
+    paging: Literal["item", "offset", "last-item"],
 ) -> tuple[list[T], str | None]:
     """Return the items of the page that a query asks for, and a cursor if more items are left.
 
@@ -181,7 +180,8 @@ def page_of(
     scope: names the list. A cursor of another list is refused.
     items: returns the items from a position on, each with its position; for None, from the beginning.
     fields: the fields that can be filtered; None if the list ignores a filter.
-    by_offset: whether a cursor names a number of matching items to skip, and not the position of the next item.
+    paging: what a cursor names: the position of the next item, a number of matching items to skip, or the position of
+        the last item that was looked at.
     """
     start, limit, expression = _read(scope, query["next"]) if "next" in query else (None, page_size, None)
     limit = min(_limit(query["limit"]) if "limit" in query else limit, page_size)
@@ -192,17 +192,22 @@ def page_of(
             matches = compile_filter(expression, fields)
         except FilterError as error:
             raise Refusal("parameter-not-valid", f"The filter is not valid: {error}.", "filter") from None
+    by_offset, by_last = paging == "offset", paging == "last-item"
     found = items(start)
+    if by_last and start is not None:
+        found = (each for each in found if each[0] != start)
     if by_offset:
         found = islice(enumerate(item for _, item in items(None) if matches(item)), start, None)
     taken: list[T] = []
+    last = start
     for looked_at, (position, item) in enumerate(found):
         matching = by_offset or matches(item)
         if looked_at == MOST_SCANNED or (matching and len(taken) == limit):
-            state = json.dumps([position, limit, expression], separators=(",", ":")).encode()
+            state = json.dumps([last if by_last else position, limit, expression], separators=(",", ":")).encode()
             return taken, base64.urlsafe_b64encode(_seal(scope, state) + state).decode().rstrip("=")
         if matching:
             taken.append(item)
+        last = position
     return taken, None
 
 

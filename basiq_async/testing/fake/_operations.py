@@ -95,10 +95,10 @@ def _listing(
     limit = query.get("limit", "")[:10]  # Python refuses to read thousands of digits
     if limit.isdecimal() and int(limit) > MAX_LIMIT:
         call.violations.add("limit", f"a limit of {limit}: the maximum is {MAX_LIMIT}")
-    by_offset = call.render.quirks.paging == "offset"
+    paging = call.render.quirks.paging
     # A cursor of another list, order or kind is refused.
-    scope = f"{self_path.removeprefix(call.render.base)} {newest_first} {by_offset}"
-    taken, cursor = page_of(scope, query, call.store.page_size, items, fields, by_offset=by_offset)
+    scope = f"{self_path.removeprefix(call.render.base)} {newest_first} {paging}"
+    taken, cursor = page_of(scope, query, call.store.page_size, items, fields, paging)
     links = {"self": self_path}
     if cursor is not None:
         links["next"] = f"{self_path}?next={cursor}"
@@ -157,7 +157,7 @@ def update_webhook(call: Call) -> Response:
     webhook.name = webhook.name if body.name is None else body.name
     webhook.description = webhook.description if body.description is None else body.description
     if rule != "patches":
-        webhook.disabled, webhook.exhausted_at = False, None
+        webhook.disabled = False
     if call.store.quirks.signing_key_on_update == "new":
         if call.store.quirks.former_key == "signs-24h":
             webhook.former_keys = ((call.now + FORMER_KEY_SIGNS, webhook.key), *webhook.former_keys)
@@ -252,6 +252,9 @@ MESSAGE_FIELDS: Mapping[str, str] = {
     "event.id": "event.id",
     "webhook.id": "webhook_id",
 }
+MESSAGE_OUTCOMES: Mapping[str, str] = {
+    name: "outcome" if attribute == "status" else attribute for name, attribute in MESSAGE_FIELDS.items()
+}
 EVENT_FIELDS: Mapping[str, str] = {
     "event.entity": "entity",
     "event.type": "kinds",
@@ -281,7 +284,7 @@ class Resource(Generic[T]):
     scan: Callable[[Call, bool], Callable[[int | None], Iterable[tuple[int, T]]]]
     get: Callable[[Call, str], T | None]
     show: Callable[[Call, T], Json]
-    fields: Fields | None = None
+    fields: Callable[[Call], Fields] | None = None
     order: Literal["message_order", "event_order"] | None = None
     show_listed: Callable[[Call, T], Json] | None = None
 
@@ -304,8 +307,9 @@ class Resource(Generic[T]):
         newest_first = self.order is not None and getattr(call.render.quirks, self.order) == "newest-first"
         items = self.scan(call, newest_first)
         path = call.render.list_path(self.path.format_map({name: id.lower() for name, id in call.params.items()}))
+        fields = None if self.fields is None else self.fields(call)
         return _listing(
-            call, path, items, partial(self.show_listed or self.show, call), self.fields, newest_first=newest_first
+            call, path, items, partial(self.show_listed or self.show, call), fields, newest_first=newest_first
         )
 
     def retrieve(self, call: Call) -> Response:
@@ -316,6 +320,13 @@ def _scan(
     log: Log[L], newest_first: bool, since: datetime | None = None
 ) -> Callable[[int | None], Iterator[tuple[int, L]]]:
     return partial(log.scan, since=since, back=newest_first)
+
+
+def _scan_messages(call: Call, newest_first: bool) -> Callable[[int | None], Iterator[tuple[int, Message]]]:
+    scan = _scan(call.app.messages[call.webhook().id], newest_first)
+    if call.render.quirks.listed == "emitted":
+        return scan
+    return lambda start: ((position, message) for position, message in scan(start) if message.attempts)
 
 
 WEBHOOKS: Resource[Webhook] = Resource(
@@ -332,12 +343,12 @@ MESSAGES: Resource[Message] = Resource(
     "messageId",
     "message",
     UUID,
-    lambda call, newest_first: _scan(call.app.messages[call.webhook().id], newest_first),
+    lambda call, newest_first: _scan_messages(call, newest_first),
     lambda call, id: call.app.messages[call.webhook().id].find(id.lower()),
-    lambda call, message: call.render.message(message),
-    attributes(MESSAGE_FIELDS),
+    lambda call, message: call.render.message(message, call.now),
+    lambda call: attributes(MESSAGE_FIELDS if call.render.quirks.status_filter == "latest" else MESSAGE_OUTCOMES),
     "message_order",
-    lambda call, message: call.render.message(message, listed=True),
+    lambda call, message: call.render.message(message, call.now, listed=True),
 )
 EVENTS: Resource[Event] = Resource(
     "/events",
@@ -347,7 +358,7 @@ EVENTS: Resource[Event] = Resource(
     lambda call, newest_first: _scan(call.app.events, newest_first, call.now - EVENTS_SHOWN),
     lambda call, id: call.app.events.find(id),
     lambda call, event: call.render.event(event),
-    attributes(EVENT_FIELDS),
+    lambda call: attributes(EVENT_FIELDS),
     "event_order",
 )
 EVENT_TYPES: Resource[str] = Resource(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Literal
 
 import attrs
 
 from .catalog import entity_path
+
+PAYLOAD_KEPT = timedelta(days=90)
 
 
 @attrs.define
@@ -93,6 +95,10 @@ class Message:
     created: datetime
     text: str | None = None
     attempts: tuple[Attempt, ...] = ()
+    planned: int = 0
+    """The number of attempts that are planned or under way."""
+    resent: bool = False
+    """Whether the message was resent by a rule that ends its schedule."""
 
     @property
     def status(self) -> Literal["Success", "Failed", "Pending"]:
@@ -100,3 +106,14 @@ class Message:
         if not self.attempts:
             return "Pending"
         return "Success" if self.attempts[-1].ok else "Failed"
+
+    @property
+    def outcome(self) -> Literal["Success", "Failed", "Pending"]:
+        """``Success`` if any attempt succeeded; ``Failed`` if none did, and none is to come."""
+        if any(attempt.ok for attempt in self.attempts):
+            return "Success"
+        return "Pending" if self.planned else "Failed"
+
+    def is_expired(self, now: datetime) -> bool:
+        """Return whether the payload is older than 90 days."""
+        return now - self.created > PAYLOAD_KEPT

@@ -156,7 +156,7 @@ class Renderer:
             body["Text"] = message.text
         return body
 
-    def message(self, message: Message, *, listed: bool = False) -> Json:
+    def message(self, message: Message, now: datetime, *, listed: bool = False) -> Json:
         quirks = self.quirks
         form = quirks.attempts if listed else quirks.attempts_by_id
         payload = self.payload(message)
@@ -166,7 +166,8 @@ class Renderer:
         if quirks.message_ids == "top":
             del payload["eventTypeId"], payload["eventId"]
         payload["links"] = self.links(payload["links"])  # type: ignore[arg-type]  # payload() makes it a dictionary
-        body["payload"] = payload
+        is_expired = quirks.payloads == "expire-90d" and message.is_expired(now)
+        body["payload"] = {"expired": True} if is_expired else payload
         attempts = message.attempts if quirks.attempt_order == "oldest-first" else message.attempts[::-1]
         if form != "absent":
             body["attempts"] = [each.id if form == "strings" else self.attempt(each) for each in attempts]
@@ -175,12 +176,12 @@ class Renderer:
         return body
 
     def attempt(self, attempt: Attempt) -> Json:
-        code = attempt.status
+        code = 0 if attempt.status is None and self.quirks.no_response == "zero" else attempt.status
         return {
             "id": attempt.id,
             "url": attempt.url,
             "response": attempt.response,
-            "responseStatusCode": str(code) if code and self.quirks.status_code == "string" else code,
+            "responseStatusCode": str(code) if code is not None and self.quirks.status_code == "string" else code,
             "timestamp": date_text(attempt.at),
             "status": "Success" if attempt.ok else "Failed",
         }

@@ -195,15 +195,17 @@ class State:
         self._deliveries.down.pop(url, None)
         self._changes.count()
 
-    def redeliver(self, message_id: str) -> Emission:
+    def redeliver(self, message_id: str, webhook_id: str | None = None) -> Emission:
         """Deliver a message once more, now, whether or not it was delivered before.
 
         Await the result to make the attempt. If it fails, no further attempt follows.
+
+        webhook_id: the message's webhook, where webhooks share ids.
         """
-        found = self._store.find_message(message_id)
-        if found is None:
-            raise ConfigurationError(f"there is no message {message_id!r}")
-        return self._deliveries.redeliver(*found)
+        found = [each for each in self._store.find_messages(message_id) if webhook_id in (None, each[0].id)]
+        require(bool(found), f"there is no message {message_id!r}")
+        require(len(found) == 1, f"several webhooks have the message {message_id!r}: pass webhook_id")
+        return self._deliveries.redeliver(*found[0])
 
     def route(self, url: str, receiver: Receiver) -> None:
         """Send the deliveries for ``url`` to a receiver in this process.
@@ -295,8 +297,7 @@ class State:
 
     def _find_message(self, message_id: str) -> Message | None:
         """Return the message with this id; None if it does not exist."""
-        found = self._store.find_message(message_id)
-        return None if found is None else found[1]
+        return next((message for _, message in self._store.find_messages(message_id)), None)
 
     def count_messages(self, webhook_id: str | None = None) -> int:
         """Return the number of messages of a webhook, or of all webhooks."""

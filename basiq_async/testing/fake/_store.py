@@ -6,6 +6,7 @@ import secrets
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from difflib import get_close_matches
+from random import Random
 from typing import Any
 
 import attrs
@@ -105,6 +106,7 @@ class Store:
     cool_off: timedelta
     event_types: Mapping[str, str]
     api_key: str
+    random: Random
     app: Application = attrs.field(factory=Application)
     serial: int = 0
 
@@ -127,12 +129,10 @@ class Store:
         """Remove a webhook and its messages."""
         del self.app.webhooks[webhook.id], self.app.messages[webhook.id]
 
-    def find_message(self, message_id: str) -> tuple[Webhook, Message] | None:
-        """Return the message with this id, with its webhook; None for an unknown id."""
-        for webhook_id, log in self.app.messages.items():
-            if (message := log.find(message_id)) is not None:
-                return self.app.webhooks[webhook_id], message
-        return None
+    def find_messages(self, message_id: str) -> Sequence[tuple[Webhook, Message]]:
+        """Return the messages with this id, each with its webhook: more than one if webhooks share ids."""
+        found = ((id, log.find(message_id)) for id, log in self.app.messages.items())
+        return [(self.app.webhooks[id], message) for id, message in found if message is not None]
 
     def add_webhook(
         self,

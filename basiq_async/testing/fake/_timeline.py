@@ -20,8 +20,8 @@ import attrs
 from ..._work.limits import wait_for_event
 from ..._work.tasks import wait_uncancelled
 from ...errors import ConfigurationError
-from ._clock import Clock
 from ._records import Message, Webhook
+from ._store import Store
 
 _LONGEST = 1e9
 _CYCLES = 50
@@ -70,6 +70,15 @@ class PlannedAttempt:
     begun: int = 0
     state: Literal["due", "under way", "over"] = "due"
 
+    def __attrs_post_init__(self) -> None:
+        self.message.planned += 1
+
+    def end(self) -> None:
+        """Note that the attempt is recorded or dropped."""
+        if self.state != "over":
+            self.message.planned -= 1
+        self.state = "over"
+
     def __str__(self) -> str:
         return f"attempt {self.number} of message {self.message.id}"
 
@@ -100,17 +109,19 @@ class Waiter:
 class Timeline:
     """The planned attempts of a fake, and the waits for it: also the clock of a client, which takes no real time.
 
+    store: has the clock, and the rules for the order of attempts, and for how many are under way at once.
     start: makes an attempt. It is called in a task of its own.
     wake: is called when the servers may make attempts again.
     """
 
     def __init__(
         self,
-        clock: Clock,
+        store: Store,
         start: Callable[[PlannedAttempt], Awaitable[None]],
         wake: Callable[[], None],
     ) -> None:
-        self._clock = clock
+        self._store = store
+        self._clock = store.clock
         self._start = start
         self._wake = wake
         self._waiters: list[Waiter] = []
@@ -120,6 +131,8 @@ class Timeline:
         self._tasks: set[asyncio.Task[None]] = set()
         self._failures: list[Exception] = []
         self._due: list[tuple[datetime, int, PlannedAttempt]] = []
+        self._mixed: list[PlannedAttempt] = []
+        """Attempts that are due, if they begin in a random order."""
         self._serial = 0
         self._begun = 0
         self.under_way: dict[int, PlannedAttempt] = {}
@@ -133,13 +146,21 @@ class Timeline:
 
     def take_due(self) -> PlannedAttempt | None:
         """Take the next attempt that is due; None if none is. Pass its number to ``end``, whatever becomes of it."""
-        if not self.is_due():
+        attempt = self._pop_due()
+        if attempt is None:
             return None
-        attempt = heapq.heappop(self._due)[2]
         self._begun += 1
         attempt.begun, attempt.state = self._begun, "under way"
         self.under_way[attempt.begun] = attempt
         return attempt
+
+    def _pop_due(self) -> PlannedAttempt | None:
+        if not self._mixed and self._store.quirks.delivery_order == "emitted":
+            return heapq.heappop(self._due)[2] if self.is_due() else None
+        now = self._clock()
+        while self._due and self._due[0][0] <= now:
+            self._mixed.append(heapq.heappop(self._due)[2])
+        return self._mixed.pop(self._store.random.randrange(len(self._mixed))) if self._mixed else None
 
     def end(self, begun: int) -> None:
         """End the attempt that began with this number. It is given back unless it is over. May be called twice."""
@@ -154,21 +175,34 @@ class Timeline:
     def forget(self) -> None:
         """Drop all planned attempts, and ignore the results of attempts that are under way."""
         for attempt in self.planned():
-            attempt.state = "over"
+            attempt.end()
         self._due.clear()
+        self._mixed.clear()
+        self._notify()
+
+    def drop(self, message: Message) -> None:
+        """Drop the planned attempts of a message that have not begun."""
+        for attempt in self.planned():
+            if attempt.message is message and attempt.state == "due":
+                attempt.end()
+        self._due = [each for each in self._due if each[2].state != "over"]
+        heapq.heapify(self._due)
+        self._mixed = [each for each in self._mixed if each.state != "over"]
         self._notify()
 
     def is_due(self) -> bool:
-        return bool(self._due) and self._due[0][0] <= self._clock()
+        return bool(self._mixed) or (bool(self._due) and self._due[0][0] <= self._clock())
 
     def next_due(self) -> datetime | None:
         """Return the time of the next attempt; None if none is planned."""
-        return self._due[0][0] if self._due else None
+        mixed = min((each.due for each in self._mixed), default=None)
+        due = self._due[0][0] if self._due else None
+        return due if mixed is None or (due is not None and due < mixed) else mixed
 
     def planned(self) -> Sequence[PlannedAttempt]:
         """Return the attempts that are due or under way, in the order of their due times."""
         waiting = (attempt for _, _, attempt in sorted(self._due))
-        return sorted([*self.under_way.values(), *waiting], key=lambda attempt: attempt.due)
+        return sorted([*self.under_way.values(), *self._mixed, *waiting], key=lambda attempt: attempt.due)
 
     # --- the attempt that the current code is part of ---
 
@@ -271,7 +305,9 @@ class Timeline:
 
     async def _step(self) -> None:
         """Make one attempt, or move the clock to the next moment at which something happens."""
-        if self._is_busy() and await self._changed(within=_GRACE):
+        busy = self._count_busy()
+        may_begin = busy < (self._store.quirks.concurrency or 1) and self.is_due()
+        if busy and not may_begin and await self._changed(within=_GRACE):
             return
         planned = self.take_due()
         if planned is not None:
@@ -281,7 +317,7 @@ class Timeline:
             return
         others = [waiter for waiter in self._waiters if waiter.sleeps or waiter.attempt is not None]
         moment = self._next_moment()
-        if self._is_busy() and (moment is None or not others):
+        if self._count_busy() and (moment is None or not others):
             return  # the attempts that are under way depend on no caller here
         if (others or moment is None) and not await self._is_quiet():
             return
@@ -290,10 +326,10 @@ class Timeline:
             raise ConfigurationError(f"deadlock in the test: every handler and the test wait for the fake: {waiters}")
         self._clock.move_to(moment)
 
-    def _is_busy(self) -> bool:
-        """Return whether an attempt is under way that does not wait for the fake."""
+    def _count_busy(self) -> int:
+        """Return how many attempts are under way that do not wait for the fake."""
         waiting = {each.attempt.begun for each in self._waiters if each.attempt is not None and not each.is_over()}
-        return not waiting.issuperset(self.under_way)
+        return len(self.under_way.keys() - waiting)
 
     def _next_moment(self) -> datetime | None:
         """Return the next moment at which a wait ends or an attempt is due; None if no wait depends on the clock."""

@@ -66,7 +66,7 @@ async def messages(
     """The messages with their attempts, newest first."""
     # A page can be short or empty and still have a ``next``, because of MOST_SCANNED.
     fake = control.fake
-    upcoming = {each.message_id: each for each in reversed(fake.upcoming())}
+    upcoming = {(each.webhook_id, each.message_id): each for each in reversed(fake.upcoming())}
     shown: list[ShownMessage] = []
     following: str | None = None
     for looked_at, each in enumerate(fake._scan_messages(webhook_id, start=next_)):
@@ -75,7 +75,7 @@ async def messages(
             break
         texts = (each.id, each.event.type_id, each.event.id, each.event.user_id, each.status)
         if status in (None, each.status) and has(search, texts):
-            shown.append(_show(ShownMessage, each, upcoming.get(each.id)))
+            shown.append(_show(ShownMessage, each, upcoming.get((each.webhook_id, each.id))))
     return Page(tuple(shown), fake.count_messages(webhook_id), following)
 
 

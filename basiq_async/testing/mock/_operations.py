@@ -227,10 +227,11 @@ async def redeliver(
     control: Control,
     *,
     message_id: Annotated[str, About("The message's id.")],
+    webhook_id: Annotated[str | None, About("The message's webhook, where webhooks share ids.")] = None,
     wait: Annotated[bool, About("Respond after the attempt.")] = False,
 ) -> Emitted:
     """Deliver a message once more, now."""
-    return await _show(control.fake.redeliver(find_message(control, message_id).id), wait)
+    return await _show(control.fake.redeliver(find_message(control, message_id).id, webhook_id), wait)
 
 
 async def _show(emission: Emission, wait: bool) -> Emitted:

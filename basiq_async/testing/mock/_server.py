@@ -30,7 +30,6 @@ from ._routes import routes
 from .control_api import ROOT
 
 logger = logging.getLogger("basiq_async.testing")
-AT_ONCE = 32
 _LOOK_EVERY = 0.05
 """Seconds between two looks at a clock of the user's."""
 NO_PAGE = """The control API is described at /_fake/openapi.json.
@@ -189,7 +188,7 @@ def _end(deliveries: Deliveries, begun: int, _: asyncio.Task[None]) -> None:
 
 def _is_free(deliveries: Deliveries) -> bool:
     """Return whether the server may make one more attempt. While a task moves the clock, that task makes them."""
-    return not deliveries.timeline.is_moving and len(deliveries.timeline.under_way) < AT_ONCE
+    return not deliveries.timeline.is_moving and len(deliveries.timeline.under_way) < deliveries.at_once
 
 
 def _wait(fake: FakeBasiq) -> float | None:

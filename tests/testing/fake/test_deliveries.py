@@ -93,7 +93,8 @@ async def test_with_the_longer_rule_a_webhook_is_disabled_after_120_hours_in_whi
     assert fake.count_messages(webhook_id) == 147
 
 
-async def test_with_the_longer_rule_any_success_starts_anew_and_so_does_an_update() -> None:
+async def test_with_the_longer_rule_any_success_starts_anew_and_an_update_does_not() -> None:
+    disabled = {}
     for heal in ("a success", "an update"):
         fake, webhook_id = arranged(Endpoint(503), quirks=Quirks(disables="failing-120h"))
         for hour in range(170):
@@ -104,7 +105,17 @@ async def test_with_the_longer_rule_any_success_starts_anew_and_so_does_an_updat
             await fake.emit("user.created")
             fake.route(ENDPOINT, Endpoint(503))
             await fake.advance(hours=1)
-        assert not fake.webhooks()[0].disabled, heal
+        disabled[heal] = fake.webhooks()[0].disabled
+    assert disabled == {"a success": False, "an update": True}
+
+
+@pytest.mark.parametrize(("days", "disabled"), [(9, True), (11, False)])
+async def test_with_the_longer_rule_a_failure_is_forgiven_after_240_hours(days: int, disabled: bool) -> None:
+    fake, _ = arranged(Endpoint(503), quirks=Quirks(disables="failing-120h"))
+    for _ in range(2):
+        await fake.emit("user.created")
+        await fake.advance(days=days)
+    assert fake.webhooks()[0].disabled is disabled
 
 
 async def test_for_24_hours_the_former_key_signs_too_where_a_quirk_says_so() -> None:
