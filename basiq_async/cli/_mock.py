@@ -11,7 +11,7 @@ import secrets
 from collections.abc import Awaitable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 from urllib.parse import quote
 
 import attrs
@@ -29,9 +29,10 @@ from ._results import Output, View
 from ._run import on_signals
 
 if TYPE_CHECKING:
-    from ..testing import FakeBasiq
+    from ..testing import FakeBasiq, Quirks
 
 
+World = Literal["documented", "engine"]
 _BETWEEN = 0.05
 _HEALTH_TIMEOUT = 5.0
 # The line for a shell if no mock is ready. It fails, and later commands do not reach the real API by mistake.
@@ -111,9 +112,10 @@ class MockOptions:
     api_key: The API key that it accepts. By default it makes a new one.
     seed_messages N: Begin with a webhook that has a history of N messages.
     failed: The share of these messages that were not delivered, 0 to 1.
-    seed: Make ids and secrets from this seed; the same seed repeats them.
+    seed: Make ids, and what is random, from this seed. The same seed repeats them; secrets and tokens are always new.
     event_type: Add an event type to Basiq's; may be repeated.
-    quirk NAME=FORM: Respond in another documented form; may be repeated.
+    world: What it does where Basiq's documents say nothing.
+    quirk NAME=FORM: One form or rule that differs from the world; may be repeated.
     latency: The seconds that every response takes.
     speed: How many times faster than real time its clock runs.
     cool_off: The seconds until a new webhook is active.
@@ -131,6 +133,7 @@ class MockOptions:
     failed: Annotated[float, typer.Option(min=0, max=1)] = 0.0
     seed: str | None = None
     event_type: list[str] | None = None
+    world: World = "documented"
     quirk: list[str] | None = None
     latency: Annotated[float, typer.Option(min=0)] = 0.0
     speed: float = 1.0
@@ -163,7 +166,7 @@ def _make_fake(options: MockOptions) -> FakeBasiq:
         seed=options.seed,
         cool_off=options.cool_off,
         latency=options.latency,
-        quirks=_quirks(options.quirk or ()),
+        quirks=_quirks(options.world, options.quirk or ()),
         event_types=dict.fromkeys(options.event_type or (), "an event type of this mock"),
     )
 
@@ -227,7 +230,7 @@ def _write_ready(file: Path, ready: Mapping[str, object]) -> None:
         raise ConfigurationError(f"the ready file {file} cannot be written: {explain(exc)}") from None
 
 
-def _quirks(given: Sequence[str]) -> Any:
+def _quirks(world: World, given: Sequence[str]) -> Quirks:
     from ..testing import Quirks
 
     known = Quirks.forms()
@@ -243,4 +246,5 @@ def _quirks(given: Sequence[str]) -> Any:
             forms += "; concurrency=N"
             raise ConfigurationError(f"--quirk must be one of {forms}, not {each!r}")
         chosen[name] = form
-    return Quirks(**chosen)  # type: ignore[arg-type]  # the forms were checked above
+    base = Quirks.engine() if world == "engine" else Quirks()
+    return attrs.evolve(base, **chosen)  # type: ignore[arg-type]  # the forms were checked above

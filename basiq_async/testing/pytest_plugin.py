@@ -1,7 +1,8 @@
 """Pytest fixtures for tests against a fake Basiq. Installing ``basiq-async`` makes them available.
 
 fake_basiq: a new ``FakeBasiq`` for each test, with unique ids. Define a fixture of this name to set it up differently.
-The report of a failed test names the seed of the ids; ``--basiq-seed`` repeats them.
+The report of a failed test names the seed of the ids; ``--basiq-seed`` repeats them. ``--basiq-world=engine`` runs the
+tests against the engine that Basiq probably runs.
 basiq_client: a ``BasiqClient`` that calls the fake in this process. It is closed after the test.
 basiq_server: the base URL of the same fake, served over HTTP on loopback.
 basiq_strict: the same fake; the test fails at its end if a request or an endpoint misused Basiq.
@@ -33,6 +34,21 @@ except ImportError:  # pragma: no cover  # it is one of two ways to run async te
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("basiq-async")
     group.addoption("--basiq-seed", metavar="SEED", help="make the ids of each fake_basiq from this seed")
+    group.addoption(
+        "--basiq-world",
+        choices=["documented", "engine"],
+        default="documented",
+        help="what each FakeBasiq does where Basiq's documents say nothing: the defaults, or Quirks.engine()",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Choose the world of each ``FakeBasiq`` that is made without quirks."""
+    if config.getoption("--basiq-world") == "engine":
+        from .fake._fake import FakeBasiq
+        from .fake._quirks import Quirks
+
+        FakeBasiq.default_quirks = Quirks.engine()
 
 
 @pytest.hookimpl(wrapper=True)

@@ -119,6 +119,20 @@ async def test_a_mock_has_the_key_the_forms_and_the_latency_of_its_options() -> 
         await program.end(signal.SIGTERM)
 
 
+async def test_a_mock_is_the_engine_with_a_quirk_that_differs() -> None:
+    options = ("--json", "--world", "engine", "--quirk", "attempts=strings", "--quirk", "concurrency=2")
+    async with mock(*options, "--seed-messages", "2") as program:
+        ready = await program.row()
+        async with BasiqClient(ready["api_key"], base_url=ready["base_url"]) as basiq:
+            first, second = await basiq.messages.list(ready["webhook_id"]).collect()
+            assert all(isinstance(each, str) for each in first.raw["attempts"])
+            event, earlier = [await basiq.events.fetch(each) for each in (first, second)]
+            assert event.created is not None
+            assert earlier.created is not None
+            assert event.created > earlier.created
+        await program.end(signal.SIGTERM)
+
+
 async def test_every_start_has_a_key_and_ids_of_its_own_and_a_shell_can_use_what_is_printed() -> None:
     keys, ids = set(), set()
     for _ in range(2):

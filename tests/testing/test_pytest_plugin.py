@@ -127,3 +127,51 @@ def test_a_failing_test_names_the_seed_that_repeats_its_ids_and_no_two_have_the_
     assert len(set(ids)) == len(set(seeds)) == out.count("made from the seed") == 2
     again = run(tmp_path, *LOOPS, "-o", "asyncio_mode=strict", f"--basiq-seed={seeds[1]}", "-k", "ids")
     assert re.findall(r"^id (\S+)", again, re.MULTILINE) == [ids[1]] * 2
+
+
+MISTAKES = """
+import asyncio
+from basiq_async import InMemoryTransport, BasiqClient
+from basiq_async.receiver import MemoryInbox, WebhookReceiver
+
+URL = "https://service.example/basiq"
+
+
+def listening(fake, handler):
+    webhook_id = fake.add_webhook(URL)
+    receiver = WebhookReceiver(fake.secret(webhook_id), webhook_id=webhook_id, inbox=MemoryInbox())
+    receiver.on("*")(handler)
+    fake.route(URL, receiver)
+    for _ in range(20):
+        fake.emit("user.created", user_id="u-1")
+    fake.emit("user.deleted", user_id="u-1")
+
+
+async def test_race(fake_basiq):
+    counts = {}
+
+    async def count(delivery):
+        before = counts.get("u-1", 0)
+        await asyncio.sleep(0)  # as a database takes its time
+        counts["u-1"] = before + 1
+
+    listening(fake_basiq, count)
+    await fake_basiq.deliver()
+    assert counts == {"u-1": 21}
+
+
+async def test_order(fake_basiq):
+    seen = []
+
+    async def note(delivery):
+        seen.append(delivery.event_type_id)
+
+    listening(fake_basiq, note)
+    await fake_basiq.deliver()
+    assert seen[-1] == "user.deleted"
+"""
+
+
+@pytest.mark.parametrize(("world", "said"), [("documented", "2 passed"), ("engine", "2 failed")])
+def test_a_race_and_a_mistake_about_order_are_found_in_the_engines_world(tmp_path: Path, world: str, said: str) -> None:
+    assert said in run(tmp_path, *AUTO, f"--basiq-world={world}", "--basiq-seed=1", test_it=MISTAKES)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime, timedelta
 from random import Random
 from types import MappingProxyType
-from typing import Self
+from typing import ClassVar, Self
 
 import attrs
 
@@ -53,7 +53,7 @@ class FakeBasiq(State):
         ``states``.
     page_size: maximum number of items in a response, even if ``limit`` asks for more.
     cool_off: how long a new webhook is ``pending-approval``, 15 minutes by default.
-    quirks: the form of responses where Basiq's own sources contradict each other.
+    quirks: the forms and rules that Basiq's own sources leave open; by default those of ``default_quirks``.
     seed: determines identifiers and seeded histories: the same seed gives the same values. By default it is random, so
         a store that outlives the fake never sees an id twice. The attribute ``seed`` returns it. Secrets and tokens are
         always new, and do not follow from the seed.
@@ -67,6 +67,9 @@ class FakeBasiq(State):
 
     DEFAULT_API_KEY = "ZmFrZS1hcHBsaWNhdGlvbjpub3QtYS1yZWFsLWtleQ=="
     """Base64 of ``fake-application:not-a-real-key``."""
+
+    default_quirks: ClassVar[Quirks] = Quirks()
+    """The quirks of a fake that is made without. ``pytest --basiq-world=engine`` sets them to ``Quirks.engine()``."""
 
     def __init__(
         self,
@@ -99,7 +102,7 @@ class FakeBasiq(State):
             own,
             IdFactory(seed),
             seed,
-            quirks or Quirks(),
+            quirks or self.default_quirks,
             page_size,
             timedelta(seconds=cool_off),
             {**EVENT_TYPES, **(event_types or {})},

@@ -28,6 +28,7 @@ T = TypeVar("T")
 L = TypeVar("L", bound=Recorded)
 EVENTS_SHOWN = timedelta(days=7)
 FORMER_KEY_SIGNS = timedelta(hours=24)
+MOST_FORMER_KEYS = 10
 _EVENT_ID = re.compile(r"[0-9A-Za-z_-]{1,128}", re.ASCII)
 _EVENT_TYPE_ID = re.compile(r"[A-Za-z][A-Za-z0-9_-]*(\.[A-Za-z][A-Za-z0-9_-]*)+", re.ASCII)
 
@@ -160,7 +161,8 @@ def update_webhook(call: Call) -> Response:
         webhook.disabled = False
     if call.store.quirks.signing_key_on_update == "new":
         if call.store.quirks.former_key == "signs-24h":
-            webhook.former_keys = ((call.now + FORMER_KEY_SIGNS, webhook.key), *webhook.former_keys)
+            former = ((call.now + FORMER_KEY_SIGNS, webhook.key), *webhook.former_keys)
+            webhook.former_keys = former[:MOST_FORMER_KEYS]
         webhook.key = secrets.token_bytes(24)
     return json_response(call.render.webhook(webhook, call.now, written=True))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Self, get_args, get_origin, get_type_hints
 
 import attrs
 
@@ -124,6 +124,39 @@ class Quirks:
         default = {name: forms[0] for name, forms in self.forms().items()}
         changed = {name: form for name, form in attrs.asdict(self).items() if form != default.get(name)}
         return f"Quirks({', '.join(f'{name}={form!r}' for name, form in changed.items())})"
+
+    @classmethod
+    def engine(cls, **changes: Any) -> Self:
+        """Return the rules of the engine that Basiq probably runs (svix-server), read from its source.
+
+        changes: quirks to set differently, such as ``Quirks.engine(update="patches")``.
+        """
+        rules: dict[str, Any] = {
+            "attempts": "absent",
+            "message_order": "newest-first",
+            "event_order": "newest-first",
+            "paging": "last-item",
+            "listed": "attempted",
+            "payloads": "expire-90d",
+            "status_filter": "outcome",
+            "no_response": "zero",
+            "responses": "20000-bytes",
+            "binary_responses": "base64",
+            "update": "replaces",
+            "without_events": "absent",
+            "former_key": "signs-24h",
+            "disables": "failing-120h",
+            "waits": "jittered",
+            "after_timeout": "60s",
+            "retry_after": "obeyed",
+            "failed_connection": "twice",
+            "resend": "instead",
+            "unsubscribed": "dropped",
+            "webhook_ids": "shared",
+            "delivery_order": "random",
+            "concurrency": 32,
+        }
+        return cls(**{**rules, **changes})
 
     @classmethod
     def forms(cls) -> dict[str, tuple[str, ...]]:

@@ -4,11 +4,35 @@ from __future__ import annotations
 
 from typing import Any
 
+import attrs
 import pytest
 
 from basiq_async.testing import FakeBasiq, Quirks
 
 from ..conftest import ENDPOINT, Caller, Endpoint, arranged
+
+DOCUMENTED_TOO = {
+    "messages_path", "subscribed_events", "list_data", "type_case", "attempts_by_id", "attempt_order", "status_code",
+    "message_ids", "links", "event_data", "event_type", "signing_key", "signing_key_in", "signing_key_on_update",
+    "expired_response", "unknown_key_response",
+}  # fmt: skip
+"""The forms in which the engine says nothing that Basiq's documents do not say."""
+
+
+def test_the_engine_differs_in_each_rule_that_is_its_own_and_a_test_may_change_one() -> None:
+    engine, default = attrs.asdict(Quirks.engine()), attrs.asdict(Quirks())
+    assert {name for name, form in engine.items() if form == default[name]} == DOCUMENTED_TOO
+    changed = Quirks.engine(update="patches", concurrency=1)
+    assert (changed.update, changed.concurrency, changed.waits) == ("patches", 1, "jittered")
+
+
+def test_the_quirks_of_a_fake_are_those_that_its_class_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert FakeBasiq().quirks == FakeBasiq.default_quirks
+    monkeypatch.setattr(FakeBasiq, "default_quirks", Quirks.engine())
+    assert FakeBasiq().quirks == Quirks.engine()
+    assert FakeBasiq(api_keys=["a", "b"]).states["b"].quirks == Quirks.engine()
+    assert FakeBasiq(quirks=Quirks()).quirks == Quirks()
+
 
 IDS = "ids of the attempts"
 
