@@ -48,10 +48,8 @@ TimeSource = Callable[[], datetime]
 """Returns the time as an aware datetime, such as a fake Basiq's clock."""
 
 
-JUMP = 86_400.0
-"""If this many seconds or more lie between two readings of the clock, it has jumped."""
-_HOLD = 2 * 86_400.0
-"""For this many seconds after a jump, nothing is forgotten. Basiq retries for less: 27 h 35 min."""
+STEADY = 2 * 86_400.0
+"""The seconds for which a clock must go on before a time that it showed is believed. Basiq retries for less."""
 
 
 def in_seconds(clock: TimeSource | None) -> Callable[[], float]:
@@ -68,26 +66,25 @@ def lease_clock(clock: TimeSource | None) -> Callable[[], float]:
 
 
 class RetentionClock:
-    """Decides which entries are old enough to be forgotten.
+    """Decides which entries are old enough to be forgotten, by a time that a wrong clock cannot move.
 
-    After the clock jumps ahead by a day or more, nothing is forgotten for two days. So nothing is lost if the clock is
-    corrected in these two days; if it is not, no entry is lost that Basiq may still send. ``seen_at`` and
-    ``hold_until`` come from an earlier process: its last reading, and the end of its hold.
+    A time that the clock showed is believed when the clock shows one that is two days later, and was not set back to an
+    earlier one meanwhile. So a clock that is ahead for less than two days has nothing forgotten, and an inbox that is
+    used once a week forgets what was old a week ago. ``shown`` and ``believed`` come from an earlier process: a time
+    that its clock showed, and the last one that it believed.
     """
 
-    def __init__(
-        self, clock: TimeSource | None, *, seen_at: float | None = None, hold_until: float = -math.inf
-    ) -> None:
+    def __init__(self, clock: TimeSource | None, *, shown: float | None = None, believed: float = -math.inf) -> None:
         self._clock = in_seconds(clock)
-        self.seen_at = self._clock() if seen_at is None else seen_at
-        self.hold_until = hold_until
+        self.shown = self._clock() if shown is None else shown
+        self.believed = believed
 
     def read(self) -> tuple[float, float]:
-        """Return the time, and the moment up to which expired entries are forgotten; minus infinity during a hold."""
+        """Return the time, and the moment up to which expired entries are forgotten."""
         now = self._clock()
-        if now - self.seen_at >= JUMP:
-            self.hold_until = now + _HOLD
-        elif self.hold_until > now + _HOLD:
-            self.hold_until = now + _HOLD  # the clock has jumped back
-        self.seen_at = now
-        return now, -math.inf if now < self.hold_until else now
+        if now < self.shown:
+            self.shown = now
+        elif now - self.shown >= STEADY:
+            self.believed = max(self.believed, self.shown)
+            self.shown = now
+        return now, min(self.believed, now)

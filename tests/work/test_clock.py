@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from basiq_async._work.clock import JUMP, LoopClock, RetentionClock, clock_of, in_seconds, lease_clock
+from basiq_async._work.clock import STEADY, LoopClock, RetentionClock, clock_of, in_seconds, lease_clock
 from tests.support import virtual
 
 DAY = 86_400.0
@@ -44,41 +44,45 @@ async def test_the_clock_of_the_event_loop_is_the_usual_one() -> None:
     assert clock_of(object()) is None
 
 
-@pytest.mark.parametrize(
-    ("ahead", "held"), [(DAY - 1, False), (DAY, True), (30 * DAY, True), (0, False), (-30 * DAY, False)]
-)
-def test_after_a_jump_of_a_day_nothing_is_forgotten(ahead: float, held: bool) -> None:
+def test_a_time_is_believed_when_the_clock_has_gone_on_for_two_days() -> None:
+    times = Times()
+    clock, began = RetentionClock(times), times.seconds
+    times.seconds += STEADY - 1
+    assert clock.read() == (times.seconds, -math.inf)
+    times.seconds += 1
+    assert clock.read() == (times.seconds, began)
+
+
+@pytest.mark.parametrize("every", [DAY / 24, DAY, 7 * DAY])
+def test_however_seldom_it_is_read_the_believed_time_follows(every: float) -> None:
+    times = Times()
+    shown, believed = times.seconds, -math.inf
+    for _ in range(round(60 * DAY / every)):
+        times.seconds += every
+        clock = RetentionClock(times, shown=shown, believed=believed)  # a process each
+        clock.read()
+        shown, believed = clock.shown, clock.believed
+    assert 0 <= times.seconds - believed <= max(every, 2 * STEADY)
+
+
+@pytest.mark.parametrize("ahead", [40 * DAY, 2 * DAY / 24, -2 * DAY / 24, -40 * DAY])
+def test_a_clock_that_is_wrong_for_less_than_two_days_is_not_believed(ahead: float) -> None:
     times = Times()
     clock = RetentionClock(times)
-    times.seconds += ahead
-    assert clock.read() == (times.seconds, -math.inf if held else times.seconds)
-    assert JUMP == DAY
+    for _ in range(10):
+        clock.read()
+        times.seconds += ahead
+        clock.read()
+        times.seconds += STEADY - 1
+        assert clock.read()[1] <= times.seconds - ahead
+        times.seconds -= ahead
+        assert clock.read()[1] <= times.seconds - STEADY / 2
 
 
-def test_a_hold_lasts_two_days_and_no_reading_prolongs_it() -> None:
+def test_what_was_believed_stays_so_but_nothing_is_forgotten_ahead_of_the_clock() -> None:
     times = Times()
-    clock = RetentionClock(times)
-    times.seconds += 10 * DAY
-    until = times.seconds + 2 * DAY
-    while times.seconds < until:
-        assert clock.read()[1] == -math.inf
-        times.seconds += DAY / 2
-    assert clock.read() == (until, until)
-
-
-def test_a_clock_that_jumps_back_holds_for_two_days_of_the_new_time() -> None:
-    times = Times()
-    clock = RetentionClock(times)
-    times.seconds += 100 * DAY
-    clock.read()
-    times.seconds -= 100 * DAY
-    assert clock.read()[1] == -math.inf
-    assert clock.hold_until == times.seconds + 2 * DAY
-
-
-def test_a_hold_of_an_earlier_process_goes_on() -> None:
-    times = Times()
-    begun = RetentionClock(times, seen_at=times.seconds, hold_until=times.seconds + 10)
-    assert begun.read()[1] == -math.inf
-    assert RetentionClock(times, seen_at=times.seconds - DAY).read()[1] == -math.inf
-    assert RetentionClock(times, seen_at=times.seconds - DAY + 1).read()[1] == times.seconds
+    clock = RetentionClock(times, shown=times.seconds, believed=times.seconds)
+    times.seconds -= DAY
+    assert clock.read() == (times.seconds, times.seconds)
+    times.seconds += DAY
+    assert clock.read() == (times.seconds, times.seconds)

@@ -47,10 +47,10 @@ class MemoryInbox:
     """An inbox in the memory of one process. Its entries are lost when the process ends.
 
     An entry is kept for ``remember``: two days by default, longer than Basiq retries a delivery (27 h 35 min); None is
-    for ever. When there are more than ``max_entries`` (about 260 bytes each), the oldest is forgotten. The quarantine
-    holds ``max_quarantined`` deliveries; ``InboxError`` is raised when it is full. ``clock`` returns the time as an
-    aware datetime. For a service with several processes, or one that must remember across restarts, use
-    ``SQLiteInbox``.
+    for ever. It goes up to four days later, so that a wrong clock has nothing forgotten. When there are more than
+    ``max_entries`` (about 260 bytes each), the oldest is forgotten. The quarantine holds ``max_quarantined``
+    deliveries; ``InboxError`` is raised when it is full. ``clock`` returns the time as an aware datetime. For a service
+    with several processes, or one that must remember across restarts, use ``SQLiteInbox``.
     """
 
     def __init__(
@@ -147,8 +147,8 @@ class MemoryInbox:
 
     async def known_since(self) -> datetime:
         """See ``Inbox``."""
-        now, _ = self._retention.read()
-        return datetime.fromtimestamp(max(self._known_since, now - self._remember), UTC)
+        _, horizon = self._retention.read()
+        return datetime.fromtimestamp(max(self._known_since, horizon - self._remember), UTC)
 
     async def quarantine(self, key: str, token: str, delivery: StoredDelivery) -> bool:
         """See ``Inbox``."""
@@ -271,7 +271,7 @@ class MemoryInbox:
         """Record a key as handled, end its claim, and forget what is too old or too much."""
         now, horizon = self._retention.read()
         self._claims.pop(key, None)
-        self._done[key] = now
+        self._done[key] = max(now, self._retention.believed)  # as long, though the clock is behind
         self._done.move_to_end(key)
         while len(self._done) > self._max_entries or next(iter(self._done.values())) + self._remember <= horizon:
             _, handled = self._done.popitem(last=False)

@@ -16,7 +16,7 @@ from typing import Any, Self, TypeVar
 from ..._arguments import Duration, check_remember, check_seconds
 from ..._storage.sqlite import SQLiteStore
 from ..._wire.hosts import show_place
-from ..._work.clock import JUMP, RetentionClock, TimeSource, in_seconds, lease_clock
+from ..._work.clock import RetentionClock, TimeSource, in_seconds, lease_clock
 from ..._work.keys import in_parts
 from ..._work.notes import check_note, read_note, write_note
 from ..._work.protocol import Claim, ClaimedDelivery, ClaimStatus, StoredDelivery, Waiting, unpack_entry
@@ -25,8 +25,8 @@ from . import _sqlite_statements as sql
 
 T = TypeVar("T")
 
-_PRUNE_EVERY = 16
-"""Of this number of records, one deletes old entries."""
+_PRUNE_EVERY, _PRUNED = 16, 256
+"""Of the first number of records, one deletes up to the second number of old entries: an inbox may rarely be used."""
 _CLOCK_EVERY = 60.0
 """Seconds between two writes of the clock's time, for the other processes and the next one."""
 
@@ -40,7 +40,8 @@ class SQLiteInbox:
             receiver = WebhookReceiver(secret, webhook_id=webhook_id, inbox=inbox)
 
     An entry is on disk before the call that records it returns (WAL, ``synchronous=FULL``). Entries are kept for
-    ``remember``, 30 days by default, so that a replay knows the handled events; older ones are deleted. None keeps them
+    ``remember``, 30 days by default, so that a replay knows the handled events; older ones are deleted, up to four days
+    later (or at the next use of the file), because a clock that is wrong must not have them forgotten. None keeps them
     for ever. ``clock`` returns the time as an aware datetime. The file must be on a local disk, and only its owner can
     read it. Entering the inbox, or its first use, opens the file, and creates it if it does not exist. One that this
     user cannot write can be read.
@@ -91,8 +92,7 @@ class SQLiteInbox:
 
         def work(connection: sqlite3.Connection) -> Claim:
             times = self._times(connection)
-            # The row is kept for longer than the lease, because the wall clock, by which rows expire, may be set.
-            now, expires = times["now"], times["wall"] + lease + JUMP
+            now, expires = times["now"], times["wall"] + lease
             values = {**times, "key": key, "token": token, "lease": lease, "expires": expires}
             if connection.execute(sql.CLAIM_QUARANTINED if quarantined else sql.CLAIM, values).rowcount:
                 return Claim(ClaimStatus.CLAIMED)
@@ -260,26 +260,27 @@ class SQLiteInbox:
 
     def _times(self, connection: sqlite3.Connection) -> dict[str, float]:
         """Return the times in the statements, and read the clock of retention."""
-        wall, horizon = (self._retention or self._make_retention(connection)).read()
-        return {"now": self._lease_clock(), "wall": wall, "horizon": horizon, "expires": wall + self._remember}
+        retention = self._retention = self._retention or self._make_retention(connection)
+        wall, horizon = retention.read()
+        # What is recorded while the clock is behind is remembered for as long.
+        expires = max(wall, retention.believed) + self._remember
+        return {"now": self._lease_clock(), "wall": wall, "horizon": horizon, "expires": expires}
 
     def _make_retention(self, connection: sqlite3.Connection) -> RetentionClock:
-        seen_at, hold_until = connection.execute("SELECT seen_at, hold_until FROM clock").fetchone()
-        hold_until = -math.inf if hold_until is None else hold_until
-        self._retention = RetentionClock(self._clock, seen_at=seen_at, hold_until=hold_until)
-        return self._retention
+        shown, believed = connection.execute("SELECT shown, believed FROM clock").fetchone()
+        return RetentionClock(self._clock, shown=shown, believed=-math.inf if believed is None else believed)
 
     def _tidy(self, connection: sqlite3.Connection, times: dict[str, float]) -> None:
-        """Delete the oldest entries that are expired, twice as many as came since the last time."""
+        """Delete the oldest entries that are expired, more than came since the last time."""
         wall = times["wall"]
         self._unpruned += 1
         if self._unpruned >= _PRUNE_EVERY:
-            connection.execute(sql.PRUNE, (times["horizon"], 2 * self._unpruned))
+            connection.execute(sql.PRUNE, (times["horizon"], _PRUNED))
             self._unpruned = 0
         if not self._clock_due - _CLOCK_EVERY <= wall < self._clock_due:  # also if the clock was set back
             self._clock_due = wall + _CLOCK_EVERY
-            hold = None if self._retention is None else self._retention.hold_until
-            connection.execute("UPDATE clock SET seen_at = ?, hold_until = ?", (wall, hold))
+            if self._retention is not None:
+                connection.execute(sql.CLOCK, (self._retention.shown, self._retention.believed))
             if self._remember < math.inf:
                 connection.execute(
                     sql.KEPT, (self._remember, self._clock_due)

@@ -23,7 +23,7 @@ KIND = FileKind(
         "CREATE INDEX inbox_due ON inbox (webhook, failing, due, size, stored, failing_since) WHERE due IS NOT NULL",
         "CREATE INDEX inbox_waiting ON inbox (stored, key) WHERE due IS NOT NULL",
         # When the file was made, and the state of the clock of retention.
-        "CREATE TABLE clock (began REAL NOT NULL, seen_at REAL, hold_until REAL)",
+        "CREATE TABLE clock (began REAL NOT NULL, shown REAL, believed REAL)",
         # For how long entries were kept that were recorded up to a moment.
         "CREATE TABLE kept (remember REAL PRIMARY KEY, until REAL NOT NULL) WITHOUT ROWID",
         "CREATE TABLE notes (name TEXT PRIMARY KEY, text TEXT NOT NULL) WITHOUT ROWID",
@@ -131,8 +131,10 @@ KEPT = """
 INSERT INTO kept (remember, until) VALUES (?, ?) ON CONFLICT (remember) DO UPDATE SET until = max(until, excluded.until)
 """
 SINCE = """
-SELECT max(began, :wall - :remember, (SELECT coalesce(max(min(until, :wall - remember)), began) FROM kept)) FROM clock
+SELECT max(began, :horizon - :remember, (SELECT coalesce(max(min(until, :horizon - remember)), began) FROM kept))
+FROM clock
 """
+CLOCK = "UPDATE clock SET shown = ?, believed = max(coalesce(believed, -1e999), ?)"
 FIND_NOTE = "SELECT text FROM notes WHERE name = :name"
 NOTE = "INSERT INTO notes (name, text) VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET text = excluded.text"
 PRUNE = "DELETE FROM inbox WHERE key IN (SELECT key FROM inbox WHERE expires <= ? ORDER BY expires LIMIT ?)"

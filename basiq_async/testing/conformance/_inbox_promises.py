@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import timedelta
 
 from ..._work.protocol import Inbox, TransactionalInbox
 from ._inbox_model import (
@@ -28,6 +29,7 @@ _LONGEST = 100 * 24
 """Hours: an inbox that remembers for longer is asked no more."""
 _HOURS = 6
 _OTHERS = 100
+HOUR = 3600.0
 
 
 class InboxPromises(Workers[Inbox]):
@@ -271,6 +273,25 @@ class InboxPromises(Workers[Inbox]):
             hold(status is DONE, f"a claim of a key that known() has, after {hours} hours, was {status.name}")
         found = await self.list_own(self.other.entries)
         hold(found == [delivery], "a quarantined delivery was gone, though it was neither handled nor dropped")
+
+    async def outlive_a_wrong_clock(self) -> None:
+        """A clock that is 40 days or two hours ahead, or two hours behind, for an hour has nothing forgotten"""
+        if self.clock is None:
+            return
+        await self.inbox.complete(self.key, self.a)
+        for number, hours in enumerate((40 * 24, 2, -2)):
+            await self.wait(HOUR)
+            right = self.clock()
+            self.clock.set(right + timedelta(hours=hours))
+            await self.inbox.complete(f"{self.key}-{number}", self.a)
+            await self.wait(HOUR)
+            await self.other.complete(f"{self.key}-{number}-later", self.a)
+            for when in ("with", "after"):
+                found = len(await self.other.known([self.key, f"{self.key}-{number}"]))
+                hold(found == 2, f"{when} a clock that was {hours} hours ahead for an hour, known() had {found} of 2")
+                since = await self.inbox.known_since()
+                hold(since <= right, f"{when} such a clock known_since() was {since}, later than {right}")
+                self.clock.set(right + timedelta(hours=1))
 
     # --- transactions ---
 

@@ -44,6 +44,10 @@ class ManualClock:
         """Set the clock forward, by seconds or a timedelta. Unlike ``FakeBasiq.advance``, this makes no deliveries."""
         self.move_to(self._now + timedelta(seconds=as_seconds(delta) + seconds))
 
+    def set(self, moment: datetime) -> None:
+        """Set the clock to any moment, as a machine's clock that was wrong. No fake Basiq may use it."""
+        self._now = moment.astimezone(UTC)
+
 
 class SystemClock:
     """A clock that runs ``speed`` times as fast as the machine's, and can be moved forward.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import math
 import uuid
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
@@ -117,8 +118,13 @@ async def remember_for_the_lease(inbox: Any, call: Call, of: Of) -> bool:
     held = inbox._claims.get(of.key)
     recorded = await call(**vars(of))
     if recorded and held is not None:
-        inbox._done[of.key] += held.ends - inbox._lease_clock() - inbox._remember
+        inbox.ended = {**getattr(inbox, "ended", {}), of.key: held.ends}
     return recorded
+
+
+def know_for_the_lease(inbox: Any, call: Call, of: Of) -> bool:
+    ends = getattr(inbox, "ended", {}).get(of.key, math.inf)
+    return bool(call(**vars(of))) and ends > inbox._lease_clock()
 
 
 async def store_after_a_look(inbox: Any, call: Call, of: Of) -> bool:
@@ -133,6 +139,18 @@ def record_and_forget_what_waits(inbox: Any, call: Call, of: Of) -> None:
     call(**vars(of))
     now, _ = inbox._retention.read()
     inbox._waiting = {key: wait for key, wait in inbox._waiting.items() if wait.stored + inbox._remember > now}
+
+
+def forget_after(seconds: float) -> Change:
+    def is_done(inbox: Any, call: Call, of: Of) -> bool:
+        handled = inbox._done.get(of.key, math.inf)
+        return bool(call(**vars(of))) and handled + seconds > by_the_clock(inbox).timestamp()
+
+    return is_done
+
+
+def by_the_clock(inbox: Any) -> datetime:
+    return datetime.fromtimestamp(inbox._retention.read()[0], UTC)
 
 
 def is_set_aside(inbox: Any, of: Of) -> bool:
@@ -215,7 +233,7 @@ def keep_the_size(inbox: Any, of: Of, found: Any) -> Any:
 # --- the table ---
 
 OPTIONS: dict[str, dict[str, Any]] = {
-    "forgets after a day": {"remember": timedelta(hours=24)},
+    "forgets by the clock alone": {"remember": timedelta(days=30)},
     "forgets the oldest of a few": {"max_entries": 50},
 }
 FAULTS: dict[str, dict[str, Change]] = {
@@ -240,7 +258,7 @@ FAULTS: dict[str, dict[str, Change]] = {
     # complete
     "completes in lower case": {"complete": fault(key=lambda _, of: of.key.lower())},
     "forgets": {"complete": fault(before=lambda inbox, of: is_own(inbox, of) and free(inbox, of), answer=True)},
-    "forgets with the lease": {"complete": remember_for_the_lease},
+    "forgets with the lease": {"complete": remember_for_the_lease, "_is_done": know_for_the_lease},
     "completes twice": {"complete": fault(after=lambda *_: True)},
     "completes for anybody": {"complete": fault(before=free_all)},
     "too late is too late": {"complete": fault(answer=False, when=is_too_late)},
@@ -272,7 +290,11 @@ FAULTS: dict[str, dict[str, Change]] = {
     "notes are compared and stored anyway": {
         "set_note": fault(then=lambda inbox, of, stored: stored or inbox._notes.update({of.name: of.text})),
     },
-    "forgets after a day": {},
+    "forgets after a day": {"_is_done": forget_after(86_400)},
+    "forgets by the clock alone": {"_is_done": forget_after(30 * 86_400)},
+    "knows since by the clock alone": {
+        "known_since": fault(after=lambda inbox, of, since: max(since, by_the_clock(inbox) - timedelta(days=30))),
+    },
     "forgets the oldest of a few": {},
     # release
     "never releases": {"release": fault(answer=0, when=lambda _, of: not of.failed)},
@@ -463,6 +485,7 @@ FOUND_BY: dict[str, str] = {
     "InboxPromises.remember": (
         "knows since it began though it forgets; forgets after a day; forgets the oldest of a few"
     ),
+    "InboxPromises.outlive_a_wrong_clock": "forgets by the clock alone; knows since by the clock alone",
     "WaitingPromises.store_what_is_open": (
         "stores what was handled; the quarantine has what waits; stores what failed as new; does not store what a job "
         "set aside; all is fresh"
