@@ -60,6 +60,9 @@ SEED ?= 1
 mutants: $(READY) ## change the code of a folder in 100 small ways: do its tests notice? ROOM=replay, SAMPLE, SEED
 	$(BIN)/python -m tests.mutants $(ROOM) --sample $(SAMPLE) --seed $(SEED)
 
+drills: $(READY) ## the same for each hard file of docs/maintaining.md: does its own drill notice? SAMPLE, SEED
+	$(BIN)/python -m tests.mutants --drills --sample $(SAMPLE) --seed $(SEED)
+
 pages: $(READY) ## the page whose commands take long: the tutorial
 	BASIQ_SLOW_PAGES=1 $(BIN)/python -m pytest -p no:randomly tests/docs/test_pages.py -k 'every_block and tutorial'
 
@@ -165,5 +168,5 @@ release-check: $(READY) ## the checklist of a release; TAG=v0.1.0 for one that i
 clean: ## remove what the other targets made
 	rm -rf $(VENV) .coverage* .pytest_cache .mypy_cache .ruff_cache .hypothesis dist docs/_build
 
-.PHONY: help demo ready test coverage smoke mutants generated pages lint format fuzz crash audit bench bench-growth \
+.PHONY: help demo ready test coverage smoke mutants drills generated pages lint format fuzz crash audit bench bench-growth \
   bench-quick live docs pins changelog dist dist-compare install-test sdist-test tutorial release-check clean

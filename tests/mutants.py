@@ -224,27 +224,43 @@ def equivalent() -> dict[str, str]:
     return {change.strip(): reason for change, _, reason in listed}
 
 
-class Folder:
-    """A folder of the package, and its tests."""
+@dataclass(frozen=True)
+class Code:
+    """Some files of the package, and the tests that must notice a change of them."""
 
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.tests = f"tests/{name.removeprefix('_')}"
-        folder = ROOT / "basiq_async" / name
-        if not folder.is_dir() or not (ROOT / self.tests).is_dir():
-            raise SystemExit(f"there is no folder {name!r} with tests in {self.tests}")
-        self._files = sorted(folder.rglob("*.py"))
+    name: str
+    files: Sequence[Path]
+    tests: Sequence[str]
+
+    @classmethod
+    def of_folder(cls, name: str) -> Code:
+        """Return a folder of the package, and the folder of its tests."""
+        folder, tests = ROOT / "basiq_async" / name, f"tests/{name.removeprefix('_')}"
+        if not folder.is_dir() or not (ROOT / tests).is_dir():
+            raise SystemExit(f"there is no folder {name!r} with tests in {tests}")
+        return cls(name, sorted(folder.rglob("*.py")), [tests])
 
     def sample(self, size: int, seed: int) -> list[Mutant]:
-        """Return a sample of the mutants of the folder, without those that are listed as equivalent."""
+        """Return a sample of the mutants of the files, without those that are listed as equivalent."""
         listed = equivalent()
-        every = [each for path in self._files for each in mutants_of(path)]
-        paths = {str(path.relative_to(ROOT)) for path in self._files}
+        every = [each for path in self.files for each in mutants_of(path)]
+        paths = {str(path.relative_to(ROOT)) for path in self.files}
         for change in sorted(set(listed) - {each.change for each in every}):
             if change.partition(":")[0] in paths:
                 print(f"listed, and no mutant any more: {change}")
         left = [each for each in every if each.change not in listed]
         return random.Random(seed).sample(left, min(size, len(left)))
+
+
+def hard_files(page: Path = ROOT / "docs" / "maintaining.md") -> list[Code]:
+    """Return the rows of the page on maintaining: hard files, each with its drill."""
+    found = []
+    for line in page.read_text().splitlines():
+        cells = [re.findall(r"`([^`]+)`", cell) for cell in line.split("|")]
+        if len(cells) > 4 and cells[1] and cells[3] and all(each.startswith("tests/") for each in cells[3]):
+            files = [ROOT / "basiq_async" / each for each in cells[1]]
+            found.append(Code(", ".join(cells[1]), [each for each in files if each.suffix == ".py"], cells[3]))
+    return found
 
 
 @dataclass(frozen=True)
@@ -350,9 +366,9 @@ def _copy_to(folder: Path) -> Path:
     return folder
 
 
-def run(folder: Folder, size: int, seed: int, workers: int, options: Sequence[str]) -> int:
+def run(code: Code, size: int, seed: int, workers: int, options: Sequence[str]) -> int:
     """Try a sample. Print the survivors, and return the exit code. ``options`` are those of pytest."""
-    sample = folder.sample(size, seed)
+    sample = code.sample(size, seed)
     with tempfile.TemporaryDirectory(prefix="basiq-mutants-") as name:
         results = Path(name) / "results"
         results.touch()
@@ -360,9 +376,7 @@ def run(folder: Folder, size: int, seed: int, workers: int, options: Sequence[st
         def work(forks: Forks) -> None:
             tests = Tests(*forks.measure())
             took = sum(tests.seconds.values())
-            print(
-                f"\n{folder.name}: {len(sample)} mutants (seed {seed}); the tests alone took {took:.0f} s", flush=True
-            )
+            print(f"\n{code.name}: {len(sample)} mutants (seed {seed}); the tests alone took {took:.0f} s", flush=True)
             pids = []
             for number in range(workers):
                 copy = _copy_to(Path(name) / str(number))
@@ -375,20 +389,34 @@ def run(folder: Folder, size: int, seed: int, workers: int, options: Sequence[st
             for pid in pids:
                 os.waitpid(pid, 0)
 
-        code = pytest.main([*_OPTIONS, "--capture=sys", folder.tests, *options], plugins=[Forks(Path(name), work)])
+        status = pytest.main([*_OPTIONS, "--capture=sys", *code.tests, *options], plugins=[Forks(Path(name), work)])
         noticed = [line == "1" for line in results.read_text().splitlines()]
     if len(noticed) < len(sample):
-        return int(code) or 1
+        return int(status) or 1
     share = sum(noticed) / max(1, len(sample))
-    print(f"{folder.name}: {sum(noticed)} of {len(sample)} were noticed ({share:.0%}; at least {ENOUGH:.0%} must be)")
+    print(f"{code.name}: {sum(noticed)} of {len(sample)} were noticed ({share:.0%}; at least {ENOUGH:.0%} must be)")
     return 0 if share >= ENOUGH else 1
 
 
-if __name__ == "__main__":
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("room", help="a folder of basiq_async, such as receiver")
+    parser.add_argument("room", nargs="?", help="a folder of basiq_async, such as receiver")
+    parser.add_argument("--drills", action="store_true", help="each row of docs/maintaining.md, with its own drill")
     parser.add_argument("--sample", type=int, default=100)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     given, options = parser.parse_known_args()  # such as --ignore, for tests that only start processes
-    sys.exit(run(Folder(given.room), given.sample, given.seed, given.workers, options))
+    if given.drills == bool(given.room):
+        parser.error("a folder, or --drills")
+    if given.room:
+        return run(Code.of_folder(given.room), given.sample, given.seed, given.workers, options)
+    codes = 0
+    for row in hard_files():
+        if (pid := os.fork()) == 0:  # pytest runs once in a process
+            os._exit(run(row, given.sample, given.seed, given.workers, options))
+        codes |= os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    return codes
+
+
+if __name__ == "__main__":
+    sys.exit(main())
