@@ -22,6 +22,7 @@ from sqlalchemy.schema import CreateIndex, CreateTable
 from .._redaction.tracebacks import UnshownText, drop_tracebacks
 from .._work.calls import CLOSED, OneProcess
 from .._work.limits import limit
+from .._work.store_use import NO_INBOX, store_use
 from .._work.tasks import run_to_completion, wait_uncancelled
 from ..errors import BasiqError, ConfigurationError, InboxError
 from .sql_commit import keep_tags
@@ -118,7 +119,8 @@ class SQLStore:
         self.tables = tables
         self.timeout = timeout
         self.on_postgresql = engine.dialect.name == "postgresql"
-        self.create_tables = create_tables
+        self.use = store_use.get()
+        self.create_tables = create_tables and self.use == "make"
         self.closed = False
         self.began: datetime | None = None
         self._writing = asyncio.Lock()
@@ -260,7 +262,7 @@ class SQLStore:
         if self.began is None:
             async with self._preparing:
                 if self.began is None:
-                    self.began = await self._run(self._prepare, write=True, wait_for_writer=True)
+                    self.began = await self._run(self._prepare, write=self.use != "look", wait_for_writer=True)
 
     async def now(self, connection: AsyncConnection) -> datetime:
         """Return the time of the server."""
@@ -301,12 +303,14 @@ class SQLStore:
             raise ConfigurationError(
                 "the engine is in AUTOCOMMIT mode, so each statement would commit alone: pass an engine without it"
             )
-        if self.on_postgresql:  # two processes that do this at once would fail
+        if self.on_postgresql and self.use == "make":  # two processes that do this at once would fail
             await connection.execute(sa.select(func.pg_advisory_xact_lock(func.hashtext(self.tables.name))))
         if self.create_tables:
             await connection.run_sync(self._create_tables)
         version = self.tables.version
         rows = (await connection.execute(sa.select(version))).all()
+        if not rows and self.use != "make":
+            raise InboxError(f"the tables {self.tables.name} cannot be used: {NO_INBOX}")
         if not rows:
             await connection.execute(sa.insert(version).values(version=self.tables.layout, began=func.now()))
             rows = (await connection.execute(sa.select(version))).all()

@@ -12,6 +12,7 @@ from pathlib import Path
 import attrs
 
 from .._redaction.tracebacks import drop_tracebacks
+from .._work.store_use import NO_INBOX, store_use
 from ..errors import ConfigurationError, InboxError
 from .private_files import check_private, create_private
 
@@ -34,7 +35,9 @@ class FileKind:
 class SQLiteFile:
     """A SQLite file in WAL mode with ``synchronous=FULL``: a commit survives a crash and a power failure.
 
-    A file that this user cannot write is opened to be read.
+    A file that this user cannot write is opened to be read. Where the process only looks (``store_use``), nothing is
+    written: beside a log it is opened with ``mode=ro``, so that a live writer's commits are read (SQLite may make the
+    ``-shm`` file that such a log needs); without a log with ``immutable=1``, which makes no file.
 
     Raises ``InboxError`` for a file that cannot be used; a file of another program is not changed. Only the owner can
     read a new file, and SQLite's files beside it. A symbolic link, a file of another user, and a file that other users
@@ -48,6 +51,7 @@ class SQLiteFile:
             raise ConfigurationError("path must be the path of a file on a local disk, for the inbox")
         self.path = text
         self.kind = kind
+        self.use = store_use.get()
         self.for_a_look = False
         """Whether the connection sees the file as it was, and nothing that is written to it later."""
         self._seen: _Identity | None = None
@@ -58,15 +62,19 @@ class SQLiteFile:
         timeout: float,
         fill: Callable[[sqlite3.Connection], None] | None = None,
     ) -> sqlite3.Connection:
-        """Open the file. If it is missing or empty, create its tables, and call ``fill`` to write the first rows.
+        """Open the file. If it is missing or empty, create its tables, and call ``fill`` to write the first rows; or
+        refuse it, as ``store_use`` says.
 
         ``timeout`` is the number of seconds to wait for another process. The connection may be used in any thread, and
         begins no transaction by itself. Close it with ``close``.
         """
         try:
-            create_private(self.path)  # not by SQLite, so that the file is private from the first moment
+            if self.use == "make":
+                create_private(self.path)  # not by SQLite, so that the file is private from the first moment
             connection, blank = self._connect(timeout)
             try:
+                if blank and self.use != "make":
+                    raise self._unopenable(NO_INBOX)
                 if blank:
                     self._make(connection, timeout, fill)
                 connection.execute("PRAGMA synchronous=FULL")
@@ -132,7 +140,13 @@ class SQLiteFile:
     def _connect(self, timeout: float) -> tuple[sqlite3.Connection, bool]:
         """Return a connection, and whether the file is empty."""
         self._check_before_opening()
+        look = f"{Path(self.path).absolute().as_uri()}?mode=ro"
         self.for_a_look = False
+        if self.use == "look" and self._has_log():
+            return self._connect_to(look, timeout)
+        if self.use == "look":
+            self.for_a_look = True
+            return self._connect_to(f"{look}&immutable=1", timeout)
         try:
             return self._connect_to(self.path, timeout)
         except sqlite3.Error as exc:
@@ -140,7 +154,7 @@ class SQLiteFile:
                 raise
         # SQLite makes two files beside it, which it cannot here. Without a log, nothing was written since.
         self.for_a_look = True
-        return self._connect_to(f"{Path(self.path).absolute().as_uri()}?mode=ro&immutable=1", timeout)
+        return self._connect_to(f"{look}&immutable=1", timeout)
 
     def _has_log(self) -> bool:
         try:

@@ -16,7 +16,7 @@ import typer
 from .._wire.hosts import show_url
 from ..errors import ConfigurationError, NotFoundError
 from ._command import command
-from ._inboxes import INBOX_TIMEOUT, InboxPlace, Receiver, open_inbox, open_receiver, record_file
+from ._inboxes import INBOX_TIMEOUT, InboxPlace, Receiver, open_inbox, open_receiver, record_file, tell_newest
 from ._lines import Place, Words, find_line
 from ._options import SECRET_VARIABLE, option, read_secrets
 from ._output import live, say
@@ -41,7 +41,8 @@ if TYPE_CHECKING:
 _DIAGNOSIS: View[Diagnosis] = View(
     "id url status healthy problems cool_off_left failed_share by_status refused disabled_at last_success "
     "first_failure oldest_undelivered undelivered never_sent unrecorded left_alone recovered quarantined waiting "
-    "waiting_age others out_of_reach endpoint_status endpoint_error looked_at earliest latest complete forbidden",
+    "waiting_age others out_of_reach endpoint_status endpoint_error looked_at earliest latest complete forbidden "
+    "newest_record",
     id=lambda found: found.webhook.id,
     url=lambda found: show_url(found.webhook.url),
     problems=lambda found: [],  # the lines depend on how the command was called
@@ -55,6 +56,7 @@ _DIAGNOSIS: View[Diagnosis] = View(
     earliest=lambda found: found.look.earliest,
     latest=lambda found: found.look.latest,
     complete=lambda found: found.look.complete,
+    newest_record=lambda found: None,  # of the inbox that the command looked at
     forbidden=lambda found: found.look.forbidden,
 )
 
@@ -108,7 +110,11 @@ async def doctor(
     if receiver is not None and inbox is not None:
         raise ConfigurationError("name the inbox with either --inbox or --receiver")
     async with make_client() as basiq, AsyncExitStack() as stack:
-        opened = None if receiver is None else await stack.enter_async_context(open_receiver(receiver, webhook_id))
+        opened = (
+            None
+            if receiver is None
+            else await stack.enter_async_context(open_receiver(receiver, webhook_id, make=False))
+        )
         known = None if inbox is None else await stack.enter_async_context(open_inbox(inbox))
         owners = {} if known is None else await read_owners(known, timeout=INBOX_TIMEOUT)
         ids = [webhook_id] if webhook_id is not None else [each.id async for each in basiq.webhooks.list()]
@@ -146,6 +152,7 @@ async def doctor(
             if not output.as_json:
                 _show_problems(diagnosis, find, looked.set_aside)
             row = {**_DIAGNOSIS.row(diagnosis), "problems": problem_rows(diagnosis.problems, find)}
+            row["newest_record"] = looked.newest
             output.one(row, _DIAGNOSIS, _diagnosis_details(row))
             if looked.last_line is not None:
                 say(looked.last_line)
@@ -168,10 +175,14 @@ async def doctor(
 
 @attrs.frozen
 class _Looked:
-    """What was found. ``set_aside``: the oldest entry of the quarantine. ``say``: what is said at the end."""
+    """What was found. ``set_aside``: the oldest entry of the quarantine. ``newest``: the time of the newest record.
+
+    last_line: what is said at the end.
+    """
 
     found: Diagnosis
     set_aside: SetAside | None
+    newest: datetime | None
     last_line: str | None
 
 
@@ -212,4 +223,5 @@ async def _diagnose(
         found = await basiq.webhooks.diagnose(webhook_id, receiver=receiver, inbox=inbox, **options)
         known = inbox if receiver is None else receiver.inbox
         oldest = await oldest_set_aside(known, webhook_id, options["identity"], url) if found.quarantined else None
-        return _Looked(found, oldest, missing)
+        newest = None if known is None else await tell_newest(known)
+        return _Looked(found, oldest, newest, missing)

@@ -9,6 +9,7 @@ import re
 import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager
+from datetime import datetime
 from traceback import walk_tb
 from typing import TYPE_CHECKING, Annotated
 
@@ -20,8 +21,11 @@ from .._work.inbox_kinds import KINDS, kind_of
 from .._work.keys import owner_of_job, posting_job
 from ..errors import BasiqError, ConfigurationError, InboxError
 from ._options import option
+from ._output import say
+from ._results import cell_text
 
 if TYPE_CHECKING:
+    from .._work.store_use import StoreUse
     from ..receiver import Inbox, WebhookReceiver
 
 
@@ -73,7 +77,7 @@ class InboxOptions:
         if (self.receiver is None) == (self.inbox is None and self.to is None):
             raise ConfigurationError("name the inbox with --inbox or --receiver, or with --to and --webhook")
         if self.receiver is not None:
-            async with open_receiver(self.receiver, self.webhook) as opened:
+            async with open_receiver(self.receiver, self.webhook, make=False) as opened:
                 yield opened.inbox, opened.webhook_id
             return
         if self.inbox is None and self.webhook is None:
@@ -101,10 +105,14 @@ async def find_owner(inbox: Inbox, webhook: str) -> str:
 
 
 @asynccontextmanager
-async def open_receiver(place: str, webhook_id: str | None = None) -> AsyncIterator[WebhookReceiver]:
+async def open_receiver(
+    place: str, webhook_id: str | None = None, *, make: bool = True
+) -> AsyncIterator[WebhookReceiver]:
     """Import a receiver from a module of the current folder or of the environment, and close it at the end.
 
     The user's own code may enter it, which does not begin to work off what waits in its inbox.
+
+    make: whether it may make an inbox that does not exist.
 
     Raises ``ConfigurationError`` if the module or variable does not exist or raises, or does not hold a receiver; and
     for a receiver of another webhook than ``webhook_id``.
@@ -114,7 +122,7 @@ async def open_receiver(place: str, webhook_id: str | None = None) -> AsyncItera
 
     may_work.set(False)
     async with AsyncExitStack() as stack:
-        with naming_errors(place):
+        with naming_errors(place), _using("make" if make else "existing"):
             found = _load(place)
             if callable(found) and not isinstance(found, WebhookReceiver):
                 found = found()
@@ -177,33 +185,58 @@ def _said(exc: Exception) -> str:
 async def open_inbox(place: str, *, write: bool = False, make: bool = False) -> AsyncIterator[Inbox]:
     """Open an inbox: a file, a database or Redis. It is closed at the end, and forgets nothing meanwhile.
 
-    write: whether it must be possible to write to it. make: whether to make an inbox that does not exist.
+    By default it is only read: nothing is written, not even a table. write: whether it must be possible to write to it.
+    make: whether to make an inbox that does not exist.
 
-    Raises ``ConfigurationError`` for a file that does not exist, and ``InboxError`` if the inbox cannot be used.
+    Raises ``ConfigurationError`` for a file that does not exist, and ``InboxError`` if the inbox cannot be used, or if
+    no inbox has begun there.
     """
     from .._work.limits import inbox_limit
 
     async with AsyncExitStack() as stack:
-        inbox = kind_of(place).open(stack, place, make=make, remember=None)
+        with _using("make" if make else "existing" if write else "look"):
+            inbox = kind_of(place).open(stack, place, make=make, remember=None)
         async with inbox_limit(_OPENING_TIMEOUT):
             await (inbox.check() if write or make else inbox.known_since())
         yield inbox
 
 
-async def check_inbox(inbox: Inbox) -> bool:
-    """Try a write. Return False, without one, for a file that this user cannot write. Raises ``InboxError``."""
+@contextmanager
+def _using(use: StoreUse) -> Iterator[None]:
+    from .._work.store_use import store_use
+
+    token = store_use.set(use)
+    try:
+        yield
+    finally:
+        store_use.reset(token)
+
+
+async def tell_newest(inbox: Inbox, before: str = "") -> datetime | None:
+    """Say when the newest record of an inbox was made: a copy may lack the last ones. Return that time.
+
+    before: what is said in the same line.
+    """
     from .._work.limits import inbox_limit
+
+    if (read := getattr(inbox, "newest_record", None)) is None:  # an inbox of the user's own
+        if before:
+            say(before)
+        return None
+    async with inbox_limit(INBOX_TIMEOUT):
+        newest: datetime | None = await read()
+    text = "the inbox has no record yet" if newest is None else f"the inbox's newest record is of {cell_text(newest)}"
+    say(f"{before}; {text}" if before else text, newest_record=newest)
+    return newest
+
+
+def may_write(inbox: Inbox) -> bool:
+    """Return False for a file that this user cannot write."""
     from ..receiver import SQLiteInbox
 
-    if isinstance(inbox, SQLiteInbox) and not _may_write(inbox._store.path):
-        return False
-    async with inbox_limit(INBOX_TIMEOUT):
-        await inbox.check()
-    return True
-
-
-def _may_write(path: str) -> bool:
-    by_effect = os.access in os.supports_effective_ids
+    if not isinstance(inbox, SQLiteInbox):
+        return True
+    by_effect, path = os.access in os.supports_effective_ids, inbox._store.path
     folder = os.path.dirname(os.path.abspath(path))
     return all(os.access(each, os.W_OK, effective_ids=by_effect) for each in (path, folder))
 

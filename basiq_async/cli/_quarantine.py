@@ -15,7 +15,7 @@ from .._work.failures import find_retry_after
 from .._work.keys import identity_of, webhook_of
 from ..errors import ConfigurationError
 from ._command import Group
-from ._inboxes import INBOX_TIMEOUT, WEBHOOK_VARIABLE, InboxOptions
+from ._inboxes import INBOX_TIMEOUT, WEBHOOK_VARIABLE, InboxOptions, tell_newest
 from ._options import IN_A_TERMINAL, SECONDS, EndpointSecretFile, Oldest, above_zero
 from ._output import live, say
 from ._results import Column, Output, Row, View, short_time
@@ -83,7 +83,7 @@ async def list_(output: Output, place: InboxOptions, limit: Oldest = None) -> in
         owners = await read_owners(inbox, timeout=INBOX_TIMEOUT)
         view = _OF_SEVERAL if len({each.identity for each in owners.values()}) > 1 else _ENTRY
         entries = read_quarantine(inbox, owner, timeout=INBOX_TIMEOUT)
-        return await show_entries(entries, output, limit, view, empty="the quarantine is empty")
+        return await show_entries(entries, output, limit, view, inbox, empty="the quarantine is empty")
 
 
 async def show_entries(
@@ -91,10 +91,11 @@ async def show_entries(
     output: Output,
     limit: int | None,
     view: View[StoredDelivery],
+    inbox: Inbox,
     *,
     empty: str,
 ) -> int:
-    """Show entries of an inbox or a job: all in a pipe, 50 in a terminal. Return the exit code: 1 if there are any."""
+    """Show entries of an inbox: all in a pipe, 50 in a terminal. Return the exit code: 1 if there are any."""
     most = limit if limit is not None else 0 if output.as_json else IN_A_TERMINAL
     more = False
 
@@ -113,8 +114,7 @@ async def show_entries(
         count = await output.stream(shown, view)
     if more:
         say(f"the oldest {count:,}, and there are more; --limit N shows N of them, --limit 0 shows all")
-    if not count:
-        say(empty)
+    await tell_newest(inbox, "" if count else empty)
     return WRONG if count else DONE
 
 
@@ -133,6 +133,7 @@ async def show(id: str, place: InboxOptions) -> StoredDelivery:
     """
     async with place.open() as (inbox, owner):
         found = await _find(inbox, owner, {id})
+        await tell_newest(inbox)
     if not found:
         raise _not_there([id])
     if len(webhooks := dict.fromkeys(str(identity_of(webhook_of(each.key))) for each in found)) > 1:
@@ -312,6 +313,7 @@ async def export(file: str, place: InboxOptions) -> None:
 
     async with place.open() as (inbox, owner):
         count = await export_entries(read_quarantine(inbox, owner, timeout=INBOX_TIMEOUT), file)
+        await tell_newest(inbox)
     say(f"{entries_of(count)} written to {file!r}")
 
 

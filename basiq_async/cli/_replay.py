@@ -12,7 +12,7 @@ import attrs
 import typer
 
 from ._command import command
-from ._inboxes import INBOX_TIMEOUT, open_inbox, record_file
+from ._inboxes import INBOX_TIMEOUT, open_inbox, record_file, tell_newest
 from ._options import Failed, Selection
 from ._results import Output, View, count_details
 from ._run import DONE, WRONG, make_client
@@ -75,8 +75,10 @@ async def replay(output: Output, options: ReplayOptions) -> int:
     watch = Watch()
     if options.dry_run:
         async with AsyncExitStack() as stack:
-            job, _ = await _make_job(stack, options, watch)
+            job, record = await _make_job(stack, options, watch)
             plan = await job.plan()
+            if record is not None:
+                await tell_newest(record)
         output.one(plan, details=count_details(plan))
         return DONE
     check_places(options, options.targets)

@@ -171,7 +171,7 @@ async def open_target(
     from ..transports.retry import RetryPolicy
 
     if options.to is None:
-        receiver = await stack.enter_async_context(open_receiver(options.receiver or "", webhook_id))
+        receiver = await stack.enter_async_context(open_receiver(options.receiver or "", webhook_id, make=write))
         if write:
             async with inbox_limit(INBOX_TIMEOUT):
                 await receiver.inbox.check()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from .._work.keys import identity_of, inbox_key, owner_of_job, webhook_of
 from ..errors import ConfigurationError
 from ._command import Group, command
-from ._inboxes import INBOX_TIMEOUT, InboxOptions, Receiver, check_inbox, open_receiver
+from ._inboxes import INBOX_TIMEOUT, InboxOptions, Receiver, may_write, open_receiver, tell_newest
 from ._options import LogLevel, Oldest
 from ._output import live, say, show_logs
 from ._quarantine import ID, WEBHOOK, show_entries
@@ -113,28 +113,33 @@ async def waiting(output: Output, place: InboxOptions, limit: Oldest = None) -> 
         owners = await read_owners(inbox, timeout=INBOX_TIMEOUT)
         view = _OF_SEVERAL if len({each.identity for each in owners.values()}) > 1 else _WAITING
         entries = read_waiting(inbox, owner, timeout=INBOX_TIMEOUT)
-        return await show_entries(entries, output, limit, view, empty="nothing waits")
+        return await show_entries(entries, output, limit, view, inbox, empty="nothing waits")
 
 
-@inbox_app.add(View("known_since webhooks written"))
+@inbox_app.add(View("known_since newest_record webhooks written"))
 async def check(place: InboxOptions) -> Row:
     """Check that an inbox can be read and written. Show since when it knows what was handled, and of which webhooks.
 
-    A file that this user cannot write is only read: `written` is then false.
+    `newest_record` is when it last recorded something: a copy, or a restored one, may lack the last records. A file
+    that this user cannot write is only read: `written` is then false.
     """
     from .._work.limits import inbox_limit
     from .._work.owners import read_owners
 
     async with place.open() as (inbox, _):
-        if not (written := await check_inbox(inbox)):
-            say("this user cannot write the inbox's file, so writing was not tried")
         async with inbox_limit(INBOX_TIMEOUT):
             since = await inbox.known_since()
+        newest = await tell_newest(inbox)
         webhooks = list(await read_owners(inbox, timeout=INBOX_TIMEOUT))
-        return {"known_since": since, "webhooks": webhooks, "written": written}
+        if not (written := may_write(inbox)):
+            say("this user cannot write the inbox's file, so writing was not tried")
+    if written:  # opened anew: what is only looked at cannot be written
+        async with place.open(write=True) as (inbox, _), inbox_limit(INBOX_TIMEOUT):
+            await inbox.check()
+    return {"known_since": since, "newest_record": newest, "webhooks": webhooks, "written": written}
 
 
-_STATE = View[Row]("event_id event_type_id webhook_id state since due error failures")
+_STATE = View[Row]("event_id event_type_id webhook_id state since due error failures newest_record")
 
 
 @inbox_app.add(shows=_STATE)
@@ -171,6 +176,7 @@ async def get(
             jobs = await read_jobs(inbox, timeout=INBOX_TIMEOUT)
             known += [owner_of_job(job, each) for job in jobs for each in known if each is not None]
         entry = await _find(inbox, event_id, event, [*known, None])  # None: of a receiver without a webhook
+        entry = {**entry, "newest_record": await tell_newest(inbox)}
     output.one(entry)
     return DONE if entry["state"] == "handled" else WRONG
 

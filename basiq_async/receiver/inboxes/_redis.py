@@ -144,6 +144,15 @@ class RedisInbox:
 
         return await self._calls.within_limit(read())
 
+    async def newest_record(self) -> datetime | None:
+        """Return when the newest record was made, by the clock of Redis; None if there is none."""
+
+        async def read() -> datetime | None:
+            newest = (await self._calls.begin()).get("newest")
+            return None if newest is None else _EPOCH + timedelta(milliseconds=int(newest))
+
+        return await self._calls.within_limit(read())
+
     async def quarantine(self, key: str, token: str, delivery: StoredDelivery) -> bool:
         """See ``Inbox``."""
         values = (token, *_facts(delivery), int(delivery.acknowledged))

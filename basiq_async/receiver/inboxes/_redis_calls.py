@@ -18,6 +18,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from ..._redaction.tracebacks import drop_tracebacks
 from ..._work.calls import OneProcess
 from ..._work.limits import limit
+from ..._work.store_use import NO_INBOX, store_use
 from ..._work.tasks import run_cancel_once
 from ...errors import InboxError
 
@@ -58,6 +59,7 @@ class RedisCalls:
         self._scripts: dict[str, _Script] = {}
         self._process = OneProcess(f"the inbox below {prefix!r} in Redis", InboxError)
         self._checked = False
+        self._use = store_use.get()
 
     def at(self, name: str) -> str:
         """Return a key in Redis. Its braces put the whole inbox into one slot of a cluster."""
@@ -120,6 +122,8 @@ class RedisCalls:
         former = await client.exists(self.at("began"), self.at("pinned:began"))
         found = await self._facts()
         if not former and not found.keys() >= {"layout", "began"}:  # a replica can be read
+            if self._use != "make":
+                raise InboxError(f"the keys below {self.at('')} in Redis cannot be used: {NO_INBOX}")
             for name, value in (("layout", _LAYOUT), ("began", datetime.now(UTC).isoformat())):
                 await client.hsetnx(self.at("meta"), name, value)
             found = await self._facts()

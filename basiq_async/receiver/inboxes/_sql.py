@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, Self
 
-from sqlalchemy import Executable
+from sqlalchemy import URL, Executable, make_url
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
 
@@ -16,6 +17,7 @@ from ..._storage.sql import BusyError, SQLStore, as_aware
 from ..._wire.hosts import ENCODE, is_readable_url, show_url
 from ..._work.notes import check_note
 from ..._work.protocol import Claim, StoredDelivery, unpack_entry
+from ..._work.store_use import store_use
 from ..._work.tasks import run_to_completion
 from ...errors import ConfigurationError
 from ._sql_pruning import Pruning
@@ -266,6 +268,25 @@ class SQLInbox(SQLRows):
         return await self._record(self._sql.put_off, delivery.key, token, **values)
 
 
+_MODES = {"existing": "rw", "look": "ro"}
+
+
+def _only_existing(place: str) -> URL:
+    """Return the URL of a database, by which SQLite makes no file unless the process may make stores."""
+    url, mode = make_url(place), _MODES.get(store_use.get())
+    if (
+        mode is None
+        or url.get_backend_name() != "sqlite"
+        or not url.database
+        or url.database.startswith(("file:", ":"))
+    ):
+        return url
+    if not Path(url.database).is_file():
+        raise ConfigurationError(f"the database {show_url(place)!r} does not exist")
+    uri = Path(url.database).absolute().as_uri()  # with mode=ro, SQLite may make a -shm file, and nothing else
+    return url.set(database=uri, query={**url.query, "mode": mode, "uri": "true"})
+
+
 _DRIVER = "name an async driver that is installed, such as postgresql+asyncpg:// or sqlite+aiosqlite://"
 
 
@@ -275,7 +296,9 @@ def open_place(stack: AsyncExitStack, place: str, *, make: bool = False, **optio
     if not is_readable_url(place):
         raise ConfigurationError(f"{shown}: {ENCODE}")
     try:
-        engine = create_async_engine(place)
+        engine = create_async_engine(_only_existing(place))
+    except ConfigurationError:  # which is a ValueError
+        raise
     except (SQLAlchemyError, ImportError, ValueError, TypeError) as exc:  # the error's text can hold the password
         raise ConfigurationError(f"{shown}: {type(exc).__name__}; {_DRIVER}; {ENCODE}") from None
     stack.push_async_callback(engine.dispose)

@@ -287,6 +287,14 @@ class Statements:
         self.replace_note = replaced.values(text=sa.bindparam("a_text", type_=sa.Text)).returning(notes.c.name)
 
         self.since = sa.select(now.label("now"), version.c.began, version.c.forgotten_at)
+        newest = [
+            sa.select(func.max(column)).where(condition).scalar_subquery()
+            for column, condition in (
+                (events.c.handled_at, events.c.queue.is_(None)),
+                (events.c.placed_at, events.c.queue.is_not(None)),
+            )
+        ]
+        self.newest = sa.select(*newest)
         forgotten = sa.bindparam("a_forgotten", type_=version.c.forgotten_at.type)
         self.forget = (
             sa.update(version)

@@ -159,6 +159,10 @@ class SQLiteInbox:
         """See ``Inbox``."""
         return await self._read(sql.SINCE, lambda rows: _time(rows[0][0]), remember=self._remember)
 
+    async def newest_record(self) -> datetime | None:
+        """Return when the newest record was made, by the clock of its writer; None if there is none."""
+        return await self._read(sql.NEWEST, lambda rows: None if rows[0][0] is None else _time(rows[0][0]))
+
     async def quarantine(self, key: str, token: str, delivery: StoredDelivery) -> bool:
         """See ``Inbox``."""
         values: dict[str, Any] = {
@@ -251,6 +255,8 @@ class SQLiteInbox:
         def work(connection: sqlite3.Connection) -> int:
             times = self._times(connection)
             changed = connection.execute(statement, {"key": key, "token": token, **times, **values}).rowcount
+            if changed and statement is not sql.RELEASE:
+                connection.execute("UPDATE clock SET newest = ?", (times["wall"],))
             self._tidy(connection, times)
             return changed
 
@@ -288,7 +294,7 @@ class SQLiteInbox:
 
 
 def _fill(clock: Callable[[], float], connection: sqlite3.Connection) -> None:
-    connection.execute("INSERT INTO clock VALUES (?, NULL, NULL)", (clock(),))
+    connection.execute("INSERT INTO clock VALUES (?, NULL, NULL, NULL)", (clock(),))
 
 
 def _columns(delivery: StoredDelivery) -> dict[str, Any]:

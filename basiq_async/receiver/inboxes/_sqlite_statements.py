@@ -6,7 +6,7 @@ from ..._storage.sqlite_files import FileKind
 
 KIND = FileKind(
     application_id=0x42515349,
-    version=7,
+    version=8,
     schema=(
         # ``expires`` is by the wall clock. The lease, of so many seconds, ends by the clock of leases, which is the
         # monotonic one. ``entry_json`` is a quarantined delivery, and ``at`` is the time when it was set aside. The key
@@ -22,8 +22,8 @@ KIND = FileKind(
         "CREATE INDEX inbox_quarantine ON inbox (at, key) WHERE at IS NOT NULL",
         "CREATE INDEX inbox_due ON inbox (webhook, failing, due, size, stored, failing_since) WHERE due IS NOT NULL",
         "CREATE INDEX inbox_waiting ON inbox (stored, key) WHERE due IS NOT NULL",
-        # When the file was made, and the state of the clock of retention.
-        "CREATE TABLE clock (began REAL NOT NULL, shown REAL, believed REAL)",
+        # When the file was made, the state of the clock of retention, and when the newest record was made.
+        "CREATE TABLE clock (began REAL NOT NULL, shown REAL, believed REAL, newest REAL)",
         # For how long entries were kept that were recorded up to a moment.
         "CREATE TABLE kept (remember REAL PRIMARY KEY, until REAL NOT NULL) WITHOUT ROWID",
         "CREATE TABLE notes (name TEXT PRIMARY KEY, text TEXT NOT NULL) WITHOUT ROWID",
@@ -135,6 +135,7 @@ SELECT max(began, :horizon - :remember, (SELECT coalesce(max(min(until, :horizon
 FROM clock
 """
 CLOCK = "UPDATE clock SET shown = ?, believed = max(coalesce(believed, -1e999), ?)"
+NEWEST = "SELECT newest FROM clock"
 FIND_NOTE = "SELECT text FROM notes WHERE name = :name"
 NOTE = "INSERT INTO notes (name, text) VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET text = excluded.text"
 PRUNE = "DELETE FROM inbox WHERE key IN (SELECT key FROM inbox WHERE expires <= ? ORDER BY expires LIMIT ?)"

@@ -45,9 +45,15 @@ local function set(key, value, ms)
   end
 end
 
+-- Notes the time of the newest record.
+local function note_record()
+  redis.call('HSET', meta, 'newest', string.format('%.0f', now()))
+end
+
 -- Records a key as handled, for some ms, and until when entries were kept for so long.
 local function record(entry, ms)
   set(entry, 'done', ms)
+  note_record()
   local kept, time = 'kept:' .. ms, now()
   if ms ~= '0' and tonumber(redis.call('HGET', meta, kept) or '0') < time then
     redis.call('HSET', meta, kept, string.format('%.0f', time + 60000))
