@@ -6,9 +6,12 @@ import errno
 import os
 import stat
 from contextlib import suppress
+from glob import escape
 from pathlib import Path
 
 _OURS = 0o600
+_ABANDONED = 3600.0
+"""Seconds after which a draft is of a process that was killed: it takes a moment to write one."""
 _NO_LINKS = getattr(os, "O_NOFOLLOW", 0)
 _BINARY = getattr(os, "O_BINARY", 0)
 _NO_WAIT = getattr(os, "O_NONBLOCK", 0)
@@ -37,10 +40,19 @@ def open_new(path: str | os.PathLike[str]) -> int:
 
 
 def replace_private(path: str | os.PathLike[str], content: bytes) -> None:
-    """Write or replace a private file, atomically and durably. Raises OSError."""
-    draft = Path(path).with_name(f".{Path(path).name}.{os.urandom(8).hex()}")
+    """Write or replace a private file, atomically and durably. Raises OSError.
+
+    It removes the drafts of processes that were killed while they did this, an hour or more ago.
+    """
+    name = Path(path).name
+    draft = Path(path).with_name(f".{name}.{os.urandom(8).hex()}")
     descriptor = open_new(draft)
     try:
+        with suppress(OSError):
+            now = os.fstat(descriptor).st_mtime  # by the clock of the file system
+            for each in draft.parent.glob(f".{escape(name)}.{'[0-9a-f]' * 16}"):
+                if abs(now - each.lstat().st_mtime) >= _ABANDONED:
+                    each.unlink()
         with os.fdopen(descriptor, "wb") as file:
             file.write(content)
             file.flush()

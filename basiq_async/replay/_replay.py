@@ -35,6 +35,7 @@ from ..filters import Filter, filter_text
 from ..hooks import call_hook, chain_hooks
 from ..models import Message
 from ._engine import Engine
+from ._hints import ListHints
 from ._reading import Reading
 from ._records import QuarantineRecorder, RetryTarget, message_of_entry
 from ._report import OnProgress, Plan, Report, make_plan
@@ -401,12 +402,12 @@ class Replay:
         hint = selection = note_hint = None
         if self._where._steady and not counts_only:
             job = [handling.webhook_id] if handling.posts else []
-            name = f"reading {json.dumps([self._source, self._webhook_id, self._filter, *job])}"
+            name = f"reading {json.dumps([self._source, self._webhook_id, *job])}"
             types = None if wanted is None else sorted(wanted)
             patterns = None if receiver is None else sorted(receiver.patterns)
             selection = json.dumps([self._source, self._filter, types, patterns, self._where.description])
-            hint = await self._ask(record.note, name)
-            note_hint = partial(record.set_note, name)
+            hints = ListHints(record, name, self._filter, self._ask)
+            hint, note_hint = await hints.read(), hints.keep
         events = self._source == "events"
         key_of: Callable[[Any], str] | None
         key_of = partial(event_key if events else message_key, webhook_id=handling.webhook_id)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextlib import suppress
 from datetime import timedelta
 from typing import Any
@@ -14,10 +14,13 @@ import pytest
 
 from basiq_async._wire.codec import Reader, Unreadable
 from basiq_async.errors import NotFoundError, PaginationError, ResponseDecodeError
+from basiq_async.receiver import MemoryInbox
+from basiq_async.replay._hints import MOST_HINTS, ListHints  # private: no caller sees which hints are kept
 from basiq_async.replay._listed import _MOST_TEXT as MOST_TEXT  # private: no caller sees how long a hint may be
 from basiq_async.replay._listed import _check, short_ids  # private: their users are in this package
 from basiq_async.replay._reading import Reading  # private: its users are in this package
 from tests.support.changing_lists import NOON, Item, KnownKeys, Lists, key_of
+from tests.support.histories import Recorder, history
 
 ORDERS = pytest.mark.parametrize("order", ["oldest-first", "newest-first"])
 PAGINGS = pytest.mark.parametrize("paging", ["cursor", "seek", "offset"])
@@ -473,3 +476,32 @@ async def test_a_key_that_occurs_again_is_handed_out_once() -> None:
         handed += [item["id"] for item in batch.items]
     assert handed == [f"m{n}" for n in range(1, 8)]
     await reading.aclose()
+
+
+async def test_a_record_keeps_eight_hints_of_a_list_and_those_that_were_used_last() -> None:
+    inbox, dates = MemoryInbox(), [f"message.eventTypeId.ne('no.{number}')" for number in range(30)]
+    async with history(30, page_size=3) as h:
+        daily = "message.eventTypeId.ne('no')"
+        for each in dates:
+            for filter in (daily, each):
+                await h.replay(Recorder(), inbox=inbox, filter=filter).run()
+        hints = [name for name in inbox._notes if name.startswith("reading")]
+        assert len(hints) == MOST_HINTS + 1, hints
+
+    async def ask(call: Callable[[str], Awaitable[str | None]], name: str) -> str | None:
+        return await call(name)
+
+    name = min(hints, key=len)
+    kept = [each for each in (daily, *dates) if await ListHints(inbox, name, each, ask).read() is not None]
+    assert kept == [daily, *dates[-MOST_HINTS + 1 :]]
+
+
+@pytest.mark.parametrize("text", ["", "x", "[]", '{"a": "b"}', '{"a": 99}', '{"a": 0, "b": 0}', "[" * 100_000])
+async def test_a_list_of_hints_that_another_program_wrote_is_begun_anew(text: str) -> None:
+    inbox = MemoryInbox()
+    async with history(30, page_size=3) as h:
+        await h.replay(Recorder(), inbox=inbox).run()
+        (name, noted), _ = ((name, text) for name, text in inbox._notes.items() if name.startswith("reading"))
+        await inbox.set_note(name, text)
+        assert (await h.replay(Recorder(), inbox=inbox).run()).finished
+        assert inbox._notes[name] == noted

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import stat
+import time
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,16 @@ def test_a_file_is_there_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest
     monkeypatch.undo()
     replace_private(tmp_path / "file", b"content")
     assert [each.read_bytes() for each in tmp_path.iterdir()] == [b"content"]
+
+
+@pytest.mark.parametrize(("hours", "left"), [(0.9, True), (1.1, False), (-40 * 24, False)])
+def test_the_draft_of_a_process_that_was_killed_is_gone_after_an_hour(tmp_path: Path, hours: float, left: bool) -> None:
+    draft, other = tmp_path / f".file.{'0' * 16}", tmp_path / ".file.another"
+    for each in (draft, other):
+        each.touch()
+        os.utime(each, (time.time() - hours * 3600,) * 2)
+    replace_private(tmp_path / "file", b"content")
+    assert (draft.exists(), other.exists()) == (left, True)
 
 
 def test_what_is_replaced_has_the_new_content_and_others_cannot_read_it(tmp_path: Path) -> None:

@@ -287,10 +287,9 @@ class SQLiteInbox:
             self._clock_due = wall + _CLOCK_EVERY
             if self._retention is not None:
                 connection.execute(sql.CLOCK, (self._retention.shown, self._retention.believed))
-            if self._remember < math.inf:
-                connection.execute(
-                    sql.KEPT, (self._remember, self._clock_due)
-                )  # ahead: for all records until the next write
+            if self._remember < math.inf:  # ahead: for all records until the next write
+                connection.execute(sql.KEPT, (self._remember, self._clock_due))
+                connection.execute(sql.UNKEPT, (times["horizon"] - self._remember,))
 
 
 def _fill(clock: Callable[[], float], connection: sqlite3.Connection) -> None:

@@ -130,6 +130,8 @@ ORDER BY at, key LIMIT :limit
 KEPT = """
 INSERT INTO kept (remember, until) VALUES (?, ?) ON CONFLICT (remember) DO UPDATE SET until = max(until, excluded.until)
 """
+# What was kept for as long as another length of time says is then known to be gone.
+UNKEPT = "DELETE FROM kept WHERE until <= ?"
 SINCE = """
 SELECT max(began, :horizon - :remember, (SELECT coalesce(max(min(until, :horizon - remember)), began) FROM kept))
 FROM clock

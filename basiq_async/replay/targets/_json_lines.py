@@ -33,7 +33,7 @@ _BEGINNING = b'{"'
 _FIRST_ID = re.compile(rb'\{(?:"type":"[^"\\]*",)?"id":"([^"\\]+)"[,}]')
 """The id of a line that begins as Basiq's messages do. Any other line is parsed."""
 """The byte to lock on Windows. No file is that long: other programs could not read a locked part of the file."""
-_LONGEST_NOTE = 2**20
+_MOST_NOTES, _LONGEST_NOTE = 24, 2**25
 
 
 @attrs.frozen
@@ -124,7 +124,10 @@ class JSONLinesTarget:
                 await self._in_thread(self._look)
             if expected is not ... and self._notes.get(name) != expected:
                 return False
+            self._notes.pop(name, None)
             self._notes[name] = text
+            while len(self._notes) > _MOST_NOTES:  # the one that was written first costs requests only
+                del self._notes[next(iter(self._notes))]
             await self._in_thread(self._write_note)
             return True
 

@@ -187,6 +187,16 @@ async def test_a_note_that_is_damaged_or_lost_costs_requests_and_no_line(tmp_pat
     assert len(path.read_text().splitlines()) == 60
 
 
+async def test_a_note_holds_the_latest_24_notes_of_jobs_and_can_be_read_however_long_they_are(tmp_path: Path) -> None:
+    path = tmp_path / "export.jsonl"
+    async with JSONLinesTarget(path) as target:
+        for number in range(30):
+            await target.set_note(f"note {number}", "\u00e9" * 64 * 1024)
+    async with JSONLinesTarget(path) as target:
+        kept = [number for number in range(30) if await target.note(f"note {number}") is not None]
+    assert kept == [*range(6, 30)]
+
+
 def _widen(note: Path) -> None:
     note.chmod(0o644)
 
