@@ -126,8 +126,9 @@ class Store:
                 )
 
     def remove_webhook(self, webhook: Webhook) -> None:
-        """Remove a webhook and its messages."""
-        del self.app.webhooks[webhook.id], self.app.messages[webhook.id]
+        """Remove a webhook and its messages, if it is still there."""
+        self.app.webhooks.pop(webhook.id, None)
+        self.app.messages.pop(webhook.id, None)
 
     def find_messages(self, message_id: str) -> Sequence[tuple[Webhook, Message]]:
         """Return the messages with this id, each with its webhook: more than one if webhooks share ids."""
