@@ -154,9 +154,9 @@ class BasiqClient:
     def __repr__(self) -> str:
         return f"BasiqClient(base_url={self.base_url!r})"
 
-    def _seal(self, purpose: str) -> Seal:
-        """Return a seal for data that passes through other programs. Its key is derived from the API key."""
-        return Seal((self._key.reveal().encode(),), purpose)
+    def _seal(self, purpose: str, what: str) -> Seal:
+        """Return a seal for texts that pass through other programs. Its key is derived from the API key."""
+        return Seal(self._key.reveal().encode(), purpose, what)
 
     def _observe(self, wrap: Callable[[Transport], Transport], on_request: OnRequest, on_retry: OnRetry) -> None:
         """Send every call through the transport that ``wrap`` returns: it wraps authentication and retries.

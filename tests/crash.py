@@ -35,12 +35,12 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from basiq_async import BasiqClient, InMemoryTransport, Message
 from basiq_async._work.keys import owner_of_job, posting_job
 from basiq_async.receiver import Delivery, SQLInbox, SQLiteInbox, WebhookReceiver
-from basiq_async.receiver.protocol import Claim, inbox_key
+from basiq_async.receiver.protocol import inbox_key
 from basiq_async.replay import HttpTarget, JSONLinesTarget, Replay
 from basiq_async.testing import FakeBasiq, Quirks
 from tests.support.databases import engine_of
 from tests.support.environment import free_port
-from tests.support.killing import committed_effects, make_tables, start
+from tests.support.killing import Hasty, committed_effects, make_tables, start
 from tests.support.servers import PostgresServer, postgres_server
 
 from .crash_receiver import add_receiver, crash_receiver, serve_at
@@ -99,17 +99,6 @@ class Slowly(JSONLinesTarget):
         await self.flush()
         await asyncio.sleep(self._rng.random() * 0.004)
         return await super().known(keys)
-
-
-class Hasty(SQLiteInbox):
-    """The claims of a killed run end sooner than after the 30 s of a replay's: the last run waits for them."""
-
-    def __init__(self, path: Path, longest: float) -> None:
-        super().__init__(path)
-        self._longest = longest
-
-    async def claim(self, key: str, token: str, *, lease: float, **how: bool) -> Claim:
-        return await super().claim(key, token, lease=min(lease, self._longest), **how)
 
 
 class Crash:

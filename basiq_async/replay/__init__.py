@@ -11,6 +11,7 @@ from ._recovered import Recovery, RecoveryPlan
 from ._recovery import RecoveryRun, recover
 from ._replay import Replay
 from ._report import Plan, Progress, Report
+from ._share import share
 from ._where import Where, event_types, failed_only, limit, message_time, since, until
 from .targets._base import BulkTarget, Target
 from .targets._http import HttpTarget
@@ -40,6 +41,7 @@ __all__ = [
     "message_time",
     "recover",
     "serve_page",
+    "share",
     "since",
     "until",
 ]

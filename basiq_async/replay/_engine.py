@@ -13,12 +13,13 @@ import attrs
 from ..models import Message
 from ._report import OnProgress, Plan, Report
 from ._sources import Batch, MessageSource
-from ._tally import HintNotes, RunSettings, Tally, record_within
-from ._throttle import Attempts, Limiter, RateLimiter
+from ._tally import HintNotes, RunSettings, Tally, make_attempts, record_within
 from .targets._base import BUSY, Target
 
 _MOST_AT_ONCE = 1_024
 """A target that never waits: the number of messages before other tasks get their turn."""
+_MOST_BUSY = 5_000
+"""A run keeps so many messages that other workers hold. Then it tries these again, before it reads further."""
 Item: TypeAlias = tuple[Message, Batch[Any], Exception | None]
 """A message, its page, and the error with which it fails at once."""
 
@@ -116,6 +117,10 @@ class _Queue:
         try:
             self._reading = asyncio.current_task()  # ``stop`` cancels it while it waits here, and nowhere else
             try:
+                if len(self.busy) >= _MOST_BUSY:
+                    await asyncio.sleep(1)
+                    self._items, self.busy = iter(self.busy), deque()
+                    return True
                 batch = await self._source.advance()
             finally:
                 self._reading = None
@@ -231,8 +236,6 @@ class Engine:
     is recorded by a worker while no other one records: what finishes meanwhile is in the next recording, so slower ones
     record more messages each.
 
-    limiter: replaces the settings' rate if several engines share one.
-    on_pause: called with the length of each pause that the target causes.
     note_hint: keeps a hint of the source for the next run.
     allow_extra_seconds: called at the end, before the messages are handed out again that other workers held. Returns
         the seconds for which the target waits for those workers then.
@@ -245,22 +248,12 @@ class Engine:
         target: Target,
         recorder: Recorder,
         settings: RunSettings,
-        limiter: Limiter | None = None,
-        on_pause: Callable[[float], None] | None = None,
         note_hint: Callable[[str], Awaitable[None]] | None = None,
         allow_extra_seconds: Callable[[], float | None] = lambda: None,
     ) -> None:
         self._settings = settings
         self._in_batches = recorder.in_batches
-        self._attempts = Attempts(
-            target,
-            limiter if limiter is not None or settings.rate is None else RateLimiter(settings.rate),
-            width=settings.concurrency,
-            max_pause=settings.max_pause,
-            timeout=settings.target_timeout,
-            on_pause=on_pause,
-            once=settings.tries_once,
-        )
+        self._attempts = make_attempts(target, settings)
 
         def wait() -> None:
             self._attempts.timeout += allow_extra_seconds() or 0.0
@@ -284,10 +277,6 @@ class Engine:
         self._attempts.stop()
         self._recording.stop()
         self._queue.stop()
-
-    def pause(self, seconds: float) -> None:
-        """Hand no message to the target for ``seconds``, as if it had asked for a pause."""
-        self._attempts.pressure.pause(seconds)
 
     async def _work_all(self) -> None:
         if not self._stopped:

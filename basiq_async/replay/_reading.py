@@ -122,6 +122,33 @@ class Reading(PageRequests, Generic[T]):
         """
         return await anext(self._batches, None)
 
+    @property
+    def start(self) -> str:
+        """The URL of the first page."""
+        return self._listing.start
+
+    def relative(self, url: str) -> str:
+        """Return the part of a page's URL below that of the API."""
+        return self._listing.base.relative(url)
+
+    def absolute(self, link: str) -> str:
+        """Return the URL of a page from that part."""
+        return self._listing.url(link)
+
+    async def read_page(
+        self, url: str, seen: Collection[int] = frozenset(), *, ahead: bool = False
+    ) -> tuple[ListedPage, Batch[T]]:
+        """Return one page, wherever it is in the list, and what it has to hand out. No hint follows from it.
+
+        ``seen`` are the hashes of the URLs before it. ``ahead``: whether to request the next one already.
+        """
+        page = await self._request(url, seen)
+        if ahead:
+            self.request_ahead(page.next_url)
+        batch = await self._enter(Pass(url), page, is_next=False)
+        self._steps.clear()
+        return page, batch
+
     async def aclose(self) -> None:
         """End the reading, and cancel the request for the next page."""
         self.forget_ahead()

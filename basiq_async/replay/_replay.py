@@ -34,10 +34,12 @@ from ..errors import ConfigurationError, ReplayError
 from ..filters import Filter, filter_text
 from ..hooks import call_hook, chain_hooks
 from ..models import Message
+from ..receiver import MemoryInbox
 from ._engine import Engine
 from ._hints import ListHints
+from ._pages import PageJob, Pages
 from ._reading import Reading
-from ._records import QuarantineRecorder, RetryTarget, message_of_entry
+from ._records import QuarantineRecorder, RetryTarget, key_of, make_entry, message_of_entry
 from ._report import OnProgress, Plan, Report, make_plan
 from ._service import check_place, count_at_service, end_known_entries
 from ._sources import (
@@ -53,15 +55,16 @@ from ._sources import (
     placeholder_for,
     plain_id,
 )
-from ._tally import Observer, OnError, RunSettings
-from ._throttle import FIRST_PAUSE, LONGEST_PAUSE
+from ._tally import Observer, OnError, RunSettings, make_attempts
+from ._throttle import FIRST_PAUSE, LONGEST_PAUSE, Attempts
+from ._traces import PageTraces
 from ._where import Predicate, Where, as_where, choose, everything
 from ._writer import PageWriter
 from .targets._adapters import AnyTarget, ReceiverTarget, choose_hand_out
 from .targets._base import HANDLED_BEFORE, BulkTarget
 from .targets._http import HttpTarget
 from .targets._json_lines import JSONLinesTarget
-from .targets._shared import PATIENCE, Shared
+from .targets._shared import PATIENCE, Shared, new_token
 
 T = TypeVar("T")
 Arguments = TypeVarTuple("Arguments")
@@ -165,6 +168,7 @@ class Replay:
         self._is_of_service = False
         """Whether the target posts, and the inbox is that of the service: its notes are about the service."""
         self._stopping = asyncio.Event()
+        self._pages = self._make_pages()
 
     @property
     def running(self) -> bool:
@@ -231,6 +235,29 @@ class Replay:
         await self._identify()
         inbox, webhook_id = self._handling.inbox, self._handling.webhook_id
         return await export_entries(None if inbox is None else read_quarantine(inbox, webhook_id, timeout=_CALL), path)
+
+    async def pages(self) -> AsyncIterator[str]:
+        """Iterate over the pages of the history on which anything is left, each a text for ``work``.
+
+        A text holds a place in the list and the moment, and no message. It is sealed with a key that is derived from
+        the API key. Raises ``ConfigurationError`` for a target that is its own record, for a ``MemoryInbox``, and for a
+        ``where`` with a ``limit``; and the errors of reading the source and of the inbox.
+        """
+        async with aclosing(self._pages.listed()) as pages:
+            async for page in pages:
+                if page.keys:
+                    yield page.text
+
+    async def work(self, page: str) -> None:
+        """Hand the messages of a page that the inbox does not know to the target: in any process, any number of times.
+
+        What it handles is recorded. What fails, or is held by another worker, is left to the next run; a page is left
+        after 100 failures in a row. Where a process was killed while it had the page, its messages are handed out one
+        after the other, and one that ends three processes is set aside. Calls that are under way at once share the
+        ``concurrency``, the rate, and the pauses. Raises ``ConfigurationError`` for a text that another API key or
+        replay has made, and the errors that end a run.
+        """
+        await run_cancel_once(self._pages.work(page))
 
     def stop(self) -> None:
         """Let the present run begin no more messages. It returns when the messages under way are recorded."""
@@ -328,6 +355,65 @@ class Replay:
             settings = attrs.evolve(settings, target_timeout=max(settings.target_timeout, longest))
         limit = None if retries else self._where.limit
         return attrs.evolve(settings, limit=limit, tries_once=retries)
+
+    # --- pages that several processes share ---
+
+    def _make_pages(self) -> Pages:
+        target, record = self._handling.value, self._handling.record
+        job = [target._job] if isinstance(target, HttpTarget) else []
+        return Pages(
+            PageJob(
+                seal=self._client._seal("basiq page", "the page"),
+                name=json.dumps([self._source, self._webhook_id, self._filter, *job]),
+                concurrency=self._settings.concurrency,
+                begin=lambda: self._patiently(self._begin_page),
+                read=self._read_for_page,
+                known=lambda keys: self._ask(self._handling.known, keys),
+                accepts_type=self._handling.accepts_type,
+                make_attempts=self._make_attempts,
+                traces=PageTraces(
+                    lambda name: self._ask(record.note, name),
+                    lambda name, text, expected: self._ask(partial(record.set_note, expected=expected), name, text),
+                ),
+                set_aside=self._set_aside,
+            )
+        )
+
+    async def _begin_page(self) -> None:
+        if self._handling.inbox is None:
+            raise ConfigurationError(
+                "the target is its own record, which one process writes. Reading the list is the limit there, so run() "
+                "in one process is as fast; several lists, such as one for each filter, are several runs"
+            )
+        if type(self._handling.inbox) is MemoryInbox:
+            raise ConfigurationError("no other process can see a MemoryInbox: pass an inbox that all of them reach")
+        if self._where.limit is not None:
+            raise ConfigurationError("limit() counts the messages of one run: it cannot be shared")
+        if self._handling.receiver is not None:
+            await self._handling.receiver._secrets.begin()
+        await self._identify()
+        await self._check_place()
+        await self._note_owners(self._handling.inbox)
+
+    async def _read_for_page(self) -> Reading[Message]:
+        return (await self._open_source(counts_only=True))[0]
+
+    def _make_attempts(self) -> Attempts:
+        target, settings = self._handling.open(), self._settings_of(retries=False)
+        if self._observer is not None:
+            target = self._observer.wrap(target)
+            self._observer.begin(self._source)
+        return make_attempts(target, settings)
+
+    async def _count_quarantined(self) -> int:
+        inbox = cast(Inbox, self._handling.inbox)
+        return await count_quarantined(inbox, self._handling.webhook_id, timeout=_CALL)
+
+    async def _set_aside(self, message: Message, error: str) -> bool:
+        """Put a message into the quarantine. Return False if another worker holds it."""
+        key, inbox = key_of(message, self._handling.webhook_id), cast(Inbox, self._handling.inbox)
+        entry = make_entry(message, key, error, now=self._client._api.now())
+        return await self._ask(inbox.quarantine, key, new_token(), entry) or bool(await self._ask(inbox.known, [key]))
 
     @asynccontextmanager
     async def _one_run(self, check: Callable[[], Awaitable[None]] | None = None) -> AsyncIterator[None]:
@@ -438,18 +524,25 @@ class Replay:
 
     async def _ask(self, call: Callable[[*Arguments], Awaitable[T]], *arguments: *Arguments) -> T:
         """Call the record. A run waits while it is away, at most ``max_pause`` seconds, as it does for a claim."""
-        loop, pause = asyncio.get_running_loop(), FIRST_PAUSE
-        until = loop.time() + self._settings.max_pause
         seconds, slow = _CALL, cast(Callable[[float], Exception], inbox_is_slow)
         if self._handling.inbox is None:  # such a record may have to read all that it has
             seconds, slow = self._settings.record_timeout, _record_is_slow
+
+        async def ask() -> T:
+            async with limit(seconds, partial(slow, seconds)):
+                return await call(*arguments)
+
+        return await self._patiently(ask)
+
+    async def _patiently(self, call: Callable[[], Awaitable[T]]) -> T:
+        loop, pause = asyncio.get_running_loop(), FIRST_PAUSE
+        until = loop.time() + self._settings.max_pause
         while True:
             try:
-                async with limit(seconds, partial(slow, seconds)):
-                    return await call(*arguments)
+                return await call()
             except Exception as exc:
                 left = until - loop.time()
-                if not self._running or left <= 0 or not is_outage(exc):
+                if not (self._running or self._pages.calls) or left <= 0 or not is_outage(exc):
                     raise
                 logger.warning("the record does not respond (%s): the replay asks it again", printable(str(exc)))
                 if await wait_for_event(self._stopping, min(pause, left)):

@@ -34,6 +34,7 @@ class Progress:
     paused: the seconds left of a pause, which the target asked for, or which began because it is down; else 0.
     reason: why it pauses: the target's last error; None without a pause.
     down: the seconds for which the target has been down; else 0.
+    pages_left: for a shared run, the number of pages on which other processes may still work.
     order: the order of the list, as far as its times show it. A list that is not ordered by time ("unknown") is read
         whole in each run.
     """
@@ -50,6 +51,7 @@ class Progress:
     paused: float = 0.0
     reason: str | None = None
     down: float = 0.0
+    pages_left: int = 0
     order: Order = "unknown"
 
 
@@ -62,11 +64,13 @@ class Report(Progress):
         posted ones failed at the service.
     waiting: of the messages that were posted or handled before, as many may wait for a deferred handler of the service.
     at_service: for a target that posts: as many of the same are in the quarantine of the service's inbox.
+    quarantined: for a shared run, as many entries the quarantine holds at its end.
     """
 
     finished: bool
     waiting: int = 0
     at_service: int = 0
+    quarantined: int = 0
 
 
 OnProgress = Callable[[Progress], None]

@@ -16,12 +16,12 @@ from .._work.failures import failure_text
 from .._work.limits import limit
 from .._work.tasks import run_to_completion
 from .._work.throughput import RECENT_SECONDS, messages_per_second, seconds_left
-from ..errors import BasiqError, InboxError, ReplayError, TargetError
+from ..errors import BasiqError, ReplayError
 from ..hooks import call_hook
 from ..models import Message
 from ._report import OnProgress, Plan, Progress, Report
 from ._sources import MessageSource, Source
-from ._throttle import LONGEST_ERROR, Attempts, ending_error
+from ._throttle import LONGEST_ERROR, Attempts, RateLimiter, ending_error, ends_run
 from .targets._base import BUSY, HANDLED_BEFORE, Target
 
 logger = logging.getLogger("basiq_async.replay")
@@ -50,6 +50,23 @@ class RunSettings:
     record_timeout: float = 60.0
     limit: int | None = None
     tries_once: bool = False
+
+
+def make_attempts(
+    target: Target,
+    settings: RunSettings,
+    *,
+    width: int | None = None,
+) -> Attempts:
+    """Return what hands messages to a target within a run's settings."""
+    return Attempts(
+        target,
+        None if settings.rate is None else RateLimiter(settings.rate),
+        width=settings.concurrency if width is None else width,
+        max_pause=settings.max_pause,
+        timeout=settings.target_timeout,
+        once=settings.tries_once,
+    )
 
 
 class Observer(Protocol):
@@ -90,8 +107,7 @@ class Tally:
 
         Without a text, the error is not the message's.
         """
-        is_end = isinstance(error, ReplayError) and not isinstance(error, TargetError)
-        if is_end or (isinstance(error, InboxError) and error._lasts):
+        if ends_run(error):
             return None, error
         text = failure_text(hide_parameters(error), longest=LONGEST_ERROR)
         logger.warning("message %r failed: %s", shorten(message.id), printable(text))

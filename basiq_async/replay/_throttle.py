@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
-from typing import Literal, Protocol
+from typing import Literal
 
 from .._redaction.text import printable
 from .._work.failures import failure_text, find_retry_after, is_outage, leaves
@@ -31,18 +30,6 @@ _LONGEST_BACKOFF = 5.0
 """Seconds to wait more than the target asks for, if it asks again and again."""
 LONGEST_ERROR = 1_000
 """Maximum length of an error that is shown and kept, in characters."""
-
-
-class Limiter(Protocol):
-    """Decides when the next message may begin."""
-
-    async def wait(self) -> bool:
-        """Wait until a message may begin. Return False if the job stops."""
-        ...
-
-    def stop(self) -> None:
-        """Let every waiting call return False."""
-        ...
 
 
 def _now() -> float:
@@ -150,19 +137,17 @@ class Attempts:
     fault of one message: if the target accepts other messages meanwhile, the message fails at its third attempt.
 
     timeout: the limit, in seconds, for one attempt.
-    on_pause: called with the length of each pause, in seconds.
     once: an outage is a failure of the message, and is not waited for.
     """
 
     def __init__(
         self,
         target: Target,
-        limiter: Limiter | None,
+        limiter: RateLimiter | None,
         *,
         width: int,
         max_pause: float,
         timeout: float,
-        on_pause: Callable[[float], None] | None = None,
         once: bool = False,
     ) -> None:
         self._once = once
@@ -170,7 +155,6 @@ class Attempts:
         self._limiter = limiter
         self._max_pause = max_pause
         self.timeout = timeout
-        self._on_pause = on_pause
         self.pressure = Pressure(width)
         self._accepted = 0  # the number of messages that the target accepted
         self._paused_since: float | None = None
@@ -288,10 +272,14 @@ class Attempts:
             wait = max(asked, min(wait, _LONGEST_BACKOFF)) if again else asked
         self.reason = text
         self.pressure.pause(wait)
-        if self._on_pause is not None:
-            self._on_pause(wait)
         logger.info("the replay waits %.2f s for the target (%s)", wait, text)
         return None
+
+
+def ends_run(error: Exception) -> bool:
+    """Return whether an error ends the run: it is not that of a message."""
+    is_end = isinstance(error, ReplayError) and not isinstance(error, TargetError)
+    return is_end or (isinstance(error, InboxError) and error._lasts)
 
 
 def ending_error(text: str, cause: Exception) -> ReplayError:

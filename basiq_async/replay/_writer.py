@@ -9,8 +9,7 @@ from typing import Any
 
 from ._report import OnProgress, Plan, Report
 from ._sources import Batch, MessageSource, UnreadableMessage
-from ._tally import HintNotes, RunSettings, Tally, record_within
-from ._throttle import Attempts, RateLimiter
+from ._tally import HintNotes, RunSettings, Tally, make_attempts, record_within
 from .targets._base import BulkTarget, Target
 from .targets._json_lines import JSONLinesTarget
 
@@ -37,9 +36,7 @@ class PageWriter:
         note_hint: Callable[[str], Awaitable[None]] | None,
     ) -> None:
         self._written, self._raw_items, self._settings = written, raw_items, settings
-        limiter = None if settings.rate is None else RateLimiter(settings.rate)
-        timeout, pause = settings.target_timeout, settings.max_pause
-        self._attempts = Attempts(target, limiter, width=1, max_pause=pause, timeout=timeout)
+        self._attempts = make_attempts(target, settings, width=1)
         self._tally = Tally(source, self._attempts, settings)
         self._hints = HintNotes(source, note_hint, settings.record_timeout)
         self._left = settings.limit

@@ -9,12 +9,14 @@ import time
 from collections.abc import Callable, Coroutine
 from multiprocessing.process import BaseProcess
 from multiprocessing.synchronize import Event
+from pathlib import Path
 from typing import Any
 
 import attrs
 import psycopg
 
-from basiq_async.receiver import SQLInbox
+from basiq_async.receiver import SQLInbox, SQLiteInbox
+from basiq_async.receiver.protocol import Claim
 from tests.support.databases import engine_of
 from tests.support.servers import PostgresServer
 
@@ -74,3 +76,14 @@ def committed_effects(database: PostgresServer, *, alone: bool = False) -> list[
         ).fetchone() != (0,):
             time.sleep(0.005)
         return [each for (each,) in connection.execute("SELECT id FROM effects ORDER BY number")]
+
+
+class Hasty(SQLiteInbox):
+    """The claims of a killed run end sooner than after the 30 s of a replay's: the last run waits for them."""
+
+    def __init__(self, path: Path, longest: float) -> None:
+        super().__init__(path)
+        self._longest = longest
+
+    async def claim(self, key: str, token: str, *, lease: float, **how: bool) -> Claim:
+        return await super().claim(key, token, lease=min(lease, self._longest), **how)

@@ -286,6 +286,20 @@ async def test_two_runs_share_the_work() -> None:
 
 
 @virtual.clocked
+async def test_a_run_keeps_a_bounded_number_of_messages_that_others_hold(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("basiq_async.replay._engine._MOST_BUSY", 50)
+    async with history(400, page_size=20) as h:
+        inbox, target = MemoryInbox(clock=virtual.clock), Recorder()
+        await h.hold(inbox, await h.messages(), lease=100)
+        h.fake.reset_log()
+        running = asyncio.create_task(h.replay(target, inbox=inbox).run())
+        await asyncio.sleep(60)
+        assert len(h.fake.requests) < 8, "it read on"
+        assert (await running).finished
+        assert len(target.ids) == 400
+
+
+@virtual.clocked
 async def test_a_deferred_handler_has_its_own_time_in_a_job() -> None:
     inbox = MemoryInbox(clock=virtual.clock)
     receiver = WebhookReceiver(SECRET, inbox=inbox, deferred=Deferred(timeout=1_000))

@@ -1,0 +1,276 @@
+"""The pages of a history, for any number of processes: each is a sealed text, and the inbox decides what is handled.
+
+A page names a place in a list, and holds no message. Whoever works on it reads that page of the list, and hands out
+what the inbox does not know; each message is claimed by itself. So pages may be lost, doubled and worked on in any
+order. Only successes are recorded: a last ordinary run hands out what is left, and says what its failures mean.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection, Iterator, Sequence
+from contextlib import aclosing, asynccontextmanager, contextmanager
+from datetime import UTC, datetime
+from functools import partial
+from hashlib import blake2b
+
+import attrs
+
+from .._redaction.text import printable, shorten
+from .._redaction.tracebacks import hide_parameters
+from .._signing.seal import Seal
+from .._wire.paging import is_lost
+from .._work.failures import failure_text
+from .._work.tasks import run_to_completion
+from ..errors import APIError, ConfigurationError
+from ..models import Message
+from ._reading import Reading
+from ._sources import Batch
+from ._throttle import LONGEST_ERROR, Attempts, ends_run
+from ._traces import MOST_ENDS, PageTraces, Trace
+from ._where import SUBMITTED
+from .targets._base import BUSY
+from .targets._shared import PATIENCE
+
+logger = logging.getLogger("basiq_async.replay")
+
+_VERSION = 1
+_MOST_FAILURES = 100
+"""A page is left after so many failures in a row."""
+_LONGEST_PAUSE = 5.0
+KILLED = f"the process was killed {MOST_ENDS} times while it handled this"
+
+
+@attrs.frozen(kw_only=True)
+class PageJob:
+    """What the pages of a replay need of it.
+
+    name: of the list, and of what is done with it: pages of another one are refused.
+    begin: checks the inbox, as a run does before it reads. Raises ``ConfigurationError`` for a replay without pages.
+    read: returns the list, with what the record knows of it.
+    known: returns those of the keys that the record knows.
+    accepts_type: whether there is a handler for an event type.
+    make_attempts: makes what hands messages to the target.
+    set_aside: puts a message into the quarantine. Returns whether nobody need handle it any more.
+    """
+
+    seal: Seal
+    name: str
+    concurrency: int
+    begin: Callable[[], Awaitable[None]]
+    read: Callable[[], Awaitable[Reading[Message]]]
+    known: Callable[[Sequence[str]], Awaitable[Collection[str]]]
+    accepts_type: Callable[[str], bool] | None
+    make_attempts: Callable[[], Attempts]
+    traces: PageTraces
+    set_aside: Callable[[Message, str], Awaitable[bool]]
+
+
+@attrs.frozen
+class ListedPage:
+    """A page as it was listed. ``keys``: of the messages to hand out, which the inbox did not know then.
+
+    count: how many these are, with those that will fail at once. ``known``: how many the inbox knew.
+    """
+
+    text: str
+    name: str
+    keys: Sequence[str]
+    count: int
+    known: int
+
+
+class Pages:
+    """Lists the pages of a replay, and works on them. Any number of calls may be under way at once.
+
+    All pages of a process share one rate, one pause, and the places for ``concurrency`` messages.
+    """
+
+    def __init__(self, job: PageJob) -> None:
+        self._job = job
+        self._places = asyncio.Semaphore(job.concurrency)
+        self._attempts: Attempts | None = None
+        self.calls = 0
+        """How many are under way. Then the record is waited for while it is away."""
+
+    async def begin(self) -> None:
+        """Check the inbox, and whether the replay has pages. Raises ``ConfigurationError``."""
+        await self._job.begin()
+
+    async def known(self, keys: Sequence[str]) -> Collection[str]:
+        """Return those of the keys that need not be handed out."""
+        return await self._job.known(keys)
+
+    async def begun_pages(self) -> set[str]:
+        """Return the names of the pages that were begun, and not ended."""
+        return await self._job.traces.names()
+
+    async def listed(self) -> AsyncGenerator[ListedPage]:
+        """Yield each page of the list, in its order. It ends early at a link that has expired."""
+        moment = datetime.now(UTC)
+        async with self._begun(), aclosing(await self._job.read()) as reading:
+            url: str | None = reading.start
+            seen: set[int] = set()
+            while url is not None:
+                known = reading.known_count
+                try:
+                    with _counted_from(moment):
+                        page, batch = await reading.read_page(url, seen, ahead=True)
+                except APIError as exc:
+                    if not is_lost(exc) or url == reading.start:
+                        raise
+                    logger.info("a page of the list was refused: the last run reads the rest (%s)", exc)
+                    return
+                keys, link = [key for key, _ in self._to_do(batch)], reading.relative(url)
+                text = self._job.seal.seal(_VERSION, self._job.name, link, moment.isoformat())
+                count = len(keys) + len(batch.errors)
+                yield ListedPage(text, self._name(link), keys, count, reading.known_count - known)
+                if page.error is not None:
+                    raise page.error
+                seen.add(hash(url))
+                url = page.next_url
+
+    async def work(self, text: str) -> None:
+        """Hand out the messages of a page that the inbox does not know. See ``Replay.work``."""
+        link, moment = self._open(text)
+        async with self._begun():
+            async with aclosing(await self._job.read()) as reading:
+                try:
+                    with _counted_from(moment):
+                        _, batch = await reading.read_page(reading.absolute(link))
+                except APIError as exc:
+                    if not is_lost(exc):
+                        raise
+                    logger.info("a page was refused, and is left to the last run (%s)", exc)
+                    return
+                todo = self._to_do(batch)
+            if not todo:
+                return
+            self._attempts = self._attempts or self._job.make_attempts()
+            work = _PageWork(self._job, self._attempts, self._places, todo)
+            trace = await self._job.traces.begin(self._name(link))
+            try:
+                await (work.hand_out() if trace.former is None else work.hand_out_alone(trace))
+            finally:
+                await run_to_completion(trace.end)
+
+    def _to_do(self, batch: Batch[Message]) -> list[tuple[str, Message]]:
+        """Return what a page has to hand out, by key: not what fails at once, and what has no handler."""
+        accepts, errors = self._job.accepts_type, batch.errors
+        return [
+            (key, message)
+            for place, (key, message) in enumerate(zip(batch.keys, batch.items, strict=True))
+            if place not in errors and (accepts is None or accepts(message.event_type_id or ""))
+        ]
+
+    def _open(self, text: str) -> tuple[str, datetime]:
+        """Return the link and the moment of a page. Raises ``ConfigurationError``."""
+        version, *fields = self._job.seal.open(text)
+        if version != _VERSION:
+            raise ConfigurationError(f"the page is of version {version}, which this release does not know")
+        name, link, moment = fields
+        if name != self._job.name:
+            raise ConfigurationError("the page is of another replay: another webhook, source, filter or endpoint")
+        return link, datetime.fromisoformat(moment)
+
+    def _name(self, link: str) -> str:
+        return blake2b(f"{self._job.name} {link}".encode(errors="surrogatepass"), digest_size=8).hexdigest()
+
+    @asynccontextmanager
+    async def _begun(self) -> AsyncIterator[None]:
+        self.calls += 1
+        try:
+            await self._job.begin()
+            yield
+        finally:
+            self.calls -= 1
+
+
+class _PageWork:
+    """Hands out the messages of one page, by their keys in the inbox."""
+
+    def __init__(
+        self, job: PageJob, attempts: Attempts, places: asyncio.Semaphore, todo: Sequence[tuple[str, Message]]
+    ) -> None:
+        self._job, self._attempts, self._places, self._todo = job, attempts, places, todo
+        self._in_a_row = 0
+        self._error: Exception | None = None
+
+    async def hand_out(self) -> None:
+        """Hand out all at once, as many as there are places. What another worker holds is left to it."""
+        async with asyncio.TaskGroup() as group:
+            for _, message in self._todo:
+                await self._places.acquire()
+                if self._is_over:
+                    self._places.release()
+                    break
+                group.create_task(self._deliver(message))
+        self._end()
+
+    async def hand_out_alone(self, trace: Trace) -> None:
+        """Hand out one after the other, because a process that had this page has not ended it.
+
+        First comes the one that such a process had alone. One that ended several processes is set aside.
+        """
+        for key, message in sorted(self._todo, key=lambda each: each[0] != trace.key):
+            if self._is_over:
+                break
+            if trace.ends_at(key) >= MOST_ENDS:
+                logger.error("message %r is set aside: %s", shorten(message.id), KILLED)
+                await _repeat(partial(self._job.set_aside, message, KILLED))
+            else:
+                await trace.attempt(key)
+                if not await _repeat(partial(self._deliver_in_place, message)):
+                    await trace.take_back(key)
+        self._end()
+
+    @property
+    def _is_over(self) -> bool:
+        return self._error is not None or self._in_a_row >= _MOST_FAILURES
+
+    def _end(self) -> None:
+        if self._error is not None:
+            raise self._error
+        if self._in_a_row >= _MOST_FAILURES:
+            logger.warning("%d messages in a row failed: the page is left to the last run", self._in_a_row)
+
+    async def _deliver_in_place(self, message: Message) -> bool:
+        await self._places.acquire()
+        return await self._deliver(message)
+
+    async def _deliver(self, message: Message) -> bool:
+        """Hand out a message, and free its place. Return False if another worker holds it."""
+        try:
+            ending = await self._attempts.deliver(message)
+        finally:
+            self._places.release()
+        reason, error = ending or (BUSY, None)
+        if error is None:
+            self._in_a_row = 0
+        elif ends_run(error):
+            self._error = self._error or error
+        else:
+            self._in_a_row += 1
+            text = failure_text(hide_parameters(error), longest=LONGEST_ERROR)
+            logger.warning("message %r failed, and is left to the last run: %s", shorten(message.id), printable(text))
+        return reason != BUSY
+
+
+async def _repeat(call: Callable[[], Awaitable[bool]]) -> bool:
+    """Repeat a call until it returns True, for as long as a worker that was killed can hold a message."""
+    until, pause = asyncio.get_running_loop().time() + PATIENCE, 0.5
+    while not (done := await call()) and asyncio.get_running_loop().time() < until:
+        await asyncio.sleep(pause)
+        pause = min(2 * pause, _LONGEST_PAUSE)
+    return done
+
+
+@contextmanager
+def _counted_from(moment: datetime) -> Iterator[None]:
+    """Count a ``timedelta`` of a selection back from this moment: it is that of the job, for all its workers."""
+    token = SUBMITTED.set(moment)
+    try:
+        yield
+    finally:
+        SUBMITTED.reset(token)
