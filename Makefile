@@ -85,6 +85,15 @@ fuzz: $(READY) ## signatures with 20,000 examples each, 7,000 mutated responses,
 	BASIQ_FUZZ_WORLDS=3000 $(BIN)/python -m pytest -p no:randomly tests/replay/test_worlds.py
 	BASIQ_FUZZ_ROUNDS=1000 $(BIN)/python -m pytest -p no:randomly tests/faults/test_fuzz.py tests/faults/test_costs.py tests/testing/fake/test_acceptor.py
 
+WORLDS ?= 200
+DAYS ?= 3
+
+world: $(READY) ## 200 simulated worlds: Basiq, a service, its operators, and all that goes wrong; WORLDS, DAYS, FIRST
+	$(BIN)/python -m tests.world --seeds $(WORLDS) --days $(DAYS) --first $(or $(FIRST),0)
+
+world-faults: $(READY) ## plant each fault of tests/world/faults.py in a copy: how many worlds are lived until it is found?
+	$(BIN)/python -m tests.world --faults --seeds 2000
+
 live: $(READY) ## the real API compared with the fake, with reads alone; writes docs/live.md; needs BASIQ_API_KEY
 	@if [ -z "$$BASIQ_API_KEY" ]; then echo "make live: nothing was called, BASIQ_API_KEY is not set"; \
 	else BASIQ_LIVE=1 $(BIN)/python -m pytest -p no:randomly tests/contract/test_live.py; fi
@@ -168,5 +177,5 @@ release-check: $(READY) ## the checklist of a release; TAG=v0.1.0 for one that i
 clean: ## remove what the other targets made
 	rm -rf $(VENV) .coverage* .pytest_cache .mypy_cache .ruff_cache .hypothesis dist docs/_build
 
-.PHONY: help demo ready test coverage smoke mutants drills generated pages lint format fuzz crash audit bench bench-growth \
-  bench-quick live docs pins changelog dist dist-compare install-test sdist-test tutorial release-check clean
+.PHONY: help demo ready test coverage smoke mutants drills generated pages lint format fuzz crash world world-faults audit bench \
+  bench-growth bench-quick live docs pins changelog dist dist-compare install-test sdist-test tutorial release-check clean

@@ -25,7 +25,7 @@ TESTS = Path(__file__).parent
 PRIVATE = re.compile(r"basiq_async\.[a-z]\w*\.(\w+\.)*_(?!_)")
 """What a public folder keeps to itself."""
 REASON = re.compile(r"# private: \w+ \w+")
-KINDS = {"contract", "docs", "faults", "support", "typing"}
+KINDS = {"contract", "docs", "faults", "support", "typing", "world"}
 """Folders of tests that stand for a kind of test, or for helpers, and not for a folder of the package."""
 
 

@@ -1,0 +1,217 @@
+"""Machines in virtual time: each runs its own tasks, has its own clock, and can be killed or frozen at any await.
+
+A killed machine runs nothing more, not even a ``finally``. All randomness comes from the seed of the world.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import heapq
+import logging
+import os
+import random
+import sys
+import time
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from datetime import UTC, datetime, timedelta, tzinfo
+from typing import Any, Self
+from unittest.mock import patch
+
+from basiq_async.receiver import _worker  # private: how often a worker looks
+from tests.support.virtual import VirtualLoop
+
+BEGINNING = datetime(2026, 3, 2, tzinfo=UTC)
+MACHINE = contextvars.ContextVar["Machine | None"]("the machine that runs this", default=None)
+SKEW = contextvars.ContextVar[Callable[[], float] | None]("by how much its wall clock is wrong", default=None)
+
+
+class Machine:
+    """Runs coroutines until it is killed."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.is_dead = self.is_frozen = False
+        self.skew = 0.0
+        """Seconds by which its wall clock is ahead."""
+        self.fuse: int | None = None
+        """It is killed before the step of this number."""
+        self.on_death: list[Callable[[], None]] = []
+        self.died = asyncio.Event()
+        self._parked: list[asyncio.Handle] = []
+        self._context = contextvars.copy_context()
+        self._context.run(MACHINE.set, self)
+        self._context.run(SKEW.set, lambda: self.skew)
+        self._loop = asyncio.get_running_loop()
+
+    def start(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+        return self._loop.create_task(work, context=self._context.copy())
+
+    def kill(self) -> None:
+        """Run nothing of it any more: what it awaits never comes."""
+        if self.is_dead:
+            return
+        self.is_dead = True
+        for handle in self._take():
+            handle.cancel()
+        for each in self.on_death:
+            each()
+        self.died.set()
+
+    def freeze(self) -> None:
+        self.is_frozen = True
+        self._parked += self._take()
+
+    def thaw(self) -> None:
+        """Go on: the timers that passed meanwhile are due now."""
+        self.is_frozen = False
+        parked, self._parked = self._parked, []
+        for handle in parked:
+            if handle.cancelled():
+                continue
+            if isinstance(handle, asyncio.TimerHandle):
+                heapq.heappush(self._loop._scheduled, handle)  # type: ignore[attr-defined]
+                handle._scheduled = True  # type: ignore[attr-defined]
+            else:
+                self._loop._ready.append(handle)  # type: ignore[attr-defined]
+
+    def admit(self, handle: asyncio.Handle) -> bool:
+        """Return whether one more step may be run now."""
+        if self.fuse is not None and not self.is_dead:
+            self.fuse -= 1
+            if self.fuse <= 0:
+                self.kill()
+        if self.is_dead:
+            handle.cancel()
+        elif self.is_frozen:
+            self._parked.append(handle)
+        return not (self.is_dead or self.is_frozen)
+
+    def _take(self) -> list[asyncio.Handle]:
+        """Take what it would run out of the loop."""
+        loop: Any = self._loop
+        ready = []
+        for place, each in enumerate(loop._ready):
+            if each._context.get(MACHINE) is self:
+                ready.append(each)
+                loop._ready[place] = nothing = asyncio.Handle(int, (), loop)  # the loop has counted them
+                nothing.cancel()
+        timers = [each for each in loop._scheduled if each._context.get(MACHINE) is self]
+        if timers:
+            loop._scheduled = [each for each in loop._scheduled if each._context.get(MACHINE) is not self]
+            heapq.heapify(loop._scheduled)
+            for each in timers:
+                each._scheduled = False
+        return ready + timers
+
+
+class WorldLoop(VirtualLoop):
+    """Runs the steps of all machines, in one order for one seed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.abandoned: set[asyncio.Task[Any]] = set()
+        """Tasks of machines that have not ended: those of a killed one never do."""
+
+    def call_soon(self, callback: Any, *args: Any, context: Any = None) -> asyncio.Handle:
+        handle = asyncio.Handle(callback, args, self, context)
+        machine = handle._context.get(MACHINE)  # type: ignore[attr-defined]
+        if machine is None or machine.admit(handle):
+            self._ready.append(handle)  # type: ignore[attr-defined]
+        return handle
+
+    def create_task(self, coro: Any, *, name: str | None = None, context: Any = None) -> asyncio.Task[Any]:
+        task = super().create_task(coro, name=name, context=context)
+        if (context or contextvars.copy_context()).get(MACHINE) is not None:
+            self.abandoned.add(task)
+            task.add_done_callback(self.abandoned.discard, context=contextvars.Context())
+        return task
+
+
+def run_world(main: Callable[[], Coroutine[Any, Any, None]], seed: str) -> None:
+    """Run a world to its end. What its killed machines left is thrown away before the next one begins."""
+    loop = WorldLoop()
+    with _everything_from(seed, loop):
+        try:
+            asyncio.set_event_loop(loop)
+            loop.run_until_complete(main())
+        finally:
+            asyncio.set_event_loop(None)
+            left = asyncio.all_tasks(loop) | loop.abandoned
+            loop._ready.clear()  # type: ignore[attr-defined]
+            loop._scheduled.clear()  # type: ignore[attr-defined]
+            with patch.object(sys, "unraisablehook", lambda _: None):
+                for task in left:
+                    _throw_away(task)
+                loop.close()
+
+
+def _throw_away(task: asyncio.Task[Any]) -> None:
+    """End a task that never ends: its ``finally`` must not run in the middle of the next world."""
+    task._log_destroy_pending = False  # type: ignore[attr-defined]
+    for _ in range(20):
+        with suppress(BaseException):
+            task.get_coro().close()  # type: ignore[union-attr]
+            return
+
+
+@contextmanager
+def _everything_from(seed: str, loop: WorldLoop) -> Iterator[None]:
+    """Let time and chance be the world's: nothing in a run depends on the machine that runs it."""
+    chance = random.Random(seed)
+    state = random.getstate()
+    random.seed(f"jitter of {seed}")
+
+    def wall() -> float:
+        skew = SKEW.get()
+        return BEGINNING.timestamp() + loop.time() - 1000.0 + (0.0 if skew is None else skew())
+
+    class _Kind(type):
+        def __instancecheck__(cls, instance: object) -> bool:
+            return isinstance(instance, datetime)
+
+    class WorldDatetime(datetime, metaclass=_Kind):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> Self:
+            return datetime.fromtimestamp(wall(), tz)  # type: ignore[return-value]
+
+        def __new__(cls, *args: Any, **options: Any) -> Any:
+            return datetime(*args, **options)
+
+    with ExitStack() as stack:
+        for target, name, value in [
+            (time, "time", wall),
+            (time, "monotonic", loop.time),
+            (time, "perf_counter", loop.time),
+            (os, "urandom", chance.randbytes),
+            (os, "getpid", lambda: 1),
+            (random, "_urandom", chance.randbytes),
+            (_worker, "_LOOK_EVERY", 240.0),  # each second, three days would be a quarter of a million looks
+            (_worker, "_LOOK_ANYWAY", 240.0),
+        ]:
+            stack.enter_context(patch.object(target, name, value))
+        for name, module in list(sys.modules.items()):
+            if name.startswith("basiq_async") and getattr(module, "datetime", None) is datetime:
+                stack.enter_context(patch.object(module, "datetime", WorldDatetime))
+        stack.callback(random.setstate, state)
+        yield
+
+
+def elapsed(loop_time: float) -> timedelta:
+    """The time since the beginning of the world."""
+    return timedelta(seconds=loop_time - 1000.0)
+
+
+class Listening(logging.Handler):
+    """Hands each line that the package logs to a function."""
+
+    def __init__(self, hear: Callable[[str], None]) -> None:
+        super().__init__()
+        self._hear = hear
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = record.getMessage()
+        if record.exc_info and record.exc_info[1] is not None:
+            text += f" {record.exc_info[1]!r}"
+        self._hear(text)

@@ -1,0 +1,138 @@
+"""What must be true of a service, in a model that shares no code with the package.
+
+An effect *stands* while the inbox has its record, or its machine may still record it. An event has at most one effect
+that stands. What ends one is a fault that docs/guarantees.md lists: a kill or an inbox that fails between the effect
+and its record, a freeze beyond the claim, a restored backup, a flushed store. Each allows exactly one more effect.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from datetime import datetime, timedelta
+
+import attrs
+
+EVENT_ID = re.compile("[0-9a-f]{64}")
+RECENT = timedelta(minutes=3)
+
+
+class Broken(Exception):
+    """The world broke a promise. The text says which, and of which event."""
+
+
+@attrs.define(eq=False)
+class Effect:
+    machine: str
+    at: datetime
+    recorded: datetime | None = None
+    stands: bool = True
+
+
+@attrs.define(eq=False)
+class Run:
+    """A handler at work on an event."""
+
+    event: Event
+    machine: str
+    effect: Effect | None = None
+    is_stale: bool = False
+    """Whether its machine froze meanwhile, for longer than its claim."""
+
+
+@attrs.define(eq=False)
+class Event:
+    id: str
+    name: str
+    type: str
+    at: datetime
+    effects: list[Effect] = attrs.Factory(list[Effect])
+    ignored: bool = False
+    """Whether it was acknowledged by a version that has no handler for it."""
+    dropped: bool = False
+    """Whether an operator dropped it from the quarantine."""
+    forgotten: bool = False
+    """Whether a store that had acknowledged it lost it, so that Basiq believes that it was delivered."""
+
+
+class Model:
+    def __init__(self, now: Callable[[], datetime]) -> None:
+        self.now = now
+        self.events: dict[str, Event] = {}
+        self.runs: list[Run] = []
+        self.facts: list[tuple[datetime, str, str]] = []
+        """What happened to which event: the story of a failure tells those of the events that it names."""
+        self.broken: Broken | None = None
+        """The first promise that was found broken: by a handler, whose errors the package catches."""
+
+    def note(self, event: Event, text: str) -> None:
+        self.facts.append((self.now(), event.name, text))
+
+    def happen(self, event_id: str, event_type: str) -> Event:
+        event = self.events[event_id] = Event(event_id, f"e{len(self.events) + 1}", event_type, self.now())
+        return event
+
+    def begin(self, event_id: str, machine: str) -> Run:
+        run = Run(self.events[event_id], machine)
+        self.runs.append(run)
+        return run
+
+    def end(self, run: Run) -> None:
+        self.runs.remove(run)
+
+    def take_effect(self, run: Run) -> None:
+        """The handler does what it is for."""
+        before = [each for each in run.event.effects if each.stands]
+        run.effect = Effect(run.machine, self.now(), stands=not run.is_stale)
+        run.event.effects.append(run.effect)
+        self.note(run.event, f"{run.machine} handled it")
+        if before and not run.is_stale:
+            first = f"by {before[0].machine} at {before[0].at:%d %H:%M:%S}"
+            self.broken = self.broken or Broken(f"{run.event.name} was handled twice: {first}, and by {run.machine}")
+
+    def record(self, key: str, machine: str) -> None:
+        """The store has recorded a key as handled, for a machine."""
+        for event, effect in self._unrecorded(key, machine):
+            if effect.stands:
+                effect.recorded = self.now()
+                self.note(event, f"the store recorded what {machine} handled")
+
+    def fail_to_record(self, key: str, machine: str) -> None:
+        """The store did not record what a machine has handled."""
+        for event, effect in self._unrecorded(key, machine):
+            effect.stands = False
+            self.note(event, f"the store did not record what {machine} handled")
+
+    def end_machine(self, machine: str) -> None:
+        """A machine is gone, or was frozen for longer than its claims."""
+        for run in self.runs:
+            run.is_stale = run.is_stale or run.machine == machine
+        for event in self.events.values():
+            for effect in event.effects:
+                if effect.machine == machine and effect.recorded is None:
+                    effect.stands = False
+
+    def lose_records(self, since: datetime) -> None:
+        """A store has lost what was recorded since a moment."""
+        for event in self.events.values():
+            for effect in event.effects:
+                if effect.recorded is not None and effect.recorded >= since:
+                    effect.stands = False
+
+    def _unrecorded(self, key: str, machine: str) -> list[tuple[Event, Effect]]:
+        found = EVENT_ID.search(key)
+        event = self.events.get(found[0]) if found else None
+        effects = [] if event is None else event.effects
+        return [(event, each) for each in effects if each.machine == machine and each.recorded is None]  # type: ignore[misc]
+
+    def missed(self, types: set[str], since: datetime, until: datetime, named: set[str]) -> list[Event]:
+        """Return the events of a time that nobody has handled, and nothing names."""
+        return [
+            event
+            for event in self.events.values()
+            if event.type in types
+            and since <= event.at <= until
+            and not event.effects
+            and not (event.dropped or event.ignored or event.forgotten)
+            and event.id not in named
+        ]

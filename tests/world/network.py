@@ -1,0 +1,83 @@
+"""Basiq and the way to it: deliveries when they are due, and requests and responses that are lost, late or refused."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from email.utils import format_datetime
+from functools import partial
+
+from basiq_async import ConnectionFailedError, Request, RequestTimeoutError, Response
+from basiq_async.testing import FakeBasiq
+
+Receive = Callable[[dict[str, str], bytes], Awaitable[int]]
+
+
+class Weather:
+    """How bad the network is now. ``loss`` is the share of requests that go wrong."""
+
+    def __init__(self, chance: random.Random) -> None:
+        self.chance = chance
+        self.loss = 0.0
+
+
+class Wire:
+    """A transport from one machine to Basiq."""
+
+    def __init__(self, fake: FakeBasiq, weather: Weather) -> None:
+        self._fake = fake
+        self._weather = weather
+
+    async def send(self, request: Request, /) -> Response:
+        chance = self._weather.chance
+        await asyncio.sleep(chance.uniform(0.01, 0.2))
+        wrong = chance.choice(_WRONG) if chance.random() < self._weather.loss else ""
+        if wrong == "lost":
+            raise ConnectionFailedError("the connection broke", method=request.method, path="", sent=True)
+        if wrong in ("429", "503"):
+            return Response(int(wrong), {"content-type": "application/json", "retry-after": "1"}, b"{}")
+        exchange = self._fake._exchange(request)
+        if wrong == "twice" and request.method == "GET":
+            exchange = self._fake._exchange(request)
+        if wrong == "slow":
+            await asyncio.sleep(40)
+            raise RequestTimeoutError("no response within 30 s", method=request.method, path="")
+        await asyncio.sleep(chance.uniform(0.01, 0.2))
+        if wrong == "no response" or exchange.response is None:
+            raise ConnectionFailedError("the response was lost", method=request.method, path="", sent=True)
+        found = exchange.response
+        date = format_datetime(self._fake.now().replace(microsecond=0), usegmt=True)
+        return Response(found.status, {**found.headers, "date": date}, found.body)
+
+    async def aclose(self) -> None:
+        pass
+
+
+_WRONG = ("lost", "no response", "no response", "429", "503", "twice", "slow")
+
+
+async def deliver(fake: FakeBasiq) -> None:
+    """Make each delivery at its time, many at once, for as long as the world lasts."""
+    timeline = fake._deliveries.timeline
+    running: set[asyncio.Task[None]] = set()
+    while True:
+        while (planned := timeline.take_due()) is not None:
+            task = asyncio.create_task(fake._deliveries.attempt(planned))
+            running.add(task)
+            task.add_done_callback(running.discard)
+            task.add_done_callback(partial(_end, timeline, planned.begun))
+        due = fake.next_due
+        news = asyncio.ensure_future(timeline._changed())
+        wait = None if due is None else max((due - fake.now()).total_seconds(), 0.0) + 1e-6
+        await asyncio.wait((news,), timeout=3_600.0 if wait is None else wait)
+        news.cancel()
+
+
+def _end(timeline: object, begun: int, task: asyncio.Task[None]) -> None:
+    timeline.end(begun)  # type: ignore[attr-defined]
+
+
+def utc(moment: datetime) -> str:
+    return moment.astimezone(UTC).strftime("%d %H:%M:%S")

@@ -1,0 +1,168 @@
+"""A service: versions of its program, and the pods that run them."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from functools import partial
+from typing import Any
+
+import attrs
+
+from basiq_async import BasiqClient, RetryPolicy
+from basiq_async.receiver import Deferred, Delivery, WebhookReceiver
+from basiq_async.testing import FakeBasiq
+
+from .machines import Machine
+from .model import Model
+from .network import Weather, Wire
+from .stores import Store
+
+URL = "https://service.example/basiq"
+TYPES = ("user.created", "consent.revoked", "transactions.updated")
+
+
+@attrs.frozen
+class Version:
+    """A program: the types that it has handlers for, and its options."""
+
+    types: tuple[str, ...] = TYPES
+    deferred: bool = False
+    quarantine_after: int | None = None
+
+
+@attrs.define(eq=False)
+class Pod:
+    machine: Machine
+    version: Version
+    receiver: WebhookReceiver
+    stopping: asyncio.Event
+    ended: asyncio.Task[None] | None = None
+
+    @property
+    def is_up(self) -> bool:
+        return not self.machine.is_dead and not self.stopping.is_set()
+
+
+class Service:
+    """The pods of a service, on one store. A balancer hands each delivery to one of them."""
+
+    def __init__(self, fake: FakeBasiq, model: Model, store: Store, weather: Weather, chance: random.Random) -> None:
+        self.fake, self.model, self.store, self.weather, self.chance = fake, model, store, weather, chance
+        self.webhook_ids: list[str] = []
+        self.version = Version()
+        self.pods: list[Pod] = []
+        self.started = 0
+        self.poisoned: set[str] = set()
+        """The ids of events whose handler raises."""
+        self.lethal: dict[str, int] = {}
+        """The ids of events whose handler kills its machine, and how often."""
+        self.partner = "well"
+        """Or ``refusing``, ``hanging``: what all handlers need."""
+
+    # --- pods ---
+
+    def client(self) -> BasiqClient:
+        return BasiqClient(
+            self.fake.api_key, transport=Wire(self.fake, self.weather), retry=RetryPolicy(max_retries=3, base=0.1)
+        )
+
+    async def start(self, version: Version) -> Pod:
+        """Start one pod, and wait until it serves, for a minute at most."""
+        self.started += 1
+        machine = Machine(f"pod-{self.started}")
+        machine.on_death.append(partial(self.model.end_machine, machine.name))
+        ready = asyncio.Event()
+        pod = Pod(machine, version, self.receiver(version, machine), asyncio.Event())
+        pod.ended = machine.start(self._serve(pod, ready))
+        waits = [asyncio.ensure_future(each.wait()) for each in (ready, machine.died)]
+        await asyncio.wait([*waits, pod.ended], timeout=60, return_when=asyncio.FIRST_COMPLETED)
+        for each in waits:
+            each.cancel()
+        if pod.ended.done():
+            pod.ended.result()
+        self.pods.append(pod)
+        return pod
+
+    async def _serve(self, pod: Pod, ready: asyncio.Event) -> None:
+        async with pod.receiver:
+            ready.set()
+            await pod.stopping.wait()
+
+    def receiver(self, version: Version, machine: Machine) -> WebhookReceiver:
+        listed = {each.id for each in self.fake.webhooks()}
+        receiver = WebhookReceiver(
+            [self.fake.secret(each) for each in self.webhook_ids if each in listed] or ["whsec_bm9uZQ=="],
+            webhook_id=self.webhook_ids,
+            inbox=self.store.open(machine),
+            deferred=Deferred() if version.deferred else False,
+            quarantine_after=version.quarantine_after,
+        )
+
+        async def handle(delivery: Delivery) -> None:
+            await self._handle(delivery, machine)
+
+        receiver.on(*version.types)(handle)
+        return receiver
+
+    async def stop(self, pod: Pod) -> None:
+        """Stop a pod in order: it has a minute, then it is killed."""
+        self.pods.remove(pod)
+        pod.stopping.set()
+        if pod.ended is not None and not pod.machine.is_dead:
+            await asyncio.wait((pod.ended,), timeout=60)
+        pod.machine.kill()
+
+    def kill(self, pod: Pod) -> None:
+        pod.machine.kill()
+        if pod in self.pods:
+            self.pods.remove(pod)
+
+    # --- deliveries ---
+
+    async def receive(self, headers: dict[str, str], body: bytes) -> int:
+        """Hand a delivery to a pod, and return the status of its response; 502 if there is none."""
+        up = [each for each in self.pods if each.is_up]
+        if not up:
+            return 502
+        pod = self.chance.choice(up)
+        task = pod.machine.start(pod.receiver.handle(headers, body))
+        died = asyncio.ensure_future(pod.machine.died.wait())
+        try:
+            await asyncio.wait((task, died), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            died.cancel()
+        if not task.done():
+            return 502
+        outcome = task.result()
+        if outcome.delivery is not None:
+            event = self.model.events[outcome.delivery.event_id]
+            self.model.note(event, f"{pod.machine.name} responded {outcome.status} ({outcome.result.value})")
+        if outcome.result.value == "ignored" and outcome.delivery is not None:
+            self.model.events[outcome.delivery.event_id].ignored = True
+        return int(outcome.status)
+
+    async def _handle(self, delivery: Any, machine: Machine) -> None:
+        """What every handler does: half of its work, its effect, and the rest."""
+        event_id = delivery.event_id
+        run = self.model.begin(event_id, machine.name)
+        try:
+            await asyncio.sleep(self.chance.uniform(0.001, 0.3))
+            if self.partner == "hanging":
+                await asyncio.sleep(3_600)
+            if self.partner == "refusing":
+                raise ConnectionError("the partner refuses")
+            if event_id in self.poisoned:
+                raise ValueError("this event cannot be handled")
+            if self.lethal.get(event_id, 0) > 0:
+                self.lethal[event_id] -= 1
+                machine.kill()
+                await asyncio.sleep(3_600)
+            self.model.take_effect(run)
+            await asyncio.sleep(self.chance.uniform(0.0, 0.05))
+        except BaseException:
+            if run.effect is not None:
+                run.effect.stands = False  # it happened, and its handler failed
+            raise
+        finally:
+            self.model.end(run)

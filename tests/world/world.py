@@ -1,0 +1,248 @@
+"""A world: Basiq, a service and its operators. It is drawn from a seed as a list of steps, and lives through them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import random
+import re
+from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+import attrs
+
+from basiq_async.replay import recover
+from basiq_async.testing import FakeBasiq, Quirks
+
+from .machines import BEGINNING, Listening, Machine, run_world
+from .model import RECENT, Broken, Model
+from .network import Weather, deliver
+from .service import TYPES, URL, Service, Version
+from .steps import STEPS
+from .stores import Memory
+
+SECRET_TEXTS = ("whsec_", "fake-application", "Bearer ")
+
+
+@attrs.frozen
+class Story:
+    """All that decides what happens: a world of the same story is the same, on any machine."""
+
+    seed: int
+    setting: dict[str, Any]
+    steps: tuple[tuple[float, str, float], ...]
+    """For each step the seconds before it, its name, and the number that decides its details."""
+
+    @classmethod
+    def draw(cls, seed: int, *, days: float = 3.0) -> Story:
+        chance = random.Random(seed)
+        setting = {
+            "pods": chance.randint(1, 3),
+            "deferred": chance.random() < 0.4,
+            "quarantine_after": chance.choice((None, None, 3)),
+        }
+        names, weights = list(STEPS), [weight for weight, _ in STEPS.values()]
+        steps, left = [], days * 86_400
+        while left > 0 and len(steps) < 40:
+            pause = round(min(10 ** chance.uniform(-1, 4.6), left), 3)
+            steps.append((pause, chance.choices(names, weights)[0], round(chance.random(), 6)))
+            left -= pause
+        return cls(seed, setting, tuple(steps))
+
+    def __str__(self) -> str:
+        return json.dumps([self.seed, self.setting, self.steps])
+
+    @classmethod
+    def read(cls, line: str) -> Story:
+        seed, setting, steps = json.loads(line)
+        return cls(seed, setting, tuple((pause, name, by) for pause, name, by in steps))
+
+
+class World:
+    def __init__(self, story: Story) -> None:
+        self.story = story
+        self.chance = random.Random(f"the course of {story.seed}")
+        self.told: list[tuple[datetime, str]] = []
+        """What happened when."""
+        self.broken: Broken | None = None
+        self.tasks: set[asyncio.Task[Any]] = set()
+
+    async def live(self) -> None:
+        self.fake = FakeBasiq(clock=self.now, seed=self.story.seed, quirks=Quirks(), page_size=20)
+        self.model = Model(self.now)
+        self.store = Memory(self.model, self.chance)
+        self.weather = Weather(self.chance)
+        self.service = Service(self.fake, self.model, self.store, self.weather, self.chance)
+        setting = self.story.setting
+        self.service.version = Version(deferred=setting["deferred"], quarantine_after=setting["quarantine_after"])
+        self.service.webhook_ids.append(self.fake.add_webhook(URL, TYPES))
+        self.fake.route(URL, self.receive)
+        self.spawn(deliver(self.fake))
+        for _ in range(setting["pods"]):
+            await self.service.start(self.service.version)
+        await asyncio.sleep(600)  # two clocks may differ by so much: what is lost at first is unknown
+        for pause, name, by in self.story.steps:
+            await asyncio.sleep(pause)
+            self.check()
+            _, act = STEPS[name]
+            self.tell(await act(self, by))
+        self.check()
+        await self.calm_down()
+
+    async def calm_down(self) -> None:
+        """End all faults, do what the pages say, and look what is left."""
+        service = self.service
+        service.partner, self.weather.loss, self.store.state = "well", 0.0, "well"
+        service.lethal.clear()
+        service.poisoned.clear()
+        for pod in service.pods:
+            pod.machine.fuse = None
+        while len([each for each in service.pods if each.is_up]) < 2:
+            await service.start(service.version)
+        for each in self.fake.webhooks():
+            if each.disabled:
+                await self.run(Machine("operator"), self.reactivate(each.id))
+        await asyncio.sleep(45 * 60)
+        self.tell("all is well again")
+        await self.retry()
+        self.tell(await self.recover())
+        await asyncio.sleep(45 * 60)
+        self.tell(last := await self.recover())
+        self.check()
+        if "finished" not in last:
+            raise Broken(f"when all was well, the recovery had problems: {last}")
+        self.look_for_missed(self.now(), set())
+
+    # --- what steps do ---
+
+    def emit(self, event_type: str) -> str:
+        made = self.fake.emit(event_type)
+        return self.model.happen(made.event_id, event_type).name
+
+    async def recover(self) -> str:
+        """Run ``recover`` on a machine of its own. A finished one has left nothing."""
+        machine = Machine(f"job-{len(self.told)}")
+        machine.on_death.append(lambda: self.model.end_machine(machine.name))
+        began = self.now()
+
+        async def job() -> Any:
+            async with self.service.client() as basiq:
+                receiver = self.service.receiver(self.service.version, machine)
+                return await recover(basiq, self.service.webhook_ids[0], receiver)
+
+        done = await self.run(machine, job())
+        if isinstance(done, str):
+            return f"recover {done}"
+        if not done.finished:
+            return f"recover handled {done.handled}, and left {[str(each) for each in done.problems]}"
+        self.look_for_missed(began, set())
+        return f"recover finished, and handled {done.handled}"
+
+    async def reactivate(self, webhook_id: str) -> None:
+        async with self.service.client() as basiq:
+            await basiq.webhooks.reactivate(webhook_id)
+
+    async def retry(self) -> None:
+        machine = Machine(f"job-{len(self.told)}")
+        await self.run(machine, self.service.receiver(self.service.version, machine).retry_quarantined())
+
+    async def run(self, machine: Machine, work: Any) -> Any:
+        """Run a job to its end. Return its result, or the text of how it ended otherwise."""
+        task = machine.start(work)
+        died = asyncio.ensure_future(machine.died.wait())
+        await asyncio.wait((task, died), timeout=7_200, return_when=asyncio.FIRST_COMPLETED)
+        died.cancel()
+        if machine.is_dead:
+            return "was killed"
+        if not task.done():
+            machine.kill()
+            raise Broken(f"a job of {machine.name} did not end in two hours")
+        if task.exception() is not None:
+            return f"raised {task.exception()!r}"
+        return task.result()
+
+    def look_for_missed(self, until: datetime, named: set[str]) -> None:
+        missed = self.model.missed(set(TYPES), self.now() - timedelta(days=7), until - RECENT, named)
+        if missed:
+            raise Broken(f"{', '.join(each.name for each in missed)} is missed, and the recovery was finished")
+
+    def later(self, seconds: float, act: Callable[[], None]) -> None:
+        async def wait() -> None:
+            await asyncio.sleep(seconds)
+            act()
+
+        self.spawn(wait())
+
+    def spawn(self, work: Any) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self.tasks.add(task)
+
+    # --- what is seen ---
+
+    async def receive(self, headers: dict[str, str], body: bytes) -> int:
+        try:
+            return await self.service.receive(headers, body)
+        except Broken as exc:
+            self.broken = self.broken or exc
+            raise
+
+    def check(self) -> None:
+        """Raise what was found broken meanwhile: a handler's error does not end the world."""
+        self.broken = self.broken or self.model.broken
+        if self.broken is not None:
+            raise self.broken
+        for task in self.tasks:
+            if task.done() and not task.cancelled() and task.exception() is not None:
+                raise task.exception()  # type: ignore[misc]
+
+    def now(self) -> datetime:
+        return BEGINNING + timedelta(seconds=asyncio.get_running_loop().time() - 1000.0)
+
+    def tell(self, text: str) -> None:
+        if text != "nothing":
+            self.told.append((self.now(), text))
+
+    def tell_all(self, broken: str) -> Sequence[str]:
+        """Return the story: the steps, and what happened to the events that ``broken`` names."""
+        named = set(re.findall(r"\be\d+\b", broken)[:2])
+        facts = [(at, f"   {name}: {text}") for at, name, text in self.model.facts if name in named]
+        return [f"{at:%d %b %H:%M:%S}  {text}" for at, text in sorted(self.told + facts, key=lambda each: each[0])]
+
+    def hear(self, text: str) -> None:
+        for secret in SECRET_TEXTS:
+            if secret in text and self.broken is None:
+                self.broken = Broken(f"a log shows a credential: {text[:200]}")
+
+    def id_of(self, name: str) -> str:
+        return next(each.id for each in self.model.events.values() if each.name == name)
+
+    def name_of(self, event_id: str) -> str:
+        return self.model.events[event_id].name
+
+
+@attrs.frozen
+class Ending:
+    """How a world ended: what it broke, or None, and what happened."""
+
+    broken: str | None
+    told: Sequence[str]
+
+
+def live(story: Story) -> Ending:
+    """Live through a story."""
+    world = World(story)
+    logger = logging.getLogger("basiq_async")
+    listening = Listening(world.hear)
+    logger.addHandler(listening)
+    logger.propagate, propagate = False, logger.propagate
+    broken: str | None = None
+    try:
+        run_world(world.live, str(story.seed))
+    except Broken as exc:
+        broken = str(exc)
+    finally:
+        logger.removeHandler(listening)
+        logger.propagate = propagate
+    return Ending(broken, world.tell_all(broken or ""))
