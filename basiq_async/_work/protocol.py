@@ -164,6 +164,7 @@ class Claim:
 
 Kind = Literal["delivery", "message", "event", "unreadable"]
 _KINDS = get_args(Kind)
+_TIMES = ("signed_at", "quarantined_at", "failing_since", "unhandled_since")
 
 
 @attrs.frozen
@@ -183,9 +184,10 @@ class StoredDelivery:
 
     A ``WaitingInbox`` keeps deliveries that wait in the same form: ``quarantined_at`` is then the time when it was
     stored, ``error`` and ``failures`` are those of its attempts so far, ``failing_since`` is the time of the first
-    failure, and ``unended`` is how many of the failures were attempts without an end: a process was killed, or hung. It
-    returns them with ``due``, the time of the next attempt, which the storage keeps beside; for all others ``due``
-    is None.
+    failure, and ``unended`` is how many of the failures were attempts without an end: a process was killed, or hung.
+    ``idle`` is the seconds since the first failure in which no process with its handler looked for it, and
+    ``unhandled_since`` the time since which only processes without one looked. It returns them with ``due``, the time
+    of the next attempt, which the storage keeps beside; for all others ``due`` is None.
     """
 
     key: str
@@ -200,6 +202,8 @@ class StoredDelivery:
     kind: Kind = "delivery"
     acknowledged: bool = True
     failing_since: datetime | None = None
+    idle: float = 0.0
+    unhandled_since: datetime | None = None
     unended: int = 0
     due: datetime | None = attrs.field(default=None, eq=False)
 
@@ -208,9 +212,8 @@ class StoredDelivery:
         fields = attrs.asdict(self)
         del fields["due"]
         fields["body"] = b64encode(self.body).decode()
-        fields["signed_at"] = self.signed_at.isoformat()
-        fields["quarantined_at"] = self.quarantined_at.isoformat()
-        fields["failing_since"] = None if self.failing_since is None else self.failing_since.isoformat()
+        for name in _TIMES:
+            fields[name] = None if fields[name] is None else fields[name].isoformat()
         return UnshownText(json.dumps(fields))
 
     @classmethod
@@ -220,10 +223,8 @@ class StoredDelivery:
         try:
             fields = json.loads(text)
             fields["body"] = b64decode(fields["body"])
-            for name in ("signed_at", "quarantined_at"):
-                fields[name] = datetime.fromisoformat(fields[name])
-            since = fields["failing_since"]
-            fields["failing_since"] = None if since is None else datetime.fromisoformat(since)
+            for name in _TIMES:
+                fields[name] = None if fields[name] is None else datetime.fromisoformat(fields[name])
             found = cls(**fields, due=None)
         except (ValueError, TypeError, KeyError, RecursionError):
             found = None
@@ -240,8 +241,9 @@ def _has_right_types(entry: StoredDelivery) -> bool:
         and type(entry.failures) is type(entry.unended) is int
         and type(entry.acknowledged) is bool
         and entry.kind in _KINDS
-        and None not in (entry.signed_at.tzinfo, entry.quarantined_at.tzinfo)
-        and (entry.failing_since is None or entry.failing_since.tzinfo is not None)
+        and type(entry.idle) in (int, float)
+        and None not in (entry.signed_at, entry.quarantined_at)
+        and all(each is None or each.tzinfo is not None for each in (getattr(entry, name) for name in _TIMES))
     )
 
 

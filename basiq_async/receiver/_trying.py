@@ -1,8 +1,13 @@
-"""When a deferred delivery that failed is tried again, and when it is set aside. No I/O."""
+"""When a deferred delivery that failed is tried again, and when it is set aside. No I/O.
+
+The time for which it is tried is that in which processes with its handler looked for what is due. While none does, it
+stands still: after a stop of days, a delivery that failed once is tried as before.
+"""
 
 from __future__ import annotations
 
 import random
+from datetime import timedelta
 
 import attrs
 
@@ -13,6 +18,8 @@ _WAITS = (5.0, 30.0, 300.0, 1_800.0)
 _JITTER, _LARGE_JITTER = 0.1, 0.5
 _LEAST_FAILURES = 8
 _MOST_UNENDED = 8
+_LATE, _NO_TIME = timedelta(minutes=15), timedelta()
+"""A delivery that was due for so long was not looked for."""
 
 
 @attrs.frozen
@@ -48,11 +55,19 @@ def after_no_end(claimed: ClaimedDelivery, *, keep_trying: float) -> NextAttempt
 
 
 def without_handler(claimed: ClaimedDelivery, why: str, *, keep_trying: float) -> NextAttempt:
-    """Leave a delivery to another process. That is no failure, but it does not last for ever."""
-    entry = claimed.delivery
-    if entry.failing_since is None:
-        entry = attrs.evolve(entry, error=why, failing_since=claimed.claimed_at)
-    if _lasts(claimed, entry) >= max(keep_trying, _WAITS[0]):
+    """Leave a delivery to another process. That is no failure, but it does not last for ever.
+
+    The time in which processes without its handler looked begins anew when one with a handler tries it.
+    """
+    entry, late = claimed.delivery, _lateness(claimed)
+    since = entry.unhandled_since
+    # What was due while no process looked does not count, whoever looks first.
+    since = (
+        claimed.claimed_at if since is None else min(since + (late if late > _LATE else _NO_TIME), claimed.claimed_at)
+    )
+    idle = entry.idle + (late.total_seconds() + _WAITS[0] if entry.failures else 0.0)
+    entry = attrs.evolve(entry, unhandled_since=since, idle=idle, error=entry.error if entry.failures else why)
+    if (claimed.claimed_at - since).total_seconds() >= max(keep_trying, _WAITS[0]):
         return NextAttempt(attrs.evolve(entry, error=why), None)
     return NextAttempt(entry, _WAITS[0])
 
@@ -67,15 +82,24 @@ def _wait(failures: int) -> float:
 
 
 def _failed(claimed: ClaimedDelivery, error: str, count: int) -> StoredDelivery:
-    entry = claimed.delivery
-    # Of a delivery that never failed, the time is that since which no process has had a handler for it.
-    since = entry.failing_since if entry.failures else claimed.claimed_at
-    return attrs.evolve(entry, error=error, failures=entry.failures + count, failing_since=since)
+    entry, now, late = claimed.delivery, claimed.claimed_at, _lateness(claimed)
+    first = min(entry.failing_since or now, now)  # a clock that was ahead must not make it later than it was
+    idle = entry.idle + (late.total_seconds() if entry.failures and late > _LATE else 0.0)
+    return attrs.evolve(
+        entry,
+        error=error,
+        failures=entry.failures + count,
+        failing_since=first,
+        idle=min(idle, (now - first).total_seconds()),
+        unhandled_since=None,
+    )
 
 
 def _is_over(claimed: ClaimedDelivery, entry: StoredDelivery, keep_trying: float) -> bool:
-    return entry.failures >= _LEAST_FAILURES and _lasts(claimed, entry) >= keep_trying
+    lasts = (claimed.claimed_at - (entry.failing_since or claimed.claimed_at)).total_seconds()
+    return entry.failures >= _LEAST_FAILURES and lasts - entry.idle >= keep_trying
 
 
-def _lasts(claimed: ClaimedDelivery, entry: StoredDelivery) -> float:
-    return (claimed.claimed_at - (entry.failing_since or claimed.claimed_at)).total_seconds()
+def _lateness(claimed: ClaimedDelivery) -> timedelta:
+    """Return for how long a delivery was due before it was claimed."""
+    return max(_NO_TIME, claimed.claimed_at - (claimed.delivery.due or claimed.claimed_at))

@@ -11,6 +11,7 @@ import pytest
 
 from basiq_async.receiver._breaker import Breaker  # private: no service has all these states
 from basiq_async.receiver._trying import (  # private: as above
+    NextAttempt,
     after_failure,
     after_no_end,
     without_handler,
@@ -29,6 +30,15 @@ def claimed(
     entry = attrs.evolve(quarantined_delivery("k", failures=failures), failing_since=since, unended=unended)
     made = failures + 1 if attempts is None else attempts
     return ClaimedDelivery(entry, "t", made, NOW + timedelta(seconds=failing_for))
+
+
+def look_again(then: NextAttempt, *, late: float) -> ClaimedDelivery:
+    """Claim what was put off, so many seconds after it was due."""
+    assert then.seconds is not None
+    entry = then.entry
+    due = max(each for each in (entry.failing_since, entry.unhandled_since, entry.due) if each is not None)
+    due += timedelta(seconds=then.seconds)
+    return ClaimedDelivery(attrs.evolve(entry, due=due), "t", entry.failures + 1, due + timedelta(seconds=late))
 
 
 @pytest.mark.parametrize(("failures", "wait"), [(0, 5), (1, 30), (2, 300), (3, 1_800), (4, 1_800), (50, 1_800)])
@@ -71,11 +81,50 @@ def test_attempts_without_an_end_are_failures_with_a_large_jitter_and_eight_of_t
 
 def test_without_a_handler_it_is_no_failure_and_the_time_alone_ends_it() -> None:
     then = without_handler(claimed(), "no handler", keep_trying=DAYS)
-    assert (then.seconds, then.entry.failures, then.entry.failing_since, then.entry.error) == (5, 0, NOW, "no handler")
-    assert without_handler(claimed(failing_for=DAYS - 1), "no handler", keep_trying=DAYS).seconds == 5
-    assert without_handler(claimed(failing_for=DAYS), "no handler", keep_trying=DAYS).seconds is None
-    failed = after_failure(ClaimedDelivery(then.entry, "t", 1, NOW + timedelta(days=2)), "no", keep_trying=DAYS)
-    assert failed.entry.failing_since == NOW + timedelta(days=2), "the time to try begins with the first failure"
+    entry = then.entry
+    assert (then.seconds, entry.failures, entry.unhandled_since, entry.error) == (5, 0, NOW, "no handler")
+    for seconds, wait in ((DAYS - 1, 5), (DAYS, None)):
+        later = ClaimedDelivery(entry, "t", 1, NOW + timedelta(seconds=seconds))
+        assert without_handler(later, "no handler", keep_trying=DAYS).seconds == wait
+    failed = after_failure(ClaimedDelivery(entry, "t", 1, NOW + timedelta(days=2)), "no", keep_trying=DAYS).entry
+    assert failed.failing_since == NOW + timedelta(days=2), "the time to try begins with the first failure"
+    assert failed.unhandled_since is None, "a process with its handler looked"
+
+
+def test_after_a_long_stop_a_process_without_the_handler_that_looks_first_ends_nothing() -> None:
+    failed = after_failure(claimed(), "no", keep_trying=DAYS)
+    then = without_handler(look_again(failed, late=10 * DAYS), "no handler", keep_trying=DAYS)
+    assert (then.seconds, then.entry.error) == (5, "no")
+    then = without_handler(look_again(then, late=10 * DAYS), "no handler", keep_trying=DAYS)
+    assert then.seconds == 5, "nor after the next stop"
+
+
+def test_only_time_in_which_a_process_with_the_handler_looked_counts() -> None:
+    then, looked, alone = after_failure(claimed(), "no", keep_trying=DAYS), 0.0, 0.0
+    number = 0
+    while then.seconds is not None:
+        number += 1
+        assert number < 1_000
+        late = DAYS if number % 10 == 0 else 30.0  # now and then the service is down for days
+        looked += then.seconds + (0.0 if late == DAYS else late)
+        again = look_again(then, late=late)
+        if number % 3 == 0:  # a process of the former version looks first
+            then, alone = without_handler(again, "no handler", keep_trying=DAYS), alone + 35
+            assert then.seconds is not None
+            then = attrs.evolve(then, entry=attrs.evolve(then.entry, due=again.claimed_at))
+            again = look_again(then, late=0.0)
+        then = after_failure(again, "no", keep_trying=DAYS)
+        then = attrs.evolve(then, entry=attrs.evolve(then.entry, due=again.claimed_at))
+    assert 0.9 * DAYS <= looked <= 1.1 * DAYS
+
+
+@pytest.mark.parametrize("ahead", [40 * DAYS, 7_200.0])
+def test_a_clock_that_was_ahead_makes_it_tried_for_at_most_as_long_again(ahead: float) -> None:
+    wrong = after_failure(claimed(failing_for=ahead), "no", keep_trying=DAYS).entry
+    right = ClaimedDelivery(attrs.evolve(wrong, due=NOW, failures=20), "t", 21, NOW)
+    failed = after_failure(right, "no", keep_trying=DAYS).entry
+    assert failed.failing_since == NOW
+    assert failed.idle == 0.0
 
 
 @virtual.clocked

@@ -50,7 +50,9 @@ def make_odd_deliveries(key: str) -> list[StoredDelivery]:
         at = START + timedelta(microseconds=age)
         plain = make_delivery(f"{key}-{number}", failures=0, at=at, acknowledged=number % 2 == 0)
         odd = attrs.evolve(plain, body=bytes(range(256)), delivery_id=ODD, event_id=ODD, error=ODD)
-        found.append(attrs.evolve(odd, kind=kind, failing_since=START if number % 3 else None, unended=number))
+        found.append(
+            attrs.evolve(odd, kind=kind, failing_since=START if number % 3 else None, unended=number, idle=number / 7)
+        )
     return found
 
 
