@@ -5,6 +5,7 @@ from __future__ import annotations
 import json as json_module
 import sys
 import uuid
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -161,6 +162,17 @@ async def trigger(
     return DONE
 
 
+def _explain_401(headers: Mapping[str, str]) -> str:
+    """Return what may be wrong where a service responds 401: its clock, or its secret."""
+    from ..services.diagnosis import CLOCK_CAUSE, ahead
+    from ..transports.responses import read_lead
+
+    lead = read_lead(next((value for name, value in headers.items() if name.lower() == "date"), None))
+    if lead is None:
+        return f"it has another secret, or a clock that is wrong. {CLOCK_CAUSE}"
+    return f"the time of its response is {ahead(lead)} this machine's: set the clocks first. {CLOCK_CAUSE}"
+
+
 async def _send(
     output: Output,
     to: str,
@@ -189,6 +201,8 @@ async def _send(
     async with Forwarder(to) as forwarder:
         done = await forwarder.post({**headers, "content-type": "application/json"}, body)
     status = None if done.error else done.status
+    if done.status == 401 and not done.error:
+        say(_explain_401(dict(done.headers)))
     # The query of a URL can hold a key.
     output.one({**sent, "url": show_url(to), "status": status, "accepted": done.accepted, "error": done.error})
     return DONE if done.accepted else WRONG

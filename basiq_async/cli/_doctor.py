@@ -16,7 +16,16 @@ import typer
 from .._wire.hosts import show_url
 from ..errors import ConfigurationError, NotFoundError
 from ._command import command
-from ._inboxes import INBOX_TIMEOUT, InboxPlace, Receiver, open_inbox, open_receiver, record_file, tell_newest
+from ._inboxes import (
+    INBOX_TIMEOUT,
+    InboxPlace,
+    Receiver,
+    find_secret_file,
+    open_inbox,
+    open_receiver,
+    record_file,
+    tell_newest,
+)
 from ._lines import Place, Words, find_line
 from ._options import SECRET_VARIABLE, option, read_secrets
 from ._output import live, say
@@ -146,6 +155,7 @@ async def doctor(
                 receiver=None if own is None else receiver,
                 inbox=None if its is None else inbox,
                 secret_file=None if secret_file is None else str(secret_file),
+                stored=find_secret_file(own),
                 posted=() if looked.set_aside is None else looked.set_aside.posted,
             )
             find = partial(find_line, found=diagnosis, place=place)

@@ -143,6 +143,14 @@ async def open_receiver(
         yield found
 
 
+def find_secret_file(receiver: object) -> str | None:
+    """Return the file in which a receiver keeps its secrets; None if it has another store, or is none."""
+    from ..receiver import WebhookReceiver
+
+    file = receiver._secrets.file if isinstance(receiver, WebhookReceiver) else None
+    return None if file is None else str(file)
+
+
 def _load(place: str) -> object:
     name, colon, attribute = place.partition(":")
     if not colon or not name or not attribute:

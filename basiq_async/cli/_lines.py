@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC
 from typing import TYPE_CHECKING
@@ -23,12 +22,14 @@ Words = tuple[str, ...]
 class Place:
     """What a command was given: the receiver (``service:receiver``) or the inbox, and the file of the secret.
 
+    stored: the file in which the receiver itself keeps its secrets.
     posted: the words that name the target of the job that set the oldest entry of that inbox aside.
     """
 
     receiver: str | None = None
     inbox: str | None = None
     secret_file: str | None = None
+    stored: str | None = None
     posted: Words = ()
 
     @property
@@ -46,6 +47,12 @@ class Place:
         """The file of the secret that the endpoint has."""
         return () if self.secret_file is None else ("--secret-file", self.secret_file)
 
+    @property
+    def store(self) -> Words:
+        """Where to put a secret that an update may have made."""
+        file = self.secret_file or self.stored
+        return () if file is None else ("--secret-file", file)
+
     def target(self, webhook: Webhook) -> Words:
         """Where to hand out what was missed."""
         return ("--to", show_url(webhook.url), *self.secret) if self.receiver is None else self.read
@@ -53,15 +60,18 @@ class Place:
 
 def find_line(problem: Problem, found: Diagnosis, place: Place) -> Words:
     """Return the command that helps with a problem of a diagnosis, as words; no words if none helps."""
-    line = status_line(problem, found.webhook)
+    line = status_line(problem, found.webhook, place.store)
     make = _LINES.get(problem.code)
     return line if line or make is None else make(problem, found, place)
 
 
-def status_line(problem: Problem, webhook: Webhook) -> Words:
-    """Return the command that helps with a problem of a webhook's status, as words; no words for other problems."""
+def status_line(problem: Problem, webhook: Webhook, store: Words = ()) -> Words:
+    """Return the command that helps with a problem of a webhook's status, as words; no words for other problems.
+
+    store: the words that name the file of the receiver's secrets, which keeps the former one beside a new one.
+    """
     if problem.code == "disabled":
-        return _line("webhooks reactivate", webhook.id, "--secret-file", _new_secret_file(webhook))
+        return _line("webhooks reactivate", webhook.id, *store)
     return _line("webhooks wait", webhook.id) if problem.code == "pending" else ()
 
 
@@ -69,11 +79,6 @@ def _line(command: str, argument: str = "", *options: str) -> Words:
     if argument.startswith("-"):  # so that it is not read as an option
         return (PROGRAM, *command.split(), *options, "--", argument)
     return (PROGRAM, *command.split(), *((argument,) if argument else ()), *options)
-
-
-def _new_secret_file(webhook: Webhook) -> str:
-    """Return the name of a file for the secret that an update may make. It is not the file that the receiver reads."""
-    return f"{webhook.id}.secret" if re.fullmatch(r"[0-9A-Za-z_][0-9A-Za-z_-]*", webhook.id) else "webhook.secret"
 
 
 def _recover(found: Diagnosis, place: Place, *options: str) -> Words:
@@ -88,10 +93,13 @@ def _test(problem: Problem, found: Diagnosis, place: Place) -> Words:
     return _doctor(found, place, "--test", *place.secret)
 
 
+def _secret(problem: Problem, found: Diagnosis, place: Place) -> Words:
+    """Return what gets the secret: to the receiver's own file, or else to the screen, for a person to put it there."""
+    return _line("webhooks secret", found.webhook.id, *(place.store or ("--show",)))
+
+
 def _refused(problem: Problem, found: Diagnosis, place: Place) -> Words:
-    if problem.about == 401:
-        return _line("webhooks secret", found.webhook.id, "--secret-file", _new_secret_file(found.webhook))
-    return _test(problem, found, place)
+    return _secret(problem, found, place) if problem.about == 401 else _test(problem, found, place)
 
 
 def _out_of_reach(problem: Problem, found: Diagnosis, place: Place) -> Words:
@@ -157,6 +165,7 @@ _LINES: Mapping[str, Callable[[Problem, Diagnosis, Place], Words]] = {
     "refused": _refused,
     "endpoint-unreachable": _test,
     "endpoint-refuses": _test,
+    "no-secret": _secret,
     "undelivered": lambda problem, found, place: _recover(found, place),
     "never-sent": lambda problem, found, place: _recover(found, place),
     "unrecorded": lambda problem, found, place: _recover(found, place),

@@ -13,10 +13,11 @@ import attrs
 
 from ..errors import NotFoundError
 from ._command import command
+from ._inboxes import find_secret_file
 from ._lines import status_line
 from ._options import option
 from ._output import is_terminal, say, session
-from ._problems import SetAside, oldest_set_aside, problem_rows, show_head, show_problem, tell_left_alone
+from ._problems import oldest_set_aside, problem_rows, show_head, show_problem, tell_left_alone
 from ._results import Output, Row, View, as_row, count_details
 from ._run import DONE, WRONG, exit_code, make_client
 from ._runs import RunEnd, RunOptions, Watch, check_places, open_target, report_row, run_watched
@@ -62,8 +63,13 @@ _RECOVERY: View[Recovery] = View(
     status=lambda found: found.webhook.status,
     waiting=lambda found: found.waiting.count,
     waiting_age=lambda found: found.waiting.age,
-    problems=lambda found: problem_rows(found.problems, lambda each: status_line(each, found.webhook)),
+    problems=lambda found: [],  # a line depends on how the command was called
 )
+
+
+def _row(found: Recovery, watch: Watch) -> Row:
+    problems = problem_rows(found.problems, lambda each: status_line(each, found.webhook, watch.store))
+    return {**_RECOVERY.row(found), "problems": problems}
 
 
 def _partial_row(watch: Watch) -> Row:
@@ -90,10 +96,10 @@ async def recover(output: Output, options: RecoverOptions) -> int:
     check_places(options, {"--to": options.to, "--receiver": options.receiver})
     watch = Watch()
     ended = await run_watched(watch, lambda: _recover(options, watch))
-    row = _partial_row(watch) if ended.result is None else _RECOVERY.row(ended.result)
+    row = _partial_row(watch) if ended.result is None else _row(ended.result, watch)
     lines = _lines(watch.options or options, ended)
     if ended.result is not None and not output.as_json:
-        _show_problems(ended.result, lines, watch.set_aside)
+        _show_problems(ended.result, lines, watch)
     output.one(row, _RECOVERY, _details(row))
     watch.say_errors()
     tell_left_alone(row["left_alone"] or 0, "they were left alone")
@@ -125,6 +131,8 @@ async def _recover(options: RecoverOptions, watch: Watch) -> Recovery:
             max_pause=options.max_pause,
         )
         watch.follow(run)
+        stored = options.secret_file or find_secret_file(target)
+        watch.store = () if stored is None else ("--secret-file", str(stored))
         run._on_plan = lambda plan: say(str(plan))
         found = await run.run()
         if found.quarantined:
@@ -154,16 +162,16 @@ def _lines(options: RecoverOptions, ended: RunEnd[Recovery]) -> dict[str, Callab
     return lines
 
 
-def _show_problems(found: Recovery, lines: dict[str, Callable[[], None]], set_aside: SetAside | None) -> None:
+def _show_problems(found: Recovery, lines: dict[str, Callable[[], None]], watch: Watch) -> None:
     """Show in a terminal what is left, since when, and the line of each, which is then not shown again."""
     since = {
-        "quarantined": None if set_aside is None else set_aside.at,
+        "quarantined": None if watch.set_aside is None else watch.set_aside.at,
         "waiting": None if found.waiting.age is None else datetime.now(UTC) - timedelta(seconds=found.waiting.age),
         "out-of-reach": min((each.since for each in found.out_of_reach), default=None),
     }
     show_head("recovery", len(found.problems))
     for each in found.problems:
-        show_problem(each, since.get(each.code), status_line(each, found.webhook))
+        show_problem(each, since.get(each.code), status_line(each, found.webhook, watch.store))
         lines.pop(each.code, _nothing)()
 
 

@@ -17,6 +17,7 @@ from .._wire.hosts import show_place
 from .._work.failures import failure_text
 from ..errors import BasiqError, ConfigurationError, JobInUseError
 from ._inboxes import INBOX_TIMEOUT, Receiver, To, identity_in, open_inbox, open_receiver, record_file
+from ._lines import Words
 from ._options import SECONDS, EndpointSecretFile, WebhookId, above_zero, program_line, read_moment, read_secrets
 from ._output import live, say, session
 from ._problems import SetAside, note_target
@@ -195,7 +196,7 @@ def tell_refusals(target: object, basiq: BasiqClient) -> None:
 
     if isinstance(target, HttpTarget) and (refusal := target._explain_refusals()) is not None:
         clock = find_clock_problem(basiq._api.clock_lead())
-        say(f"{refusal}: name the service's with --secret-file" if clock is None else clock.text)
+        say(f"{refusal}; --secret-file names the service's secret" if clock is None else clock.text)
 
 
 # --- what is shown of a run ---
@@ -264,6 +265,8 @@ class Watch:
         """The options of the run with moments in place of lengths of time; None before they are known."""
         self._errors = Counter[str]()
         self._run: _Stoppable | None = None
+        self.store: Words = ()
+        """The words that name the file in which the service keeps its secrets."""
         self.set_aside: SetAside | None = None
         """The oldest entry of the quarantine."""
         self.lists: list[Progress] = []

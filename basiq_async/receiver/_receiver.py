@@ -203,7 +203,7 @@ class WebhookReceiver:
         Raises ``ConfigurationError`` for an invalid argument, and if the secrets cannot be read.
         """
         await self._secrets.begin()
-        return self._secrets.keys.headers(message_id, timestamp, body)
+        return self._secrets.keys_to_sign().headers(message_id, timestamp, body)
 
     @overload
     def on(self, *event_types: EventTypePattern, deferred: bool | None = None) -> Callable[[H], H]: ...

@@ -6,9 +6,10 @@ import asyncio
 import logging
 import math
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from .._redaction.tracebacks import hide_arguments
-from .._signing.secret_file import TIME_LIMIT, ReadSecrets, SecretStore, find_reader, name_store
+from .._signing.secret_file import TIME_LIMIT, ReadSecrets, SecretFile, SecretStore, find_reader, name_store
 from .._signing.secrets import SecretLike
 from .._signing.signature import SigningKeys
 from .._work.failures import failure_text
@@ -50,6 +51,17 @@ class Secrets:
     def belong_to_the_same(self, other: Secrets) -> bool:
         """Return whether two receivers have one webhook, as far as their secrets show."""
         return (self._store is not None and self._store == other._store) or self.keys.has_key_of(other.keys)
+
+    def keys_to_sign(self) -> SigningKeys:
+        """Return the keys. Raises ``ConfigurationError`` if there are none, and says where there should be."""
+        if not self.keys and self.file is not None:
+            raise ConfigurationError(f"there is no signing secret at {str(self.file)!r}")
+        return self.keys
+
+    @property
+    def file(self) -> Path | None:
+        """The file that has the secrets; None if a ``SecretFile`` does not."""
+        return self._store.path if isinstance(self._store, SecretFile) else None
 
     async def begin(self) -> None:
         """Read the store, unless it was read before. A failure is logged."""

@@ -2,30 +2,24 @@
 
 from __future__ import annotations
 
-import json
-import uuid
 from collections import Counter
-from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 
 from .._arguments import check_whole
-from .._redaction.tracebacks import hide_arguments
-from .._signing.signature import SigningKeys
 from .._wire.order import CLOCK_SLACK, ListOrder, item_time
-from .._wire.urls import absolute_url
 from .._work.protocol import Inbox
-from ..errors import BasiqError, ConfigurationError, PermissionDeniedError
+from ..errors import PermissionDeniedError
 from ..models import Event, EventType, Message, Secret, Webhook, read_datetime
 from ..pagination import Paginator, UnreadableItem
-from ..transports.base import Request
 from ._diagnosis_inbox import Ids, KnownEvents
+from ._endpoint import check_endpoint, find_signer
 from .api import MOST_A_PAGE, Api
 from .coverage import Activity, Inactivity, first_after, is_left_alone, is_recent
 from .diagnosis import (
     DiagnosedReceiver,
     Diagnosis,
-    EndpointCheck,
     Look,
     TypeDifferences,
     cool_off_left,
@@ -38,11 +32,8 @@ LATELY = timedelta(hours=24)
 REFUSALS = (401, 404)
 """What a receiver responds without the right secret, and a server at another path than the receiver's."""
 
-_TEST_TYPE = "basiq-async.test"
-_TIMEOUT = 15.0
 _MOST_EVENTS = 100_000
 """Maximum number of events in memory, to compare them with the messages."""
-_Sign = Callable[[str, datetime, bytes], Awaitable[Mapping[str, str]]]
 _ATTEMPTS = "failed_share last_success by_status first_failure oldest_undelivered"
 _SCAN = "refused undelivered never_sent unrecorded left_alone recovered disabled_at out_of_reach"
 """What a ``Diagnosis`` takes from the scan."""
@@ -63,7 +54,7 @@ async def diagnose(
     if max_items is not None:
         check_whole("max_items", max_items, least=1, or_else="or None for all")
     try:
-        sign = _find_signer(receiver, secret)
+        sign = find_signer(receiver, secret)
     finally:
         del secret  # error reporters show local variables
     known = KnownEvents(inbox, receiver, webhook_id, identity)
@@ -98,7 +89,7 @@ async def diagnose(
         ),
         **{name: getattr(scan.attempts, name) for name in _ATTEMPTS.split()},
         **{name: getattr(scan, name) for name in _SCAN.split()},
-        endpoint=await _test(sign, webhook.url) if test and sign is not None else None,
+        endpoint=await check_endpoint(sign, webhook.url) if test and sign is not None else None,
         quarantined=known.quarantined,
         waiting=known.waiting,
         failing_types=known.failing_types,
@@ -356,40 +347,3 @@ def _subscribed_at(webhook: Webhook) -> datetime | None:
         return read_datetime(webhook.raw.get("lastUpdated") or webhook.raw.get("createdDate"))
     except ValueError:
         return None
-
-
-@hide_arguments
-def _find_signer(
-    receiver: DiagnosedReceiver | None, secret: str | Secret | Sequence[str | Secret] | None
-) -> _Sign | None:
-    """Return the function that signs a test delivery; None without a secret."""
-    if receiver is not None and not isinstance(receiver, DiagnosedReceiver):
-        raise ConfigurationError("receiver must be a WebhookReceiver, or None")
-    if secret is not None:
-        keys = SigningKeys.read(secret)
-
-        async def sign(message_id: str, timestamp: datetime, body: bytes) -> Mapping[str, str]:
-            return keys.headers(message_id, timestamp, body)
-
-        return sign
-    return None if receiver is None else receiver.sign
-
-
-async def _test(sign: _Sign, url: str) -> EndpointCheck:
-    """Post one signed test delivery, with one attempt. Redirects are not followed."""
-    from ..transports.aiohttp import StatusTransport
-
-    body = json.dumps({"eventTypeId": _TEST_TYPE, "eventId": str(uuid.uuid4())}).encode()
-    transport = StatusTransport(timeout=_TIMEOUT)
-    try:
-        moment, kind = datetime.now(UTC), {"content-type": "application/json"}
-        # No local variable holds the headers: error reports show local variables.
-        request = Request(
-            "POST", absolute_url(url), {**await sign(f"test_{uuid.uuid4().hex}", moment, body), **kind}, body
-        )
-        response = await transport.send(request)
-    except BasiqError as exc:
-        return EndpointCheck(None, str(exc))
-    finally:
-        await transport.aclose()
-    return EndpointCheck(response.status)

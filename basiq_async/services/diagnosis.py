@@ -39,6 +39,7 @@ ProblemCode = Literal[
     "refused",
     "endpoint-unreachable",
     "endpoint-refuses",
+    "no-secret",
     "undelivered",
     "never-sent",
     "unreadable",
@@ -106,10 +107,17 @@ class EndpointCheck:
     """The result of a signed test delivery to a webhook's url: the response's ``status``, or the ``error`` as text.
 
     It was signed with a secret of ours. So a success proves the address, and not that Basiq signs with that secret.
+
+    unsigned: nothing was posted, because there is no secret; ``error`` says which.
+    lead: after a 401, by how many seconds the time of the response was ahead of this machine's; None if it was the
+        same. status_by_its_clock: the status of a second test, which was signed with that time.
     """
 
     status: int | None
     error: str | None = None
+    unsigned: bool = False
+    lead: float | None = None
+    status_by_its_clock: int | None = None
 
     @property
     def ok(self) -> bool:
@@ -250,7 +258,7 @@ def find_clock_problem(lead: float) -> Problem | None:
         return None
     return Problem(
         "clock",
-        f"this machine's clock is {abs(lead):,.0f} s {'ahead of' if lead > 0 else 'behind'} Basiq's, so that a "
+        f"this machine's clock is {ahead(lead)} Basiq's, so that a "
         "receiver here refuses each delivery, and a signature from here is refused: set the clock, for example by NTP",
     )
 
@@ -272,7 +280,8 @@ def _describe_refusal(status: int) -> str:
     if status == 401:
         return newest + (
             "the receiver does not have the secret that the webhook has by now, because an update made a new one. Get "
-            "it, and give the receiver both"
+            "it, which may renew it, and give the receiver both. If the receiver's log says too-old or too-new, its "
+            "clock is wrong: a signed test tells"
         )
     return newest + "its path is not the receiver's, or a proxy changes it. See what it responds to a test"
 
@@ -382,12 +391,34 @@ def _describe_look(found: Diagnosis) -> str:
 
 
 def _endpoint_problem(endpoint: EndpointCheck, *, clock: Problem | None) -> Problem:
+    if endpoint.unsigned:
+        return Problem("no-secret", f"no test was posted: {endpoint.error}")
     if endpoint.status is None:
         return Problem("endpoint-unreachable", f"the webhook's url cannot be reached: {endpoint.error}")
-    hint = "is the receiver's secret this webhook's?" if clock is None else "set the clock of this machine first"
-    hint = f": {hint}" if endpoint.status in (401, 403) else ""
-    text = f"the webhook's url responded {endpoint.status} to a signed test{hint}"
+    text = f"the webhook's url responded {endpoint.status} to a signed test"
+    if endpoint.status in (401, 403) and clock is not None:
+        text = f"{text}: set the clock of this machine first"
+    elif endpoint.status == 401 and endpoint.lead is not None and 200 <= (endpoint.status_by_its_clock or 0) <= 299:
+        text = (
+            f"{text}, and accepted one that was signed with the time of its response: its secret is right, and its "
+            f"clock is {ahead(endpoint.lead)} this machine's, so that it refuses each delivery: set the clock there"
+        )
+    elif endpoint.status in (401, 403):
+        text = f"{text}: is the receiver's secret this webhook's?"
+        if endpoint.status == 401:
+            text = f"{text} {CLOCK_CAUSE}"
     return Problem("endpoint-refuses", text, endpoint.status)
+
+
+CLOCK_CAUSE = (
+    "If the service's log says too-old or too-new, its clock is wrong; if it says no-match, the secret is. The time of "
+    "the response does not decide it: behind a proxy, that is the proxy's"
+)
+"""How to tell the two causes of a 401 apart, where nothing does."""
+
+
+def ahead(lead: float) -> str:
+    return f"{abs(lead):,.0f} s {'ahead of' if lead > 0 else 'behind'}"
 
 
 def _type_problems(found: Diagnosis) -> Iterator[Problem]:

@@ -32,6 +32,20 @@ def parse_retry_after(value: str | None, now: datetime) -> float | None:
     return max((wait for wait in waits if wait is not None), default=None)
 
 
+_SAME_TIME = 5.0
+"""Seconds by which a response's Date, which has whole ones, may differ from the time at which it came."""
+
+
+def read_lead(date: str | None) -> float | None:
+    """Return by how many seconds the clock behind a response's ``Date`` is ahead of this machine's; None if it is not.
+
+    It is of whoever made the response: behind a proxy, of that proxy.
+    """
+    found = None if date is None else parse_date(date)
+    lead = 0.0 if found is None else (found - datetime.now(UTC)).total_seconds()
+    return lead if abs(lead) > _SAME_TIME else None
+
+
 def parse_date(value: str) -> datetime | None:
     """Return the time in a ``Date`` header; None if it cannot be read."""
     from email.utils import parsedate_to_datetime  # imported here: it is slow to import, and rarely needed

@@ -219,9 +219,9 @@ def write_service(
     named = f", webhook_id={webhook_id!r}, inbox=SQLiteInbox('inbox.db')" if inbox else ""
     Path(f"{name}.py").write_text(
         "import asyncio, os\n"
-        "from basiq_async.receiver import SQLiteInbox, WebhookReceiver\n"
+        "from basiq_async.receiver import SecretFile, SQLiteInbox, WebhookReceiver\n"
         "def receiver():\n"
-        f"    made = WebhookReceiver({secret!r}{named}{more})\n"
+        f"    made = WebhookReceiver({secret if '(' in secret else repr(secret)}{named}{more})\n"
         f"    @made.on({', '.join(map(repr, on or ('*',)))})\n"
         f"    async def handle(delivery):\n{textwrap.indent(handle, ' ' * 8)}\n"
         "    return made\n"
@@ -339,11 +339,11 @@ class World:
 
         self.served.run(called())
 
-    def service(self, webhook_id: str | Sequence[str], *on: str, more: str = "") -> str:
+    def service(self, webhook_id: str | Sequence[str], *on: str, more: str = "", secret: str = SECRET) -> str:
         """Write and start a service with an inbox; its handler raises while the file ``broken`` exists."""
 
         make_inbox(webhook_id)
-        return write_service(webhook_id, *on, more=more, handle=_HANDLE)
+        return write_service(webhook_id, *on, more=more, handle=_HANDLE, secret=secret)
 
     def handled(self) -> int:
         """The number of events that the service has handled, each once."""

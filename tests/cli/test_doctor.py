@@ -22,9 +22,9 @@ def test_an_id_that_looks_like_an_option_stays_an_argument() -> None:
     webhook = Webhook("--help", "https://a.example", "disabled")
     problem = find_status_problem(webhook, None)
     assert problem is not None
-    assert status_line(problem, webhook) == (
-        "basiq-async", "webhooks", "reactivate", "--secret-file", "webhook.secret", "--", "--help",
-    )  # fmt: skip
+    assert status_line(problem, webhook) == ("basiq-async", "webhooks", "reactivate", "--", "--help")
+    stored = status_line(problem, webhook, ("--secret-file", "basiq.secret"))
+    assert stored[3:] == ("--secret-file", "basiq.secret", "--", "--help")
 
 
 def test_a_webhook_that_is_deleted_meanwhile_keeps_no_other_from_being_judged(run: Run, served: Served) -> None:

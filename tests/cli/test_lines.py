@@ -76,11 +76,13 @@ def line_for(code: ProblemCode, w: World, *doctor: str) -> str:
 def test_the_line_for_a_disabled_webhook(world: World) -> None:
     w, webhook_id = world, world.webhook()
     w.outage(later=1)
-    line = line_for("disabled", w, webhook_id)
+    former = w.fake.secret(webhook_id)
+    line = line_for("disabled", w, webhook_id, "--secret-file", "the secret")
     w.fake.quirks = Quirks(signing_key_on_update="new")
     assert shell(line).row["status"] == "active"
-    assert Path(f"{webhook_id}.secret").read_text().split()[0] == w.fake.secret(webhook_id)
-    assert Path("the secret").read_text() != w.fake.secret(webhook_id), "the service's own file is as it was"
+    kept = Path("the secret").read_text()
+    assert kept.split()[0] == w.fake.secret(webhook_id) != former
+    assert former in kept, "the service's own file has both"
 
 
 def test_the_line_for_a_pending_webhook(world: World) -> None:
@@ -136,7 +138,7 @@ def test_the_line_for_an_endpoint_that_refuses(world: World) -> None:
 def test_the_line_for_deliveries_that_a_former_secret_refuses(world: World) -> None:
     """An update has made a new secret, which was not kept; what is missed is recovered again and again."""
     w, webhook_id = world, world.webhook()
-    place = w.service(webhook_id)
+    place = w.service(webhook_id, secret="SecretFile('the secret')")
     w.fake.quirks = Quirks(signing_key_on_update="new")
     w.fake.endpoint_down(w.endpoint.url, status=401)
     w.emit(2)
@@ -146,7 +148,17 @@ def test_the_line_for_deliveries_that_a_former_secret_refuses(world: World) -> N
     assert w.codes(webhook_id, "--receiver", place) == ["refused"]
     for _ in range(2):
         assert shell(line).exit_code == 0
-        assert Path(f"{webhook_id}.secret").read_text().split()[0] == w.fake.secret(webhook_id)
+        assert Path("the secret").read_text().split()[0] == w.fake.secret(webhook_id)
+
+
+def test_the_line_for_a_secret_that_is_not_there(world: World) -> None:
+    """It is no matter of the url: nothing was posted."""
+    w, webhook_id = world, world.webhook()
+    place = w.service(webhook_id, secret="SecretFile('basiq.secret')")
+    line = line_for("no-secret", w, webhook_id, "--receiver", place, "--test")
+    assert w.endpoint.ids == []
+    assert shell(line).exit_code == 0
+    assert w.codes(webhook_id, "--receiver", place, "--test") == []
 
 
 def test_the_line_for_a_webhook_without_types(world: World) -> None:

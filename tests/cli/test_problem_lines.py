@@ -16,13 +16,27 @@ from basiq_async.replay import Inactivity
 from basiq_async.services.diagnosis import Look, ProblemCode, TypeDifferences
 
 RECEIVER, INBOX, FILE = Place("service:receiver"), Place(inbox="inbox.db"), Place(secret_file="the secret")
-EVERYWHERE = (Place(), RECEIVER, INBOX, FILE)
+STORED = Place("service:receiver", stored="basiq.secret")
+EVERYWHERE = (Place(), RECEIVER, INBOX, FILE, STORED)
 URL = "https://service.example/basiq"
 PERIOD = Inactivity(datetime(2026, 1, 1, tzinfo=UTC), datetime(2026, 1, 2, tzinfo=UTC))
 TO = f"--to {URL}"
+SECRET_LINES = {
+    Place(): "webhooks secret w --show",
+    RECEIVER: "webhooks secret w --show",
+    FILE: "webhooks secret w --secret-file 'the secret'",
+    STORED: "webhooks secret w --secret-file basiq.secret",
+}
 LINES: dict[str, tuple[dict[str, Any], dict[Place, str] | str]] = {
     "forbidden": ({"look": Look(forbidden=("/events",))}, "whoami"),
-    "disabled": ({"status": "disabled"}, "webhooks reactivate w --secret-file w.secret"),
+    "disabled": (
+        {"status": "disabled"},
+        {
+            Place(): "webhooks reactivate w",
+            FILE: "webhooks reactivate w --secret-file 'the secret'",
+            STORED: "webhooks reactivate w --secret-file basiq.secret",
+        },
+    ),
     "pending": ({"status": "pending-approval"}, "webhooks wait w"),
     "no-event-types": ({"subscribed": ()}, "events types"),
     "retired-event-types": ({"types": TypeDifferences(retired=("a",))}, "webhooks update w --event b"),
@@ -33,7 +47,8 @@ LINES: dict[str, tuple[dict[str, Any], dict[Place, str] | str]] = {
         "webhooks update w --event a --event b --event 'c.*'",
     ),
     "failing": ({"failed_share": 0.5}, "messages tail w --failed"),
-    "refused": ({"refused": 401}, "webhooks secret w --secret-file w.secret"),
+    "refused": ({"refused": 401}, SECRET_LINES),
+    "no-secret": ({"endpoint": EndpointCheck(None, "none", unsigned=True)}, SECRET_LINES),
     "refused by the path": (
         {"refused": 404},
         {

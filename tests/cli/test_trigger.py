@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 import pytest
 
 from ..support.command_line import run_command
 from ..support.deliveries import OTHER_SECRET, SECRET, payload
+from ..support.served import Handler, answering
 from .conftest import Endpoint, Run, Served
 
 
@@ -52,6 +54,25 @@ def test_a_delivery_that_is_not_accepted_ends_with_1(run: Run, endpoint: Endpoin
     assert (done.exit_code, done.row["status"]) == (1, 500)
     done = run("trigger", "user.created", "--to", "http://127.0.0.1:9/")
     assert (done.exit_code, done.row["status"]) == (1, None)
+
+
+def test_a_service_that_responds_401_is_told_of_its_clock_and_its_secret(run: Run, endpoint: Endpoint) -> None:
+    endpoint.status = 401
+    done = run("trigger", "user.created", "--to", endpoint.url)
+    assert (done.exit_code, done.row["status"]) == (1, 401)
+    assert "it has another secret, or a clock that is wrong. If the service's log says too-old" in done.stderr
+
+    class Late(Handler):
+        def date_time_string(self, timestamp: float | None = None) -> str:
+            return super().date_time_string(time.time() - 3_600)
+
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["content-length"]))
+            self.respond(401)
+
+    with answering(Late) as url:
+        late = run("trigger", "user.created", "--to", url)
+    assert "behind this machine's: set the clocks first" in late.stderr
 
 
 def test_messages_are_posted_again_and_what_is_not_accepted_ends_with_1(

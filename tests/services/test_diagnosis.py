@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
+from pathlib import Path
 from typing import Any
 
 import attrs
@@ -23,7 +24,7 @@ from basiq_async import (
     Problem,
     Webhook,
 )
-from basiq_async.receiver import Delivery, MemoryInbox, UnknownEventTypeWarning, WebhookReceiver
+from basiq_async.receiver import Delivery, MemoryInbox, SecretFile, UnknownEventTypeWarning, WebhookReceiver
 from basiq_async.receiver.protocol import Waiting, inbox_key
 from basiq_async.services._diagnosis_data import _Attempts  # private: thousands of messages pass in a moment
 from basiq_async.services.coverage import Activity, Coverage, coverage_note  # private: what a recovery notes
@@ -243,6 +244,42 @@ async def test_the_endpoint_is_asked_with_a_signed_test() -> None:
         assert (wrong.endpoint is not None and wrong.endpoint.status) == 401
         assert codes(wrong) == ["endpoint-refuses"]
         assert "secret" in wrong.problems[0].text
+
+
+@pytest.mark.parametrize("seconds", [-3_600, 3_600])
+async def test_a_service_whose_clock_is_wrong_is_told_apart_from_one_with_another_secret(seconds: int) -> None:
+    wrong = datetime.now(UTC) + timedelta(seconds=seconds)
+
+    def serve_at(secret: str, date: datetime) -> Any:
+        receiver = WebhookReceiver(secret, clock=lambda: wrong)
+
+        async def handle(request: web.Request) -> web.StreamResponse:
+            response = await receiver.aiohttp_handler(request)
+            response.headers["Date"] = format_datetime(date, usegmt=True)
+            return response
+
+        return serving(handle)
+
+    other, now = "whsec_c29tZSBvdGhlciBzaWduaW5nIHNlY3JldA==", datetime.now(UTC)
+    way = "ahead of" if seconds > 0 else "behind"
+    told: dict[tuple[str, datetime], str] = {
+        (SECRET, wrong): f"its secret is right, and its clock is 3,600 s {way} this machine's",
+        (other, wrong): "is the receiver's secret this webhook's? If the service's log says too-old or too-new",
+        (SECRET, now): "is the receiver's secret this webhook's? If the service's log says too-old or too-new",
+        (other, now): "is the receiver's secret this webhook's? If the service's log says too-old or too-new",
+    }
+    for (secret, date), text in told.items():
+        async with serve_at(secret, date) as url:
+            found = await diagnose(test=True, url=url, secret=SECRET)
+        assert codes(found) == ["endpoint-refuses"]
+        assert text in found.problems[0].text.replace("3,599", "3,600"), found.problems[0].text
+
+
+async def test_a_secret_that_is_not_there_is_no_matter_of_the_url(tmp_path: Path) -> None:
+    receiver = taking(SecretFile(tmp_path / "basiq.secret"))
+    found = await diagnose(test=True, url="http://127.0.0.1:9/", receiver=receiver)
+    assert codes(found) == ["no-secret"]
+    assert f"there is no signing secret at '{tmp_path}/basiq.secret'" in found.problems[0].text
 
 
 async def test_an_endpoint_that_redirects_is_not_followed() -> None:

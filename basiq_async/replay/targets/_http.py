@@ -99,7 +99,8 @@ class HttpTarget:
         if not 0 < count <= self._refused:
             return None
         said = f"the target responded 401 to {'the message' if count == 1 else f'each of {count:,} messages'}"
-        return f"{said}: it does not have the secret of the signature"
+        clock = "its clock is wrong, and its log says too-old or too-new"
+        return f"{said}: it does not have the secret of the signature, or {clock}"
 
     def _request(self, message: Message) -> Request:
         body = payload_bytes(message)
