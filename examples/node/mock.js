@@ -47,16 +47,26 @@ export class State {
     this.apiKey = apiKey;
   }
 
-  /** Call Basiq's API as a service does, with one token for all calls. */
+  /** Call Basiq's API as a service does, with one token for all calls, until it expires. */
   basiq = async (method, path, body) => {
-    this.#token ??= send(`${this.baseUrl}/token`, {
+    this.#token ??= this.#requestToken();
+    const token = this.#token;
+    const call = async (token) => send(this.baseUrl + path, json(method, body, `Bearer ${(await token).access_token}`));
+    try {
+      return await call(token);
+    } catch (error) {
+      if (error.status !== 401 && !/token has expired/i.test(error.message)) throw error;
+      if (this.#token === token) this.#token = this.#requestToken(); // only the first of several calls renews it
+      return call(this.#token);
+    }
+  };
+
+  #requestToken = () =>
+    send(`${this.baseUrl}/token`, {
       method: "POST",
       headers: { Authorization: `Basic ${this.apiKey}`, "basiq-version": "3.0" },
       body: new URLSearchParams({ scope: "SERVER_ACCESS" }),
     });
-    const { access_token: token } = await this.#token;
-    return send(this.baseUrl + path, json(method, body, `Bearer ${token}`));
-  };
 
   /** Call the control API, which /_fake/openapi.json describes. */
   control = (method, path, body = {}) =>
@@ -78,6 +88,9 @@ function json(method, body, authorization) {
 async function send(url, options) {
   const response = await fetch(url, options);
   const text = await response.text();
-  if (!response.ok) throw new Error(`${options.method} ${new URL(url).pathname}: ${response.status} ${text}`);
+  if (!response.ok) {
+    const error = new Error(`${options.method} ${new URL(url).pathname}: ${response.status} ${text}`);
+    throw Object.assign(error, { status: response.status });
+  }
   return text ? JSON.parse(text) : null;
 }

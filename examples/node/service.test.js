@@ -63,6 +63,12 @@ describe("a service that lists users without consent", { concurrency: true }, ()
     assert.deepEqual(watch.withoutConsent, ["user-4"]);
   });
 
+  withService("gets a new token when the hour of the old one is over", async (state, watch) => {
+    await state.advance({ hours: 25 });
+    await Promise.all([1, 2].map((n) => state.emit("consent.revoked", { userId: `user-${n}` })));
+    assert.deepEqual(watch.withoutConsent.sort(), ["user-1", "user-2"]);
+  });
+
   withService("starts again with the webhook that it has", async (state, watch) => {
     await watch.stop();
     const restarted = new ConsentWatch(state.basiq);

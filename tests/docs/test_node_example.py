@@ -21,7 +21,7 @@ def test_its_tests_pass(tmp_path: Path) -> None:
         pytest.skip(f"its packages cannot be had: {installed.stderr.strip()[:200]}")
     tested = run("node", "--test", cwd=folder)
     assert tested.returncode == 0, tested.stdout + tested.stderr
-    assert "# pass 6\n# fail 0" in tested.stdout
+    assert "# pass 7\n# fail 0" in tested.stdout
 
 
 def test_its_lock_names_no_registry() -> None:
