@@ -116,7 +116,7 @@ class WebhookReceiver:
         on_delivery: OnDelivery | None = None,
         clock: TimeSource | None = None,
     ) -> None:
-        self._clock = in_seconds(clock)
+        self._clock, self._time_source = in_seconds(clock), clock
         secrets = self._secrets = Secrets(secret, clock=self._clock)
         settings = Settings.check(
             handler_timeout=handler_timeout,
@@ -319,6 +319,11 @@ class WebhookReceiver:
         if done.result is Result.BUSY and self._lifecycle.closed:  # it was closed while this delivery waited
             done = self._closed(delivery)
         return self._report(done, started)
+
+    @property
+    def clock(self) -> TimeSource | None:
+        """The clock that the receiver was given; None for the system's."""
+        return self._time_source
 
     @property
     def aiohttp_handler(self) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:

@@ -13,7 +13,7 @@ import attrs
 from ..._work.limits import limit
 from ..._work.tasks import cancelling
 from ...errors import ConfigurationError
-from ._endpoints import Endpoint, NoResponse, over_http_once, phrase
+from ._endpoints import Endpoint, NoResponse, Route, over_http_once, phrase
 from ._faults import DeliveryFault, take_fault
 from ._logs import Changes, Recent, Violations, size_of
 from ._quirks import Quirks
@@ -27,6 +27,8 @@ logger = logging.getLogger("basiq_async.testing")
 ORIGIN = "https://au-api.basiq.io"
 ACKNOWLEDGE_WITHIN = 30.0
 AT_ONCE = 32
+TOLERANCE = 300.0
+"""The most seconds between a signature and the receiver's clock, by Basiq's page on security."""
 QUICK = timedelta(seconds=1)
 """How fast a connection fails that is tried again at once."""
 
@@ -109,7 +111,7 @@ class Deliveries:
         self._default = Outlet(over_http_once, ORIGIN, lambda: None)
         self.outlets: list[Outlet] = []
         """Those of the servers that run; all states of a fake share them."""
-        self.routes: dict[str, Endpoint] = {}
+        self.routes: dict[str, Route] = {}
         self.down: dict[str | None, int | None] = {}
         """The urls of endpoints that are down (None: all), with the status of their responses (None: no response)."""
         self.faults: list[DeliveryFault] = []
@@ -233,8 +235,7 @@ class Deliveries:
         headers = {
             "content-type": "application/json",
             "user-agent": "Basiq-Webhooks (fake)",
-            # The machine's time, even if the fake's clock was moved: endpoints compare it with their own clock.
-            **signed_headers(webhook.keys(started), message.id, int(time.time()), body),
+            **signed_headers(webhook.keys(started), message.id, int(self._time_for(webhook.url)), body),
         }
         wrong: ConfigurationError | None = None
         try:
@@ -247,6 +248,16 @@ class Deliveries:
             return  # the outlet closed its connections: the attempt is made again through the next one
         planned.end()
         self._record(planned, headers, body, started, end)
+        ahead = started.timestamp() - int(headers["webhook-timestamp"])
+        if end.status == 401 and abs(ahead) > TOLERANCE:
+            logger.warning(
+                "%s refused a delivery that has the machine's time. The fake's clock is %.0f s %s: a receiver that "
+                "goes by it gets deliveries by fake.route, with by_clock=True for an application; over HTTP, and in "
+                "another process, a receiver goes by the machine's clock",
+                webhook.url,
+                abs(ahead),
+                "ahead" if ahead > 0 else "behind",
+            )
         if wrong is not None:
             raise wrong
 
@@ -298,6 +309,11 @@ class Deliveries:
                 store.remove_webhook(webhook)
             webhook.disabled = True
 
+    def _time_for(self, url: str) -> float:
+        """Return the time to sign with: the machine's, unless the receiver in this process follows the fake's clock."""
+        route = self.routes.get(url)
+        return self._store.clock().timestamp() if route is not None and route.by_clock else time.time()
+
     async def _call(self, url: str, headers: dict[str, str], body: bytes, outlet: Outlet) -> AttemptEnd:
         down = [self.down[place] for place in (url, None) if place in self.down]
         fault = DeliveryFault(1, url, down[0], "request") if down else take_fault(self.faults, url)
@@ -315,7 +331,8 @@ class Deliveries:
             return AttemptEnd(fault.status, phrase(fault.status))
         if fault is not None and fault.drop == "request":
             return AttemptEnd(None, "the connection failed: the endpoint is down")
-        endpoint = self.routes.get(url, outlet.endpoint)
+        route = self.routes.get(url)
+        endpoint = outlet.endpoint if route is None else route.endpoint
         too_late = NoResponse(f"no response within {self._timeout:g} s")
 
         def late() -> NoResponse:

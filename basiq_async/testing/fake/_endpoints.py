@@ -52,6 +52,17 @@ Endpoint = Callable[[str, dict[str, str], bytes], Awaitable[EndpointResponse]]
 """The function with which the fake calls a receiver: it accepts url, headers and body, and returns a response."""
 
 
+@attrs.frozen
+class Route:
+    """The way to a receiver in this process.
+
+    by_clock: whether deliveries are signed with the time of the fake's clock, not with the machine's.
+    """
+
+    endpoint: Endpoint
+    by_clock: bool
+
+
 def adapt(receiver: Receiver) -> Endpoint:
     """Return an endpoint that calls a receiver. Raises ``ConfigurationError`` if ``receiver`` is not one."""
     if has_own(receiver, "handle") and isinstance(receiver, HasHandle):

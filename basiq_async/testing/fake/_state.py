@@ -14,7 +14,7 @@ from ...errors import ConfigurationError
 from ...transports.base import Request
 from ._clock import Clock, as_seconds
 from ._deliveries import DeliveredAttempt, Deliveries, Emission
-from ._endpoints import Receiver, adapt
+from ._endpoints import Receiver, Route, adapt
 from ._faults import DeliveryFault, Drop, Fault
 from ._histories import Log, SeededEvents, SeededMessages
 from ._logs import Changes, Recent, RequestRecord, Violation, Violations, size_of
@@ -207,14 +207,19 @@ class State:
         require(len(found) == 1, f"several webhooks have the message {message_id!r}: pass webhook_id")
         return self._deliveries.redeliver(*found[0])
 
-    def route(self, url: str, receiver: Receiver) -> None:
+    def route(self, url: str, receiver: Receiver, *, by_clock: bool | None = None) -> None:
         """Send the deliveries for ``url`` to a receiver in this process.
 
         receiver: an async callable ``(headers, body)``, an object with ``async handle(headers, body)`` such as a
             ``WebhookReceiver``, or an ASGI application. The callable and ``handle`` return a status, or an object with
             a ``.status``.
+        by_clock: whether its deliveries are signed with the time of the fake's clock, and not of the machine. The
+            default is True for a ``WebhookReceiver(..., clock=fake.clock)``. Pass it for an application that has one.
         """
-        self._deliveries.routes[url] = adapt(receiver)
+        if by_clock is None:
+            owner = getattr(receiver, "__self__", receiver)  # of its method ``handle``
+            by_clock = getattr(owner, "clock", None) is self.clock
+        self._deliveries.routes[url] = Route(adapt(receiver), by_clock)
 
     def expire_tokens(self) -> None:
         """Let all tokens that were issued expire now."""

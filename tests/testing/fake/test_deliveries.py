@@ -46,6 +46,39 @@ async def test_an_event_is_delivered_signed_to_each_subscribed_webhook() -> None
     assert "webhook-signature" not in repr(attempt)
 
 
+@pytest.mark.parametrize("way", ["receiver", "its handle", "an application"])
+async def test_a_receiver_on_the_clock_of_the_fake_gets_deliveries_of_that_time(way: str) -> None:
+    fake = FakeBasiq()
+    webhook_id = fake.add_webhook(ENDPOINT)
+    receiver = WebhookReceiver(fake.secret(webhook_id), clock=fake.clock)
+    if way == "an application":
+        fake.route(ENDPOINT, receiver.asgi, by_clock=True)
+    else:
+        fake.route(ENDPOINT, receiver if way == "receiver" else receiver.handle)
+    for _ in range(2):
+        await fake.emit("user.created")
+        assert (fake.deliveries[-1].status, int(fake.deliveries[-1].headers["webhook-timestamp"])) == (
+            204,
+            fake.now().timestamp(),
+        )
+        await fake.advance(days=30)
+
+
+async def test_a_receiver_on_another_clock_gets_the_machines_time_and_is_told_why_that_may_be_wrong(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    fake = FakeBasiq()
+    webhook_id = fake.add_webhook(ENDPOINT)
+    fake.route(ENDPOINT, WebhookReceiver(fake.secret(webhook_id)))
+    await fake.emit("user.created")
+    assert fake.deliveries[-1].status == 204
+    assert "machine's time" not in caplog.text
+    fake.route(ENDPOINT, WebhookReceiver(fake.secret(webhook_id), clock=fake.clock), by_clock=False)
+    await fake.emit("user.created")
+    assert fake.deliveries[-1].status == 401
+    assert "refused a delivery that has the machine's time" in caplog.text
+
+
 @pytest.mark.parametrize("form", ["prefixed", "bare", "unpadded"])
 async def test_every_form_of_the_secret_verifies(form: Any) -> None:
     endpoint = Endpoint(204)
