@@ -8,6 +8,8 @@ from typing import TypeVar
 
 import attrs
 
+from ._redaction.tracebacks import hide_parameters
+
 _log = logging.getLogger("basiq_async.hooks")
 _E = TypeVar("_E")
 
@@ -56,8 +58,8 @@ def call_hook(hook: Callable[[_E], None] | None, event: _E) -> None:
         return
     try:
         hook(event)
-    except Exception:
-        _log.exception("the hook for %s failed", type(event).__name__)
+    except Exception as exc:
+        _log.error("the hook for %s failed", type(event).__name__, exc_info=hide_parameters(exc))
 
 
 def chain_hooks(first: Callable[[_E], None] | None, second: Callable[[_E], None]) -> Callable[[_E], None]:

@@ -1,35 +1,28 @@
-"""A store of a webhook's signing secrets, and a file as one."""
+"""A file as a store of a webhook's signing secrets."""
 
 from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Protocol, TypeVar, cast, runtime_checkable
+from typing import TypeVar
 
-from .._callables import is_async
-from .._redaction.credentials import SecretText
 from .._redaction.tracebacks import hide_arguments
 from .._storage.private_files import open_new, replace_private
 from .._work.clock import TimeSource
 from .._work.limits import limit
 from ..errors import ConfigurationError
 from ..models import Secret
-from .secrets import SecretLike, read_keys
+from .secret_store import KEEP_FORMER, TIME_LIMIT, OwnStore
+from .secrets import read_keys
 
 try:
     import fcntl
 except ImportError:  # Windows has no such locks
     fcntl = None  # type: ignore[assignment]
-
-KEEP_FORMER = timedelta(hours=28)
-"""How long a replaced secret is kept: Basiq resends for 27 h 35 min."""
-
-TIME_LIMIT = 5.0
-"""For one reading or writing of a store, in seconds."""
 
 T = TypeVar("T")
 
@@ -37,24 +30,7 @@ _LARGEST = 65_536
 _UNTIL = "until"
 
 
-@runtime_checkable
-class SecretStore(Protocol):
-    """Keeps the signing secrets of one webhook: pass it to ``WebhookReceiver``, and to ``webhooks.ensure``."""
-
-    async def read(self) -> SecretLike | None:
-        """Return the secret, or several, the newest first; None or an empty sequence if there is none yet."""
-        ...
-
-    async def write(self, secret: Secret) -> object:
-        """Store the secret that Basiq has returned, and keep the one before for 28 hours. May be called twice."""
-        ...
-
-
-ReadSecrets = Callable[[], Awaitable[SecretLike | None]]
-WriteSecret = Callable[[Secret], Awaitable[object]]
-
-
-class SecretFile:
+class SecretFile(OwnStore):
     """A file with the signing secrets of one webhook.
 
     .. code-block:: python
@@ -199,41 +175,3 @@ def _locked(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
-
-
-def find_reader(secret: SecretLike | SecretStore | ReadSecrets) -> ReadSecrets | None:
-    """Return the function that reads the secrets of a store; None for secrets themselves.
-
-    Raises ``ConfigurationError`` for a function that is not async.
-    """
-    if isinstance(secret, (str, bytes, Sequence, Secret, SecretText, type)):
-        return None
-    return cast("ReadSecrets | None", _find_function(secret, "read"))
-
-
-@hide_arguments
-def find_writer(secret: SecretStore | WriteSecret) -> WriteSecret:
-    """Return the function that stores a secret. Raises ``ConfigurationError`` for anything but an async function."""
-    found: WriteSecret | None = None if isinstance(secret, type) else _find_function(secret, "write")
-    if found is None:
-        raise ConfigurationError(
-            "secret must be a SecretFile, or another SecretStore, or an async function that stores the secret, not "
-            f"a {type(secret).__name__}"
-        )
-    return found
-
-
-def name_store(store: object) -> str:
-    """Return how messages name a store."""
-    if isinstance(store, SecretFile):
-        return repr(store)
-    return str(getattr(store, "__qualname__", type(store).__qualname__))
-
-
-def _find_function(store: object, name: str) -> Callable[..., Awaitable[Any]] | None:
-    function: Any = getattr(store, name, store)
-    if not callable(function):
-        return None
-    if not is_async(function):
-        raise ConfigurationError(f"what {name}s the signing secret must be an async function: {function!r} is not one")
-    return cast("Callable[..., Awaitable[Any]]", function)

@@ -19,7 +19,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlalchemy.schema import CreateIndex, CreateTable
 
-from .._redaction.tracebacks import UnshownText, drop_tracebacks
+from .._redaction.tracebacks import UnshownText
 from .._work.calls import CLOSED, OneProcess
 from .._work.limits import limit
 from .._work.store_use import NO_INBOX, store_use
@@ -365,7 +365,7 @@ async def _give_back(connection: AsyncConnection, *, broken: bool = False) -> No
                 await connection.invalidate()
             await connection.close()
     except Exception as exc:
-        logger.debug("a connection to the database could not be closed properly", exc_info=drop_tracebacks(exc))
+        logger.debug("a connection to the database could not be closed properly", exc_info=without_values(exc))
 
 
 async def _begin_immediate(connection: AsyncConnection, *, wait_for_writer: bool) -> None:

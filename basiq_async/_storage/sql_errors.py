@@ -11,6 +11,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from .._redaction.tracebacks import drop_tracebacks, hide_parameters
+from .._work.failures import failure_text
 
 
 class Failure(NamedTuple):
@@ -56,9 +57,7 @@ def is_missing(exc: BaseException) -> bool:
 
 def brief(exc: BaseException) -> str:
     """Return a driver's error text in one line, without the statement and its values, which can be user data."""
-    cause = getattr(exc, "orig", None) or exc
-    lines = str(cause).strip().splitlines()
-    return f"{type(cause).__name__}: {lines[0] if lines else ''}".rstrip(": ")
+    return failure_text(getattr(exc, "orig", None) or exc).splitlines()[0]
 
 
 def without_values(exc: BaseException) -> BaseException:

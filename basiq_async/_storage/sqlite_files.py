@@ -12,6 +12,7 @@ from pathlib import Path
 import attrs
 
 from .._redaction.tracebacks import drop_tracebacks
+from .._work.failures import failure_text
 from .._work.store_use import NO_INBOX, store_use
 from ..errors import ConfigurationError, InboxError
 from .private_files import check_private, create_private
@@ -298,7 +299,7 @@ def _describe(exc: sqlite3.Error, *, full: bool) -> str:
     code = _code(exc)
     if full and code in _UNMADE:
         code = sqlite3.SQLITE_FULL
-    return _WHAT_TO_DO.get(code, "failed: {error}").format(error=exc)
+    return _WHAT_TO_DO.get(code, "failed: {error}").format(error=failure_text(exc))
 
 
 def _code(exc: sqlite3.Error) -> int:

@@ -1,5 +1,8 @@
 """What a failed handler's error says: whose failure it is, how long to wait, how to show it.
 
+Everything that quotes an exception of others does so with ``failure_text``, ``reason_text`` or ``store_failure``; their
+tracebacks are logged after ``hide_parameters``.
+
 A handler with a TaskGroup raises its failures together, in an ExceptionGroup. Ask about its ``leaves``: a group is an
 outage only if all of them are one.
 """
@@ -9,8 +12,8 @@ from __future__ import annotations
 import math
 from itertools import islice
 
-from .._redaction.tracebacks import chain_of
-from ..errors import APIError, InboxError, ServerError, TransportError
+from .._redaction.tracebacks import chain_of, hide_parameters
+from ..errors import APIError, BasiqError, InboxError, ServerError, TransportError
 
 _MOST_CAUSES = 100
 _MOST_SHOWN = 3
@@ -52,13 +55,33 @@ def correlation_id(error: BaseException | None) -> str | None:
 def failure_text(error: BaseException, *, longest: int | None = None) -> str:
     """Return the type of an error, and its text if it has one, cut after ``longest`` characters.
 
-    A group is shown by its first errors.
+    A group is shown by its first errors. The parameters of SQLAlchemy's statements are hidden, now and wherever the
+    error is shown later: they are a person's data.
     """
-    found = leaves(error)
+    found = leaves(hide_parameters(error))
     text = "; ".join(map(_line, found[:_MOST_SHOWN]))
     if len(found) > _MOST_SHOWN:
         text += f"; and {len(found) - _MOST_SHOWN} more"
     return text if longest is None or len(text) <= longest else text[:longest] + "…"
+
+
+def reason_text(error: BaseException) -> str:
+    """Return the text of an error of this package, which says all by itself; of another one, its type and text."""
+    return str(error) if isinstance(error, BasiqError) else failure_text(error)
+
+
+def store_failure(error: BaseException) -> str:
+    """Return the types of an error of a store of secrets, with their SQLSTATEs.
+
+    Its text is not quoted: a database repeats the values of a row in it, even without the parameters.
+    """
+    names = []
+    for leaf in leaves(error)[:_MOST_SHOWN]:
+        cause = getattr(leaf, "orig", None) or leaf  # of SQLAlchemy
+        state = getattr(cause, "sqlstate", None) or getattr(cause, "pgcode", None)
+        known = isinstance(state, str) and len(state) == 5 and state.isalnum() and state.isascii()
+        names.append(f"{type(leaf).__name__} (SQLSTATE {state})" if known else type(leaf).__name__)
+    return ", ".join(names)
 
 
 def _line(error: BaseException) -> str:

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 from types import TracebackType
 
-from .._redaction.tracebacks import drop_tracebacks
+from .._redaction.tracebacks import drop_tracebacks, hide_parameters
 from ..errors import InboxError
 
 
@@ -15,7 +15,8 @@ class limit:
 
     ``error`` is an exception, or a function that makes one; by default it is a ``TimeoutError``. None for the seconds
     is for no limit. The time is the event loop's. A ``TimeoutError`` of the block itself, and a cancellation by others,
-    pass unchanged. The error has no local variables of the block: they can hold a body or a key.
+    pass unchanged, but show no parameters of SQLAlchemy's statements from then on. ``error`` has no local variables of
+    the block: they can hold a body or a key.
     """
 
     __slots__ = ("_error", "_timeout")
@@ -30,6 +31,8 @@ class limit:
     async def __aexit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        if exc is not None:
+            hide_parameters(exc)
         try:
             await self._timeout.__aexit__(kind, exc, traceback)
         except TimeoutError as over:

@@ -12,7 +12,8 @@ from typing import Any, Generic, TypeVar, TypeVarTuple, cast
 
 import attrs
 
-from .._redaction.tracebacks import drop_tracebacks
+from .._redaction.tracebacks import drop_tracebacks, hide_parameters
+from .._work.failures import reason_text
 from ..errors import InboxError
 from .failures import leaves
 from .limits import inbox_is_slow, inbox_limit, wait_for_event
@@ -167,7 +168,7 @@ class Unit(ABC, Generic[T]):
 
     def report(self, what: str, failure: Exception) -> None:
         """Log what became of the event, because the inbox failed."""
-        self._warn(f"%s {what}: %s", failure)
+        self._warn(f"%s {what}: %s", reason_text(failure))
 
     async def handle_once(self) -> AttemptEnd[T]:
         """Claim the event, do the work, and record it. ``units`` owns the task that does it.
@@ -201,7 +202,7 @@ class Unit(ABC, Generic[T]):
         fault = None if task.cancelled() else task.exception()
         if self._answer.done():
             if isinstance(fault, Exception):  # any other one has ended the event loop
-                self.units.logger.error("%s ended with a fault", self.describe(), exc_info=fault)
+                self.units.logger.error("%s ended with a fault", self.describe(), exc_info=hide_parameters(fault))
         elif task.cancelled():
             self._answer.cancel()
         elif fault is not None:
@@ -238,7 +239,7 @@ class Unit(ABC, Generic[T]):
                 if not self._steps.task.cancelling():
                     raise InboxError("the inbox awaited something that was cancelled") from exc
             except TimeoutError as exc:
-                if str(exc):
+                if exc.args:
                     raise
                 raise inbox_is_slow(seconds) from drop_tracebacks(exc)  # by a limit of the inbox's own
         raise InboxError("the event loop shuts down")
@@ -361,7 +362,7 @@ class Unit(ABC, Generic[T]):
                     claim = self.units.inbox.claim
                     await claim(self.key, self.token, lease=self.units.lease, quarantined=self.quarantined)
             except Exception as exc:
-                self._warn("the claim on %s could not be renewed: %s", exc)
+                self._warn("the claim on %s could not be renewed: %s", reason_text(exc))
             await wait_for_event(ended, self.units.lease / 3)
 
     async def _interruptible(self, work: Callable[[], Awaitable[V]], seconds: float | None) -> V:

@@ -17,6 +17,8 @@ import typer
 from typer.main import get_command
 
 from .. import __version__
+from .._redaction.tracebacks import hide_parameters
+from .._work.failures import failure_text, reason_text
 from ..errors import AuthenticationError, BasiqError, ConfigurationError, NotFoundError, PermissionDeniedError
 from ._command import command
 from ._options import complete_profile, option, prepare_completion
@@ -163,12 +165,12 @@ def _show(exc: Exception) -> int:
     if os.environ.get(DEBUG):
         import traceback
 
-        for line in "".join(traceback.format_exception(exc)).splitlines():
+        for line in "".join(traceback.format_exception(hide_parameters(exc))).splitlines():
             write_line(line)
     if isinstance(exc, BasiqError):
         evidence = {name: getattr(exc, name, None) for name in _EVIDENCE}
         known = {name: value for name, value in evidence.items() if value is not None}
-        text = str(exc)
+        text = reason_text(exc)
         if isinstance(exc, (AuthenticationError, NotFoundError, PermissionDeniedError)) and session().key is not None:
             text = f"{text} (with the key of {session().key})"
         if isinstance(exc, ConfigurationError):
@@ -180,7 +182,7 @@ def _show(exc: Exception) -> int:
         return WRONG
     if hasattr(exc, "format_message"):  # the base class of typer's errors is not public in each of its releases
         return _show_usage(exc)
-    text = f"unexpected {type(exc).__name__}: {str(exc)[:500]} (set {DEBUG}=1 for a traceback)"
+    text = f"unexpected {failure_text(exc, longest=500)} (set {DEBUG}=1 for a traceback)"
     show_error(text, kind=type(exc).__name__, exit_code=code)
     return code
 

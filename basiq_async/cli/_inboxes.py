@@ -17,6 +17,7 @@ import attrs
 
 from .._arguments import read_webhook_ids
 from .._wire.hosts import show_urls_in
+from .._work.failures import failure_text
 from .._work.inbox_kinds import KINDS, kind_of
 from .._work.keys import owner_of_job, posting_job
 from ..errors import BasiqError, ConfigurationError, InboxError
@@ -178,15 +179,15 @@ def naming_errors(place: str) -> Iterator[None]:
     except Exception as exc:
         is_away = isinstance(exc, OSError) or type(exc).__module__.partition(".")[0] in _STORES
         kind = InboxError if is_away else ConfigurationError
-        raise kind(f"{place!r} cannot be used: {type(exc).__name__}: {_said(exc)[:500]}") from exc
+        raise kind(f"{place!r} cannot be used: {_said(exc)}") from exc
 
 
 def _said(exc: Exception) -> str:
     """Return the text of an error without the passwords of URLs."""
     frames = [frame for frame, _ in walk_tb(exc.__traceback__)]
     if frames and frames[-1].f_globals.get("__name__") == "urllib.parse":  # it quotes pieces of what it cannot parse
-        return "a URL cannot be parsed"
-    return show_urls_in(str(exc))
+        return f"{type(exc).__name__}: a URL cannot be parsed"
+    return show_urls_in(failure_text(exc))[:500]
 
 
 @asynccontextmanager

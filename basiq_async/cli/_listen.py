@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 from .._redaction.tracebacks import hide_arguments
 from .._wire.hosts import show_url
 from .._wire.urls import read_endpoint
+from .._work.failures import failure_text
 from ..errors import ConfigurationError
 from ._command import command
 from ._options import read_secrets
@@ -106,7 +107,7 @@ class Listener(Showing):
         try:
             app.router.add_post(path, self.handle)
         except ValueError as exc:
-            raise ConfigurationError(f"--path cannot be {path!r}: {exc}") from None
+            raise ConfigurationError(f"--path cannot be {path!r}: {failure_text(exc)}") from None
         async with AsyncExitStack() as stack:
             if self._forwarder is not None:
                 await stack.enter_async_context(self._forwarder)

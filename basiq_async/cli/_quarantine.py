@@ -11,7 +11,7 @@ import typer
 
 from .._arguments import read_webhook_ids
 from .._redaction.text import amount
-from .._work.failures import find_retry_after
+from .._work.failures import failure_text, find_retry_after
 from .._work.keys import identity_of, webhook_of
 from ..errors import ConfigurationError
 from ._command import Group
@@ -261,7 +261,7 @@ class _Retries(Watch):
             reason = await self._inner.deliver(message)
         except Exception as exc:
             result = "failed" if getattr(message, "fault", None) is None else "unreadable"
-            self._say(message, result, f"{type(exc).__name__}: {exc}", again=find_retry_after(exc) is not None)
+            self._say(message, result, failure_text(exc), again=find_retry_after(exc) is not None)
             raise
         self._say(message, reason or "handled", None, again=reason == _BUSY)
         return reason

@@ -14,6 +14,7 @@ from typing import Any
 
 from opentelemetry.trace import SpanKind, StatusCode
 
+from .._work.failures import failure_text
 from ..models import Message
 from ..receiver import Delivery, DeliveryEvent, Outcome, Result
 from ..receiver.protocol import Waiting
@@ -104,7 +105,7 @@ class ReceiverTelemetry:
         try:
             self._quarantined.set(await self._count_quarantined(_MOST_COUNTED), self._webhook)
         except Exception as exc:
-            logger.debug("the quarantine could not be counted: %s", exc)
+            logger.debug("the quarantine could not be counted: %s", failure_text(exc))
 
     async def around(self, delivery: Delivery, work: Coroutine[Any, Any, Outcome]) -> Outcome:
         """Do the work within a consumer span, so that the calls of its handler are part of the same trace."""

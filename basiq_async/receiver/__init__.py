@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 from .._arguments import UnknownEventTypeWarning
 from .._lazy import lazy_names
-from .._signing.secret_file import SecretFile, SecretStore
+from .._signing.secret_file import SecretFile
+from .._signing.secret_store import SecretStore
 from .._signing.signature import sign, verify
 from .._work.inbox_kinds import EXTRAS, KINDS
 from .._work.protocol import Inbox, StoredDelivery

@@ -223,7 +223,6 @@ class _Attempt(Unit[None]):
 
     async def record_failure(self, failure: Exception) -> None:
         """Release the claim, or quarantine the delivery if it has failed too often. Log one record of it."""
-        hide_parameters(failure)
         self._result = Result.TIMED_OUT if self.timed_out else Result.FAILED
         again = ""
         if self._deferred is not None:
@@ -242,7 +241,7 @@ class _Attempt(Unit[None]):
             f", {self._failures} times so far; the delivery is in the quarantine: see receiver.quarantined()"
             if self._result is Result.QUARANTINED
             else again,
-            exc_info=None if self.timed_out else failure,
+            exc_info=None if self.timed_out else hide_parameters(failure),
             extra=self.log_fields(failure),
         )
 

@@ -9,10 +9,11 @@ from datetime import UTC, datetime
 from weakref import WeakKeyDictionary
 
 from .._redaction.text import printable
+from .._work.failures import reason_text
 from .._work.limits import inbox_limit
 from .._work.owners import live_identities, note_owners
 from .._work.protocol import Inbox, Record
-from ..errors import ConfigurationError, InboxError
+from ..errors import ConfigurationError
 from ._secrets import Secrets
 from .inboxes._memory import MemoryInbox
 
@@ -120,7 +121,7 @@ class Lifecycle:
         except ConfigurationError:
             raise
         except Exception as exc:
-            text = str(exc) if isinstance(exc, InboxError) else f"{type(exc).__name__}: {exc}"
+            text = reason_text(exc)
             logger.error(
                 "the receiver has started, but its inbox cannot be used, so each delivery gets a 503: %s", text
             )

@@ -11,6 +11,7 @@ from typing import Protocol
 import attrs
 
 from .._redaction.text import shorten as shorten
+from .._redaction.tracebacks import hide_parameters
 from .._signing.signature import Headers
 from .._work.failures import correlation_id, failure_text, find_retry_after, leaves
 from ..errors import (
@@ -179,13 +180,19 @@ class Outages:
             return
         text, error, fields = self._last
         more = f"; {self._count - 1} more failures since the record before" if self._count > 1 else ""
-        logger.error("%s%s", text, more, exc_info=_unknown(error), extra={**fields, "count": self._count})
+        logger.error(
+            "%s%s",
+            text,
+            more,
+            exc_info=hide_parameters(error) if _is_unknown(error) else None,
+            extra={**fields, "count": self._count},
+        )
         self._count, self._last = 0, None
 
 
-def _unknown(error: Exception) -> Exception | None:
-    """Return the error if its traceback is worth logging: not for our own errors, and not for an OSError."""
-    return None if isinstance(error, (BasiqError, OSError)) else error
+def _is_unknown(error: Exception) -> bool:
+    """Return whether the error's traceback is worth logging: not for our own errors, and not for an OSError."""
+    return not isinstance(error, (BasiqError, OSError))
 
 
 class Receives(Protocol):

@@ -6,9 +6,9 @@ import asyncio
 import logging
 import math
 
+from .._work.failures import reason_text
 from .._work.limits import inbox_limit
 from .._work.protocol import Inbox
-from ..errors import InboxError
 
 logger = logging.getLogger("basiq_async.receiver")
 
@@ -41,7 +41,7 @@ class Readiness:
             async with inbox_limit(self._timeout):
                 await self._inbox.check()
         except Exception as exc:
-            text = str(exc) if isinstance(exc, InboxError) else f"{type(exc).__name__}: {exc}"
+            text = reason_text(exc)
             logger.warning("the receiver is not ready: %s", text)
             return False
         return True

@@ -78,7 +78,7 @@ class RequestReader:
     async def _read(self, checked: CheckedHeaders, body: bytes) -> Delivery | Outcome:
         message_id, _, _, sent = checked
         secrets = self._secrets
-        if sent > secrets.fresh_until:
+        if secrets.are_due():
             await secrets.read_again()
         mismatch = secrets.keys.find_mismatch(checked, body)
         if mismatch is not None and mismatch.reason == "no-match" and await secrets.read_again():

@@ -5,15 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 from .._redaction.tracebacks import hide_arguments
-from .._signing.secret_file import TIME_LIMIT, ReadSecrets, SecretFile, SecretStore, find_reader, name_store
+from .._signing.secret_file import SecretFile
+from .._signing.secret_store import ReadSecrets, SecretStore, find_reader, name_store, read_store
 from .._signing.secrets import SecretLike
 from .._signing.signature import SigningKeys
-from .._work.failures import failure_text
-from .._work.limits import limit
 from .._work.tasks import TaskOwner
 from ..errors import ConfigurationError
 
@@ -25,7 +24,9 @@ AnySecrets = SecretLike | SecretStore | ReadSecrets
 _EVERY = 1.0
 """Seconds between two readings because of a signature."""
 _LONGEST_USE = 3600.0
-"""Seconds for which several secrets are used without a look at the store: one of them may be replaced by now."""
+"""Seconds for which secrets are used without a look at the store: one of them may be replaced by now."""
+_AFTER_FAILURE = 60.0
+"""Seconds until the next look if the store has failed."""
 
 
 class Secrets:
@@ -42,8 +43,7 @@ class Secrets:
         self._name = name_store(secret)
         self._clock = clock
         self.keys = SigningKeys.read(secret, for_many=True) if read is None else SigningKeys()  # type: ignore[arg-type]
-        self.fresh_until = math.inf
-        """Look at the store before a delivery that was signed later, in seconds since 1970."""
+        self._look_at = math.inf
         self._last = -math.inf
         self._reading: asyncio.Task[None] | None = None
         self._tasks = TaskOwner()
@@ -67,6 +67,10 @@ class Secrets:
         """Read the store, unless it was read before. A failure is logged."""
         if self._read is not None and not self.keys:
             await self._join_reading(self._read)
+
+    def are_due(self) -> bool:
+        """Return whether to read the store before the next delivery, whatever its signature: an hour has passed."""
+        return self._read is not None and not 0 < self._look_at - self._clock() <= _LONGEST_USE
 
     async def read_again(self) -> bool:
         """Read the store, at most once a second. Return whether there are other secrets than before."""
@@ -95,22 +99,21 @@ class Secrets:
         await asyncio.wait({self._reading})
 
     async def _read_store(self, read: ReadSecrets) -> None:
+        now = self._clock()
         try:
-            async with limit(TIME_LIMIT, TimeoutError(f"it did not respond within {TIME_LIMIT:g} s")):
-                found = await read()
-            if found is None or (isinstance(found, Sequence) and not found):
+            found = await read_store(read)
+            if not found:
                 raise ConfigurationError(
                     "there is none yet: `webhooks.ensure(..., secret=...)` stores it when Basiq returns it, and "
                     "`basiq-async webhooks secret ID --secret-file FILE` asks for it again"
                 )
             keys = SigningKeys.read(found, for_many=True)
-        except Exception as exc:
+        except ConfigurationError as exc:
+            self._look_at = now + _AFTER_FAILURE
             kept = "those read before stay in use" if self.keys else "each delivery is refused until then"
-            text = str(exc) if isinstance(exc, ConfigurationError) else failure_text(exc)
-            logger.error("the signing secret cannot be read from %s, and %s: %s", self._name, kept, text)
+            logger.error("the signing secret cannot be read from %s, and %s: %s", self._name, kept, exc)
             return
-        many = isinstance(found, Sequence) and not isinstance(found, str) and len(found) > 1
-        self.fresh_until = self._clock() + _LONGEST_USE if many else math.inf
+        self._look_at = now + _LONGEST_USE
         if not self.keys.has_same_keys(keys):
             if self.keys:
                 logger.info("the signing secret has changed: %s was read again", self._name)

@@ -12,6 +12,7 @@ from weakref import WeakKeyDictionary
 
 import attrs
 
+from .._redaction.tracebacks import hide_parameters
 from .._work.calls import HOST
 from .._work.failures import failure_text
 from .._work.limits import inbox_limit, wait_for_event
@@ -238,9 +239,10 @@ class Worker:
         await asyncio.sleep(0)  # an eager task would run in the middle of ``_claim``
         try:
             await self._try_one(claimed)
-        except Exception:
+        except Exception as exc:
             delivery_id = shorten(claimed.delivery.delivery_id)
-            logger.exception("delivery %r stays claimed until its lease runs out", delivery_id)
+            text = "delivery %r stays claimed until its lease runs out"
+            logger.error(text, delivery_id, exc_info=hide_parameters(exc))
 
     async def _try_one(self, claimed: ClaimedDelivery) -> None:
         entry, token, keep_trying = claimed.delivery, claimed.token, self._backlog.settings.keep_trying

@@ -16,7 +16,7 @@ import attrs
 from .._arguments import Duration, check_positive, check_seconds, check_whole
 from .._redaction.text import printable
 from .._storage.exports import export_entries
-from .._work.failures import is_outage
+from .._work.failures import is_outage, reason_text
 from .._work.limits import inbox_is_slow, limit, wait_for_event
 from .._work.owners import Owners, identity_in, note_job, note_owners, read_owners, refuse_others
 from .._work.protocol import Inbox, StoredDelivery
@@ -544,7 +544,9 @@ class Replay:
                 left = until - loop.time()
                 if not (self._running or self._pages.calls) or left <= 0 or not is_outage(exc):
                     raise
-                logger.warning("the record does not respond (%s): the replay asks it again", printable(str(exc)))
+                logger.warning(
+                    "the record does not respond (%s): the replay asks it again", printable(reason_text(exc))
+                )
                 if await wait_for_event(self._stopping, min(pause, left)):
                     raise
             pause = min(2 * pause, LONGEST_PAUSE)

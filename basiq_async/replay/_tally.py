@@ -11,8 +11,7 @@ from typing import Any, Literal, Protocol
 import attrs
 
 from .._redaction.text import amount, printable, shorten
-from .._redaction.tracebacks import hide_parameters
-from .._work.failures import failure_text
+from .._work.failures import failure_text, reason_text
 from .._work.limits import limit
 from .._work.tasks import run_to_completion
 from .._work.throughput import RECENT_SECONDS, messages_per_second, seconds_left
@@ -109,7 +108,7 @@ class Tally:
         """
         if ends_run(error):
             return None, error
-        text = failure_text(hide_parameters(error), longest=LONGEST_ERROR)
+        text = failure_text(error, longest=LONGEST_ERROR)
         logger.warning("message %r failed: %s", shorten(message.id), printable(text))
         self.failed += 1
         self.in_a_row += 1
@@ -228,7 +227,9 @@ class HintNotes:
                 await self._keep(hint)
             self._noted = hint
         except Exception as exc:
-            logger.warning("the place in the list could not be noted, so the next run reads more of it: %s", exc)
+            logger.warning(
+                "the place in the list could not be noted, so the next run reads more of it: %s", reason_text(exc)
+            )
 
 
 async def record_within(seconds: float, call: Callable[[], Awaitable[None]]) -> Exception | None:
@@ -240,6 +241,6 @@ async def record_within(seconds: float, call: Callable[[], Awaitable[None]]) -> 
         async with limit(seconds, slow):
             await call()
     except Exception as exc:
-        text = f"the finished messages could not be recorded: {type(exc).__name__}: {exc}"
+        text = f"the finished messages could not be recorded: {failure_text(exc)}"
         return exc if isinstance(exc, BasiqError) else ending_error(text, exc)
     return None

@@ -10,6 +10,7 @@ import logging
 from typing import Literal
 
 from .._redaction.text import printable
+from .._redaction.tracebacks import hide_parameters
 from .._work.failures import failure_text, find_retry_after, is_outage, leaves
 from .._work.limits import limit, wait_for_event
 from .._work.tasks import cancelling
@@ -285,7 +286,7 @@ def ends_run(error: Exception) -> bool:
 def ending_error(text: str, cause: Exception) -> ReplayError:
     """Return the error that ends the run, in front of a message."""
     error = ReplayError(text)
-    error.__cause__ = cause
+    error.__cause__ = hide_parameters(cause)
     return error
 
 

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import partial
 
 from .._redaction.text import printable
-from .._signing.secret_file import (
-    TIME_LIMIT,
+from .._signing.secret_file import SecretFile
+from .._signing.secret_store import (
     ReadSecrets,
-    SecretFile,
     SecretStore,
     WriteSecret,
     find_reader,
     find_writer,
     name_store,
+    read_store,
+    write_store,
 )
 from .._work.clock import Clock
-from .._work.failures import failure_text
-from .._work.limits import limit
 from .._work.tasks import run_to_completion
 from ..errors import ConfigurationError
 from ..models import Secret, Webhook
@@ -58,14 +56,15 @@ class SecretKeeper:
 
     async def _store(self, write: WriteSecret, webhook_id: str, secret: Secret) -> None:
         try:
-            async with limit(TIME_LIMIT, TimeoutError(f"nothing was stored within {TIME_LIMIT:g} s")):
-                await write(secret)
-        except Exception as exc:
-            why = str(exc) if isinstance(exc, ConfigurationError) else failure_text(exc)
-            raise ConfigurationError(
-                f"the signing secret of the webhook {webhook_id} was not stored: {why}. Basiq returns it again "
-                "when the webhook is updated: see `webhooks.reactivate`, or `basiq-async webhooks secret`"
-            ) from None
+            await write_store(write, secret)
+        except ConfigurationError as exc:
+            why = str(exc)
+        else:
+            return
+        raise ConfigurationError(
+            f"the signing secret of the webhook {webhook_id} was not stored in {self._name}: {why}. Basiq returns it "
+            "again when the webhook is updated: see `webhooks.reactivate`, or `basiq-async webhooks secret`"
+        )
 
     async def _require(self, webhook: Webhook) -> None:
         if self._read is None:
@@ -86,9 +85,7 @@ class SecretKeeper:
 
     async def _has_one(self, read: ReadSecrets) -> bool:
         try:
-            async with limit(TIME_LIMIT, TimeoutError(f"it did not respond within {TIME_LIMIT:g} s")):
-                found = await read()
-        except Exception as exc:
-            why = str(exc) if isinstance(exc, ConfigurationError) else failure_text(exc)
-            raise ConfigurationError(f"the signing secret cannot be read from {self._name}: {why}") from None
-        return not (found is None or (isinstance(found, Sequence) and not found))
+            return bool(await read_store(read))
+        except ConfigurationError as exc:
+            why = str(exc)
+        raise ConfigurationError(f"the signing secret cannot be read from {self._name}: {why}")

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from .._arguments import Duration, check_event_type_ids, check_seconds, describe_unknown, select_texts
-from .._signing.secret_file import SecretStore, WriteSecret
+from .._signing.secret_store import SecretStore, WriteSecret
 from .._wire.urls import absolute_url
 from .._work.clock import Clock, LoopClock, clock_of
 from .._work.limits import limit

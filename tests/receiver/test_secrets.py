@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -94,7 +95,7 @@ async def test_a_failure_keeps_the_secrets_that_were_there(failure: str, caplog:
     vault = Vault(SECRET)
     async with taking(vault, clock=virtual.clock) as receiver:
         if failure == "raises":
-            vault.failure = OSError("the vault is away")
+            vault.failure = OSError("the vault is away")  # its text is not quoted: it may be what the vault was given
         elif failure == "hangs":
             vault.seconds = 1e6
         else:
@@ -103,7 +104,7 @@ async def test_a_failure_keeps_the_secrets_that_were_there(failure: str, caplog:
         assert (await post(receiver, at=virtual.clock(), secret=OTHER_SECRET)).status == 401
         assert virtual.now() - began == (5 if failure == "hangs" else 0)
         assert (await post(receiver, at=virtual.clock())).status == 204
-    said = {"raises": "OSError: the vault is away", "hangs": "did not respond within 5 s", "is empty": "none yet"}
+    said = {"raises": "stay in use: OSError\n", "hangs": "did not respond within 5 s", "is empty": "none yet"}
     assert "Vault" in caplog.text
     assert "those read before stay in use: " in caplog.text
     assert said.get(failure, "placeholder") in caplog.text
@@ -119,7 +120,45 @@ async def test_a_replaced_secret_that_leaves_the_store_is_refused_within_the_hou
         assert (await post(receiver, at=virtual.clock())).status == 401
         await asyncio.sleep(10_000)
         assert (await post(receiver, at=virtual.clock(), secret=OTHER_SECRET)).status == 204
-    assert vault.readings == 2  # with one secret, there is no need to look
+    assert vault.readings == 3
+
+
+@virtual.clocked
+async def test_a_rotation_by_hand_is_found_within_the_hour_though_each_signature_fits() -> None:
+    """A forger who knows the former secret sends what fits."""
+    vault = Vault(SECRET)
+    async with taking(vault, clock=virtual.clock) as receiver:
+        assert (await post(receiver, at=virtual.clock())).status == 204
+        vault.secrets = [OTHER_SECRET]
+        await asyncio.sleep(3_601)
+        early = virtual.clock() - timedelta(minutes=4)  # the time in a delivery does not put off the look
+        assert (await post(receiver, at=early)).status == 401
+        assert (await post(receiver, at=virtual.clock(), secret=OTHER_SECRET)).status == 204
+
+
+@virtual.clocked
+async def test_a_store_that_fails_is_looked_at_once_a_minute_and_no_more() -> None:
+    vault = Vault(SECRET)
+    async with taking(vault, clock=virtual.clock) as receiver:
+        vault.failure, vault.seconds = OSError(), 5.0
+        await asyncio.sleep(3_601)
+        for _ in range(120):
+            assert (await post(receiver, at=virtual.clock())).status == 204
+            await asyncio.sleep(1)
+    assert vault.readings == 4  # each of the last ones took five seconds
+
+
+@virtual.clocked
+async def test_a_clock_that_is_set_back_puts_off_no_look_at_the_store() -> None:
+    vault, ahead = Vault(SECRET), timedelta(days=30)
+
+    def clock() -> datetime:
+        return virtual.clock() + ahead
+
+    async with taking(vault, clock=clock) as receiver:
+        ahead = timedelta()
+        vault.secrets = [OTHER_SECRET]
+        assert (await post(receiver, at=clock())).status == 401
 
 
 async def test_a_receiver_without_a_secret_starts_and_finds_the_secret_that_is_written_later(
@@ -133,7 +172,7 @@ async def test_a_receiver_without_a_secret_starts_and_finds_the_secret_that_is_w
         assert (outcome.result, outcome.status) == (Result.REJECTED, 401)
         assert f"cannot be read from {file!r}, and each delivery is refused until then: there is none" in caplog.text
         assert "this receiver has no signing secret yet" in caplog.text
-        with pytest.raises(ConfigurationError, match="no signing secret yet"):
+        with pytest.raises(ConfigurationError, match="there is no signing secret"):
             await receiver.sign("m-1", clock(), b"{}")
         await file.write(SECRET)
         clock.advance(1)

@@ -17,6 +17,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 
 from ..._redaction.tracebacks import drop_tracebacks
 from ..._work.calls import OneProcess
+from ..._work.failures import failure_text
 from ..._work.limits import limit
 from ..._work.store_use import NO_INBOX, store_use
 from ..._work.tasks import run_cancel_once
@@ -142,7 +143,7 @@ class RedisCalls:
         try:
             memory = await cast(Awaitable[Any], self.client.info("memory"))
         except ResponseError as exc:  # this user or this server has no INFO
-            logger.debug("Redis did not tell its eviction policy: %s", exc)
+            logger.debug("Redis did not tell its eviction policy: %s", failure_text(exc))
             memory = {}
         nodes = memory.values() if memory and all(isinstance(node, dict) for node in memory.values()) else [memory]
         for node in nodes:
@@ -171,11 +172,11 @@ _WHAT_TO_DO: tuple[tuple[type[Exception], str], ...] = (
 
 def _describe(exc: Exception) -> str:
     """Return why Redis failed, and the remedy if it is known."""
-    said = str(exc) or "no reason given"
-    if said == _NONE_FREE:
-        return f"Redis failed: {type(exc).__name__}: {said} ({_MORE_CONNECTIONS})"
+    said = failure_text(exc)
+    if said.endswith(f": {_NONE_FREE}"):
+        return f"Redis failed: {said} ({_MORE_CONNECTIONS})"
     advice = next((f" ({what})" for kind, what in _WHAT_TO_DO if isinstance(exc, kind)), "")
-    return f"Redis failed: {type(exc).__name__}: {said}{advice}"
+    return f"Redis failed: {said}{advice}"
 
 
 def text_of(value: object) -> str:

@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from ..._redaction.tracebacks import hide_parameters
 from ..._storage.sql import SQLStore, as_aware
 from ._sql_statements import Statements
 
@@ -67,8 +68,10 @@ class Pruning:
 
         try:
             await self._store.run(work, write=True)
-        except Exception:
+        except Exception as exc:
             if not self._store.closed:
                 logger.warning(
-                    "old entries of the inbox %s could not be deleted", self._store.tables.name, exc_info=True
+                    "old entries of the inbox %s could not be deleted",
+                    self._store.tables.name,
+                    exc_info=hide_parameters(exc),
                 )

@@ -9,7 +9,7 @@ import secrets
 
 from ..._redaction.text import printable, shorten
 from ..._work.calls import HOST
-from ..._work.failures import failure_text
+from ..._work.failures import failure_text, reason_text
 from ..._work.keys import inbox_key
 from ..._work.limits import inbox_limit
 from ..._work.once import AttemptResult, UnderWay, Unit
@@ -125,4 +125,4 @@ class _Message(Unit[str | None]):
         return f"message {shorten(self.message.id)!r}"
 
     def report(self, what: str, failure: Exception) -> None:
-        logger.error("%s %s in the inbox: %s", self.describe(), what, printable(failure))
+        logger.error("%s %s in the inbox: %s", self.describe(), what, printable(reason_text(failure)))

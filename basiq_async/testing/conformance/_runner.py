@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from inspect import iscoroutinefunction
 from typing import Any
 
+from ..._work.failures import failure_text
 from ..._work.limits import limit
 
 Check = Callable[[Any], Awaitable[None]]
@@ -46,6 +47,6 @@ async def keep(subject: str, promises: Mapping[str, Callable[[], Awaitable[None]
         except (AssertionError, TimeoutError) as error:
             broken[promise] = str(error) or "an assertion failed"
         except Exception as error:
-            broken[promise] = f"it raised {type(error).__name__}: {error}"
+            broken[promise] = f"it raised {failure_text(error)}"
     if broken:
         raise BrokenPromisesError(subject, broken)

@@ -14,6 +14,7 @@ from typing import Any
 
 import attrs
 
+from ..._work.failures import failure_text
 from ..._work.limits import limit
 from ...errors import ConnectionFailedError, RequestTimeoutError, TransportError
 from ...transports.base import Request, Response, Transport
@@ -119,7 +120,7 @@ class TransportPromises:
         except kind as error:
             return error
         except Exception as error:
-            raise AssertionError(f"it raised {type(error).__name__}, not {kind.__name__}: {error}") from error
+            raise AssertionError(f"not {kind.__name__} was raised, but {failure_text(error)}") from error
         size = len(response.body)
         raise AssertionError(
             f"it returned a response of status {response.status} with {size} bytes, not a {kind.__name__}"

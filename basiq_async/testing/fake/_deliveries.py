@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 
 import attrs
 
+from ..._redaction.tracebacks import hide_parameters
 from ..._work.limits import limit
 from ..._work.tasks import cancelling
 from ...errors import ConfigurationError
@@ -353,7 +354,7 @@ class Deliveries:
             return AttemptEnd(None, "the endpoint was cancelled before it responded")
         except Exception as error:
             # An endpoint in this process that raises is like a server that responds with 500. Its error is only logged.
-            logger.exception("the endpoint %s raised", url)
+            logger.error("the endpoint %s raised", url, exc_info=hide_parameters(error))
             return AttemptEnd(500, f"Internal Server Error: {type(error).__name__}")
         if fault is not None:
             return AttemptEnd(None, "the response was lost")

@@ -119,10 +119,7 @@ class Operation:
                 if each.required:
                     raise _not_valid(f"{name} is missing: {each.about.description}")
                 continue
-            try:
-                value = arguments[each.parameter] = _check(given[name], each.kind)
-            except ValueError as error:
-                raise _not_valid(f"{name} {error}") from None
+            value = arguments[each.parameter] = _check(name, given[name], each.kind)
             least, most = each.about.least, each.about.most
             if least is not None and most is not None and not least <= value <= most:
                 raise _not_valid(f"{name} must be from {least:g} to {most:g}")
@@ -175,7 +172,7 @@ _KINDS: Mapping[object, tuple[str, tuple[type, ...]]] = {
 }
 
 
-def _check(value: Any, kind: Any) -> Any:
+def _check(field: str, value: Any, kind: Any) -> Any:
     """Return a value of JSON if it has exactly this type. Only numbers may be texts, because those of a query are."""
     if get_origin(kind) is Literal:
         name, fits = f"one of: {', '.join(get_args(kind))}", value in get_args(kind)
@@ -186,7 +183,7 @@ def _check(value: Any, kind: Any) -> Any:
         fits = type(value) in kinds and (not isinstance(value, float) or math.isfinite(value))
         fits = fits and (not isinstance(value, list) or all(type(each) is str for each in value))
     if not fits:
-        raise ValueError(f"must be {name}")
+        raise _not_valid(f"{field} must be {name}")
     return tuple(value) if isinstance(value, list) else value
 
 
