@@ -248,7 +248,8 @@ _EVENT_TYPES = _json("subscribedEvents", "event types")
 class DeliveryAttempt:
     """One attempt to deliver a message. The documented values of ``status`` are ``Success`` and ``Failed``.
 
-    If the API sends an attempt as a text, that text is its ``id``, and all other fields are None.
+    ``status_code`` is None if the endpoint did not respond; the code 0 in ``raw`` says the same. If the API sends an
+    attempt as a text, that text is its ``id``, and all other fields are None.
     """
 
     id: str | None
@@ -259,11 +260,15 @@ class DeliveryAttempt:
     status: AttemptStatus | None = None
 
     @property
-    def succeeded(self) -> bool:
-        """Whether ``status`` is ``Success``, or, without a ``status``, ``status_code`` is from 200 to 299."""
-        if self.status is not None:
-            return self.status.lower() == "success"
-        return self.status_code is not None and 200 <= self.status_code <= 299
+    def succeeded(self) -> bool | None:
+        """Whether ``status`` is ``Success``, or, without a known ``status``, ``status_code`` is from 200 to 299.
+
+        None if it has neither: then Basiq did not say.
+        """
+        status = "" if self.status is None else self.status.lower()
+        if status in ("success", "failed"):
+            return status == "success"
+        return None if self.status_code is None else 200 <= self.status_code <= 299
 
 
 def read_attempt(value: object) -> DeliveryAttempt:
@@ -274,7 +279,7 @@ def read_attempt(value: object) -> DeliveryAttempt:
         read_text(value.get("id")),
         read_text(value.get("url")),
         read_text(value.get("response")),
-        read_status_code(value.get("responseStatusCode")),
+        read_status_code(value.get("responseStatusCode")) or None,
         read_datetime(value.get("timestamp")),
         read_text(value.get("status")),
     )
@@ -285,12 +290,15 @@ _NO_TIME = datetime.min.replace(tzinfo=UTC)
 
 def _attempt_order(attempt: DeliveryAttempt) -> tuple[datetime, bool]:
     """Return a sort key: by time, and of attempts within the same second, a successful one last."""
-    return attempt.timestamp or _NO_TIME, attempt.succeeded
+    return attempt.timestamp or _NO_TIME, attempt.succeeded is True
 
 
 @attrs.frozen(repr=False)
 class Message:
     """One message of a webhook: its payload, and each attempt to deliver it.
+
+    A list may not tell the attempts: the vendor's reference shows objects only for a single message, ids in the schema
+    of a list, and nothing in its example. ``messages.get`` then tells more.
 
     ``raw`` is the message as Basiq sent it. All properties are read from it on access.
     """
@@ -317,8 +325,8 @@ class Message:
     def attempts(self) -> tuple[DeliveryAttempt, ...]:
         """Each attempt to deliver the message, in Basiq's order. In the vendor's example, the newest comes first.
 
-        Rely on an attempt's time and not on its position: see ``first_attempt``, ``last_attempt`` and
-        ``attempts_by_time``.
+        It is empty if there was none, and also if the answer does not tell: then ``delivered`` is None. Rely on an
+        attempt's time and not on its position: see ``first_attempt``, ``last_attempt`` and ``attempts_by_time``.
         """
         return tuple(read_attempt(attempt) for attempt in self.raw.get("attempts") or ())
 
@@ -358,9 +366,15 @@ class Message:
         return given or self.links.get("webhook", "").rstrip("/").rpartition("/")[2] or None
 
     @property
-    def delivered(self) -> bool:
-        """Whether any attempt succeeded."""
-        return any(attempt.succeeded for attempt in self.attempts)
+    def delivered(self) -> bool | None:
+        """Whether any attempt succeeded. None if the answer does not tell: compare it with ``is True`` or ``is False``.
+
+        That is so where ``attempts`` is missing, or holds ids, or attempts whose result is not told.
+        """
+        if self.raw.get("attempts") is None:
+            return None
+        results = {attempt.succeeded for attempt in self.attempts}
+        return True if True in results else None if None in results else False
 
     def __repr__(self) -> str:
         return (

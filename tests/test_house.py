@@ -151,6 +151,42 @@ _COUNTED = re.compile(r"\{[^{}]*:,\} (?:messages|deliveries|events|entries)\b")
 _ALWAYS_MANY = ("of {count:,} messages", "{found.look.items:,} messages and events", "{MOST_CAUSED:,} messages")
 
 
+_THIRD_VALUE = {"delivered", "succeeded"}
+"""Properties that are None where Basiq does not tell."""
+
+
+def truth_tests(tree: ast.AST) -> Iterator[ast.expr]:
+    """Yield each expression whose truth decides something; a plain ``assert`` only passes for True."""
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.If, ast.While, ast.IfExp)):
+            yield node.test
+        elif isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not):
+            yield node.operand
+        elif isinstance(node, ast.BoolOp):
+            yield from node.values
+        elif isinstance(node, ast.comprehension):
+            yield from node.ifs
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("any", "all", "bool"):
+            yield from (each.elt if isinstance(each, ast.GeneratorExp) else each for each in node.args)
+
+
+def test_nothing_takes_what_basiq_does_not_tell_for_a_no() -> None:
+    """``not message.delivered`` is true for None too: ``is True`` and ``is False`` say what is meant."""
+    programs = {
+        path: path.read_text() for root in (ROOT, TESTS, TESTS.parent / "examples") for path in root.rglob("*.py")
+    }
+    for path in [*TESTS.parent.glob("*.md"), *TESTS.parent.glob("docs/**/*.md")]:
+        programs[path] = "\n".join(re.findall(r"^```python$\n(.*?)^```$", path.read_text(), re.DOTALL | re.MULTILINE))
+    found = [
+        f"{path.relative_to(TESTS.parent)}: {ast.unparse(each)}"
+        for path, text in programs.items()
+        if any(f".{name}" in text for name in _THIRD_VALUE)
+        for each in truth_tests(ast.parse(text, type_comments=False))
+        if isinstance(each, ast.Attribute) and each.attr in _THIRD_VALUE
+    ]
+    assert not found, found
+
+
 def test_no_text_counts_one_of_a_thing_as_several() -> None:
     """``amount`` of ``_redaction/text.py`` has both forms."""
     found = [

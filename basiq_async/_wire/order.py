@@ -110,7 +110,7 @@ async def read_newest(
     items: AsyncIterable[T],
     most: int | None,
     *,
-    wanted: Callable[[T], bool] | None = None,
+    wanted: Callable[[T], bool | None] | None = None,
     on_read: Callable[[T], object] = lambda item: None,
 ) -> NewestItems[T]:
     """Return the ``most`` newest items of a list, None for all, and keep no more of them in memory.

@@ -49,9 +49,9 @@ if TYPE_CHECKING:
 
 _DIAGNOSIS: View[Diagnosis] = View(
     "id url status healthy problems cool_off_left failed_share by_status refused disabled_at last_success "
-    "first_failure oldest_undelivered undelivered never_sent unrecorded left_alone recovered quarantined waiting "
-    "waiting_age others out_of_reach endpoint_status endpoint_error looked_at earliest latest complete forbidden "
-    "newest_record",
+    "first_failure oldest_undelivered undelivered unknown never_sent unrecorded left_alone recovered quarantined "
+    "waiting waiting_age others out_of_reach endpoint_status endpoint_error looked_at earliest latest "
+    "complete forbidden newest_record",
     id=lambda found: found.webhook.id,
     url=lambda found: show_url(found.webhook.url),
     problems=lambda found: [],  # the lines depend on how the command was called
@@ -61,6 +61,7 @@ _DIAGNOSIS: View[Diagnosis] = View(
     out_of_reach=lambda found: [as_row(each) for each in found.out_of_reach],
     endpoint_status=lambda found: found.endpoint.status if found.endpoint else None,
     endpoint_error=lambda found: found.endpoint.error if found.endpoint else None,
+    unknown=lambda found: found.look.unknown,
     looked_at=lambda found: found.look.items,
     earliest=lambda found: found.look.earliest,
     latest=lambda found: found.look.latest,
@@ -111,7 +112,8 @@ async def doctor(
     Checks the status, the cool-off, the event types, the latest attempts, and what a recovery would hand out. The inbox
     says what was handled: that of --receiver or --inbox, or else the file in this folder that records what was posted
     to the webhook's URL. The exit code is 1 if a webhook has a problem, and 3 if none was found but --limit, or a
-    permission that the key lacks, left something unread. Changes nothing at Basiq, and posts nothing without --test.
+    permission that the key lacks, left something unread, or Basiq does not tell what was delivered. Changes nothing at
+    Basiq, and posts nothing without --test.
     """
     from .._work.owners import read_owners
 
@@ -175,7 +177,7 @@ async def doctor(
             seen += 1
     if not seen:
         say("there is no webhook, so nothing is delivered; create one with 'basiq-async webhooks create'")
-    if elsewhere or not seen or found_codes - {"partial", "forbidden"}:
+    if elsewhere or not seen or found_codes - {"partial", "forbidden", "unknown"}:
         return WRONG
     if found_codes:
         return NO_ANSWER

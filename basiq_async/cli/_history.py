@@ -39,6 +39,10 @@ messages_app = Group("The history of a webhook.")
 events_app = Group("The events of the last 7 days, and the event types.")
 
 
+UNKNOWN = "unknown"
+"""What people see of attempts that Basiq does not tell; in JSON it is null."""
+
+
 def _message_row(message: Message) -> Row:
     attempts, last = message.attempts_by_time, message.last_attempt
     return {
@@ -58,22 +62,29 @@ def _message_row(message: Message) -> Row:
                 "response": each.response,
             }
             for each in attempts
-        ],
+        ]
+        if attempts or message.delivered is not None
+        else None,
     }
 
 
 def _short_time(message: Row) -> str:
     moment = message["last_attempt"]
-    return "-" if moment is None else f"{moment.astimezone(UTC):%m-%d %H:%M:%S}"
+    return _or_unknown(message, None if moment is None else f"{moment.astimezone(UTC):%m-%d %H:%M:%S}")
+
+
+def _or_unknown(message: Row, value: Any) -> str:
+    """Return a value as text; ``unknown`` where the message does not tell its attempts."""
+    return UNKNOWN if value is None and message["delivered"] is None else cell_text(value)
 
 
 MESSAGE: View[Message] = View(
     "id event_type_id event_id webhook_id delivered last_status_code last_attempt attempts",
     Column("ID", "id"),
     Column("EVENT TYPE", "event_type_id", flexible=16),
-    Column("CODE", "last_status_code"),
+    Column("CODE", lambda message: _or_unknown(message, message["last_status_code"])),
     Column("LAST (UTC)", _short_time),
-    Column("DELIVERED", "delivered", optional=True),
+    Column("DELIVERED", lambda message: _or_unknown(message, message["delivered"]), optional=True),
     Column("EVENT", "event_id", optional=True),
     read=_message_row,
 )
@@ -87,7 +98,7 @@ def message_details(message: Message) -> Iterable[tuple[str, Any]]:
     yield "event type", message.event_type_id
     yield "event", message.event_id
     yield "webhook", message.webhook_id
-    yield "delivered", message.delivered
+    yield "delivered", UNKNOWN if message.delivered is None else message.delivered
     for name, link in read_links(message.payload.get("links")).items():
         yield f"link {name}", link
     attempts = message.attempts_by_time
@@ -245,7 +256,7 @@ async def show_list(
     view: View[T],
     limit: int | None,
     *,
-    wanted: Callable[[T], bool] | None = None,
+    wanted: Callable[[T], bool | None] | None = None,
 ) -> None:
     """Show a list in constant memory: all items in a pipe, the newest items in a terminal."""
     most = limit if limit is not None else 0 if output.as_json else IN_A_TERMINAL
@@ -263,7 +274,7 @@ async def show_list(
 
 
 async def _read_newest(
-    items: AsyncIterable[T], most: int, *, wanted: Callable[[T], bool] | None = None
+    items: AsyncIterable[T], most: int, *, wanted: Callable[[T], bool | None] | None = None
 ) -> NewestItems[T]:
     """Return the newest items of a list, 0 for all, and show meanwhile how many were read."""
     from .._wire.order import read_newest

@@ -167,6 +167,7 @@ _LINES: Mapping[str, Callable[[Problem, Diagnosis, Place], Words]] = {
     "endpoint-refuses": _test,
     "no-secret": _secret,
     "undelivered": lambda problem, found, place: _recover(found, place),
+    "unknown": lambda problem, found, place: _recover(found, place, "--everything"),
     "never-sent": lambda problem, found, place: _recover(found, place),
     "unrecorded": lambda problem, found, place: _recover(found, place),
     "unreadable": lambda problem, found, place: _line("messages list", found.webhook.id),

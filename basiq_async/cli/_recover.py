@@ -19,7 +19,7 @@ from ._options import option
 from ._output import is_terminal, say, session
 from ._problems import oldest_set_aside, problem_rows, show_head, show_problem, tell_left_alone
 from ._results import Output, Row, View, as_row, count_details
-from ._run import DONE, WRONG, exit_code, make_client
+from ._run import DONE, NO_ANSWER, WRONG, exit_code, make_client
 from ._runs import RunEnd, RunOptions, Watch, check_places, open_target, report_row, run_watched
 
 if TYPE_CHECKING:
@@ -33,7 +33,12 @@ class RecoverOptions(RunOptions):
     command: ClassVar[str] = "recover"
 
     everything: Annotated[
-        bool, option("Include messages that Basiq delivered, and that the inbox need not know.", "--everything")
+        bool,
+        option(
+            "Include messages that Basiq delivered, and that the inbox need not know, and those of which it does not "
+            "tell that.",
+            "--everything",
+        ),
     ] = False
     all_types: Annotated[
         bool, option("Include events of types that the webhook is not subscribed to.", "--all-types")
@@ -55,8 +60,8 @@ class RecoverOptions(RunOptions):
 
 
 _RECOVERY: View[Recovery] = View(
-    "finished messages events out_of_reach status quarantined at_service waiting waiting_age left_alone recent "
-    "problems",
+    "finished messages events out_of_reach status quarantined at_service waiting waiting_age left_alone unknown "
+    "recent problems",
     messages=lambda found: report_row(found.messages),
     events=lambda found: None if found.events is None else report_row(found.events),
     out_of_reach=lambda found: [as_row(each) for each in found.out_of_reach],
@@ -91,7 +96,7 @@ async def recover(output: Output, options: RecoverOptions) -> int:
 
     What the inbox knows is left out, and what is handed out is recorded there: after an interruption, run the same
     line. Messages that Basiq delivered are left alone, unless the inbox would know them. The exit code is 1 if
-    something is left or out of reach.
+    something is left or out of reach, and 3 if that is only what Basiq does not tell.
     """
     check_places(options, {"--to": options.to, "--receiver": options.receiver})
     watch = Watch()
@@ -105,7 +110,8 @@ async def recover(output: Output, options: RecoverOptions) -> int:
     tell_left_alone(row["left_alone"] or 0, "they were left alone")
     for show in lines.values():
         show()
-    return ended.exit(DONE if row["finished"] else WRONG)
+    only_unknown = ended.result is not None and {each.code for each in ended.result.problems} == {"unknown"}
+    return ended.exit(DONE if row["finished"] else NO_ANSWER if only_unknown else WRONG)
 
 
 async def _recover(options: RecoverOptions, watch: Watch) -> Recovery:
@@ -152,6 +158,9 @@ def _lines(options: RecoverOptions, ended: RunEnd[Recovery]) -> dict[str, Callab
         lines["unread"] = options.show_line
     if found is None:
         return lines
+    if found.unknown:
+        text = "to hand out also what Basiq does not tell, and what it delivered, some of it again:"
+        lines["unknown"] = partial(attrs.evolve(options, everything=True).show_line, text)
     if found.quarantined or found.at_service:
         said = is_terminal(sys.stdout) and not session().json  # then the problem's text stands above the line
         lines["quarantined"] = partial(options.show_retry, found.quarantined, found.at_service, said=said)

@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 import attrs
 import typer
 
+from .._redaction.text import amount
 from ._command import command
 from ._inboxes import INBOX_TIMEOUT, open_inbox, record_file, tell_newest
 from ._options import Failed, Selection
+from ._output import say
 from ._results import Output, View, count_details
-from ._run import DONE, WRONG, make_client
+from ._run import DONE, NO_ANSWER, WRONG, make_client
 from ._runs import RunOptions, Watch, check_places, open_target, report_details, report_row, run_watched, tell_refusals
 
 if TYPE_CHECKING:
@@ -69,7 +71,7 @@ async def replay(output: Output, options: ReplayOptions) -> int:
 
     What was handed out is recorded, and is not handed out again: after a stop or a kill, run the same line. A signal
     lets the messages under way finish, a second one does not. Messages that fail are set aside for 'quarantine retry',
-    and the exit code is 1 while any are left.
+    and the exit code is 1 while any are left. It is 3 if Basiq does not tell of a message whether it is selected.
     """
     output.expect(_PLAN if options.dry_run else _REPORT)
     watch = Watch()
@@ -98,7 +100,10 @@ async def replay(output: Output, options: ReplayOptions) -> int:
     if left:
         options.show_retry(left)
     stays = left or report.failed or report.waiting or report.at_service or "busy" in report.skipped
-    return ended.exit(WRONG if stays else DONE)
+    unknown = report.skipped.get("unknown", 0)
+    if unknown:
+        say(f"Basiq does not tell of {amount(unknown, 'message', 'messages')} whether the selection has them")
+    return ended.exit(WRONG if stays else NO_ANSWER if unknown else DONE)
 
 
 async def _replay(options: ReplayOptions, watch: Watch) -> tuple[Report, int]:

@@ -115,7 +115,9 @@ class Output:
         if self.as_json:
             flush()
 
-    async def stream(self, items: AsyncIterator[T], view: View[T], *, wanted: Callable[[T], bool] | None = None) -> int:
+    async def stream(
+        self, items: AsyncIterator[T], view: View[T], *, wanted: Callable[[T], bool | None] | None = None
+    ) -> int:
         """Write results as they come, some at once, and return their number."""
         count = 0
         batch: list[T] = []

@@ -64,12 +64,12 @@ class Reading(PageRequests, Generic[T]):
     is selected. Without a selection, none is read or written. A hint that is lost costs requests, and never an item.
 
     ``convert`` makes of each item of the list what is handed out, or None for one that is not wanted. ``choose`` says
-    whether that is selected, and the error with which it then fails at once. An item that is not selected hides no
-    other one with its key. With ``raw_items``, items are handed out as Basiq sent them, even those that cannot be read.
-    ``now`` returns the time by the API's clock, as soon as a response was read. ``on_page`` is called with the items
-    of each page, as Basiq sent them, that this run has not read before, and their times. ``passed`` are the keys of
-    another list, whose items are not handed out. ``is_enough`` is called with the times of each page and the order of
-    the list: the list ends for this reading after a page for which it returns True.
+    whether that is selected, None if it does not tell, and the error with which it then fails at once. An item that is
+    not selected hides no other one with its key. With ``raw_items``, items are handed out as Basiq sent them, even
+    those that cannot be read. ``now`` returns the time by the API's clock, as soon as a response was read. ``on_page``
+    is called with the items of each page, as Basiq sent them, that this run has not read before, and their times.
+    ``passed`` are the keys of another list, whose items are not handed out. ``is_enough`` is called with the times of
+    each page and the order of the list: the list ends for this reading after a page for which it returns True.
 
     The memory grows by 20 bytes an item. After an error or a cancellation a reading is over: another one, made from its
     last ``hint()``, goes on.
@@ -84,7 +84,7 @@ class Reading(PageRequests, Generic[T]):
         hint: str | None = None,
         selection: str | None = None,
         convert: Callable[[Any], T | None] | None = None,
-        choose: Callable[[T], tuple[bool, Exception | None]] | None = None,
+        choose: Callable[[T], tuple[bool | None, Exception | None]] | None = None,
         raw_items: bool = False,
         now: Callable[[], datetime] | None = None,
         on_page: Callable[[Sequence[Any], Sequence[datetime | None]], object] | None = None,
@@ -111,8 +111,9 @@ class Reading(PageRequests, Generic[T]):
         """When the first page was requested, by the API's clock; None before it was read."""
         self.finished = False
         """Whether every item that was listed throughout this run is in the record, or was handed out."""
-        self.known_count = self.read_count = self.unselected_count = 0
-        """The number of items that the record knew, of those that were read, and of those that were not selected."""
+        self.known_count = self.read_count = self.unselected_count = self.unknown_count = 0
+        """The number of items that the record knew, of those that were read, of those that were not selected, and of
+        those that do not tell whether they are."""
         self._batches = self._read_all()
 
     async def advance(self) -> Batch[T] | None:
@@ -346,16 +347,19 @@ class Reading(PageRequests, Generic[T]):
         handed: dict[str, int] = {}
         errors: dict[int, Exception] = {}
         left_out: set[bytes] = set()
+        unknown = 0
         for index in fresh:
             if keys[index] in handed:
                 continue
             item = page.items[index] if self._raw_items else self._read(page, index)
             if page.failed:
                 break
-            chosen, error = item is not None or self._raw_items, None
+            chosen: bool | None = item is not None or self._raw_items
+            error: Exception | None = None
             if chosen and self._choose is not None:
                 chosen, error = self._choose(cast("T", item))
-                self.unselected_count += not chosen
+                self.unselected_count += chosen is False
+                unknown += chosen is None
             if not chosen:
                 left_out.add(digest_of(page.ids[index]))
                 continue
@@ -365,7 +369,11 @@ class Reading(PageRequests, Generic[T]):
             handed[keys[index]] = index
         self._passed.extend([digests[index] for index in handed.values()])
         self._left_out.extend(left_out)
-        return Batch(items, list(handed), errors)
+        batch = Batch(items, list(handed), errors)
+        if unknown:
+            self.unknown_count += unknown
+            batch.keep_unread()
+        return batch
 
     def _read(self, page: ListedPage, index: int) -> Any:
         """Return an item to hand out; None for one that is not wanted, or if the page has failed at it."""

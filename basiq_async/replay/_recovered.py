@@ -10,7 +10,13 @@ from .._redaction.text import amount
 from .._work.protocol import Waiting
 from ..models import Webhook
 from ..services.coverage import Inactivity
-from ..services.diagnosis import Problem, describe_waiting, find_clock_problem, find_status_problem
+from ..services.diagnosis import (
+    Problem,
+    describe_waiting,
+    find_clock_problem,
+    find_status_problem,
+    find_unknown_problem,
+)
 from ._report import Report
 from .targets._base import BUSY
 
@@ -50,6 +56,8 @@ class Recovery:
         ``handled`` counts events that never were a message.
     left_alone: the number of messages that Basiq delivered, and that the inbox need not know. ``everything=True``
         hands them out.
+    unknown: the number of messages for which Basiq does not tell whether they were delivered: neither the list nor the
+        message itself. They were not handed out; ``everything=True`` hands them out.
     recent: the number of events of the last two minutes, if the webhook may not have been active then: the next
         recovery has them.
     quarantined: the number of the webhook's entries in the quarantine of the inbox; of a job that posts, its own.
@@ -63,6 +71,7 @@ class Recovery:
     messages: Report
     events: Report | None
     left_alone: int
+    unknown: int
     recent: int
     quarantined: int
     at_service: int
@@ -104,6 +113,8 @@ class Recovery:
                 yield Problem("unread", f"another worker holds {busy:,} of the {name}: run the same again")
             elif report is None or not report.finished:
                 yield Problem("unread", f"the {name} was not read to its end: run the same again to continue")
+        if self.unknown:
+            yield find_unknown_problem(self.unknown)
         if self.recent:
             what = amount(self.recent, "event", "events")
             yield Problem("unread", f"the last two minutes have {what} that the next run takes: run the same again")

@@ -91,7 +91,8 @@ def recover(
     delivery since some moment: a message that was delivered after it, and that the inbox lacks, was missed.
 
     where: selects the messages and events to hand out.
-    everything: whether to hand out also the messages that are left alone.
+    everything: whether to hand out also the messages that are left alone, and those that do not tell whether they were
+        delivered.
     all_types: whether to take events of all types from the event list, as far as the receiver has handlers for them.
         By default only those of the types that the webhook is subscribed to are taken.
     acknowledged: periods that are out of reach before this moment, by Basiq's clock, are known, and do not count as
@@ -145,6 +146,7 @@ class RecoveryRun:
     _on_plan: Callable[[RecoveryPlan], object] = attrs.field(default=lambda plan: logger.warning("%s", plan))
     """Called before a first recovery hands out anything."""
     _left_alone: int = 0
+    _unknown: int = 0
     _recent: int = 0
 
     def __await__(self) -> Generator[Any, None, Recovery]:
@@ -190,7 +192,7 @@ class RecoveryRun:
         replay, client = self._replay, self._replay._client
         async with replay._one_run(self._check):
             handling = replay._handling
-            self._left_alone = self._recent = 0
+            self._left_alone = self._unknown = self._recent = 0
             responses = 0 if self._http is None else self._http._responses
             webhook = await client.webhooks.get(self._webhook_id)
             began = client._api.now()  # by Basiq's clock, from the response above
@@ -208,7 +210,8 @@ class RecoveryRun:
             inactive_now = None if find_status_problem(webhook, None) is None else began
             periods = activity.periods(coverage.seen_inactive, inactive_now)
             lost = coverage.out_of_reach(periods, client._api.now())
-            if second is not None and second.finished and replay._where._predicate is everything:
+            is_read = second is not None and second.finished and not self._unknown
+            if is_read and replay._where._predicate is everything:
                 seen = None if was_active and inactive_now is None else began
                 types = tuple(filter(self._accepts_type, subscribed))
                 read = attrs.evolve(
@@ -224,6 +227,7 @@ class RecoveryRun:
                 messages=first,
                 events=second,
                 left_alone=self._left_alone,
+                unknown=self._unknown,
                 recent=0 if surely_active else self._recent,
                 at_service=await self._count_at_service(),
                 quarantined=await count_quarantined(self._inbox, handling.webhook_id, timeout=_CALL),
@@ -358,9 +362,13 @@ class RecoveryRun:
             if _is_before(item_time(message), begins):
                 passed.extend([digest_of(key_of(message.raw))])
                 return None
-            if self._also_delivered or isinstance(message, UnreadableMessage) or not is_left_alone(message, since):
+            if self._also_delivered or isinstance(message, UnreadableMessage):
                 return message
-            self._left_alone += 1
+            left_alone = is_left_alone(message, since)
+            if left_alone is False:
+                return message
+            self._left_alone += left_alone is True
+            self._unknown += left_alone is None
             passed.extend([digest_of(key_of(message.raw))])  # its event is left alone too
             return None
 

@@ -23,8 +23,9 @@ class Progress:
     read: the number of messages that this run read from the history.
     handled: the number of messages that the target accepted.
     skipped: the number of messages that did not have to be handled, by reason: ``handled-before`` (the record knows it:
-        it was handled, or is in the quarantine), ``where`` (not selected), ``no-handler`` (no handler is registered for
-        its type), ``busy`` (another worker holds it and did not end), ``quarantined`` (the receiver set it aside).
+        it was handled, or is in the quarantine), ``where`` (not selected), ``unknown`` (Basiq does not tell whether it
+        is selected), ``no-handler`` (no handler is registered for its type), ``busy`` (another worker holds it and did
+        not end), ``quarantined`` (the receiver set it aside).
     failed: the number of messages that the target did not accept; with ``on_error="quarantine"`` they are set aside.
     in_flight: the number of messages that are handed out and not recorded yet.
     duration: in seconds.
@@ -60,8 +61,8 @@ class Report(Progress):
     """The result of one run: its progress at the end, and whether anything is left.
 
     finished: whether the history was read to its end, and each selected message is handled or set aside. False if
-        messages failed with ``on_error="skip"``, are held by another worker, or wait for a deferred handler, and if
-        posted ones failed at the service.
+        messages failed with ``on_error="skip"``, are held by another worker, wait for a deferred handler, or are
+        ``unknown``, and if posted ones failed at the service.
     waiting: of the messages that were posted or handled before, as many may wait for a deferred handler of the service.
     at_service: for a target that posts: as many of the same are in the quarantine of the service's inbox.
     quarantined: for a shared run, as many entries the quarantine holds at its end.
@@ -129,6 +130,7 @@ async def make_plan(
         await run_to_completion(source.aclose)
     skipped[HANDLED_BEFORE] += source.known_count
     skipped["where"] += source.unselected_count
+    skipped["unknown"] += source.unknown_count
     skipped = +skipped  # without those that are 0
     return Plan(total, dict(by_type), dict(by_day), dict(skipped), first, last, order=source.order)
 

@@ -130,8 +130,8 @@ class EventMessage(Message):
     created: datetime | None
 
 
-Choose: TypeAlias = Callable[[Message], tuple[bool, Exception | None]]
-"""Says whether a message is selected, and the error with which it then fails at once."""
+Choose: TypeAlias = Callable[[Message], tuple[bool | None, Exception | None]]
+"""Says whether a message is selected, None if it does not tell, and the error with which it then fails at once."""
 
 
 class MessageSource(Protocol):
@@ -144,6 +144,7 @@ class MessageSource(Protocol):
     read_count: int
     known_count: int
     unselected_count: int
+    unknown_count: int
 
     async def advance(self) -> Batch[Message] | None: ...
 
@@ -160,7 +161,7 @@ class FixedMessages:
 
     def __init__(self, pages: AsyncGenerator[Sequence[Message]], choose: Choose = lambda _: (True, None)) -> None:
         self._pages, self._choose = pages, choose
-        self.read_count = self.known_count = self.unselected_count = 0
+        self.read_count = self.known_count = self.unselected_count = self.unknown_count = 0
 
     async def advance(self) -> Batch[Message] | None:
         """See ``Reading``."""
@@ -170,7 +171,8 @@ class FixedMessages:
             errors: dict[int, Exception] = {}
             for message in messages:
                 chosen, error = self._choose(message)
-                self.unselected_count += not chosen
+                self.unselected_count += chosen is False
+                self.unknown_count += chosen is None
                 if error is not None:
                     errors[len(items)] = error
                 if chosen:

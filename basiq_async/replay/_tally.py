@@ -167,7 +167,7 @@ class Tally:
         return Report(
             **attrs.asdict(progress, recurse=False, filter=attrs.filters.exclude("rate")),
             rate=(self.handled + self.failed) / progress.duration if progress.duration > 0 else 0.0,
-            finished=finished and not self.given_up and not self.skipped[BUSY],
+            finished=finished and not self.given_up and not self.skipped[BUSY] and not self.source.unknown_count,
         )
 
     async def _report_progress(self, progress: OnProgress, plan: Plan | None) -> None:
@@ -182,6 +182,7 @@ class Tally:
         skipped = self.skipped.copy()
         skipped[HANDLED_BEFORE] += self.source.known_count
         skipped["where"] += self.source.unselected_count
+        skipped["unknown"] += self.source.unknown_count
         passed = self.skipped.total() - self.skipped["no-handler"]
         remaining = None if plan is None else max(0, plan.total - done - passed)
         pause, since = self._attempts.pressure.paused_until, self._attempts.since

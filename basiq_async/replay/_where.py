@@ -15,7 +15,8 @@ from ..errors import ConfigurationError
 from ..models import Message
 from ._sources import UnreadableMessage
 
-Predicate = Callable[[Message], bool]
+Predicate = Callable[[Message], bool | None]
+"""Says whether a message is selected; None if the message does not tell."""
 SUBMITTED: ContextVar[datetime | None] = ContextVar("submitted", default=None)
 """The moment from which a ``timedelta`` counts, where processes share a job; None where it counts from now."""
 
@@ -23,6 +24,9 @@ SUBMITTED: ContextVar[datetime | None] = ContextVar("submitted", default=None)
 @attrs.frozen
 class Where:
     """A predicate to combine with ``&``, ``|`` and ``~``: ``since(timedelta(days=2)) & ~event_types("user.*")``.
+
+    It returns None for a message that does not tell, such as whether it was delivered. A run does not hand such a
+    message out, counts it as ``unknown``, and is not finished.
 
     ``limit`` is the maximum number of messages for one run, None for all. ``description`` is the selection in words; a
     limit is not part of it. What is ``_steady`` will never select a message that it does not select now, so that the
@@ -34,7 +38,7 @@ class Where:
     description: str = attrs.field(default="", kw_only=True)
     _steady: bool = attrs.field(default=False, kw_only=True, alias="steady")
 
-    def __call__(self, message: Message) -> bool:
+    def __call__(self, message: Message) -> bool | None:
         return self._predicate(message)
 
     def __and__(self, other: Where | Predicate) -> Where:
@@ -48,7 +52,7 @@ class Where:
             return attrs.evolve(chosen, limit=most)
         left, other_predicate = self._predicate, right._predicate
         return Where(
-            lambda message: left(message) and other_predicate(message),
+            lambda message: _both(left(message), lambda: other_predicate(message)),
             most,
             description=f"{self.description} & {right.description}",
             steady=self._steady and right._steady,
@@ -62,7 +66,7 @@ class Where:
         right = as_where(other)
         left, other_predicate = self._unlimited("|"), right._unlimited("|")
         return Where(
-            lambda message: left(message) or other_predicate(message),
+            lambda message: _not(_both(_not(left(message)), lambda: _not(other_predicate(message)))),
             description=f"({self.description or 'all'} | {right.description or 'all'})",
         )
 
@@ -70,12 +74,32 @@ class Where:
 
     def __invert__(self) -> Where:
         inner = self._unlimited("~")
-        return Where(lambda message: not inner(message), description=f"~({self.description or 'all'})")
+        return Where(lambda message: _not(inner(message)), description=f"~({self.description or 'all'})")
 
     def _unlimited(self, operator: str) -> Predicate:
         if self.limit is not None:
             raise ConfigurationError(f"limit() can only be combined by &, not by {operator}")
         return self._predicate
+
+
+def _not(found: bool | None) -> bool | None:
+    return None if found is None else not found
+
+
+def _both(one: bool | None, find_other: Callable[[], bool | None]) -> bool | None:
+    """Return whether both are true: False if one of them is false, else None if one of them is not known."""
+    if one is not None and not one:
+        return False
+    other = find_other()
+    return one if other is not None and other else other
+
+
+def _compare(message: Message, is_selected: Callable[[datetime], bool]) -> bool | None:
+    """Return whether the time of a message is selected. One that was not attempted yet is: it must not be lost."""
+    time = message_time(message)
+    if time is not None:
+        return is_selected(time)
+    return True if message.delivered is False and not message.attempts else None
 
 
 def as_where(value: Where | Predicate | None) -> Where:
@@ -92,22 +116,23 @@ def as_where(value: Where | Predicate | None) -> Where:
     return Where(value)
 
 
-def choose(where: Where, message: Message) -> tuple[bool, Exception | None]:
+def choose(where: Where, message: Message) -> tuple[bool | None, Exception | None]:
     """Return whether a run hands a message out, and the error with which it then counts as failed at once.
 
-    Run and plan ask this. A message that cannot be read, or for which the predicate raises, is handed
-    out as a failure, whatever was selected: it must not be lost.
+    None: the message does not tell. Run and plan ask this. A message that cannot be read, or for which the
+    predicate raises, is handed out as a failure, whatever was selected: it must not be lost.
     """
     if isinstance(message, UnreadableMessage):
         return True, message.error
     try:
-        return bool(where._predicate(message)), None
+        found = where._predicate(message)
+        return None if found is None else bool(found), None
     except Exception as exc:
         return True, exc
 
 
 def message_time(message: Message) -> datetime | None:
-    """Return the time of a message's first attempt, the only time that a message has; None if it has no attempt.
+    """Return the time of a message's first attempt, the only time that a message has; None if it is not known.
 
     For an event of the event list, return the time of its creation.
     """
@@ -117,21 +142,22 @@ def message_time(message: Message) -> datetime | None:
 def since(moment: datetime | timedelta) -> Where:
     """Select messages whose first attempt was at ``moment`` or later. A timedelta counts back from now.
 
-    A message whose time is unknown is selected too, so that it is not lost. Raises ``ConfigurationError``.
+    A message that was not attempted yet is selected too. One that does not tell its time is neither selected nor left
+    out: see ``Where``. Raises ``ConfigurationError``.
     """
     first = _moment(moment, "since")
     return Where(
-        lambda message: (time := message_time(message)) is None or time >= _fixed(moment, first),
+        lambda message: _compare(message, lambda time: time >= _fixed(moment, first)),
         description=f"since({_describe(moment)})",
         steady=isinstance(moment, datetime),
     )
 
 
 def until(moment: datetime | timedelta) -> Where:
-    """Select messages whose first attempt was before ``moment``, and those whose time is unknown. See ``since``."""
+    """Select messages whose first attempt was before ``moment``. See ``since``."""
     end = _moment(moment, "until")
     return Where(
-        lambda message: (time := message_time(message)) is None or time < _fixed(moment, end),
+        lambda message: _compare(message, lambda time: time < _fixed(moment, end)),
         description=f"until({_describe(moment)})",
         steady=isinstance(moment, datetime),
     )
@@ -139,7 +165,7 @@ def until(moment: datetime | timedelta) -> Where:
 
 def failed_only() -> Where:
     """Select messages that have no successful attempt."""
-    return Where(lambda message: not message.delivered, description="failed_only()")
+    return Where(lambda message: _not(message.delivered), description="failed_only()")
 
 
 def event_types(*ids: str) -> Where:

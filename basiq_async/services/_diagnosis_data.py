@@ -101,6 +101,7 @@ async def diagnose(
             latest=scan.latest,
             complete=scan.complete,
             unreadable=scan.unreadable,
+            unknown=scan.unknown,
             forbidden=tuple(forbidden.paths),
         ),
     )
@@ -139,7 +140,7 @@ class _HistoryScan:
         self._activity = Activity()
         self.attempts = _Attempts(now)
         self.undelivered = self.never_sent = self.unrecorded = self.left_alone = self.recovered = 0
-        self.unreadable = self.looked_at = 0
+        self.unreadable = self.unknown = self.looked_at = 0
         self.earliest: datetime | None = None
         self.latest: datetime | None = None
         self.complete = True
@@ -237,14 +238,15 @@ class _HistoryScan:
         ignored = not self._accepts_type(message.event_type_id or "")  # no recovery can bring it
         skipped = known or ignored or self._is_unwanted(item_time(message))
         left_alone = is_left_alone(message, self._known.recording_since)
-        missed = not (skipped or left_alone)
-        if message.delivered:
+        missed = left_alone is False and not skipped
+        self.unknown += left_alone is None and not skipped
+        if message.delivered is True:
             self.unrecorded += missed
-            self.left_alone += left_alone and self._known.has_inbox and not skipped
-        elif message.attempts:
+            self.left_alone += left_alone is True and self._known.has_inbox and not skipped
+        elif message.delivered is False and message.attempts:
             self.recovered += known
             self.undelivered += missed
-        self.attempts.add(message, recovered=(known or ignored) and not message.delivered)
+        self.attempts.add(message, recovered=(known or ignored) and message.delivered is not True)
 
     @property
     def _enough(self) -> datetime:
@@ -292,7 +294,7 @@ class _Attempts:
 
     def __init__(self, now: datetime) -> None:
         self._since = now - LATELY
-        self._failed = self._all = 0
+        self._failed = self._all = self._untold = 0
         self.by_status: Counter[int | None] = Counter()
         self.last_success: datetime | None = None
         self.oldest_undelivered: datetime | None = None
@@ -304,6 +306,7 @@ class _Attempts:
     def add(self, message: Message, *, recovered: bool = False) -> None:
         """Count the attempts of one message. One that was recovered tells only the last success."""
         times: list[datetime] = []
+        self._untold += message.delivered is None
         for attempt in message.attempts:
             at = attempt.timestamp
             if at is None:
@@ -311,14 +314,14 @@ class _Attempts:
             times.append(at)
             if at >= self._since and not recovered:
                 self._all += 1
-                self._failed += not message.delivered
+                self._failed += message.delivered is False
                 self.by_status[attempt.status_code] += 1
-            newest = (at, attempt.succeeded, attempt.status_code)
+            newest = (at, attempt.succeeded is True, attempt.status_code)
             if self._newest is None or newest[:2] > self._newest[:2]:
                 self._newest = newest
-            if attempt.succeeded and (self.last_success is None or at > self.last_success):
+            if attempt.succeeded is True and (self.last_success is None or at > self.last_success):
                 self.last_success = at
-        if times and not (message.delivered or recovered):
+        if times and message.delivered is False and not recovered:
             self.oldest_undelivered = min(
                 times if self.oldest_undelivered is None else [*times, self.oldest_undelivered]
             )
@@ -327,7 +330,7 @@ class _Attempts:
     @property
     def failed_share(self) -> float | None:
         """See ``Diagnosis``."""
-        return self._failed / self._all if self._all else None
+        return self._failed / self._all if self._all and not self._untold else None
 
     @property
     def refused(self) -> int | None:

@@ -81,10 +81,10 @@ class Activity:
             times = [each.timestamp for each in message.attempts if each.timestamp is not None]
         except (Unreadable, ValueError):
             return
-        if len(message.attempts) >= MOST_ATTEMPTS and times and not message.delivered:
+        if len(message.attempts) >= MOST_ATTEMPTS and times and message.delivered is False:
             self._ends[max(times)] = min(times)
         for each in message.attempts:
-            if each.succeeded and each.timestamp is not None:
+            if each.succeeded is True and each.timestamp is not None:
                 self._signs.append(each.timestamp.timestamp())
 
     def first_end(self, after: datetime | None) -> datetime | None:
@@ -259,17 +259,20 @@ def coverage_note(webhook_id: str) -> str:
     return f"recovery {json.dumps(webhook_id)}"
 
 
-def is_left_alone(message: Message, recording_since: datetime | None) -> bool:
+def is_left_alone(message: Message, recording_since: datetime | None) -> bool | None:
     """Return whether a message that the inbox does not know is none of a recovery's: Basiq delivered it.
+
+    None: the message does not tell.
 
     recording_since: since when the inbox has recorded every live delivery; None for an inbox that has no live ones. If
         the delivery was later, the inbox would know it: something else said 2xx, and it was missed.
     """
-    if not message.delivered:
-        return False
-    times = [each.timestamp for each in message.attempts if each.succeeded and each.timestamp is not None]
-    would_know = recording_since is not None and bool(times) and max(times) >= recording_since + _SKEW
-    return not would_know
+    if message.delivered is not True:
+        return message.delivered
+    if recording_since is None:
+        return True
+    times = [each.timestamp for each in message.attempts if each.succeeded is True and each.timestamp is not None]
+    return max(times) < recording_since + _SKEW if times else None
 
 
 def is_recent(created: datetime | None, requested: datetime) -> bool:

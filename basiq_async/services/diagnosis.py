@@ -41,6 +41,7 @@ ProblemCode = Literal[
     "endpoint-refuses",
     "no-secret",
     "undelivered",
+    "unknown",
     "never-sent",
     "unreadable",
     "partial",
@@ -149,6 +150,8 @@ class Look:
     earliest, latest: the times of the oldest and the newest message that was read; None if there was none.
     complete: whether all messages and events that no recovery covers were read. If not, there may be more problems.
     unreadable: how many messages and events could not be read.
+    unknown: for how many messages Basiq does not tell whether they were delivered: neither the list nor the message
+        itself. They may be undelivered.
     forbidden: the paths of the lists that the API key may not read. What they would show is missing.
     """
 
@@ -157,6 +160,7 @@ class Look:
     latest: datetime | None = None
     complete: bool = True
     unreadable: int = 0
+    unknown: int = 0
     forbidden: tuple[str, ...] = ()
 
 
@@ -167,9 +171,10 @@ class Diagnosis:
     cool_off_left: maximum seconds until deliveries start; 0 for an active webhook, None if that is not known.
     types: how its event types differ from Basiq's list and from the handlers.
     failed_share: the share of the attempts in the last 24 hours that failed for messages which are still undelivered,
-        from 0 to 1; None if there were no attempts. Messages that were recovered do not count.
-    by_status: how many attempts of the last 24 hours got each status; None is for no response.
-    last_success: the time of the last successful attempt; None if there was none.
+        from 0 to 1; None if there were no attempts, or if not all messages tell theirs. Messages that were recovered do
+        not count.
+    by_status: how many attempts of the last 24 hours got each status; None is for no response, Basiq's code 0 too.
+    last_success: the time of the last successful attempt that was read; None if there was none.
     refused: the status of the newest attempt if that is 401 or 404: none has succeeded since, whether or not the
         messages were recovered; else None.
     first_failure: the time of the first failed attempt after it, for a message that is still undelivered; None if there
@@ -301,6 +306,17 @@ def find_status_problem(webhook: Webhook, cool_off_left: float | None) -> Proble
     return None
 
 
+def find_unknown_problem(count: int) -> Problem:
+    """Return the problem with messages for which Basiq does not tell whether they were delivered."""
+    return Problem(
+        "unknown",
+        f"Basiq does not tell of {amount(count, 'message', 'messages')} whether "
+        f"{'it was' if count == 1 else 'they were'} delivered, neither in the list nor alone: look at what the service "
+        "has handled; a recovery hands them out only if it is told to take everything",
+        count,
+    )
+
+
 def describe_waiting(waiting: Waiting) -> str:
     """Return the problem with deferred deliveries that wait, with the remedy."""
     age = max(waiting.age or 0.0, waiting.failing_age or 0.0)
@@ -343,6 +359,8 @@ def _find_problems(found: Diagnosis) -> Iterator[Problem]:
     if found.undelivered:
         count = amount(found.undelivered, "message was", "messages were")
         yield Problem("undelivered", f"{count} not delivered: recover what is missing")
+    if found.look.unknown:
+        yield find_unknown_problem(found.look.unknown)
     if found.never_sent:
         yield Problem(
             "never-sent",

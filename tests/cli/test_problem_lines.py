@@ -72,6 +72,13 @@ LINES: dict[str, tuple[dict[str, Any], dict[Place, str] | str]] = {
             FILE: f"recover w {TO} --secret-file 'the secret'",
         },
     ),
+    "unknown": (
+        {"look": Look(unknown=1)},
+        {
+            RECEIVER: "recover w --receiver service:receiver --everything",
+            INBOX: f"recover w {TO} --inbox inbox.db --everything",
+        },
+    ),
     "never-sent": ({"never_sent": 1}, {RECEIVER: "recover w --receiver service:receiver"}),
     "unrecorded": ({"unrecorded": 1}, {RECEIVER: "recover w --receiver service:receiver"}),
     "unreadable": ({"look": Look(unreadable=1)}, "messages list w"),

@@ -74,9 +74,23 @@ def test_in_a_shared_job_a_timedelta_is_that_long_before_the_moment_of_the_job()
         SUBMITTED.reset(submitted)
 
 
-def test_a_message_whose_time_is_unknown_is_kept() -> None:
+def test_a_message_that_was_not_attempted_yet_is_kept() -> None:
     assert since(NOON)(message())
     assert until(NOON)(message())
+
+
+UNTOLD = [Message("m1", {"id": "m1", **raw}) for raw in ({}, {"attempts": ["a1"]}, {"attempts": [{"id": "a1"}]})]
+
+
+@pytest.mark.parametrize("untold", UNTOLD, ids=lambda each: str(each.raw))
+def test_a_message_that_does_not_tell_its_attempts_is_neither_selected_nor_left_out(untold: Message) -> None:
+    yes, no = as_where(lambda message: True), as_where(lambda message: False)
+    for each in (since(NOON), until(NOON), failed_only()):
+        for unknown in (each, ~each, each & yes, yes & each, each | no, no | each, each & failed_only()):
+            assert unknown(untold) is None
+            assert choose(unknown, untold) == (None, None)
+        assert (each & no)(untold) is (no & each)(untold) is (~(each | yes))(untold) is False
+        assert (each | yes)(untold) is (yes | each)(untold) is True
 
 
 def test_failed_only_takes_what_no_attempt_delivered() -> None:
@@ -164,7 +178,7 @@ async def test_a_run_hands_out_what_is_chosen_and_counts_the_rest() -> None:
         half = message_time(messages[500])
         assert half is not None
         where = failed_only() & since(half)
-        wanted = {each.id for each in messages if not each.delivered and messages.index(each) >= 500}
+        wanted = {each.id for each in messages if each.delivered is False and messages.index(each) >= 500}
         target = Recorder()
         replay = h.replay(target, where=where)
         assert (await replay.plan()).total == len(wanted)

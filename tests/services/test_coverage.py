@@ -235,8 +235,9 @@ def test_an_event_is_recent_for_two_minutes(seconds: float, recent: bool) -> Non
 def test_the_clocks_of_basiq_and_the_inbox_may_differ_by_five_minutes(minutes: float, left_alone: bool) -> None:
     delivered = Message("m", tried(0, status="Success"))
     assert is_left_alone(delivered, NOON - timedelta(minutes=minutes)) is left_alone
-    undelivered = Message("m", {"id": "m", "attempts": [{"status": "Success"}]})
-    assert is_left_alone(undelivered, NOON - timedelta(days=9)), "it is unknown when it was delivered"
+    undated = Message("m", {"id": "m", "attempts": [{"status": "Success"}]})
+    assert is_left_alone(undated, NOON - timedelta(days=9)) is None, "it is unknown when it was delivered"
+    assert is_left_alone(undated, None) is True
 
 
 @pytest.mark.parametrize("count", [7, 8, 9])

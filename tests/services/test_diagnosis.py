@@ -388,6 +388,7 @@ BORDERS: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ("endpoint-unreachable", {}, {"endpoint": EndpointCheck(None, "no listener is there")}),
     ("refused", {}, {"refused": 404}),
     ("undelivered", {}, {"undelivered": 1}),
+    ("unknown", {}, {"look": Look(unknown=1)}),
     ("never-sent", {}, {"never_sent": 1}),
     ("unrecorded", {"left_alone": 1}, {"unrecorded": 1}),
     ("quarantined", {"others": {"another": 1}}, {"quarantined": 1}),
@@ -408,7 +409,7 @@ def test_a_diagnosis_of_nothing_has_no_problem_and_counts_nothing() -> None:
     found = attrs.asdict(Diagnosis(HOOK, 0.0), recurse=False)
     assert {name for name, value in found.items() if value} == {"webhook", "look", "types", "waiting"}
     assert found["waiting"] == Waiting()
-    assert attrs.astuple(found["look"]) == (0, None, None, True, 0, ())
+    assert attrs.astuple(found["look"]) == (0, None, None, True, 0, 0, ())
     assert attrs.astuple(found["types"]) == ((),) * 4
     assert Diagnosis(HOOK, 0.0).status == "active"
 

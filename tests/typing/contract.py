@@ -97,7 +97,7 @@ async def program() -> None:
         assert_type(messages, Paginator[Message])
         async for message in messages:
             assert_type(message, Message)
-            assert_type(message.delivered, bool)
+            assert_type(message.delivered, bool | None)
             for attempt in message.attempts:
                 assert_type(attempt.status_code, int | None)
                 assert_type(attempt.timestamp, datetime | None)
@@ -124,7 +124,7 @@ class MyTarget:
 async def handler(message: Message) -> None: ...
 
 
-def chosen(message: Message) -> bool:
+def chosen(message: Message) -> bool | None:
     return message.delivered
 
 

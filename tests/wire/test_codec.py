@@ -59,7 +59,7 @@ def test_a_message_in_the_form_of_the_examples() -> None:
         DeliveryAttempt("a-1", "https://example.com/hook", "OK", 200, WHEN, "Success"),
         DeliveryAttempt("a-2", None, None, 500, WHEN, "Failed"),
     )
-    assert message.delivered
+    assert message.delivered is True
     assert message.raw["somethingNew"] == {"kept": True}
 
 
@@ -70,13 +70,34 @@ def test_a_message_in_the_form_of_the_schema() -> None:
     )
     assert (message.event_type_id, message.event_id, message.webhook_id) == ("t", "5", "w")
     assert [attempt.id for attempt in message.attempts] == ["one", "two"]
-    assert not message.delivered
+    assert message.delivered is None
 
 
 def test_a_message_with_nothing_but_its_id() -> None:
     message = read(Message, {"id": "m"})
     assert (message.event_type_id, message.event_id, message.webhook_id) == (None, None, None)
-    assert (message.payload, message.attempts, message.links, message.delivered) == ({}, (), {}, False)
+    assert (message.payload, message.attempts, message.links, message.delivered) == ({}, (), {}, None)
+
+
+@pytest.mark.parametrize(
+    ("attempts", "delivered"),
+    [
+        ([], False),
+        (None, None),
+        (["one"], None),
+        ([{"id": "one"}], None),
+        ([{"id": "one", "timestamp": "2026-03-01T00:00:00Z"}], None),
+        ([{"status": "Failed"}, "two"], None),
+        ([{"status": "Failed"}, {"status": "Sending"}], None),
+        (["one", {"status": "Success"}], True),
+        ([{"status": "Failed"}, {"responseStatusCode": 500}], False),
+    ],
+    ids=repr,
+)
+def test_what_the_attempts_do_not_tell_is_neither_delivered_nor_undelivered(
+    attempts: Any, delivered: bool | None
+) -> None:
+    assert read(Message, {"id": "m", "attempts": attempts}).delivered is delivered
 
 
 @pytest.mark.parametrize(
@@ -87,19 +108,21 @@ def test_a_message_with_nothing_but_its_id() -> None:
         ({"responseStatusCode": 200.0}, 200, True),
         ({"responseStatusCode": " 404 "}, 404, False),
         ({"responseStatusCode": 302}, 302, False),
-        ({"responseStatusCode": "x"}, None, False),
-        ({"responseStatusCode": True}, None, False),
-        ({"responseStatusCode": "9" * 5000}, None, False),
+        ({"responseStatusCode": "x"}, None, None),
+        ({"responseStatusCode": True}, None, None),
+        ({"responseStatusCode": "9" * 5000}, None, None),
+        ({"status": "Failed", "responseStatusCode": 0}, None, False),
+        ({"status": "Sending", "responseStatusCode": 200}, 200, True),
         ({"status": "Success"}, None, True),
         ({"status": "success", "responseStatusCode": 500}, 500, True),
         ({"status": "Failed", "responseStatusCode": 200}, 200, False),
-        ({"status": "Unheard-of", "responseStatusCode": None}, None, False),
-        ({}, None, False),
+        ({"status": "Unheard-of", "responseStatusCode": None}, None, None),
+        ({}, None, None),
     ],
     ids=lambda value: repr(value)[:40],
 )
 def test_the_status_code_of_an_attempt_is_a_number_or_text_and_whether_it_succeeded(
-    attempt: dict[str, Any], code: int | None, succeeded: bool
+    attempt: dict[str, Any], code: int | None, succeeded: bool | None
 ) -> None:
     message = read(Message, {"id": "m", "attempts": [attempt]})
     assert (message.attempts[0].status_code, message.delivered) == (code, succeeded)
