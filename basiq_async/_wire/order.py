@@ -99,11 +99,13 @@ class NewestItems(Generic[T]):
     items: newest first.
     read: the number of items of the list that were read.
     complete: whether the list was read to its end.
+    undated: whether no item has a time: they are then the last ones of the list, in its order.
     """
 
     items: list[T]
     read: int
     complete: bool
+    undated: bool = False
 
 
 async def read_newest(
@@ -121,9 +123,11 @@ async def read_newest(
     order = ListOrder()
     heap: list[tuple[datetime, int, int, T]] = []
     read = beyond = 0
+    dated = False
     async for item in items:
         read += 1
         time = item_time(item)
+        dated = dated or time is not None
         order.see(time)
         on_read(item)
         newest_first = order.order == "newest-first"
@@ -137,7 +141,9 @@ async def read_newest(
             break
     newest_first = order.order == "newest-first"
     heap.sort(key=lambda entry: (entry[0], -entry[2] if newest_first else entry[2]), reverse=True)
-    return NewestItems([entry[3] for entry in heap], read, complete=beyond <= MOST_ITEMS_PAST_END)
+    newest = [entry[3] for entry in heap]
+    undated = not dated and read > 1
+    return NewestItems(newest, read, complete=beyond <= MOST_ITEMS_PAST_END, undated=undated)
 
 
 def raw_time(item: Any) -> datetime | None:

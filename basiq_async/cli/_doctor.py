@@ -50,7 +50,8 @@ if TYPE_CHECKING:
 _DIAGNOSIS: View[Diagnosis] = View(
     "id url status healthy problems cool_off_left failed_share by_status refused disabled_at last_success "
     "first_failure oldest_undelivered undelivered unknown never_sent unrecorded left_alone recovered quarantined "
-    "waiting waiting_age others out_of_reach endpoint_status endpoint_error looked_at earliest latest "
+    "first_failure oldest_undelivered undelivered unknown never_sent unrecorded left_alone recovered quarantined "
+    "waiting waiting_age others out_of_reach endpoint_status endpoint_error looked_at read_by_id earliest latest "
     "complete forbidden newest_record",
     id=lambda found: found.webhook.id,
     url=lambda found: show_url(found.webhook.url),
@@ -63,6 +64,7 @@ _DIAGNOSIS: View[Diagnosis] = View(
     endpoint_error=lambda found: found.endpoint.error if found.endpoint else None,
     unknown=lambda found: found.look.unknown,
     looked_at=lambda found: found.look.items,
+    read_by_id=lambda found: found.look.read_by_id,
     earliest=lambda found: found.look.earliest,
     latest=lambda found: found.look.latest,
     complete=lambda found: found.look.complete,
@@ -177,7 +179,7 @@ async def doctor(
             seen += 1
     if not seen:
         say("there is no webhook, so nothing is delivered; create one with 'basiq-async webhooks create'")
-    if elsewhere or not seen or found_codes - {"partial", "forbidden", "unknown"}:
+    if elsewhere or not seen or found_codes - {"partial", "forbidden", "unknown", "unknown-activity"}:
         return WRONG
     if found_codes:
         return NO_ANSWER

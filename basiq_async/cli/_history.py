@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from .._redaction.text import json_line
+from .._redaction.text import amount, json_line
 from ..errors import BadRequestError, NotFoundError, TargetError, TransportError
 from ._command import Group
 from ._options import (
@@ -25,13 +25,15 @@ from ._options import (
 )
 from ._output import live, say
 from ._results import Column, Output, Row, View, cell_text
-from ._run import exit_code, follow_up
+from ._run import DONE, NO_ANSWER, exit_code, follow_up
 from ._runs import tell_refusals
 
 if TYPE_CHECKING:
     from .._wire.order import NewestItems
     from ..client import BasiqClient
     from ..models import Event, EventType, Message
+    from ..pagination import Paginator
+    from ..replay import Where
 
 T = TypeVar("T")
 
@@ -120,11 +122,15 @@ async def list_(
     failed: Failed = False,
     filter: Filter = None,
     limit: Limit = None,
-) -> None:
-    """Show a webhook's messages: the newest first in a terminal, in Basiq's order in a pipe."""
-    where = await selection.read(basiq, failed=failed)
-    messages = aiter(basiq.messages.list(webhook_id, filter=filter))
-    await show_list(messages, output, MESSAGE, limit, wanted=where)
+) -> int:
+    """Show a webhook's messages: the newest first in a terminal, in Basiq's order in a pipe.
+
+    What --failed, --since and --until need, and the list does not tell, is read from each message. The exit code is 3
+    if a message does not tell it either.
+    """
+    chosen = _Chosen(basiq, webhook_id, await selection.read(basiq, failed=failed))
+    await show_list(chosen.read(basiq.messages.list(webhook_id, filter=filter)), output, MESSAGE, limit, chosen.wanted)
+    return chosen.end()
 
 
 @messages_app.add(MESSAGE, details=message_details, raw=True)
@@ -150,19 +156,22 @@ async def tail(
     failed: Failed = False,
     filter: Filter = None,
     limit: Annotated[int, typer.Option(min=0)] = 10,
-) -> None:
+) -> int:
     """Show the newest messages, newest first. With --follow, show new messages below them until SIGINT or SIGTERM.
 
     follow: Keep showing new messages as they appear.
     limit N: Show the newest N; 0 for all.
     """
     where = await selection.read(basiq, failed=failed)
-    found = await _read_newest(basiq.messages.list(webhook_id, filter=filter), limit, wanted=where)
+    chosen = _Chosen(basiq, webhook_id, where)
+    messages = chosen.read(basiq.messages.list(webhook_id, filter=filter))
+    found = await _read_newest(messages, limit, wanted=chosen.wanted)
     output.rows(found.items, MESSAGE)
     if not found.items:
         say("nothing found")
+    _say_undated(found)
     if not follow:
-        return
+        return chosen.end()
     poll = follow_after(found, basiq, webhook_id, filter, where)
 
     async def show_new() -> int:
@@ -172,6 +181,44 @@ async def tail(
 
     say("waiting for new messages; Ctrl-C ends")
     await follow_up(show_new)
+    return chosen.end()
+
+
+class _Chosen:
+    """Chooses messages of a list. Those that do not tell what the selection needs are read by their ids."""
+
+    def __init__(self, basiq: BasiqClient, webhook_id: str, where: Where | None) -> None:
+        from ..services.details import Details
+
+        self._details, self._where = Details(basiq._api, webhook_id), where
+        self._unknown = 0
+
+    async def read(self, messages: Paginator[Message]) -> AsyncIterator[Message]:
+        """Yield the messages, each with all that it tells."""
+        if self._where is None:
+            async for message in messages:
+                yield message
+            return
+        from ..models import Message
+
+        async for page in messages.pages():
+            items = [each.raw for each in page.items]
+            await self._details.fill(items, range(len(items)), self._where._judges)
+            for message, raw in zip(page.items, items, strict=True):
+                yield message if raw is message.raw else Message(message.id, raw)
+
+    def wanted(self, message: Message) -> bool:
+        """Return whether a message is selected. Count those that do not tell."""
+        found = True if self._where is None else self._where(message)
+        self._unknown += found is None
+        return bool(found)
+
+    def end(self) -> int:
+        """Say how many messages do not tell whether they are selected. Return the exit code."""
+        if not self._unknown:
+            return DONE
+        say(f"Basiq does not tell of {amount(self._unknown, 'message', 'messages')} whether the selection has them")
+        return NO_ANSWER
 
 
 def follow_after(
@@ -255,7 +302,6 @@ async def show_list(
     output: Output,
     view: View[T],
     limit: int | None,
-    *,
     wanted: Callable[[T], bool | None] | None = None,
 ) -> None:
     """Show a list in constant memory: all items in a pipe, the newest items in a terminal."""
@@ -268,9 +314,19 @@ async def show_list(
     output.rows(found.items, view)
     if not found.items:
         say("nothing found")
+    elif _say_undated(found):
+        pass
     elif not output.as_json and (not found.complete or (wanted is None and found.read > most)):
         total = f"of {found.read:,}" if found.complete else "and there are more"
         say(f"the newest {len(found.items):,} {total}; --limit N shows N of them, --limit 0 shows all")
+
+
+def _say_undated(found: NewestItems[T]) -> bool:
+    """Say it where nothing tells which items are the newest. Return whether."""
+    if not found.undated:
+        return False
+    say(f"Basiq's list does not tell their times: the last {len(found.items):,} of {found.read:,} in its order")
+    return True
 
 
 async def _read_newest(
@@ -325,7 +381,7 @@ async def list_events(
 
     where = await selection.read(basiq)
     wanted = None if where is None else lambda event: where(message_of(event, ""))
-    await show_list(aiter(basiq.events.list(filter=filter)), output, _EVENT, limit, wanted=wanted)
+    await show_list(aiter(basiq.events.list(filter=filter)), output, _EVENT, limit, wanted)
 
 
 @events_app.add(_EVENT, details=_event_details, raw=True, name="get")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from datetime import UTC
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import attrs
@@ -107,6 +107,12 @@ def _out_of_reach(problem: Problem, found: Diagnosis, place: Place) -> Words:
     return _recover(found, place, *(() if until is None else ("--acknowledged", until.astimezone(UTC).isoformat())))
 
 
+def _unknown_activity(problem: Problem, found: Diagnosis, place: Place) -> Words:
+    before = problem.about
+    known = () if not isinstance(before, datetime) else ("--acknowledged", before.astimezone(UTC).isoformat())
+    return _recover(found, place, *known)
+
+
 def _quarantined(problem: Problem, found: Diagnosis, place: Place) -> Words:
     if place.receiver is not None:
         return _line("quarantine retry", "", "--receiver", place.receiver)
@@ -176,4 +182,5 @@ _LINES: Mapping[str, Callable[[Problem, Diagnosis, Place], Words]] = {
     "waiting": _waiting,
     "deferred-failing": _failing,
     "out-of-reach": _out_of_reach,
+    "unknown-activity": _unknown_activity,
 }

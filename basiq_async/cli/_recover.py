@@ -110,7 +110,8 @@ async def recover(output: Output, options: RecoverOptions) -> int:
     tell_left_alone(row["left_alone"] or 0, "they were left alone")
     for show in lines.values():
         show()
-    only_unknown = ended.result is not None and {each.code for each in ended.result.problems} == {"unknown"}
+    left = set() if ended.result is None else {each.code for each in ended.result.problems}
+    only_unknown = bool(left) and left <= {"unknown", "unknown-activity"}
     return ended.exit(DONE if row["finished"] else NO_ANSWER if only_unknown else WRONG)
 
 
@@ -168,6 +169,10 @@ def _lines(options: RecoverOptions, ended: RunEnd[Recovery]) -> dict[str, Callab
         known = attrs.evolve(options, acknowledged=max(ends).astimezone(UTC).isoformat())
         text = "after you have fetched the present state, acknowledge what is out of reach with:"
         lines["out-of-reach"] = partial(known.show_line, text)
+    if found.unknown_reach is not None:
+        known = attrs.evolve(options, acknowledged=found.unknown_reach.astimezone(UTC).isoformat())
+        text = "if the webhook was active then, or after you have fetched the present state, acknowledge that with:"
+        lines["unknown-activity"] = partial(known.show_line, text)
     return lines
 
 

@@ -101,6 +101,15 @@ class ListedPage:
             self._times = list(map(raw_time, self.items))
         return self._times
 
+    def forget_times(self) -> None:
+        """Read the times again: items were replaced."""
+        self._times = None
+
+    def find_timed(self, indexes: Sequence[int]) -> Sequence[int]:
+        """Return the indexes of the items that have a time, of those at ``indexes``; all of them if none was parsed."""
+        times = self._times
+        return indexes if times is None else [index for index in indexes if times[index] is not None]
+
     def time_of(self, index: int) -> datetime | None:
         """Return the time of one item."""
         return raw_time(self.items[index]) if self._times is None else self._times[index]

@@ -32,6 +32,7 @@ from .._wire.paging import PageRequests, is_lost
 from .._work.ids import Ids, digest_of
 from ..errors import APIError
 from ..pagination import Paginator, unreadable_item
+from ..services.details import Details, Judge
 from ._listed import MOST_FIRST, Hint, ListedPage, Pass, place_after
 from ._sources import Batch, plain_ids
 
@@ -43,6 +44,8 @@ _LATE = 64
 _MOST_KEYS = 500
 _MOST_REFUSED = 10
 """How often the link to the next page may be refused before the list is taken to be broken."""
+_FEW_TIMES = 8
+"""The number of items of a page that are read by their ids, if the page shows fewer times."""
 _SAMPLES = 40
 """The number of items of a page whose times are compared."""
 
@@ -69,7 +72,9 @@ class Reading(PageRequests, Generic[T]):
     those that cannot be read. ``now`` returns the time by the API's clock, as soon as a response was read. ``on_page``
     is called with the items of each page, as Basiq sent them, that this run has not read before, and their times.
     ``passed`` are the keys of another list, whose items are not handed out. ``is_enough`` is called with the times of
-    each page and the order of the list: the list ends for this reading after a page for which it returns True.
+    each page and the order of the list: the list ends for this reading after a page for which it returns True. Where
+    the list does not tell of an item what ``judge`` needs, ``details`` reads it by its id; and a few of each page if
+    ``is_enough`` needs times.
 
     The memory grows by 20 bytes an item. After an error or a cancellation a reading is over: another one, made from its
     last ``hint()``, goes on.
@@ -90,11 +95,14 @@ class Reading(PageRequests, Generic[T]):
         on_page: Callable[[Sequence[Any], Sequence[datetime | None]], object] | None = None,
         passed: Ids | None = None,
         is_enough: Callable[[Sequence[datetime | None], Order], bool] | None = None,
+        details: Details | None = None,
+        judge: Judge | None = None,
     ) -> None:
         super().__init__(paginator._listing)
         self._on_unreadable = paginator._on_unreadable
         self._ask, self._key_of, self._convert, self._choose = known, key_of, convert or _unchanged, choose
         self._on_page, self._is_enough, self._raw_items, self._now = on_page, is_enough, raw_items, now or _now
+        self._details, self._judge = details, judge
         self._selection = None if selection is None else f"{self._listing.name} {selection}"
         self._former = None
         if hint is not None and self._selection is not None:
@@ -154,6 +162,16 @@ class Reading(PageRequests, Generic[T]):
         """End the reading, and cancel the request for the next page."""
         self.forget_ahead()
         await self._batches.aclose()
+
+    @property
+    def read_by_id(self) -> int:
+        """The number of items that were read by their ids."""
+        return 0 if self._details is None else self._details.count
+
+    async def forget_details(self, *, filtered: bool) -> None:
+        """Forget what was remembered of messages that are not listed any more, if this reading has finished."""
+        if self._details is not None and self.finished:
+            await self._details.forget(filtered=filtered)
 
     @property
     def order(self) -> Order:
@@ -285,10 +303,7 @@ class Reading(PageRequests, Generic[T]):
         """Return what a page has to hand out. ``is_next``: whether it is not a page before the present one."""
         self._longest = max(self._longest, len(page.ids))
         late = min(_LATE, self._longest)
-        if self._is_enough is not None:
-            order = self._order.order if self._order.sure else "unknown"
-            if self._is_enough(page.times, order):
-                page.next_url = None
+        self._end_if_enough(page)
         if is_next:
             now.meet(page, late)
             if now.until is None and now.connected:
@@ -301,9 +316,11 @@ class Reading(PageRequests, Generic[T]):
         for place in range(0, len(asked), _MOST_KEYS):
             known.update(await self._ask(asked[place : place + _MOST_KEYS]))
         fresh = [index for index in unread if keys[index] not in known]
+        if self._details is not None:
+            await self._fill(self._details, page, fresh)
         if self._on_page is not None and unread:
             self._on_page([page.items[index] for index in unread], [page.times[index] for index in unread])
-        shown = unread if self._former is None else fresh
+        shown = page.find_timed(unread if self._former is None else fresh)
         for index in shown[:: max(1, len(shown) // _SAMPLES)]:
             self._order.see(page.time_of(index))
         self._passed.extend(map(digest_of, known))
@@ -313,6 +330,21 @@ class Reading(PageRequests, Generic[T]):
         hint = self._advance(now, page, late, is_astray=bool(batch.items)) if is_next and not page.failed else None
         self._steps.append((hint, batch))
         return batch
+
+    async def _fill(self, details: Details, page: ListedPage, fresh: Sequence[int]) -> None:
+        """Read by their ids the messages of a page that do not tell what must be known."""
+        await details.fill(page.items, fresh, self._judge)
+        page.forget_times()
+        is_bounded = self._is_enough is not None and (not self._order.sure or self._order.order == "newest-first")
+        if is_bounded and len(page.find_timed(range(len(page.items)))) < _FEW_TIMES:
+            await details.fill(page.items, range(0, len(page.items), max(1, len(page.items) // _FEW_TIMES)))
+            page.forget_times()
+        self._end_if_enough(page)
+
+    def _end_if_enough(self, page: ListedPage) -> None:
+        order = self._order.order if self._order.sure else "unknown"
+        if self._is_enough is not None and self._is_enough(page.times, order):
+            page.next_url = None
 
     def _advance(self, now: Pass, page: ListedPage, late: int, *, is_astray: bool) -> Hint | None:
         """Find out whether a pass goes on after a page. Return the hint for when all until there is done, if any."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from datetime import datetime
 
 import attrs
 
@@ -15,6 +16,7 @@ from ..services.diagnosis import (
     describe_waiting,
     find_clock_problem,
     find_status_problem,
+    find_unknown_activity,
     find_unknown_problem,
 )
 from ._report import Report
@@ -65,6 +67,8 @@ class Recovery:
     waiting: the webhook's deferred deliveries that wait in the inbox to be handled: they were not handed out.
     out_of_reach: periods in which the webhook was not active, and whose events left the event list before a recovery
         read them. These events cannot be recovered from Basiq.
+    unknown_reach: the moment before which nothing tells whether the webhook was active, because Basiq's list does not
+        tell the attempts: events of that time may be out of reach. None if that is known.
     webhook: the webhook, read after the recovery.
     """
 
@@ -77,6 +81,7 @@ class Recovery:
     at_service: int
     waiting: Waiting
     out_of_reach: tuple[Inactivity, ...]
+    unknown_reach: datetime | None
     webhook: Webhook
     _was_active: bool = attrs.field(alias="was_active")
     """Whether the webhook was active before the messages were read, so that new events became messages."""
@@ -133,3 +138,5 @@ class Recovery:
             yield Problem("waiting", describe_waiting(self.waiting))
         for period in self.out_of_reach:
             yield Problem("out-of-reach", str(period))
+        if self.unknown_reach is not None:
+            yield find_unknown_activity(self.unknown_reach)

@@ -33,6 +33,7 @@ from ..services.coverage import (
     latest,
     read_coverage,
 )
+from ..services.details import MOST_FOR_ACTIVITY, Details, read_activity
 from ..services.diagnosis import find_status_problem, is_inactive
 from ._reading import Reading
 from ._recovered import Recovery, RecoveryPlan
@@ -148,6 +149,8 @@ class RecoveryRun:
     _left_alone: int = 0
     _unknown: int = 0
     _recent: int = 0
+    _details: Details | None = None
+    """Reads single messages: the same for the plan and the run."""
 
     def __await__(self) -> Generator[Any, None, Recovery]:
         return self.run().__await__()
@@ -201,6 +204,7 @@ class RecoveryRun:
             activity, passed, begins = Activity(), Ids(), coverage.begins
             messages = await self._read_messages(coverage.read_back_to(began), begins, activity, passed)
             first = await replay._hand_out(messages, progress)
+            await messages.forget_details(filtered=False)
             second = None
             if first.finished:
                 events = self._read_events(webhook, messages.began or began, begins, passed)
@@ -208,10 +212,15 @@ class RecoveryRun:
             subscribed = webhook.subscribed_events  # those that were read: others may have come since
             webhook = await client.webhooks.get(self._webhook_id)
             inactive_now = None if find_status_problem(webhook, None) is None else began
+            now = client._api.now()
+            if coverage.find_unknown_reach(activity, now) is not None and activity.untold <= MOST_FOR_ACTIVITY:
+                history = client.messages.list(self._webhook_id, on_unreadable=lambda item: None)
+                activity = await read_activity(self._details or replay._make_details(), history)
             periods = activity.periods(coverage.seen_inactive, inactive_now)
-            lost = coverage.out_of_reach(periods, client._api.now())
-            is_read = second is not None and second.finished and not self._unknown
-            if is_read and replay._where._predicate is everything:
+            lost = coverage.out_of_reach(periods, now)
+            unknown_reach = coverage.find_unknown_reach(activity, now)
+            is_told = not self._unknown and unknown_reach is None
+            if is_told and second is not None and second.finished and replay._where._predicate is everything:
                 seen = None if was_active and inactive_now is None else began
                 types = tuple(filter(self._accepts_type, subscribed))
                 read = attrs.evolve(
@@ -223,6 +232,8 @@ class RecoveryRun:
             surely_active = was_active and all(
                 each.until is not None and each.until < began - TIME_TO_APPEAR for each in periods
             )
+            if activity.untold:  # what the list does not tell may have ended the webhook since the last recovery
+                surely_active = surely_active and activity.first_end(coverage.read_up_to) is None
             return Recovery(
                 messages=first,
                 events=second,
@@ -233,6 +244,7 @@ class RecoveryRun:
                 quarantined=await count_quarantined(self._inbox, handling.webhook_id, timeout=_CALL),
                 waiting=await count_waiting(self._inbox, handling.identity or handling.webhook_id, timeout=_CALL),
                 out_of_reach=lost,
+                unknown_reach=unknown_reach,
                 webhook=webhook,
                 refusal=None if self._http is None else self._http._explain_refusals(responses),
                 was_active=was_active,
@@ -356,7 +368,20 @@ class RecoveryRun:
     ) -> Reading[Message]:
         """Return the messages to hand out: those that were not delivered, as far as the inbox can tell."""
         since = await find_recording_since(self._inbox, self._webhook_id, timeout=_CALL)
+        if self._details is None:
+            self._details = self._replay._make_details()
         key_of = partial(message_key, webhook_id=self._replay._handling.webhook_id)
+
+        def judge(message: Message, *, early: bool = True) -> bool | None:
+            if not self._replay._has_handler(message):
+                return True  # the target says so
+            time, found = item_time(message), [self._replay._judge(message, early=early)]
+            if begins is not None:
+                found.append(None if time is None and message.delivered is None else not _is_before(time, begins))
+            if not self._also_delivered:
+                left_alone = is_left_alone(message, since)
+                found.append(None if left_alone is None else not left_alone)
+            return False if False in found else None if None in found else True
 
         def choose(message: Message) -> Message | None:
             if _is_before(item_time(message), begins):
@@ -365,7 +390,7 @@ class RecoveryRun:
             if self._also_delivered or isinstance(message, UnreadableMessage):
                 return message
             left_alone = is_left_alone(message, since)
-            if left_alone is False:
+            if left_alone is False or (left_alone is None and judge(message, early=False) is not None):
                 return message
             self._left_alone += left_alone is True
             self._unknown += left_alone is None
@@ -373,7 +398,14 @@ class RecoveryRun:
             return None
 
         is_enough = partial(is_past, since=back_to)
-        options = {"convert": choose, "on_page": activity.see, "passed": passed, "is_enough": is_enough}
+        options = {
+            "convert": choose,
+            "on_page": activity.see,
+            "passed": passed,
+            "is_enough": None if back_to is None else is_enough,
+            "details": self._details,
+            "judge": judge,
+        }
         return self._replay._read("messages", key_of, **options)
 
     def _read_events(

@@ -35,6 +35,7 @@ from ..filters import Filter, filter_text
 from ..hooks import call_hook, chain_hooks
 from ..models import Message
 from ..receiver import MemoryInbox
+from ..services.details import Details
 from ._engine import Engine
 from ._hints import ListHints
 from ._pages import PageJob, Pages
@@ -282,6 +283,7 @@ class Replay:
         async with self._one_run():
             source, note_hint = await self._open_source()
             report = await self._hand_out(source, progress, plan, note_hint=note_hint)
+            await source.forget_details(filtered=self._filter is not None)
             known = report.skipped.get(HANDLED_BEFORE, 0) + (report.handled if self._handling.posts else 0)
             if known and (left := await count_at_service(self._handling, report, known)) is not None:
                 report = left
@@ -512,7 +514,9 @@ class Replay:
             listing = open_events(self._client, self._filter)
         else:
             listing = self._client.messages.list(self._webhook_id, filter=self._filter, on_unreadable=placeholder_for)
-        selects = None if options.get("raw_items") else partial(choose, self._where)
+        selects = None if options.get("raw_items") else self._choose
+        if source == "messages" and selects is not None and self._where._predicate is not everything:
+            options = {"details": self._make_details(), "judge": partial(self._judge, early=True), **options}
         return Reading(
             listing,
             known=lambda keys: self._ask(self._handling.known, keys),
@@ -520,6 +524,35 @@ class Replay:
             now=self._client._api.now,
             choose=selects,
             **options,
+        )
+
+    def _choose(self, message: Message) -> tuple[bool | None, Exception | None]:
+        """Return what ``choose`` does; but what has no handler is not asked for: the target says so."""
+        found, error = choose(self._where, message)
+        return found if found is not None or self._has_handler(message) else True, error
+
+    def _judge(self, message: Message, *, early: bool) -> bool | None:
+        found, _ = choose(self._where, message, early=early)
+        return found if found is not None or self._has_handler(message) else True
+
+    def _has_handler(self, message: Message) -> bool:
+        accepts_type = self._handling.accepts_type
+        return accepts_type is None or accepts_type(message.event_type_id or "")
+
+    def _make_details(self) -> Details:
+        """Return what reads messages by their ids. An inbox remembers what they told; a file is no place for that."""
+        if self._handling.inbox is None:
+            return Details(self._client._api, self._webhook_id)
+        record = self._handling.record
+
+        async def set_note(name: str, text: str) -> None:
+            await self._ask(record.set_note, name, text)
+
+        return Details(
+            self._client._api,
+            self._webhook_id,
+            note=lambda name: self._ask(record.note, name),
+            set_note=set_note if self._running else None,
         )
 
     async def _ask(self, call: Callable[[*Arguments], Awaitable[T]], *arguments: *Arguments) -> T:

@@ -21,6 +21,8 @@ class Progress:
     """A run so far.
 
     read: the number of messages that this run read from the history.
+    read_by_id: the number of messages that were read by their ids too, because the list does not tell what the
+        selection needs.
     handled: the number of messages that the target accepted.
     skipped: the number of messages that did not have to be handled, by reason: ``handled-before`` (the record knows it:
         it was handled, or is in the quarantine), ``where`` (not selected), ``unknown`` (Basiq does not tell whether it
@@ -41,6 +43,7 @@ class Progress:
     """
 
     read: int = 0
+    read_by_id: int = 0
     handled: int = 0
     skipped: Mapping[str, int] = attrs.field(factory=dict)
     failed: int = 0
@@ -88,7 +91,7 @@ class Plan:
     first, last: the time of the earliest and of the latest message; None if no message has a time.
     quarantined: the number of entries of the webhook in the quarantine, for ``retry_quarantined``.
     waiting: the number of deferred deliveries of the webhook that wait to be handled: a run leaves them to it.
-    order: see ``Report``.
+    order, read_by_id: see ``Report``.
     """
 
     total: int
@@ -100,6 +103,7 @@ class Plan:
     quarantined: int = 0
     waiting: int = 0
     order: Order = "unknown"
+    read_by_id: int = 0
 
 
 async def make_plan(
@@ -132,7 +136,9 @@ async def make_plan(
     skipped["where"] += source.unselected_count
     skipped["unknown"] += source.unknown_count
     skipped = +skipped  # without those that are 0
-    return Plan(total, dict(by_type), dict(by_day), dict(skipped), first, last, order=source.order)
+    return Plan(
+        total, dict(by_type), dict(by_day), dict(skipped), first, last, order=source.order, read_by_id=source.read_by_id
+    )
 
 
 async def _each(source: MessageSource) -> AsyncIterator[tuple[Message, Exception | None]]:

@@ -146,6 +146,9 @@ class MessageSource(Protocol):
     unselected_count: int
     unknown_count: int
 
+    @property
+    def read_by_id(self) -> int: ...
+
     async def advance(self) -> Batch[Message] | None: ...
 
     def hint(self) -> str | None: ...
@@ -158,6 +161,7 @@ class FixedMessages:
 
     order: Order = "unknown"
     finished = True
+    read_by_id = 0
 
     def __init__(self, pages: AsyncGenerator[Sequence[Message]], choose: Choose = lambda _: (True, None)) -> None:
         self._pages, self._choose = pages, choose

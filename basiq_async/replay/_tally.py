@@ -188,6 +188,7 @@ class Tally:
         pause, since = self._attempts.pressure.paused_until, self._attempts.since
         return Progress(
             read=self.source.read_count,
+            read_by_id=self.source.read_by_id,
             handled=self.handled,
             skipped={reason: count for reason, count in skipped.items() if count},
             failed=self.failed,

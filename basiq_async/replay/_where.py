@@ -13,6 +13,7 @@ from .._callables import accepts, is_async
 from .._wire.order import item_time
 from ..errors import ConfigurationError
 from ..models import Message
+from ..services.details import RememberedMessage, tells_attempts
 from ._sources import UnreadableMessage
 
 Predicate = Callable[[Message], bool | None]
@@ -37,6 +38,8 @@ class Where:
     limit: int | None = None
     description: str = attrs.field(default="", kw_only=True)
     _steady: bool = attrs.field(default=False, kw_only=True, alias="steady")
+    _early: Predicate | None = attrs.field(default=None, kw_only=True, alias="early", repr=False)
+    """The same predicate for a message whose attempts the list does not tell, and that was not read by its id yet."""
 
     def __call__(self, message: Message) -> bool | None:
         return self._predicate(message)
@@ -50,10 +53,10 @@ class Where:
         if self._predicate is everything or right._predicate is everything:
             chosen = right if self._predicate is everything else self
             return attrs.evolve(chosen, limit=most)
-        left, other_predicate = self._predicate, right._predicate
         return Where(
-            lambda message: _both(left(message), lambda: other_predicate(message)),
+            _all(self._predicate, right._predicate),
             most,
+            early=_all(self._judges, right._judges),
             description=f"{self.description} & {right.description}",
             steady=self._steady and right._steady,
         )
@@ -64,17 +67,25 @@ class Where:
         if not callable(other):
             return NotImplemented
         right = as_where(other)
-        left, other_predicate = self._unlimited("|"), right._unlimited("|")
         return Where(
-            lambda message: _not(_both(_not(left(message)), lambda: _not(other_predicate(message)))),
+            _any(self._unlimited("|"), right._unlimited("|")),
+            early=_any(self._judges, right._judges),
             description=f"({self.description or 'all'} | {right.description or 'all'})",
         )
 
     __ror__ = __or__
 
     def __invert__(self) -> Where:
-        inner = self._unlimited("~")
-        return Where(lambda message: _not(inner(message)), description=f"~({self.description or 'all'})")
+        inner, early = self._unlimited("~"), self._judges
+        return Where(
+            lambda message: _not(inner(message)),
+            description=f"~({self.description or 'all'})",
+            early=lambda message: _not(early(message)),
+        )
+
+    @property
+    def _judges(self) -> Predicate:
+        return self._predicate if self._early is None else self._early
 
     def _unlimited(self, operator: str) -> Predicate:
         if self.limit is not None:
@@ -86,12 +97,23 @@ def _not(found: bool | None) -> bool | None:
     return None if found is None else not found
 
 
-def _both(one: bool | None, find_other: Callable[[], bool | None]) -> bool | None:
-    """Return whether both are true: False if one of them is false, else None if one of them is not known."""
-    if one is not None and not one:
-        return False
-    other = find_other()
-    return one if other is not None and other else other
+def _all(one: Predicate, other: Predicate) -> Predicate:
+    """Select what both select: False if one of them is false, else None if one of them does not know."""
+
+    def both(message: Message) -> bool | None:
+        found = one(message)
+        if found is not None and not found:
+            return False
+        second = other(message)
+        return found if second is not None and second else second
+
+    return both
+
+
+def _any(one: Predicate, other: Predicate) -> Predicate:
+    """Select what one of them selects: True if one of them is true, else None if one of them does not know."""
+    none = _all(lambda message: _not(one(message)), lambda message: _not(other(message)))
+    return lambda message: _not(none(message))
 
 
 def _compare(message: Message, is_selected: Callable[[datetime], bool]) -> bool | None:
@@ -113,19 +135,26 @@ def as_where(value: Where | Predicate | None) -> Where:
     if not accepts(value, 1):
         name = getattr(value, "__name__", "where")
         raise ConfigurationError(f"where must accept a Message; {name}() with its arguments may return such a function")
-    return Where(value)
+    function = value
+
+    def early(message: Message) -> bool | None:
+        is_whole = tells_attempts(message) and not isinstance(message, RememberedMessage)
+        return function(message) if is_whole else None
+
+    return Where(function, early=early)
 
 
-def choose(where: Where, message: Message) -> tuple[bool | None, Exception | None]:
+def choose(where: Where, message: Message, *, early: bool = False) -> tuple[bool | None, Exception | None]:
     """Return whether a run hands a message out, and the error with which it then counts as failed at once.
 
-    None: the message does not tell. Run and plan ask this. A message that cannot be read, or for which the
+    None: the message does not tell. ``early``: before it is read by its id, where the list does not tell its attempts.
+    Run and plan ask this. A message that cannot be read, or for which the
     predicate raises, is handed out as a failure, whatever was selected: it must not be lost.
     """
     if isinstance(message, UnreadableMessage):
         return True, message.error
     try:
-        found = where._predicate(message)
+        found = (where._judges if early else where._predicate)(message)
         return None if found is None else bool(found), None
     except Exception as exc:
         return True, exc

@@ -12,11 +12,12 @@ from .._wire.order import CLOCK_SLACK, ListOrder, item_time
 from .._work.protocol import Inbox
 from ..errors import PermissionDeniedError
 from ..models import Event, EventType, Message, Secret, Webhook, read_datetime
-from ..pagination import Paginator, UnreadableItem
+from ..pagination import OnUnreadable, Paginator, UnreadableItem
 from ._diagnosis_inbox import Ids, KnownEvents
 from ._endpoint import check_endpoint, find_signer
 from .api import MOST_A_PAGE, Api
 from .coverage import Activity, Inactivity, first_after, is_left_alone, is_recent
+from .details import MOST_FOR_ACTIVITY, read_activity
 from .diagnosis import (
     DiagnosedReceiver,
     Diagnosis,
@@ -32,6 +33,8 @@ LATELY = timedelta(hours=24)
 REFUSALS = (401, 404)
 """What a receiver responds without the right secret, and a server at another path than the receiver's."""
 
+_FEW = 8
+"""The number of messages at both ends of the list whose attempts are read though the inbox knows them."""
 _MOST_EVENTS = 100_000
 """Maximum number of events in memory, to compare them with the messages."""
 _ATTEMPTS = "failed_share last_success by_status first_failure oldest_undelivered"
@@ -103,6 +106,8 @@ async def diagnose(
             unreadable=scan.unreadable,
             unknown=scan.unknown,
             forbidden=tuple(forbidden.paths),
+            read_by_id=scan.read_by_id,
+            unknown_reach=scan.unknown_reach,
         ),
     )
 
@@ -145,6 +150,9 @@ class _HistoryScan:
         self.latest: datetime | None = None
         self.complete = True
         self._stopped = False
+        self._details = known.details(api)
+        self._last: Sequence[tuple[Message, bool]] = ()
+        """The last messages of the list, and whether the inbox knows them."""
         self._cut = False
         """Whether the messages that were not read may be of any time."""
 
@@ -155,6 +163,11 @@ class _HistoryScan:
             await self._read_events(most)
         with forbidden.collecting(MESSAGES.path):
             await self._read_messages(most)
+            await self._see_last()
+            if self.complete and self.unknown_reach is not None and self._activity.untold <= MOST_FOR_ACTIVITY:
+                self._activity = await read_activity(self._details, self._list_messages(lambda item: None))
+        if self._details.is_refused:
+            forbidden.paths.append(MESSAGES.one)
         if len(forbidden.paths) > before:
             self.complete = False
             return  # only both lists show which events have no message
@@ -173,7 +186,9 @@ class _HistoryScan:
     @property
     def disabled_at(self) -> datetime | None:
         """See ``Diagnosis``."""
-        return self._activity.first_end(self._activity.last_sign) if is_inactive(self._webhook) else None
+        if self._activity.untold or not is_inactive(self._webhook):
+            return None
+        return self._activity.first_end(self._activity.last_sign)
 
     @property
     def out_of_reach(self) -> tuple[Inactivity, ...]:
@@ -202,18 +217,13 @@ class _HistoryScan:
         return created is not None and self._covered is not None and created < self._covered - CLOCK_SLACK
 
     async def _read_messages(self, most: int | None) -> None:
-        endpoint = self._api.at(MESSAGES.path, webhook_id=self._webhook.id)
-        messages: Paginator[Message] = self._api.listing(
-            Message,
-            endpoint,
-            page_size=min(most or MOST_A_PAGE, MOST_A_PAGE),
-            prefetch=int(most is None),
-            on_unreadable=self._skip,
-        )
+        size = min(most or MOST_A_PAGE, MOST_A_PAGE)
+        messages = self._list_messages(self._skip, page_size=size, prefetch=int(most is None))
         order, read = ListOrder(), 0
         async for page in messages.pages():
-            items = page.items if most is None else page.items[: most - read]
+            items: Sequence[Message] = page.items if most is None else page.items[: most - read]
             known = await self._known.find([_ids_of(each) for each in items])
+            items = await self._fill(items, known, is_first=not read)
             times = [item_time(each) for each in items]
             self._activity.see([each.raw for each in items], times)
             for message, time, is_known in zip(items, times, known, strict=True):
@@ -232,10 +242,47 @@ class _HistoryScan:
                 self.complete, self._cut = False, not _is_newest_first(order)
                 return
 
+    def _list_messages(
+        self, on_unreadable: OnUnreadable[Message], *, page_size: int = MOST_A_PAGE, prefetch: int = 0
+    ) -> Paginator[Message]:
+        endpoint = self._api.at(MESSAGES.path, webhook_id=self._webhook.id)
+        return self._api.listing(Message, endpoint, page_size=page_size, prefetch=prefetch, on_unreadable=on_unreadable)
+
+    async def _fill(self, items: Sequence[Message], known: Sequence[bool], *, is_first: bool) -> Sequence[Message]:
+        """Return the messages of a page with what they tell themselves, where the inbox does not know them.
+
+        Of those that it knows, the first ones of the list tell too, and the last ones: they have the newest attempts.
+        """
+        asked = [place for place, message in enumerate(items) if not (known[place] or self._is_ignored(message))]
+        raws = [each.raw for each in items]
+        await self._details.fill(raws, asked, self._judge)
+        await self._details.fill(raws, range(min(_FEW, len(raws))) if is_first else ())
+        self._last = (*self._last, *zip(items, known, strict=True))[-_FEW:]
+        return [each if each.raw is raw else Message(each.id, raw) for each, raw in zip(items, raws, strict=True)]
+
+    async def _see_last(self) -> None:
+        """Read the last messages of the list that do not tell their attempts."""
+        raws = [each.raw for each, _ in self._last]
+        await self._details.fill(raws, range(len(raws)))
+        for (message, known), raw in zip(self._last, raws, strict=True):
+            if raw is not message.raw:
+                told = Message(message.id, raw)
+                self.attempts.add(told, recovered=known and told.delivered is not True)
+
+    def _judge(self, message: Message) -> bool | None:
+        """Return whether a message was missed; None if it does not tell."""
+        if self._is_unwanted(item_time(message)):
+            return False
+        left_alone = is_left_alone(message, self._known.recording_since)
+        return None if left_alone is None else not left_alone
+
+    def _is_ignored(self, message: Message) -> bool:
+        return not self._accepts_type(message.event_type_id or "")  # no recovery can bring it
+
     def _judge_message(self, message: Message, *, known: bool) -> None:
         """Count the attempts of a message, and whether it was missed."""
         self._without_message.pop((message.event_type_id, message.event_id), None)
-        ignored = not self._accepts_type(message.event_type_id or "")  # no recovery can bring it
+        ignored = self._is_ignored(message)
         skipped = known or ignored or self._is_unwanted(item_time(message))
         left_alone = is_left_alone(message, self._known.recording_since)
         missed = left_alone is False and not skipped
@@ -247,6 +294,17 @@ class _HistoryScan:
             self.recovered += known
             self.undelivered += missed
         self.attempts.add(message, recovered=(known or ignored) and message.delivered is not True)
+
+    @property
+    def read_by_id(self) -> int:
+        """How many messages were read by their ids."""
+        return self._details.count
+
+    @property
+    def unknown_reach(self) -> datetime | None:
+        """See ``Look``."""
+        has_inbox = self._known.has_inbox
+        return self._known.coverage.find_unknown_reach(self._activity, self._now) if has_inbox else None
 
     @property
     def _enough(self) -> datetime:
@@ -312,10 +370,12 @@ class _Attempts:
             if at is None:
                 continue
             times.append(at)
-            if at >= self._since and not recovered:
+            self._untold += attempt.succeeded is None
+            if at >= self._since and not recovered and attempt.succeeded is not None:
                 self._all += 1
                 self._failed += message.delivered is False
-                self.by_status[attempt.status_code] += 1
+                if attempt.status_code is not None or attempt.succeeded is False:  # a success had a response
+                    self.by_status[attempt.status_code] += 1
             newest = (at, attempt.succeeded is True, attempt.status_code)
             if self._newest is None or newest[:2] > self._newest[:2]:
                 self._newest = newest

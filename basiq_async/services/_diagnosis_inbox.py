@@ -21,7 +21,9 @@ from .._work.owners import (
 from .._work.protocol import Inbox, Waiting
 from .._work.quarantine import count_by_owner
 from .._work.waiting import FailingType, count_waiting, find_failing
+from .api import Api
 from .coverage import Activity, Coverage, Inactivity, coverage_note, read_coverage
+from .details import Details
 from .diagnosis import DiagnosedReceiver
 
 Ids = tuple[str | None, str | None, str | None]
@@ -55,6 +57,16 @@ class KnownEvents:
     def has_inbox(self) -> bool:
         """Whether there is an inbox at all."""
         return self._inbox is not None
+
+    def details(self, api: Api) -> Details:
+        """Return what reads messages by their ids. It uses what the inbox remembers of them, and notes nothing."""
+        inbox = self._inbox
+
+        async def note(name: str) -> str | None:
+            async with inbox_limit(_CALL):
+                return None if inbox is None else await inbox.note(name)
+
+        return Details(api, self._webhook_id, note=None if inbox is None else note)
 
     def out_of_reach(self, activity: Activity, inactive: datetime | None, now: datetime) -> tuple[Inactivity, ...]:
         """Return the periods whose events are lost, as far as the recoveries with the inbox show it."""

@@ -66,13 +66,17 @@ class Activity:
         """When the webhook was active, as seconds since the epoch."""
         self._ends: dict[datetime, datetime] = {}
         """The times of eighth failed attempts, each with the first attempt of its message."""
+        self.untold = 0
+        """How many messages do not show their attempts: what they would show of the webhook is not known."""
 
     def see(self, items: Sequence[Any], times: Iterable[datetime | None]) -> None:
         """Record the attempts of messages, as Basiq sent them. ``times`` are those of their first attempts."""
         self._signs.extend(time.timestamp() for time in times if time is not None)
         for item in items:
-            attempts = item.get("attempts") if isinstance(item, dict) else None
-            if isinstance(attempts, list) and len(attempts) > 1:
+            attempts = item.get("attempts") if isinstance(item, dict) else []
+            if not isinstance(attempts, list) or not all(isinstance(each, dict) for each in attempts):
+                self.untold += 1
+            elif len(attempts) > 1:
                 self._see_retries(item)
 
     def _see_retries(self, item: dict[str, Any]) -> None:
@@ -102,11 +106,12 @@ class Activity:
         ``seen_inactive``: moments at which the webhook was found not active.
 
         After an eighth failed attempt the webhook counts as active if it soon shows that it was: after no longer a
-        silence than there was while that message was attempted.
+        silence than there was while that message was attempted. Where messages do not show their attempts, a silence
+        shows nothing, and only ``seen_inactive`` counts.
         """
         signs, seen = sorted(self._signs), {each for each in seen_inactive if each is not None}
         found: dict[float | None, Inactivity] = {}
-        for since in sorted({*self._ends, *seen}):
+        for since in sorted(seen if self.untold else {*self._ends, *seen}):
             place = bisect_right(signs, since.timestamp())
             until = signs[place] if place < len(signs) else None
             if until in found:
@@ -198,6 +203,14 @@ class Coverage:
         if self.read_up_to is None:
             return self.begins
         return latest(min(now - LISTED, self.read_up_to) - ATTEMPTED, self.begins)
+
+    def find_unknown_reach(self, activity: Activity, now: datetime) -> datetime | None:
+        """Return the moment before which nothing tells whether the webhook was active; None if that is known.
+
+        What happened later is still in the event list, or a recovery has read it, or it is acknowledged.
+        """
+        reach, begin = now - LISTED, latest(self.read_up_to, self.acknowledged, self.begins)
+        return reach if activity.untold and (begin is None or begin < reach) else None
 
     def out_of_reach(self, periods: Iterable[Inactivity], now: datetime) -> tuple[Inactivity, ...]:
         """Return the parts of periods whose events no recovery has read, and which are no longer in the event list."""

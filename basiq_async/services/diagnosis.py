@@ -42,6 +42,7 @@ ProblemCode = Literal[
     "no-secret",
     "undelivered",
     "unknown",
+    "unknown-activity",
     "never-sent",
     "unreadable",
     "partial",
@@ -91,13 +92,13 @@ class DiagnosedReceiver(Protocol):
 class Problem:
     """A problem that keeps events from their handlers. ``str`` returns a description with the remedy.
 
-    ``about`` is what it is about, where the code alone does not say it: event types, paths, a status, or the period
-    that is out of reach.
+    ``about`` is what it is about, where the code alone does not say it: event types, paths, a status, a number, the
+    period that is out of reach, or the moment before which nothing is known.
     """
 
     code: ProblemCode
     text: str
-    about: tuple[str, ...] | int | Inactivity | None = None
+    about: tuple[str, ...] | int | Inactivity | datetime | None = None
 
     def __str__(self) -> str:
         return self.text
@@ -152,7 +153,10 @@ class Look:
     unreadable: how many messages and events could not be read.
     unknown: for how many messages Basiq does not tell whether they were delivered: neither the list nor the message
         itself. They may be undelivered.
-    forbidden: the paths of the lists that the API key may not read. What they would show is missing.
+    forbidden: the paths that the API key may not read. What they would show is missing.
+    read_by_id: how many messages were read by their ids, because the list does not tell their attempts.
+    unknown_reach: the moment before which nothing tells whether the webhook was active, so that events may be out of
+        reach; None if that is known, or without an inbox.
     """
 
     items: int = 0
@@ -162,6 +166,8 @@ class Look:
     unreadable: int = 0
     unknown: int = 0
     forbidden: tuple[str, ...] = ()
+    read_by_id: int = 0
+    unknown_reach: datetime | None = None
 
 
 @attrs.frozen
@@ -180,7 +186,8 @@ class Diagnosis:
     first_failure: the time of the first failed attempt after it, for a message that is still undelivered; None if there
         was none.
     disabled_at: when the webhook was disabled: the time of the first eighth failed attempt of a message after the
-        webhook last showed that it was active; None if it is not disabled, or if no message that was read has one.
+        webhook last showed that it was active; None if it is not disabled, if no message that was read has one, or if
+        Basiq's list does not tell when the webhook was active.
     oldest_undelivered: the time of the first attempt of the oldest message that is not delivered; None without one.
     out_of_reach: the periods whose events are lost, as far as the recoveries with this inbox show, without acknowledged
         ones.
@@ -312,8 +319,19 @@ def find_unknown_problem(count: int) -> Problem:
         "unknown",
         f"Basiq does not tell of {amount(count, 'message', 'messages')} whether "
         f"{'it was' if count == 1 else 'they were'} delivered, neither in the list nor alone: look at what the service "
-        "has handled; a recovery hands them out only if it is told to take everything",
+        "has handled. A recovery of everything hands them out, and what was delivered too, some of it perhaps again",
         count,
+    )
+
+
+def find_unknown_activity(before: datetime) -> Problem:
+    """Return the problem that nothing tells whether the webhook was active before a moment."""
+    return Problem(
+        "unknown-activity",
+        f"Basiq's list does not tell whether the webhook was active before {before.astimezone(UTC):%Y-%m-%d %H:%M} "
+        "UTC, and the event list no longer has the events of that time: if it may have been disabled, fetch the "
+        "present state from the API, then pass that time as acknowledged",
+        before,
     )
 
 
@@ -376,6 +394,8 @@ def _find_problems(found: Diagnosis) -> Iterator[Problem]:
         )
     for period in found.out_of_reach:
         yield Problem("out-of-reach", str(period), period)
+    if found.look.unknown_reach is not None:
+        yield find_unknown_activity(found.look.unknown_reach)
     if found.quarantined:
         yield Problem(
             "quarantined",

@@ -258,6 +258,34 @@ def test_the_line_for_events_that_are_out_of_reach(world: World) -> None:
     assert w.codes(webhook_id, "--receiver", place) == []
 
 
+def test_the_line_for_messages_of_which_nothing_tells_whether_they_were_delivered(world: World) -> None:
+    w, webhook_id = world, world.webhook()
+    place = w.service(webhook_id)
+    w.outage()
+    w.fake.quirks = Quirks(attempts="absent", attempts_by_id="strings")
+    at = ("--receiver", place)
+    found = w.run("recover", webhook_id, *at)
+    assert (found.exit_code, found.row["finished"], found.row["unknown"], w.handled()) == (3, False, 2, 0), found.output
+    assert w.run("webhooks", "doctor", webhook_id, *at).exit_code == 3
+    line = line_for("unknown", w, webhook_id, *at)
+    assert (shell(line).exit_code, w.handled()) == (3, 2)
+    assert w.codes(webhook_id, *at) == ["unknown-activity"], "nothing tells that either"
+
+
+def test_the_line_for_a_list_that_does_not_tell_when_the_webhook_was_active(world: World) -> None:
+    w, webhook_id = world, world.webhook()
+    place = w.service(webhook_id)
+    w.outage()
+    w.fake.quirks = Quirks(attempts="absent", attempts_by_id="absent")
+    at = ("--receiver", place)
+    assert w.run("replay", webhook_id, *at).exit_code == 0  # the inbox knows them, and no recovery ran
+    found = w.run("recover", webhook_id, *at)
+    assert (found.exit_code, found.row["finished"], w.handled()) == (3, False, 2), found.output
+    line = line_for("unknown-activity", w, webhook_id, *at)
+    assert (shell(line).exit_code, w.handled()) == (0, 2)
+    assert w.codes(webhook_id, *at) == []
+
+
 def test_the_line_for_a_quarantine(world: World) -> None:
     w, webhook_id = world, world.webhook()
     place = w.service(webhook_id)

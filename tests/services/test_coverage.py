@@ -43,7 +43,13 @@ def test_a_damaged_coverage_is_as_good_as_none(text: str) -> None:
 def test_periods_that_end_together_are_one_and_the_earliest_counts() -> None:
     activity = Activity()
     see(
-        activity, [{"id": "m"}, tried(0, status="Success"), tried(*range(8)), tried(*(each + 0.5 for each in range(8)))]
+        activity,
+        [
+            {"id": "m", "attempts": []},
+            tried(0, status="Success"),
+            tried(*range(8)),
+            tried(*(each + 0.5 for each in range(8))),
+        ],
     )
     see(activity, [tried(3, 4)])  # a retry of what was begun before is no sign of life
     assert activity.periods() == (Inactivity(at(7)),)
@@ -223,6 +229,19 @@ def test_what_was_lost_stays_lost_until_a_later_moment_is_acknowledged() -> None
     for acknowledged, left in ((None, lost), (at(4.9), lost), (at(5), lost[1:]), (at(9), lost[1:]), (at(10), ())):
         coverage = Coverage(lost=lost, acknowledged=acknowledged)
         assert coverage.out_of_reach([], at(10)) == left
+
+
+@pytest.mark.parametrize("untold", [{"id": "m"}, {"id": "m", "attempts": ["a1"]}], ids=str)
+def test_where_messages_do_not_show_their_attempts_only_what_a_recovery_saw_is_a_period(untold: dict[str, Any]) -> None:
+    activity = Activity()
+    see(activity, [tried(*range(8)), untold])
+    assert activity.periods() == ()
+    assert activity.periods(at(9)) == (Inactivity(at(9)),)
+    week = timedelta(days=7)
+    for known, is_known in ((Coverage(), False), (Coverage(read_up_to=at(0)), False), (Coverage(begins=at(2)), True)):
+        assert (known.find_unknown_reach(activity, at(1) + week) is None) is is_known
+    assert Coverage().find_unknown_reach(activity, at(1) + week) == at(1)
+    assert Coverage().find_unknown_reach(Activity(), at(1) + week) is None
 
 
 @pytest.mark.parametrize(("seconds", "recent"), [(119, True), (120, True), (121, False)])

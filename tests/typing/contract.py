@@ -89,7 +89,7 @@ async def program() -> None:
         if webhook.status == "active" and event.type == "consent.revoked":
             print(webhook.id)
         assert_type(diagnosis.problems, tuple[Problem, ...])
-        assert_type(diagnosis.problems[0].about, tuple[str, ...] | int | Inactivity | None)
+        assert_type(diagnosis.problems[0].about, tuple[str, ...] | int | Inactivity | datetime | None)
         assert_type(await basiq.webhooks.reactivate("w"), Webhook)
         assert_type(basiq.webhooks.list(), Paginator[Webhook])
         assert_type(await basiq.webhooks.delete(webhook.id), None)
