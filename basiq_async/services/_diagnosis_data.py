@@ -257,8 +257,9 @@ class _HistoryScan:
         raws = [each.raw for each in items]
         await self._details.fill(raws, asked, self._judge)
         await self._details.fill(raws, range(min(_FEW, len(raws))) if is_first else ())
-        self._last = (*self._last, *zip(items, known, strict=True))[-_FEW:]
-        return [each if each.raw is raw else Message(each.id, raw) for each, raw in zip(items, raws, strict=True)]
+        told = [each if each.raw is raw else Message(each.id, raw) for each, raw in zip(items, raws, strict=True)]
+        self._last = (*self._last, *zip(told, known, strict=True))[-_FEW:]
+        return told
 
     async def _see_last(self) -> None:
         """Read the last messages of the list that do not tell their attempts."""

@@ -1,0 +1,211 @@
+"""Each verdict is right, or says that it does not know, in each form in which Basiq may tell a message's attempts."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import attrs
+import pytest
+
+from basiq_async import BasiqClient, InMemoryTransport, RetryPolicy
+from basiq_async.receiver import MemoryInbox
+from basiq_async.replay import Recovery, Replay, failed_only, recover, since, until
+from basiq_async.testing import FakeBasiq, ManualClock, Quirks
+from tests.support.worlds import World, a_world
+
+LISTED = ("objects", "strings", "absent")
+UNTOLD = ("strings", "absent")
+ORDERS = ("oldest-first", "newest-first")
+
+
+def quirks(listed: str, alone: str = "objects", order: str = "oldest-first", **more: Any) -> Quirks:
+    chosen: dict[str, Any] = {"attempts": listed, "attempts_by_id": alone, "message_order": order, **more}
+    return Quirks(**chosen)
+
+
+each_form = pytest.mark.parametrize("listed", LISTED)
+each_order = pytest.mark.parametrize("order", ORDERS)
+untold = pytest.mark.parametrize("listed", UNTOLD)
+untold_alone = pytest.mark.parametrize("alone", UNTOLD)
+
+
+def asked(fake: FakeBasiq) -> tuple[int, int]:
+    """How many pages of messages were requested, and how many single messages."""
+    paths = [each.url.partition("?")[0] for each in fake.requests if each.method == "GET"]
+    return sum(path.endswith("/messages") for path in paths), sum("/messages/" in path for path in paths)
+
+
+@attrs.define
+class Missed:
+    """A service whose inbox began after ten messages were delivered; one of three since then was missed."""
+
+    world: World
+    old: list[str]
+    live: list[str]
+    missed: list[str]
+
+
+@asynccontextmanager
+async def a_service(form: Quirks) -> AsyncIterator[Missed]:
+    async with a_world(timedelta(days=3), quirks=form) as world:
+        old = await world.emit(10)
+        await world.fake.advance(hours=1)
+        world.inbox = MemoryInbox(clock=world.fake.clock)
+        receiver = world.receiver()
+        world.fake.route("https://service.example/basiq", receiver)
+        live = await world.emit(2)
+        world.fake.route("https://service.example/basiq", refuse)
+        missed = await world.emit(1)
+        await world.fake.advance(minutes=4)
+        assert sorted(world.got) == sorted(live)
+        world.got.clear()
+        yield Missed(world, old, live, missed)
+
+
+async def refuse(headers: Any, body: bytes) -> int:
+    return 503
+
+
+@each_form
+@each_order
+async def test_a_recovery_hands_out_what_was_missed_and_nothing_else(listed: str, order: str) -> None:
+    async with a_service(quirks(listed, order=order)) as service:
+        world = service.world
+        found = await world.recover(world.receiver())
+        assert (world.got, found.left_alone, found.unknown, found.finished) == (service.missed, 10, 0, True)
+        # Not the two that the inbox knows. The plan of a first recovery has read what was missed before.
+        assert found.messages.read_by_id == (0 if listed == "objects" else 12)
+        again = await world.recover(world.receiver())
+        assert (len(world.got), again.left_alone, again.finished, again.messages.read_by_id) == (1, 10, True, 0)
+
+
+@untold
+@untold_alone
+async def test_a_recovery_hands_out_nothing_of_which_it_does_not_know_whether_it_was_missed(
+    listed: str, alone: str
+) -> None:
+    async with a_service(quirks(listed, alone)) as service:
+        world = service.world
+        found = await world.recover(world.receiver())
+        assert (world.got, found.unknown, found.finished) == ([], 11, False)
+        assert "unknown" in {each.code for each in found.problems}
+        looked = await world.basiq.webhooks.diagnose(world.webhook_id, receiver=world.receiver())
+        assert (looked.look.unknown, looked.undelivered, looked.healthy) == (11, 0, False)
+        everything = await world.recover(world.receiver(), everything=True)
+        assert sorted(world.got) == sorted(service.old + service.missed), "a person said so"
+        assert everything.unknown == 0
+
+
+@each_form
+@each_order
+async def test_a_diagnosis_counts_what_a_recovery_hands_out(listed: str, order: str) -> None:
+    async with a_service(quirks(listed, order=order)) as service:
+        world = service.world
+        for undelivered in (1, 0):
+            looked = await world.basiq.webhooks.diagnose(world.webhook_id, receiver=world.receiver())
+            assert (looked.undelivered, looked.left_alone, looked.look.unknown) == (undelivered, 10, 0)
+            assert looked.healthy is (undelivered == 0), looked.problems
+            await world.recover(world.receiver())
+        outside = await world.basiq.webhooks.diagnose(world.webhook_id)
+        assert (outside.undelivered, outside.by_status[204], outside.by_status[503]) == (1, 12, 2)
+
+
+@each_form
+@each_order
+async def test_a_selection_has_what_the_messages_tell(listed: str, order: str) -> None:
+    async with a_service(quirks(listed, order=order)) as service:
+        world = service.world
+        began = world.fake.clock() - timedelta(minutes=30)
+
+        async def select(where: Any) -> list[str]:
+            got: list[str] = []
+
+            async def take(message: Any) -> None:
+                got.append(message.event_id)
+
+            report = await Replay(world.basiq, world.webhook_id, take, inbox=MemoryInbox(), where=where).run()
+            assert report.finished
+            return sorted(got)
+
+        lately = sorted(service.live + service.missed)
+        assert await select(failed_only()) == service.missed
+        assert await select(~failed_only()) == sorted(service.old + service.live)
+        assert await select(since(began)) == lately
+        assert await select(until(began)) == sorted(service.old)
+        assert await select(since(began) & ~failed_only()) == sorted(service.live)
+        assert await select(lambda message: message.delivered is False) == service.missed
+        assert await select(failed_only() | (lambda message: message.event_id in service.live)) == lately
+
+
+@untold
+@untold_alone
+async def test_a_selection_of_what_no_message_tells_is_empty_and_not_finished(listed: str, alone: str) -> None:
+    async with a_service(quirks(listed, alone)) as service:
+        world = service.world
+        for where in (failed_only(), since(timedelta(hours=1)), ~failed_only()):
+            replay = Replay(world.basiq, world.webhook_id, world.handle, inbox=MemoryInbox(), where=where)
+            assert (await replay.plan()).skipped == {"unknown": 13}
+            report = await replay.run()
+            assert (report.handled, report.skipped, report.finished) == (0, {"unknown": 13}, False)
+            again = await replay.run()
+            assert again.skipped == {"unknown": 13}, "no hint passes them"
+        assert world.got == []
+
+
+# --- the requests ---
+
+
+@attrs.define
+class Runs:
+    """What runs of a recovery over a seeded history asked for."""
+
+    pages: list[int]
+    alone: list[int]
+    last: Recovery
+
+
+async def recover_often(form: Quirks, count: int, *, runs: int = 10, every: float = 1.0, page_size: int = 500) -> Runs:
+    fake = FakeBasiq(quirks=form, clock=ManualClock(datetime.now(UTC)), page_size=page_size)
+    webhook_id = fake.seed_messages(count, failed=0.01, every=every)
+    inbox = MemoryInbox(clock=fake.clock, max_entries=100_000)
+    found = Runs([], [], None)  # type: ignore[arg-type]  # it is set below
+
+    async def handle(message: object) -> None: ...
+
+    retry = RetryPolicy(max_retries=0)
+    async with BasiqClient(fake.api_key, transport=InMemoryTransport(fake), retry=retry) as client:
+        for _ in range(runs):
+            before = asked(fake)
+            found.last = await recover(client, webhook_id, handle, inbox=inbox)
+            pages, alone = asked(fake)
+            found.pages.append(pages - before[0])
+            found.alone.append(alone - before[1])
+            await fake.advance(minutes=30)
+    return found
+
+
+@untold
+@each_order
+async def test_the_tenth_recovery_asks_for_no_single_message_again(listed: str, order: str) -> None:
+    found = await recover_often(quirks(listed, order=order), 1_200)
+    assert found.last.finished
+    assert 1_200 <= found.alone[0] <= 1_250
+    assert found.alone[1:] == [0] * 9
+    assert found.pages[9] == 4
+
+
+@each_form
+async def test_a_list_that_begins_with_the_newest_is_read_back_only_as_far_as_the_last_recovery_needs(
+    listed: str,
+) -> None:
+    """Where the list tells no times, some messages of each page do."""
+    newest = await recover_often(quirks(listed, order="newest-first"), 1_200, runs=3, every=3_600, page_size=50)
+    assert newest.last.finished
+    assert newest.pages[0] >= 24
+    assert newest.pages[2] < 12, "nine days are 216 messages"
+    assert newest.alone[2] <= 8 * 12
+    oldest = await recover_often(quirks(listed), 1_200, runs=3, every=3_600, page_size=50)
+    assert (oldest.pages[2] >= 24, oldest.alone[2]) == (True, 0)
