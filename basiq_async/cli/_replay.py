@@ -61,8 +61,10 @@ class ReplayOptions(RunOptions, Selection):
         return {"--to": self.to, "--receiver": self.receiver, "--file": self.file}
 
 
-_PLAN = View[Any]("total by_type by_day skipped first last quarantined waiting order")
-_REPORT = View[Any]("read handled skipped failed duration rate order finished waiting at_service quarantined")
+_PLAN = View[Any]("total by_type by_day skipped first last quarantined waiting order read_by_id")
+_REPORT = View[Any](
+    "read read_by_id handled skipped failed duration rate order finished waiting at_service quarantined"
+)
 
 
 @command()
