@@ -191,6 +191,7 @@ class _Chosen:
         from ..services.details import Details
 
         self._details, self._where = Details(basiq._api, webhook_id), where
+        self.wanted = None if where is None else self._count
         self._unknown = 0
 
     async def read(self, messages: Paginator[Message]) -> AsyncIterator[Message]:
@@ -207,11 +208,11 @@ class _Chosen:
             for message, raw in zip(page.items, items, strict=True):
                 yield message if raw is message.raw else Message(message.id, raw)
 
-    def wanted(self, message: Message) -> bool:
+    def _count(self, message: Message) -> bool | None:
         """Return whether a message is selected. Count those that do not tell."""
-        found = True if self._where is None else self._where(message)
+        found = None if self._where is None else self._where(message)
         self._unknown += found is None
-        return bool(found)
+        return found
 
     def end(self) -> int:
         """Say how many messages do not tell whether they are selected. Return the exit code."""

@@ -295,6 +295,34 @@ def test_a_limit_gives_the_newest_first_at_the_cost_of_a_page_if_they_are_there(
     assert len(pages) <= 2 or order == "oldest-first"  # the second was asked for ahead
 
 
+@pytest.mark.parametrize("form", ["objects", "strings", "absent"])
+def test_a_list_shows_what_the_messages_tell_and_selects_by_it(form: Any, run: Run, served: Served) -> None:
+    webhook_id = served.fake.seed_messages(20, failed=0.5)
+    everything = run("messages", "list", webhook_id).rows
+    failed = [each["id"] for each in everything if each["delivered"] is False]
+    served.fake.quirks = Quirks(attempts=form)
+    listed = run("messages", "list", webhook_id)
+    told = [True, False] if form == "objects" else [None]
+    assert (listed.exit_code, {each["delivered"] for each in listed.rows}) == (0, set(told))
+    chosen = run("messages", "list", webhook_id, "--failed")
+    assert (chosen.exit_code, [each["id"] for each in chosen.rows]) == (0, failed)
+    assert {each["delivered"] for each in chosen.rows} == {False}
+    lately = run("messages", "list", webhook_id, "--since", everything[5]["last_attempt"], "--event", "*").rows
+    assert [each["id"] for each in lately] == [each["id"] for each in everything[5:]]
+    assert run("messages", "get", webhook_id, failed[0]).row["delivered"] is False
+
+
+def test_a_list_of_what_no_message_tells_ends_with_3_and_shows_unknown(run: Run, served: Served) -> None:
+    webhook_id = served.fake.seed_messages(3)
+    served.fake.quirks = Quirks(attempts="absent", attempts_by_id="strings")
+    chosen = run("messages", "list", webhook_id, "--failed")
+    assert (chosen.exit_code, chosen.rows) == (3, [])
+    assert "Basiq does not tell of 3 messages whether the selection has them" in chosen.stderr
+    assert {each["attempts"] for each in run("messages", "list", webhook_id).rows} == {None}
+    found = run("replay", webhook_id, "--file", "out.jsonl", "--failed")
+    assert (found.exit_code, found.row["skipped"], found.row["finished"]) == (3, {"unknown": 3}, False)
+
+
 @pytest.mark.parametrize("order", ["oldest-first", "newest-first"])
 @pytest.mark.parametrize("count", [0, 3, 25, 70])
 async def test_what_is_new_in_a_history_is_found_once_whichever_its_order_and_length(count: int, order: Any) -> None:
