@@ -81,6 +81,8 @@ def _find_help(heading: str) -> str:
 class BasiqError(Exception):
     """The base class of every error of this package. All can be pickled and copied, and keep their attributes."""
 
+    _too_large = False  # whether a response was refused for its size alone: a smaller page may be read
+
     @property
     def help(self) -> str:
         """The page and the heading in the documentation that explain this error and its remedy.

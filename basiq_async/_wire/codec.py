@@ -154,7 +154,9 @@ class Codec:
         """Return the JSON value of a body. ``mend`` is called for a body that the decoder refuses."""
         body = body.removeprefix(_BOM)
         if len(body) > _SMALL and _weight(body) > _MAX_WEIGHT:
-            raise ResponseDecodeError("decoding the response's body would need too much memory")
+            error = ResponseDecodeError("decoding the response's body would need too much memory")
+            error._too_large = True
+            raise error
         body = self._clean(body)
         try:
             return self._loads(body)

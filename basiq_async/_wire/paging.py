@@ -20,6 +20,7 @@ from .urls import BaseURL, LinkError
 from .writing import write_json
 
 T = TypeVar("T")
+_READ_TO_GROW = 4
 _REFUSED_PAGE = (400, 404, 410)
 """Statuses by which Basiq may refuse the link to a page that has expired."""
 
@@ -103,6 +104,44 @@ class Listing(Generic[T]):
             return self.base.resolve(url, self.start) == url and self.base.have_same_path(url, self.start)
         except LinkError:
             return False
+
+
+class PageSize:
+    """The size of the pages of a list: halved for a page that is too large to be read, and later doubled again.
+
+    Basiq keeps the responses of endpoints, so that after a long outage one page may have a hundred megabytes. A next
+    link is opaque: the smaller size replaces its parameter ``limit``, or is added. If the API ignores that, a page with
+    a limit of 1 is too large too, and the error says so.
+    """
+
+    def __init__(self, usual: int) -> None:
+        self._usual = self._size = usual
+        self._is_said = False
+        self._read = 0
+
+    def url(self, url: str) -> str:
+        """Return the URL with which to request a page of a link."""
+        if not self._is_said:
+            return url
+        path, _, query = url.partition("?")
+        kept = [part for part in query.split("&") if part and not part.startswith("limit=")]
+        return f"{path}?{'&'.join([*kept, f'limit={self._size}'])}"
+
+    def shrink(self, failure: BasiqError) -> None:
+        """Halve the size after a page was too large. Raises the failure if it cannot be smaller."""
+        if not failure._too_large:
+            raise failure
+        if self._size == 1:
+            said = "that is so with a limit of 1 too: Basiq ignores the limit, or that one item is too large"
+            failure.args = (f"{failure.args[0]}; {said}", *failure.args[1:])
+            raise failure
+        self._size, self._read, self._is_said = max(1, self._size // 2), 0, True
+
+    def grow(self) -> None:
+        """Double the size, up to the usual one, after some pages were read."""
+        self._read += 1
+        if self._size < self._usual and self._read >= _READ_TO_GROW:
+            self._size, self._read = min(self._usual, 2 * self._size), 0
 
 
 class PageRequests:

@@ -16,11 +16,11 @@ from .._redaction.credentials import Redactor
 from .._wire.codec import Codec, ListPage
 from .._wire.cursors import CursorSeal
 from .._wire.hosts import is_this_machine
-from .._wire.paging import Listing
+from .._wire.paging import Listing, PageSize
 from .._wire.urls import PLAIN_SEGMENT, BaseURL, LinkError, quote_segment
 from .._work.clock import LoopClock, clock_of
 from .._work.tasks import TaskOwner
-from ..errors import ConfigurationError, ConnectionFailedError, ResponseDecodeError
+from ..errors import BasiqError, ConfigurationError, ConnectionFailedError, ResponseDecodeError
 from ..filters import Filter, filter_text
 from ..models import Webhook
 from ..pagination import OnUnreadable, Paginator
@@ -165,9 +165,18 @@ class Api:
         if query:
             start += ("&" if "?" in start else "?") + urlencode(query, quote_via=quote, safe="")
 
+        size = PageSize(page_size or MOST_A_PAGE)
+
         async def fetch(url: str) -> ListPage:
-            page = Endpoint(url, endpoint.template)
-            return self._read(await self.request("GET", page), "GET", page, self.codec.page)
+            while True:
+                page = Endpoint(size.url(url), endpoint.template)
+                try:
+                    found = self._read(await self.request("GET", page), "GET", page, self.codec.page)
+                except BasiqError as exc:
+                    size.shrink(exc)
+                else:
+                    size.grow()
+                    return found
 
         listing = Listing(
             name=json.dumps([endpoint.url.removeprefix(self.base.root), text]),

@@ -165,9 +165,11 @@ class AiohttpTransport:
                 chunks.append(chunk)
         if size > self._max_body_size:
             response.close()
-            raise TransportError(
+            error = TransportError(
                 f"the response's body is larger than {self._max_body_size} bytes; to accept it, raise max_body_size"
             )
+            error._too_large = True
+            raise error
         return Response(response.status, headers, b"".join(chunks))
 
 

@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import json
+from collections.abc import AsyncIterator
+from contextlib import aclosing
 from typing import Any
 
 import pytest
 
 from basiq_async import (
+    AiohttpTransport,
     BadRequestError,
+    BasiqClient,
     ConfigurationError,
     F,
+    InMemoryTransport,
+    Message,
     NotFoundError,
+    TransportError,
 )
+from basiq_async.receiver import MemoryInbox
+from basiq_async.replay import recover
+from basiq_async.testing import FakeBasiq, Quirks, serve
 from tests.support import virtual
 from tests.support.scripted import Scripted, answer, client
 
@@ -89,3 +99,63 @@ async def test_a_test_message_needs_an_event_type(event_type_id: Any) -> None:
     with pytest.raises(ConfigurationError, match=r"such as user\.created"):
         await client(transport).messages.send_test(event_type_id)
     assert transport.requests == []
+
+
+# --- pages that are too large ---
+
+
+@pytest.mark.parametrize("paging", ["item", "offset", "last-item"])
+@pytest.mark.parametrize("order", ["oldest-first", "newest-first"])
+async def test_a_page_that_is_too_large_is_asked_again_in_halves(paging: Any, order: Any) -> None:
+    """A message has about 700 bytes here, and a page of 500 does not fit."""
+    fake = FakeBasiq(quirks=Quirks(paging=paging, message_order=order))
+    webhook_id = fake.seed_messages(700, failed=0.1)
+    whole = [each["id"] async for each in _read_all(fake, webhook_id)]
+    async with (
+        serve(fake) as url,
+        aclosing(AiohttpTransport(max_body_size=30_000)) as transport,
+        BasiqClient(fake.DEFAULT_API_KEY, base_url=url, transport=transport) as client,
+    ):
+        before = len(fake.requests)
+        paginator = client.messages.list(webhook_id)
+        found = [message.id async for message in paginator]
+        assert found == whole
+        asked = len(fake.requests) - before
+        assert asked < 700 / 20
+        later = client.messages.list(webhook_id)
+        async for message in later:
+            if message.id == whole[340]:
+                break
+        assert [each.id async for each in client.messages.list(webhook_id, cursor=later.cursor)] == whole[341:]
+        got: list[str] = []
+
+        async def take(message: Message) -> None:
+            got.append(message.id)
+
+        assert (await recover(client, webhook_id, take, inbox=MemoryInbox(), everything=True)).finished
+        assert sorted(got) == sorted(whole)
+        assert (await client.webhooks.diagnose(webhook_id, max_items=None)).look.complete
+
+
+async def _read_all(fake: FakeBasiq, webhook_id: str) -> AsyncIterator[dict[str, Any]]:
+    async with BasiqClient(fake.DEFAULT_API_KEY, transport=InMemoryTransport(fake)) as client:
+        async for message in client.messages.list(webhook_id):
+            yield dict(message.raw)
+
+
+async def test_a_server_that_ignores_the_limit_or_one_item_that_is_too_large_is_an_error_that_says_so() -> None:
+    too_large = TransportError("the response's body is larger than 9 bytes")
+    too_large._too_large = True
+    transport = Scripted(too_large)
+    async with client(transport) as basiq:
+        with pytest.raises(TransportError, match=r"larger than 9 bytes; that is so with a limit of 1 too"):
+            await basiq.messages.list("w").collect()
+    assert [url.rpartition("=")[2] for url in transport.urls] == ["500", "250", "125", "62", "31", "15", "7", "3", "1"]
+
+
+async def test_an_error_of_another_kind_makes_no_page_smaller() -> None:
+    transport = Scripted(TransportError("no"))
+    async with client(transport) as basiq:
+        with pytest.raises(TransportError, match=r"^no"):
+            await basiq.messages.list("w").collect()
+    assert len(transport.urls) == 1

@@ -7,11 +7,11 @@ from typing import Any
 import attrs
 import pytest
 
-from basiq_async import APIError, Event, PaginationError, ResponseDecodeError, TransportError
+from basiq_async import APIError, BasiqError, Event, PaginationError, ResponseDecodeError, TransportError
 from basiq_async._wire.broken_items import BrokenItem
 from basiq_async._wire.codec import Codec
 from basiq_async._wire.cursors import CursorSeal
-from basiq_async._wire.paging import Listing, id_at, is_lost, raw_id
+from basiq_async._wire.paging import Listing, PageSize, id_at, is_lost, raw_id
 from basiq_async._wire.urls import BaseURL
 from basiq_async._work.tasks import TaskOwner
 
@@ -119,3 +119,21 @@ def test_a_link_that_holds_a_credential_is_requested_unchanged_and_not_shown() -
 )
 def test_only_a_url_of_the_lists_own_path_is_a_page_of_it(url: str, of_it: bool) -> None:
     assert listing().has_page(url) == of_it
+
+
+def test_the_size_of_pages_is_halved_for_one_that_is_too_large_and_doubled_after_some_that_were_not() -> None:
+    size, link = PageSize(500), "https://x/messages?next=abc&limit=500&filter=a"
+    too_large = BasiqError("too large")
+    too_large._too_large = True
+    assert size.url(link) == link
+    size.shrink(too_large)
+    size.shrink(too_large)
+    assert size.url(link) == "https://x/messages?next=abc&filter=a&limit=125"
+    assert size.url("https://x/messages") == "https://x/messages?limit=125"
+    sizes = []
+    for _ in range(12):
+        size.grow()
+        sizes.append(int(size.url(link).rpartition("=")[2]))
+    assert sizes == [125, 125, 125, 250, 250, 250, 250, 500, 500, 500, 500, 500]
+    with pytest.raises(BasiqError, match="another"):
+        size.shrink(BasiqError("another"))
