@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
+import stat
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeVar
 
-from .._redaction.tracebacks import hide_arguments
-from .._storage.private_files import open_new, replace_private
+from .._redaction.tracebacks import UnshownText, hide_arguments
+from .._storage.file_locks import try_lock_beside
+from .._storage.private_files import check_private, open_new, replace_private
 from .._work.clock import TimeSource
 from .._work.limits import limit
 from ..errors import ConfigurationError
@@ -19,15 +22,17 @@ from ..models import Secret
 from .secret_store import KEEP_FORMER, TIME_LIMIT, OwnStore
 from .secrets import read_keys
 
-try:
-    import fcntl
-except ImportError:  # Windows has no such locks
-    fcntl = None  # type: ignore[assignment]
+logger = logging.getLogger("basiq_async.receiver")
 
 T = TypeVar("T")
+Line = tuple[Secret, datetime | None]
+"""A secret, and the time until which it is valid; None if it is the newest."""
 
 _LARGEST = 65_536
 _UNTIL = "until"
+_PAUSE = 0.05
+"""Seconds between two attempts to lock the file for writing."""
+_NO_WAIT = getattr(os, "O_NONBLOCK", 0)
 
 
 class SecretFile(OwnStore):
@@ -43,16 +48,18 @@ class SecretFile(OwnStore):
     The first line is the newest secret. A replaced one stays for 28 hours, with the time until which it is valid.
 
     ``read`` follows links and accepts any owner, as for a mounted secret of Kubernetes. Secrets may be separated by
-    spaces or lines. ``write`` replaces the file in one step, by one that only its owner can read.
+    spaces or lines. If others can write to the file, the log says so. ``write`` replaces the file in one step, by one
+    that only its owner can read. It refuses a file of another user, because that user could have put a secret into it.
 
     clock: returns the time as an aware datetime; None is for the system's clock.
     """
 
-    __slots__ = ("_clock", "path")
+    __slots__ = ("_clock", "_warned", "path")
 
     def __init__(self, path: str | os.PathLike[str], *, clock: TimeSource | None = None) -> None:
         self.path = Path(path)
         self._clock = clock
+        self._warned = False
 
     def __repr__(self) -> str:
         return f"SecretFile({str(self.path)!r})"
@@ -68,43 +75,67 @@ class SecretFile(OwnStore):
 
         Raises ``ConfigurationError`` if the file cannot be read.
         """
-        return tuple([Secret(text) for text, _ in await self._in_thread(self._read)])
+        async with self._in_time():
+            return tuple([secret for secret, _ in await asyncio.to_thread(self._read)])
 
     async def write(self, secret: Secret | str) -> None:
         """Make this the newest secret, and keep the one before for 28 hours.
 
-        Raises ``ConfigurationError`` if the file cannot be written, or holds something else than secrets.
+        Raises ``ConfigurationError`` if the file cannot be written, belongs to another user, or holds something else
+        than secrets.
         """
         kept = secret if isinstance(secret, Secret) else Secret(secret)
         del secret  # error reporters show local variables
-        await self._in_thread(lambda: self._write(kept))
+        async with self._in_time():
+            # No thread waits for the lock: the end of a program would wait for the thread.
+            while not await asyncio.to_thread(self._write, kept):  # noqa: ASYNC110  # another process has the lock
+                await asyncio.sleep(_PAUSE)
 
     async def check(self) -> None:
         """Raise ``ConfigurationError`` if ``write`` would fail."""
-        await self._in_thread(self._check)
+        async with self._in_time():
+            await asyncio.to_thread(self._check)
 
-    async def _in_thread(self, work: Callable[[], T]) -> T:
-        over = ConfigurationError(f"the file of secrets {str(self.path)!r} did not respond within {TIME_LIMIT:g} s")
-        async with limit(TIME_LIMIT, over):
-            return await asyncio.to_thread(work)
+    def _in_time(self) -> limit:
+        return limit(
+            TIME_LIMIT,
+            ConfigurationError(f"the file of secrets {str(self.path)!r} did not respond within {TIME_LIMIT:g} s"),
+        )
 
     def _now(self) -> datetime:
-        return datetime.now(UTC) if self._clock is None else self._clock()
+        now = datetime.now(UTC) if self._clock is None else self._clock()
+        if now.tzinfo is None:
+            raise ConfigurationError("the clock of a SecretFile must return a datetime with a time zone")
+        return now
 
-    def _read(self) -> Sequence[tuple[str, datetime | None]]:
+    def _read(self) -> Sequence[Line]:
+        now = self._now()
         with self._naming_errors("read"), suppress(FileNotFoundError):
-            return read_lines(self.path, self._now())
+            descriptor = os.open(self.path, os.O_RDONLY | _NO_WAIT)  # a pipe without a writer would block the thread
+            with os.fdopen(descriptor, "rb") as file:
+                mode = os.fstat(descriptor).st_mode
+                if not stat.S_ISREG(mode):
+                    raise ConfigurationError(f"{str(self.path)!r} is not a regular file")
+                if mode & stat.S_IWOTH and not self._warned:
+                    self._warned = True
+                    logger.warning(
+                        "every user of this machine can write to the file of secrets %r, and so choose what your "
+                        "receiver accepts: chmod 600 it",
+                        str(self.path),
+                    )
+                return read_lines(UnshownText(file.read(_LARGEST).decode("latin-1")), now)
         return ()
 
     @hide_arguments
-    def _write(self, secret: Secret) -> None:
-        text = secret.reveal()
-        read_keys(text)
-        with self._naming_errors("written"), _locked(self.path.parent):
-            former = [each for each in self._read_own() if each[0] != text]
-            until = self._now() + KEEP_FORMER
-            lines = [text, *[f"{each}  # {_UNTIL} {(end or until).isoformat()}" for each, end in former]]
-            replace_private(self.path, "".join([f"{line}\n" for line in lines]).encode())
+    def _write(self, secret: Secret) -> bool:
+        """Write the file. Return False, and do nothing, while another writer has the lock."""
+        read_keys(secret)
+        with self._naming_errors("written"), try_lock_beside(self.path) as locked:
+            if locked:
+                former = [each for each in self._read_own() if each[0] != secret]
+                until = self._now() + KEEP_FORMER
+                replace_private(self.path, _content(secret, former, until))
+        return locked
 
     def _check(self) -> None:
         with self._naming_errors("written"):
@@ -113,19 +144,21 @@ class SecretFile(OwnStore):
             os.close(open_new(draft))
             draft.unlink()
 
-    def _read_own(self) -> Sequence[tuple[str, datetime | None]]:
-        """Return what the file holds. Raises ``ConfigurationError`` for what must not be replaced."""
-        if self.path.is_symlink():
-            raise ConfigurationError(f"{str(self.path)!r} is a link: pass the path of the file for the secret itself")
+    def _read_own(self) -> Sequence[Line]:
+        """Return what the file holds. Raises ``ConfigurationError`` for what must not be replaced, or not be kept."""
+        with suppress(FileNotFoundError):
+            problem = check_private(str(self.path), mode=False)
+            if problem is not None:
+                raise ConfigurationError(f"the file of secrets {str(self.path)!r} cannot be written: {problem}")
         found = self._read()
         try:
-            for text, _ in found:
-                read_keys(text)
+            for secret, _ in found:
+                read_keys(secret)
         except ConfigurationError:
-            raise ConfigurationError(
-                f"{str(self.path)!r} holds something else than signing secrets: pass another path"
-            ) from None
-        return found
+            pass
+        else:
+            return found
+        raise ConfigurationError(f"{str(self.path)!r} holds something else than signing secrets: pass another path")
 
     @contextmanager
     def _naming_errors(self, what: str) -> Iterator[None]:
@@ -135,23 +168,27 @@ class SecretFile(OwnStore):
             raise
         except (OSError, ValueError) as exc:
             why = exc.strerror if isinstance(exc, OSError) else "its name holds a null character"
-            raise ConfigurationError(f"the file of secrets {str(self.path)!r} cannot be {what}: {why}") from None
+        else:
+            return
+        raise ConfigurationError(f"the file of secrets {str(self.path)!r} cannot be {what}: {why}")
 
 
-def read_lines(path: str | os.PathLike[str], now: datetime) -> Sequence[tuple[str, datetime | None]]:
-    """Return the secrets of a file, each with the time until which it is valid, or None. Raises OSError, ValueError."""
-    with open(path, "rb") as file:
-        text = file.read(_LARGEST).decode("latin-1")
-    found: list[tuple[str, datetime | None]] = []
-    for line in text.splitlines():
-        secrets, _, comment = line.partition("#")
-        until = _read_until(comment)
+def _content(secret: Secret, former: Sequence[Line], until: datetime) -> bytes:
+    kept = [f"{each.reveal()}  # {_UNTIL} {(end or until).isoformat()}" for each, end in former]
+    return "".join([f"{line}\n" for line in [secret.reveal(), *kept]]).encode()
+
+
+def read_lines(text: UnshownText, now: datetime) -> Sequence[Line]:
+    """Return the secrets in the text of a file, each with the time until which it is valid, or None."""
+    found: list[Line] = []
+    for line in map(UnshownText, text.splitlines()):
+        until = _read_until(UnshownText(line.partition("#")[2]))
         if until is None or now < until:
-            found += [(each, until) for each in secrets.split()]
+            found += [(Secret(each), until) for each in line.partition("#")[0].split()]
     return found
 
 
-def _read_until(comment: str) -> datetime | None:
+def _read_until(comment: UnshownText) -> datetime | None:
     word, _, moment = comment.strip().partition(" ")
     if word != _UNTIL:
         return None
@@ -160,18 +197,3 @@ def _read_until(comment: str) -> datetime | None:
     except ValueError:
         return None
     return until if until.tzinfo is not None else until.replace(tzinfo=UTC)
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Let one writer at a time into a folder, where the system has locks: each keeps the secret of the one before."""
-    if fcntl is None:
-        yield
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        with suppress(OSError):  # some network file systems have no locks
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)

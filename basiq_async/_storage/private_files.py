@@ -58,9 +58,20 @@ def replace_private(path: str | os.PathLike[str], content: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         draft.replace(path)
+        _sync_folder(Path(path).parent)
     finally:
         with suppress(OSError):
             draft.unlink()
+
+
+def _sync_folder(folder: Path) -> None:
+    """Let the names in a folder outlast a loss of power, where the system can do that."""
+    with suppress(OSError):  # Windows opens no folders, and who may write to one need not be allowed to read it
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def open_private(path: str, flags: int) -> int:

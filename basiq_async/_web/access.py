@@ -16,10 +16,13 @@ from urllib.parse import quote
 import attrs
 from aiohttp import web
 
-from .._redaction.credentials import Unpicklable
+from .._redaction.credentials import Unpicklable, prove
 from .._wire.hosts import is_peer_on_this_machine, is_this_machine
 
 TOKEN_HEADER = "X-Fake-Token"  # noqa: S105  # the name of a header
+STATE_HEADER = "X-Fake-State"
+TOKEN_PROOF_HEADER = "X-Fake-Token-Proof"  # noqa: S105
+"""Shows that a program knows the token, without sending it: another program may answer in the server's place."""
 IN_PATH = "{token:(?:/~[^/]*)?}"
 """A part of the pattern of each route, after its root: a browser sends the token in the path, as ``/~TOKEN``.
 
@@ -43,7 +46,8 @@ class Guard(Unpicklable):
     behind_proxy: treat no caller as local. An allowed host is another machine, so a proxy may forward the requests.
     everybody: require the token from callers on this machine too, because other users of the machine may be hostile.
 
-    A program sends the token as the header ``X-Fake-Token``, and a browser in the path.
+    A program sends a proof that it knows the token, or the token itself as the header ``X-Fake-Token``, and a browser
+    sends it in the path.
     """
 
     hosts: frozenset[str]
@@ -96,6 +100,9 @@ class Guard(Unpicklable):
         given = read_token(request)
         if request.path in self.unguarded and request.method == "GET":
             return
+        if (shown := request.headers.get(TOKEN_PROOF_HEADER)) is not None:
+            self._check_proof(request, shown)
+            return
         if given is not None:
             if not given.isascii():
                 raise ControlError(400, "not-valid", f"the {TOKEN_HEADER} header holds characters that are not ASCII")
@@ -111,6 +118,13 @@ class Guard(Unpicklable):
                 "this needs the server's token: open the whole address that was printed, or send the token in the "
                 f"{TOKEN_HEADER} header",
             )
+
+    def _check_proof(self, request: web.Request, shown: str) -> None:
+        # A challenge is good for one request: whoever asks for the proof in the state's header sees to that.
+        challenge = request.headers.get(STATE_HEADER, "").partition(".")[0]
+        expected = prove(self.token, challenge, request.method, request.raw_path, b"")
+        if not challenge or not secrets.compare_digest(expected.encode(), shown.encode(errors="replace")):
+            _refuse("token-not-valid", "this does not prove that the caller knows the server's token")
 
     def is_local(self, request: web.BaseRequest) -> bool:
         """Whether a request comes from this machine and was not forwarded by a proxy."""

@@ -140,8 +140,8 @@ async def call_mock(
 ) -> dict[str, Any]:
     """Call an operation of a mock, and return its response. Values of None are not sent.
 
-    place: the mock and its state; by default those that the environment names. The key itself is not sent, but a proof
-        for this call alone: below the host of a base url, another service may answer.
+    place: the mock and its state; by default those that the environment names. Neither the key nor the token is sent,
+        but a proof of each for this call alone: below the host of a base url, another service may answer.
 
     Raises ``MockError``, and ``ConfigurationError`` for a call that the mock refuses with the status 400, or to a mock
     on another machine without its token.
@@ -153,9 +153,8 @@ async def call_mock(
     given = {name: value for name, value in (values or {}).items() if value is not None}
     target = f"/_fake{path}" + (f"?{urlencode(given)}" if method == "GET" and given else "")
     headers = {"content-type": "application/json"}
-    if token := os.environ.get(TOKEN):
-        headers["x-fake-token"] = token
-    elif not is_this_machine(urlsplit(origin).hostname or ""):
+    token = os.environ.get(TOKEN)
+    if not token and not is_this_machine(urlsplit(origin).hostname or ""):
         raise ConfigurationError(
             f"{origin} is another machine: set {TOKEN} to the control token of the mock there. If it is no mock, set "
             "BASIQ_BASE_URL to that of your mock"
@@ -166,6 +165,8 @@ async def call_mock(
         challenge = str(_read(origin, asked.status, asked.body).get("challenge"))
         body = b"" if method == "GET" else json_module.dumps(given).encode()
         headers["x-fake-state"] = f"{challenge}.{prove(place.api_key, challenge, method, target, body)}"
+        if token:
+            headers["x-fake-token-proof"] = prove(token, challenge, method, target, b"")
         response = await transport.send(Request(method, origin + target, headers, body or None))
     except RequestTimeoutError:
         raise MockError(f"the mock at {origin} did not respond within {timeout:g} s") from None

@@ -18,7 +18,7 @@ import typer
 
 from .._arguments import EVENT_TYPES, UnknownEventTypeWarning, check_positive, describe_unknown, match_event_types
 from .._redaction.text import shell_line
-from .._redaction.tracebacks import hide_arguments
+from .._redaction.tracebacks import UnshownText, hide_arguments
 from .._wire.hosts import show_url
 from ..errors import ConfigurationError
 from ._output import session, write_lines
@@ -294,10 +294,8 @@ def read_secrets(file: Path | None) -> list[str]:
     else:
         from .._signing.secret_file import read_lines
 
-        try:
-            secrets = [text for text, _ in read_lines(file, datetime.now(UTC))]
-        except (OSError, ValueError) as exc:
-            raise ConfigurationError(f"--secret-file {str(file)!r} cannot be read: {explain(exc)}") from None
+        lines = read_lines(UnshownText(read_file(file, "--secret-file").decode("latin-1")), datetime.now(UTC))
+        secrets = [secret.reveal() for secret, _ in lines]
     if not secrets and file is not None:
         raise ConfigurationError(f"--secret-file {str(file)!r} is empty")
     if not secrets:

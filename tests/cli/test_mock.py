@@ -240,18 +240,31 @@ def test_no_command_sends_the_key_to_another_service_of_the_host(
 
         def do_GET(self) -> None:
             requests.append(f"{self.path}\n{self.headers}")
-            self.respond(404)
+            asked = self.path == "/_fake/challenge"
+            self.respond(200 if asked else 404, body=b'{"challenge": "of mine"}' if asked else b"")
 
         do_POST = do_GET
 
     with answering(Company) as url:
         monkeypatch.setenv("BASIQ_BASE_URL", f"{url}/basiq")
+        monkeypatch.setenv("BASIQ_MOCK_TOKEN", "t0ken-canary")
         assert run("mock", "call", "advance", "minutes=15").exit_code == 1
         assert run("mock", "wait", "--timeout", "0.1").exit_code != 0
         assert len(requests) >= 2
-        assert not any(key in each or "Authorization" in each for each in requests)
+        assert not any(key in each or "Authorization" in each or "t0ken-canary" in each for each in requests)
         run("--timeout", "1", "webhooks", "list")  # as a client does, which asks for a token below the base url
         assert [each.partition("\n")[0] for each in requests if key in each] == ["/basiq/token"]
+
+
+async def test_a_command_proves_the_token_of_a_mock_on_another_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("basiq_async._web.access.is_loopback", lambda request: False)
+    fake = FakeBasiq()
+    async with serve(fake, control_token="t0ken") as base_url:
+        for token, code, said in ((None, 1, "token"), ("wrong", 1, "does not prove"), ("t0ken", 0, "")):
+            known = {"BASIQ_BASE_URL": base_url, "BASIQ_API_KEY": fake.api_key, "BASIQ_MOCK_TOKEN": token or ""}
+            for call in (("advance", "minutes=15"), ("state",)):
+                ended, _, told = await command("mock", "call", *call, **known)
+                assert (ended, said in told) == (code, True), told
 
 
 def test_a_mock_on_another_machine_needs_its_token(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

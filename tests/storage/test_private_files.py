@@ -63,6 +63,23 @@ def test_the_draft_of_a_process_that_was_killed_is_gone_after_an_hour(tmp_path: 
     assert (draft.exists(), other.exists()) == (left, True)
 
 
+def test_the_folder_of_a_replaced_file_is_synced_so_that_its_name_outlasts_a_loss_of_power(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[tuple[int, int]] = []
+    real = os.fsync
+
+    def sync(descriptor: int) -> None:
+        found = os.fstat(descriptor)
+        synced.append((found.st_dev, found.st_ino))
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", sync)
+    replace_private(tmp_path / "file", b"content")
+    places = [(each.st_dev, each.st_ino) for each in ((tmp_path / "file").stat(), tmp_path.stat())]
+    assert synced == places
+
+
 def test_what_is_replaced_has_the_new_content_and_others_cannot_read_it(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_text("old")

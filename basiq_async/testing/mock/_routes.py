@@ -10,12 +10,12 @@ import attrs
 from aiohttp import web
 
 from ..._redaction.credentials import prove
-from ..._web.access import IN_PATH, ControlError, read_token
+from ..._web.access import IN_PATH, STATE_HEADER, ControlError, read_token
 from ..._web.serving import parse_json, read_body, respond
 from ...errors import BasiqError
 from ..fake._fake import FakeBasiq
 from ._operation import Control, Operation
-from .control_api import OPERATIONS, ROOT, STATE_HEADER, openapi_document
+from .control_api import OPERATIONS, ROOT, openapi_document
 
 _BASIQ = Path(__file__).parents[1] / "basiq.yaml"
 """An OpenAPI document of Basiq's API as the fake implements it."""

@@ -10,13 +10,12 @@ from typing import Any, Literal, Union, get_args, get_origin
 import attrs
 
 from ... import __version__
-from ..._web.access import TOKEN_HEADER
+from ..._web.access import STATE_HEADER, TOKEN_HEADER, TOKEN_PROOF_HEADER
 from . import _history, _operations  # noqa: F401  # register them
 from ._operation import OPERATIONS as OPERATIONS
 from ._operation import Input, Operation, camel
 
 ROOT = "/_fake"
-STATE_HEADER = "X-Fake-State"
 Json = dict[str, Any]
 _PLAIN: Mapping[object, Json] = {
     str: {"type": "string"},
@@ -37,10 +36,14 @@ _PROOF = """\
 CHALLENGE.MAC for one request: a text of GET /_fake/challenge, and the HMAC-SHA256 with the API key, in hexadecimal
 digits, of four lines without a line feed at the end: the challenge, the method, the path with its query, and the
 SHA-256 of the body in hexadecimal digits."""
+_OTHER_PROOF = """\
+The MAC of X-Fake-State, of the same request and challenge, but of an empty body, and with the control token in place of
+the API key. It proves that the caller knows the token, and does not contain it."""
 _KEYS = (
     ("apiKey", "Authorization", "Basic, a space, and the API key of the state that the call is for."),
     ("proof", STATE_HEADER, _PROOF),
-    ("token", TOKEN_HEADER, "The control token. Pages need it, and callers on other machines."),
+    ("token", TOKEN_HEADER, "The control token. Pages need it, and callers on other machines, or else tokenProof."),
+    ("tokenProof", TOKEN_PROOF_HEADER, _OTHER_PROOF),
 )
 
 
