@@ -9,6 +9,8 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Protocol, cast
 
+from .schedule import ATTEMPTED
+
 
 class Clock(Protocol):
     """A clock that can sleep. If a transport has one as its attribute ``waits``, the client waits with it."""
@@ -48,7 +50,7 @@ TimeSource = Callable[[], datetime]
 """Returns the time as an aware datetime, such as a fake Basiq's clock."""
 
 
-STEADY = 2 * 86_400.0
+STEADY = ATTEMPTED.total_seconds()
 """The seconds for which a clock must go on before a time that it showed is believed. Basiq retries for less."""
 
 
@@ -68,9 +70,9 @@ def lease_clock(clock: TimeSource | None) -> Callable[[], float]:
 class RetentionClock:
     """Decides which entries are old enough to be forgotten, by a time that a wrong clock cannot move.
 
-    A time that the clock showed is believed when the clock shows one that is two days later, and was not set back to an
-    earlier one meanwhile. So a clock that is ahead for less than two days has nothing forgotten, and an inbox that is
-    used once a week forgets what was old a week ago. ``shown`` and ``believed`` come from an earlier process: a time
+    A time that the clock showed is believed when the clock shows one that is three days later, and was not set back to
+    an earlier one meanwhile. So a clock that is ahead for less than three days has nothing forgotten, and an inbox that
+    is used once a week forgets what was old a week ago. ``shown`` and ``believed`` come from an earlier process: a time
     that its clock showed, and the last one that it believed.
     """
 

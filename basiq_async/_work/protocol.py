@@ -107,7 +107,7 @@ class Inbox(Record, Protocol):
     async def known_since(self) -> datetime:
         """Return the time since which this inbox remembers every handled event, as an aware datetime.
 
-        An event is remembered for longer than Basiq sends its message again, which is 27 h 35 min. Events that were
+        An event is remembered for longer than Basiq sends its message again, which is 22 to 66 h. Events that were
         handled earlier may be forgotten, or the inbox did not exist then. The storage notes when it was first used, and
         what it forgets: a longer memory, chosen later, brings nothing back, and so does not move this time back.
         """

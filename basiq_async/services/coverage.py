@@ -18,12 +18,11 @@ import attrs
 from .._wire.codec import Unreadable, read_message
 from .._work.limits import inbox_limit
 from .._work.protocol import Inbox
+from .._work.schedule import ATTEMPTED
 from ..models import Message
 
 LISTED = timedelta(days=7)
 """How far back the event list goes (the vendor's reference)."""
-ATTEMPTED = timedelta(days=2)
-"""Basiq attempts a message for less: 27 h 35 min (the vendor's page on the delivery schedule)."""
 TIME_TO_APPEAR = timedelta(minutes=2)
 """Basiq may need that long to make a message of an event, and to deliver it."""
 MOST_ATTEMPTS = 8

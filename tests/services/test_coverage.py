@@ -197,10 +197,10 @@ DAY = 24.0
     [
         (Coverage(), None),
         (Coverage(begins=at(-3)), at(-3)),
-        (Coverage(read_up_to=at(-1)), at(-9 * DAY)),  # the events of 7 days, and their attempts
-        (Coverage(read_up_to=at(-8 * DAY)), at(-10 * DAY)),  # the attempts that had not ended then
+        (Coverage(read_up_to=at(-1)), at(-10 * DAY)),  # the events of 7 days, and their attempts
+        (Coverage(read_up_to=at(-8 * DAY)), at(-11 * DAY)),  # the attempts that had not ended then
         (Coverage(read_up_to=at(-1), begins=at(-3)), at(-3)),
-        (Coverage(read_up_to=at(-1), begins=at(-10 * DAY)), at(-9 * DAY)),
+        (Coverage(read_up_to=at(-1), begins=at(-11 * DAY)), at(-10 * DAY)),
     ],
 )
 def test_messages_are_read_back_to_the_attempts_of_what_is_listed(coverage: Coverage, back_to: datetime | None) -> None:

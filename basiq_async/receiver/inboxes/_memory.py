@@ -13,6 +13,7 @@ import attrs
 from ..._arguments import Duration, check_remember
 from ..._work.clock import RetentionClock, TimeSource, lease_clock
 from ..._work.protocol import Claim, ClaimedDelivery, ClaimStatus, StoredDelivery, Waiting
+from ..._work.schedule import ATTEMPTED
 from ...errors import ConfigurationError, InboxError
 
 _CLAIMS_TO_SWEEP = 1024
@@ -46,8 +47,8 @@ class _Wait:
 class MemoryInbox:
     """An inbox in the memory of one process. Its entries are lost when the process ends.
 
-    An entry is kept for ``remember``: two days by default, longer than Basiq retries a delivery (27 h 35 min); None is
-    for ever. It goes up to four days later, so that a wrong clock has nothing forgotten. When there are more than
+    An entry is kept for ``remember``: three days by default, longer than Basiq retries a delivery (22 to 66 h); None is
+    for ever. It goes up to six days later, so that a wrong clock has nothing forgotten. When there are more than
     ``max_entries`` (about 260 bytes each), the oldest is forgotten. The quarantine holds ``max_quarantined``
     deliveries; ``InboxError`` is raised when it is full. ``clock`` returns the time as an aware datetime. For a service
     with several processes, or one that must remember across restarts, use ``SQLiteInbox``.
@@ -58,7 +59,7 @@ class MemoryInbox:
         *,
         max_entries: int = 200_000,
         max_quarantined: int = 1_000,
-        remember: Duration | None = 2 * 86_400.0,
+        remember: Duration | None = ATTEMPTED,
         clock: TimeSource | None = None,
     ) -> None:
         if max_entries < 2:

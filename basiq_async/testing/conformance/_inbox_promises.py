@@ -23,8 +23,8 @@ from ._runner import hold
 
 _MANY = 10_000
 _NOTE = 64 * 1024
-_RESENT = 28
-"""Hours: longer than Basiq sends a message again, which is 27 h 35 min."""
+_RESENT = 66
+"""Hours: the longest for which Basiq may send a message again. By its own page it is 27 h 35 min."""
 _LONGEST = 100 * 24
 """Hours: an inbox that remembers for longer is asked no more."""
 _HOURS = 6
@@ -265,7 +265,7 @@ class InboxPromises(Workers[Inbox]):
             if not await self.other.known([first]):
                 hold(
                     hours > _RESENT,
-                    f"a key was forgotten {hours} hours after it was handled; Basiq sends again for 27 h 35 min",
+                    f"a key was forgotten {hours} hours after it was handled; Basiq may send again for {_RESENT} h",
                 )
                 hold(since >= handled, f"what was handled at {handled} was forgotten, and known_since() was {since}")
                 break

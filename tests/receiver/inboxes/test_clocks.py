@@ -63,7 +63,7 @@ async def test_a_clock_that_stays_wrong_forgets_nothing_that_basiq_still_sends(
 ) -> None:
     await inbox.complete("k", "a")
     clock.advance(timedelta(days=40))
-    for half_days, remembered in ((2, True), (4, False)):  # as a service at work, which looks at the clock now and then
+    for half_days, remembered in ((5, True), (7, False)):  # as a service at work, which looks at the clock now and then
         for _ in range(half_days):
             clock.advance(timedelta(hours=12))
             await inbox.release("any", "a")

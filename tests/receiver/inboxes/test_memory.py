@@ -24,28 +24,28 @@ async def test_the_memory_is_longer_than_basiqs_retries_and_then_ends() -> None:
     inbox = MemoryInbox(clock=clock)
     await inbox.claim("k", "a", lease=60)
     await inbox.complete("k", "a")
-    await pass_hours(clock, inbox, 27.6)
+    await pass_hours(clock, inbox, 66)
     assert await inbox.known(["k"])
-    await pass_hours(clock, inbox, 21 + 96)
+    await pass_hours(clock, inbox, 7 + 144)
     assert not await inbox.known(["k"])
     assert (await inbox.claim("k", "b", lease=60)).status is CLAIMED
     await inbox.complete("k", "b")
-    await pass_hours(clock, inbox, 144)
+    await pass_hours(clock, inbox, 216)
     await inbox.complete("l", "b")
-    await pass_hours(clock, inbox, 144)
+    await pass_hours(clock, inbox, 216)
     await inbox.complete("m", "b")
     assert len(inbox) == 1, "what is too old is dropped"
 
 
-async def test_an_event_is_forgotten_two_to_six_days_after_it_was_handled() -> None:
+async def test_an_event_is_forgotten_three_to_nine_days_after_it_was_handled() -> None:
     clock = ManualClock(NOW)
     inbox = MemoryInbox(clock=clock)
-    for hours in range(0, 96, 3):
+    for hours in range(0, 144, 3):
         await inbox.complete(f"k{hours}", "a")
         handled = clock()
         while await inbox.known([f"k{hours}"]):
             await pass_hours(clock, inbox, 1)
-        assert timedelta(days=2) < clock() - handled <= timedelta(days=6)
+        assert timedelta(days=3) < clock() - handled <= timedelta(days=9)
 
 
 async def test_the_memory_is_bounded_and_forgets_the_oldest_first() -> None:
@@ -103,7 +103,7 @@ async def test_what_is_completed_again_after_it_was_forgotten_is_remembered() ->
     clock = ManualClock()
     inbox = MemoryInbox(remember=timedelta(seconds=10), clock=clock)
     await inbox.complete("a", "t")
-    await pass_hours(clock, inbox, 120)
+    await pass_hours(clock, inbox, 180)
     assert not await inbox.known(["a"])
     assert await inbox.complete("a", "u")
     assert await inbox.known(["a"])

@@ -87,7 +87,7 @@ async def test_a_claim_that_outlives_its_workers_inbox_is_told_where_claims_have
 @pytest.mark.parametrize(
     ("fault", "said"),
     [
-        ("forgets after a day", "a key was forgotten 24 hours after it was handled; Basiq sends again for 27 h 35 min"),
+        ("forgets after a day", "a key was forgotten 24 hours after it was handled; Basiq may send again for 66 h"),
         ("forgets the oldest of a few", "a claim of a key after which 100 others were handled was CLAIMED, not DONE"),
         ("knows since it began though it forgets", "was forgotten, and known_since() was 20"),
         ("knows since now", "though the inbox remembers what was handled in between"),
