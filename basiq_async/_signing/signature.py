@@ -30,6 +30,8 @@ ID = "webhook-id"
 TIMESTAMP = "webhook-timestamp"
 SIGNATURE = "webhook-signature"
 MISTAKEN = "x-basiq-signature"
+RESULT = "basiq-async-result"
+"""The header of a receiver's response to a genuine delivery that has the result: several results have one status."""
 
 _NAMES: Mapping[str | bytes, str] = {
     form: name for name in (ID, TIMESTAMP, SIGNATURE, MISTAKEN) for form in (name, name.encode())

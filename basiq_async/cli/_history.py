@@ -25,7 +25,7 @@ from ._options import (
 )
 from ._output import live, say
 from ._results import Column, Output, Row, View, cell_text
-from ._run import DONE, NO_ANSWER, exit_code, follow_up
+from ._run import DONE, NO_ANSWER, WRONG, exit_code, follow_up
 from ._runs import tell_refusals
 
 if TYPE_CHECKING:
@@ -259,9 +259,10 @@ _LONG_AGO = datetime.min.replace(tzinfo=UTC)
 
 
 _RESENT: View[Row] = View(
-    "id event_type_id accepted error",
+    "id event_type_id accepted result error",
     Column("ID", "id"),
     Column("ACCEPTED", "accepted"),
+    Column("RESULT", lambda sent: sent["result"] or ""),
     Column("EVENT TYPE", "event_type_id", optional=True),
     Column("ERROR", lambda sent: sent["error"] or "", flexible=24),
 )
@@ -278,6 +279,9 @@ async def resend(
 ) -> int:
     """Post messages to an endpoint again, each with a new signature. The exit code is 1 if one was not accepted.
 
+    A service of this library says if it has not handled one: the result is then duplicate (it knows the event), ignored
+    (it has no handler) or quarantined (it set it aside, and the exit code is 1).
+
     message_ids MESSAGE_ID...: The ids of the messages.
     """
     from ..models import Message
@@ -286,13 +290,15 @@ async def resend(
     code = 0
     async with HttpTarget(to, read_secrets(secret_file)) as target:
         for message_id in message_ids:
-            message, error = Message(message_id, {}), None
+            message, error, result = Message(message_id, {}), None, None
             try:
                 message = await basiq.messages.get(webhook_id, message_id)
-                await target.deliver(message)
+                result = await target.deliver(message) or "accepted"
+                code = max(code, WRONG if result == "quarantined" else DONE)
             except (BadRequestError, NotFoundError, TargetError, TransportError) as exc:
                 error, code = str(exc), max(code, exit_code(exc))  # the other messages are still posted
-            sent = {"id": message.id, "event_type_id": message.event_type_id, "accepted": error is None, "error": error}
+            known = {"id": message.id, "event_type_id": message.event_type_id}
+            sent = {**known, "accepted": error is None, "result": result, "error": error}
             output.rows([sent], _RESENT)
         tell_refusals(target, basiq)
     return code

@@ -20,7 +20,7 @@ from ._output import is_terminal, say, session
 from ._problems import oldest_set_aside, problem_rows, show_head, show_problem, tell_left_alone
 from ._results import Output, Row, View, as_row, count_details
 from ._run import DONE, NO_ANSWER, WRONG, exit_code, make_client
-from ._runs import RunEnd, RunOptions, Watch, check_places, open_target, report_row, run_watched
+from ._runs import RunEnd, RunOptions, Watch, check_places, open_target, report_row, run_watched, tell_not_handled
 
 if TYPE_CHECKING:
     from ..replay import Recovery
@@ -107,6 +107,8 @@ async def recover(output: Output, options: RecoverOptions) -> int:
         _show_problems(ended.result, lines, watch)
     output.one(row, _RECOVERY, _details(row))
     watch.say_errors()
+    for each in watch.lists:
+        tell_not_handled(options, each.skipped)
     tell_left_alone(row["left_alone"] or 0, "they were left alone")
     for show in lines.values():
         show()

@@ -18,7 +18,17 @@ from ._options import Failed, Selection
 from ._output import say
 from ._results import Output, View, count_details
 from ._run import DONE, NO_ANSWER, WRONG, make_client
-from ._runs import RunOptions, Watch, check_places, open_target, report_details, report_row, run_watched, tell_refusals
+from ._runs import (
+    RunOptions,
+    Watch,
+    check_places,
+    open_target,
+    report_details,
+    report_row,
+    run_watched,
+    tell_not_handled,
+    tell_refusals,
+)
 
 if TYPE_CHECKING:
     from ..receiver import Inbox, WebhookReceiver
@@ -97,10 +107,11 @@ async def replay(output: Output, options: ReplayOptions) -> int:
     row = {**report_row(report), "quarantined": left}
     output.one(row, details=report_details(row))
     watch.say_errors()
+    tell_not_handled(options, report.skipped)
     if ended.early:
         options.show_line()
-    if left:
-        options.show_retry(left)
+    if left or report.at_service:
+        options.show_retry(left, report.at_service)
     stays = left or report.failed or report.waiting or report.at_service or "busy" in report.skipped
     unknown = report.skipped.get("unknown", 0)
     if unknown:

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_NOT_SHOWN = frozenset({"in_flight", "remaining", "eta", "paused", "reason", "down"})
+_NOT_SHOWN = frozenset({"in_flight", "remaining", "eta", "paused", "reason", "down", "pages_left"})
 """What a progress has beyond a report."""
 
 
@@ -197,6 +197,19 @@ def tell_refusals(target: object, basiq: BasiqClient) -> None:
     if isinstance(target, HttpTarget) and (refusal := target._explain_refusals()) is not None:
         clock = find_clock_problem(basiq._api.clock_lead())
         say(f"{refusal}; --secret-file names the service's secret" if clock is None else clock.text)
+
+
+def tell_not_handled(options: RunOptions, counts: Mapping[str, int]) -> None:
+    """Say what a service has acknowledged and not handled, by its own responses, and how it is handled again."""
+    if options.to is None:
+        return
+    if count := counts.get("duplicate", 0):
+        what = amount(
+            count, "message was a duplicate: the service knows it", "messages were duplicates: the service knows them"
+        )
+        say(f"{what}, and has handled nothing again")
+    if count := counts.get("ignored", 0):
+        say(f"the service has no handler for {amount(count, 'message', 'messages')}, and has ignored them")
 
 
 # --- what is shown of a run ---

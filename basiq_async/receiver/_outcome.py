@@ -12,7 +12,7 @@ import attrs
 
 from .._redaction.text import shorten as shorten
 from .._redaction.tracebacks import hide_parameters
-from .._signing.signature import Headers
+from .._signing.signature import RESULT, Headers
 from .._work.failures import correlation_id, failure_text, find_retry_after, leaves
 from ..errors import (
     AuthenticationError,
@@ -37,8 +37,8 @@ _LOG_EVERY = 1.0
 class Outcome:
     """The result of one delivery, and the response to it.
 
-    The response is ``status``, which follows from the result, and ``headers``, with an empty body, so that it tells a
-    forger nothing.
+    The response is ``status``, which follows from the result, and ``headers``, with an empty body. A forger is told
+    nothing.
     ``delivery`` is None until it was verified and read. ``reason`` is the code of a rejected signature. ``error`` is
     the exception of the handler or the inbox. ``retry_after`` is in seconds. ``handler`` is the handler's qualified
     name. ``attempt`` is the number of failures, this one included, if the receiver has ``quarantine_after``.
@@ -69,8 +69,13 @@ class Outcome:
 
     @property
     def headers(self) -> dict[str, str]:
-        """The headers of the response: ``Retry-After`` in whole seconds, at least 1, or no header."""
-        return {} if self.retry_after is None else {"Retry-After": str(max(1, math.ceil(self.retry_after)))}
+        """The headers of the response: ``Retry-After`` in whole seconds, at least 1, if another attempt is asked for.
+
+        ``basiq-async-result`` has the result of a genuine delivery that is acknowledged: whoever posted it again sees
+        that it was a duplicate. A forger gets none.
+        """
+        found = {} if self.retry_after is None else {"Retry-After": str(max(1, math.ceil(self.retry_after)))}
+        return found if self.delivery is None or not self.acknowledged else {**found, RESULT: self.result.value}
 
 
 @attrs.frozen

@@ -240,7 +240,9 @@ class RecoveryRun:
                 left_alone=self._left_alone,
                 unknown=self._unknown,
                 recent=0 if surely_active else self._recent,
-                at_service=await self._count_at_service(),
+                at_service=max(
+                    await self._count_at_service(), sum(each.at_service for each in (first, second) if each)
+                ),
                 quarantined=await count_quarantined(self._inbox, handling.webhook_id, timeout=_CALL),
                 waiting=await count_waiting(self._inbox, handling.identity or handling.webhook_id, timeout=_CALL),
                 out_of_reach=lost,

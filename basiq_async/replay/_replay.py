@@ -42,7 +42,7 @@ from ._pages import PageJob, Pages
 from ._reading import Reading
 from ._records import QuarantineRecorder, RetryTarget, key_of, make_entry, message_of_entry
 from ._report import OnProgress, Plan, Report, make_plan
-from ._service import check_place, count_at_service, end_known_entries
+from ._service import accepted, check_place, count_at_service, count_set_aside, end_known_entries
 from ._sources import (
     FixedMessages,
     MessageSource,
@@ -284,7 +284,7 @@ class Replay:
             source, note_hint = await self._open_source()
             report = await self._hand_out(source, progress, plan, note_hint=note_hint)
             await source.forget_details(filtered=self._filter is not None)
-            known = report.skipped.get(HANDLED_BEFORE, 0) + (report.handled if self._handling.posts else 0)
+            known = report.skipped.get(HANDLED_BEFORE, 0) + (accepted(report) if self._handling.posts else 0)
             if known and (left := await count_at_service(self._handling, report, known)) is not None:
                 report = left
                 if progress is not None:
@@ -348,7 +348,8 @@ class Replay:
         self._engine = engine
         if self._stopping.is_set():
             engine.stop()
-        return await engine.run(progress, plan)
+        report = await engine.run(progress, plan)
+        return count_set_aside(report) if handling.posts else report
 
     def _settings_of(self, *, retries: bool) -> RunSettings:
         receiver, settings = self._handling.receiver, self._settings

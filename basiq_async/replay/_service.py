@@ -10,9 +10,10 @@ from .._work.quarantine import count_quarantined, read_pages, try_to_drop
 from .._work.waiting import count_waiting
 from ..client import BasiqClient
 from ..errors import ConfigurationError
+from ..receiver import Result
 from ._report import Report
 from .targets._adapters import HandOut
-from .targets._http import HttpTarget
+from .targets._http import NOT_HANDLED, HttpTarget
 
 _CALL = 5.0
 
@@ -49,6 +50,17 @@ async def end_known_entries(job: HandOut) -> None:
             await try_to_drop(job.inbox, of_service[key], timeout=_CALL)
 
 
+def accepted(report: Report) -> int:
+    """Return how many messages an endpoint has accepted, whatever its receiver made of them."""
+    return report.handled + sum(report.skipped.get(each, 0) for each in NOT_HANDLED)
+
+
+def count_set_aside(report: Report) -> Report:
+    """Return the report of a job that posts, with what the receiver has said to be in its quarantine."""
+    aside = report.skipped.get(Result.QUARANTINED, 0)
+    return attrs.evolve(report, at_service=aside, finished=False) if aside else report
+
+
 async def count_at_service(job: HandOut, report: Report, known: int) -> Report | None:
     """Return a report that says what the service has not handled of the ``known`` events; None if that is nothing.
 
@@ -60,4 +72,5 @@ async def count_at_service(job: HandOut, report: Report, known: int) -> Report |
         failed = await count_quarantined(job.inbox, job.identity, timeout=_CALL)
     if not waiting and not failed:
         return None
-    return attrs.evolve(report, waiting=min(known, waiting), at_service=min(known, failed), finished=False)
+    failed = max(report.at_service, min(known, failed))
+    return attrs.evolve(report, waiting=min(known, waiting), at_service=failed, finished=False)

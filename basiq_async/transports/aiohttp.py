@@ -14,6 +14,7 @@ from .. import __version__
 from .._arguments import Duration, check_positive, check_seconds, check_whole
 from .._redaction.credentials import Redactor
 from .._redaction.tracebacks import cause_of, hide_arguments
+from .._signing.signature import RESULT
 from .._work.limits import limit
 from ..errors import BasiqError, ConfigurationError, ConnectionFailedError, RequestTimeoutError, TransportError
 from .base import Request, Response, credential_of
@@ -174,14 +175,19 @@ class AiohttpTransport:
 
 
 class StatusTransport(AiohttpTransport):
-    """An ``AiohttpTransport`` for which only the status counts, and the headers of a status from 300.
+    """An ``AiohttpTransport`` for which only the status counts, and the headers of a status from 300 and of a receiver.
 
     A body that is long, slow or breaks off does not change the result. It is read to its end if that is soon, so that
     the connection can be used again, and dropped.
     """
 
     async def _read(self, response: aiohttp.ClientResponse) -> Response:
-        found = Response(response.status, join_headers(response.headers) if response.status >= 300 else {})
+        headers: Mapping[str, str] = {}
+        if response.status >= 300:
+            headers = join_headers(response.headers)
+        elif (result := response.headers.get(RESULT)) is not None:
+            headers = {RESULT: result}
+        found = Response(response.status, headers)
         read = 0
         try:
             async with limit(_DRAIN_SECONDS):

@@ -65,6 +65,8 @@ class Endpoint:
         """Called with each request."""
         self.service: Callable[[Mapping[str, str], bytes], int] | None = None
         """Answers in place of ``status``."""
+        self.result = ""
+        """What a receiver says by its header that it has made of a delivery."""
         self.release = threading.Event()
         self.release.set()
         self.asked = threading.Event()
@@ -84,7 +86,8 @@ class Endpoint:
                 verify(outer.secret, headers=headers, body=body)
                 outer.ids.append(self.headers["webhook-id"])
                 outer.bodies.append(body)
-                self.respond(outer.status if outer.service is None else outer.service(headers, body))
+                status = outer.status if outer.service is None else outer.service(headers, body)
+                self.respond(status, **({"basiq_async_result": outer.result} if outer.result else {}))
 
         self.url = f"{self._stack.enter_context(answering(Posted))}/basiq"
         return self

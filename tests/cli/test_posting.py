@@ -52,3 +52,25 @@ def test_what_waits_at_a_service_is_neither_lost_nor_posted_again_nor_taken_for_
     done = w.run(*line)
     assert (done.exit_code, done.row["waiting"], done.row["finished"]) == (0, 0, True), done.output
     assert (w.posted(), w.handled(), w.codes(webhook_id, "--inbox", "inbox.db")) == (COUNT, COUNT, [])
+
+
+@pytest.mark.parametrize("result", ["duplicate", "quarantined", "ignored"])
+def test_what_a_service_acknowledges_and_has_not_handled_is_not_counted_as_handled(world: World, result: str) -> None:
+    w, webhook_id = world, world.webhook()
+    w.outage(2)
+    w.endpoint.status, w.endpoint.result = 200, result
+    to = ("--to", w.endpoint.url, "--secret-file", "the secret")
+    text = {
+        "duplicate": "2 messages were duplicates: the service knows them, and has handled nothing again",
+        "quarantined": "2 deliveries failed at the service, and are in its quarantine",
+        "ignored": "the service has no handler for 2 messages, and has ignored them",
+    }[result]
+    code = 1 if result == "quarantined" else 0
+    for command in ("replay", "recover"):
+        done = w.run(command, webhook_id, *to, "--job", command)
+        assert (done.exit_code, text in done.stderr) == (code, True), done.output
+        row = done.row if command == "replay" else done.row["messages"]
+        assert (row["handled"], row["skipped"][result]) == (0, 2)
+    (first, *_) = w.run("messages", "list", webhook_id).rows
+    again = w.run("messages", "resend", webhook_id, first["id"], *to)
+    assert (again.exit_code, again.row["accepted"], again.row["result"]) == (code, True, result), again.output

@@ -9,6 +9,7 @@ import traceback
 from collections.abc import AsyncGenerator
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
+from typing import Any
 from unittest.mock import AsyncMock
 
 import pytest
@@ -28,7 +29,7 @@ async def test_a_genuine_delivery_is_handled_and_answered_with_204() -> None:
     recorder = Service("consent.*")
     body = payload("consent.revoked", "e-204", name="Ada Lovelace")
     outcome = await recorder.post(body, message_id="msg_7")
-    assert (outcome.result, outcome.status, outcome.headers) == (Result.HANDLED, 204, {})
+    assert (outcome.result, outcome.status, outcome.headers) == (Result.HANDLED, 204, {"basiq-async-result": "handled"})
     assert outcome.acknowledged
     [delivery] = recorder.handled
     assert outcome.delivery is delivery
@@ -552,3 +553,19 @@ async def test_a_handler_may_be_any_awaitable() -> None:
         body = payload(event_type_id)
         assert (await receiver.handle(signed(body), body)).result is Result.HANDLED
     assert len(handled) == 1
+
+
+@pytest.mark.parametrize(
+    ("result", "options"),
+    [("handled", {}), ("duplicate", {}), ("quarantined", {"quarantine_after": 1}), ("ignored", {})],
+)
+async def test_the_response_to_a_genuine_delivery_says_its_result_and_a_forger_is_told_nothing(
+    result: str, options: dict[str, Any]
+) -> None:
+    service = Service("user.*" if result == "ignored" else "*", **options)
+    service.broken = result == "quarantined"
+    for _ in range(2 if result == "duplicate" else 1):
+        outcome = await service.post(payload("consent.revoked", "e-1"), message_id="m-1")
+    assert outcome.headers == {"basiq-async-result": result}
+    forged = await service.post(payload("consent.revoked", "e-1"), secret=OTHER_SECRET)
+    assert (forged.status, forged.headers) == (401, {})

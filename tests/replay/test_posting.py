@@ -106,7 +106,7 @@ async def test_a_replay_that_posts_counts_what_waits_and_what_failed_at_the_serv
                 replay = Replay(s.basiq, s.webhook_id, target, inbox=s.inbox)
                 for handled in (3, 0):
                     report = await replay.run()
-                    assert (report.handled, report.finished) == (handled, False)
+                    assert (report.handled + report.skipped.get("quarantined", 0), report.finished) == (handled, False)
                     assert (report.waiting, report.at_service) == left
                 s.fails = False
                 async with s.receiver:
@@ -141,7 +141,8 @@ async def test_what_failed_at_the_service_is_counted_and_only_its_receiver_tries
         await s.miss(2)
         s.fails = True
         found = await s.post()  # the service sets them aside, and acknowledges them
-        assert (found.handled, found.quarantined, found.at_service, found.finished) == (2, 0, 2, False)
+        assert (found.handled, found.quarantined, found.at_service, found.finished) == (0, 0, 2, False)
+        assert found.messages.skipped == {"quarantined": 2}
         assert "with its receiver" in str(next(each for each in found.problems if each.code == "quarantined"))
         s.fails = False
         async with HttpTarget(s.url, s.secret) as target:
@@ -156,10 +157,12 @@ async def test_two_places_are_two_jobs_and_a_name_makes_them_one() -> None:
     async with serving() as s:
         await s.miss(2)
         jobs = MemoryInbox()
-        for url, posted in ((f"{s.url}?tenant=1", 2), (f"{s.url}?tenant=2", 2), (f"{s.url}?tenant=1", 0)):
-            assert (await s.post(jobs, url=url)).handled == posted
-        for url, posted in ((f"{s.url}?key=1", 2), (f"{s.url}?key=2", 0)):
-            assert (await s.post(jobs, url=url, name="refill")).handled == posted
+        for query, handled, twice in (("tenant=1", 2, 0), ("tenant=2", 0, 2), ("tenant=1", 0, 0)):
+            found = await s.post(jobs, url=f"{s.url}?{query}")
+            assert (found.handled, found.messages.skipped.get("duplicate", 0)) == (handled, twice)
+        for query, twice in (("key=1", 2), ("key=2", 0)):
+            found = await s.post(jobs, url=f"{s.url}?{query}", name="refill")
+            assert (found.handled, found.messages.skipped.get("duplicate", 0)) == (0, twice)
         assert s.posts == 6
         assert len(s.got) == 2
 
@@ -172,9 +175,9 @@ async def test_a_job_to_another_place_is_no_evidence_unless_its_record_is_named(
         found = await s.basiq.webhooks.diagnose(s.webhook_id, inbox=jobs)
         assert (found.undelivered, found.recovered) == (0, 2)
         await s.miss(1)
-        assert (await s.post(jobs)).handled == 3
+        assert (await s.post(jobs)).messages.skipped["duplicate"] == 2
         await s.miss(1)
-        assert (await s.post(jobs, url=f"{s.url}?elsewhere")).handled == 2
+        assert (await s.post(jobs, url=f"{s.url}?elsewhere")).messages.skipped["duplicate"] == 1
         found = await s.basiq.webhooks.diagnose(s.webhook_id, inbox=jobs)
         assert (found.undelivered, found.recovered) == (1, 3), "the job to its own url decides"
 

@@ -12,7 +12,7 @@ import aiohttp
 from ..._arguments import Duration, check_seconds, check_whole
 from ..._redaction.tracebacks import hide_arguments
 from ..._signing.secrets import SecretLike
-from ..._signing.signature import SigningKeys
+from ..._signing.signature import RESULT, SigningKeys
 from ..._wire.hosts import show_url
 from ..._wire.payloads import payload_bytes
 from ..._wire.urls import read_endpoint
@@ -20,12 +20,15 @@ from ..._work.clock import TimeSource
 from ..._work.keys import posting_job
 from ...errors import ReplayError, TargetError
 from ...models import Message
+from ...receiver import Result
 from ...transports.aiohttp import StatusTransport
 from ...transports.base import Request, Response
 from ...transports.responses import parse_retry_after
 from ...transports.retry import Retrying, RetryPolicy
 
 _ASKING_FOR_PATIENCE = (429, 503)
+NOT_HANDLED = (Result.DUPLICATE, Result.QUARANTINED, Result.IGNORED)
+"""The results with which a receiver acknowledges a delivery that it has not handled now, nor will."""
 
 
 class HttpTarget:
@@ -78,8 +81,11 @@ class HttpTarget:
     def __repr__(self) -> str:
         return f"HttpTarget({show_url(self._url)!r})"
 
-    async def deliver(self, message: Message) -> None:
-        """See ``Target``."""
+    async def deliver(self, message: Message) -> str | None:
+        """See ``Target``. A receiver of this library says by a header that it has not handled what it acknowledged.
+
+        The word is then ``duplicate``, ``quarantined``, or ``ignored`` without a handler.
+        """
         if self._closed:
             raise ReplayError("the HttpTarget is closed: run the replay inside its async with")
         response = await self._retrying.send(self._request(message))
@@ -87,7 +93,8 @@ class HttpTarget:
         self._responses += 1
         self._refused = self._refused + 1 if status == 401 else 0
         if 200 <= status <= 299:
-            return
+            result = response.headers.get(RESULT)
+            return result if result in NOT_HANDLED else None
         pause = _requested_pause(response)
         if pause is not None:
             raise TargetError(f"the target responded with {status}", status=status, retry_after=pause)
