@@ -59,6 +59,7 @@ def test_the_incident_of_the_page(run: Run, served: Served, monkeypatch: pytest.
 
         served.run(incident(), seconds=600)
         service.ids.clear()
+        service.secret = fake.secret(webhook_id)
         look, reactivate, recover, again = lines(webhook_id, service.url)
 
         before = run(*look)
