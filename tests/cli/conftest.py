@@ -31,9 +31,12 @@ from basiq_async.testing import FakeBasiq, ManualClock
 
 from ..support import deliveries, wire
 from ..support.command_line import PROGRAM, CommandResult, run_command
+from ..support.databases import engine_of, new_table
+from ..support.databases import run as run_statements
 from ..support.deliveries import payload, signed
 from ..support.real_time import PATIENCE
 from ..support.served import Handler, Served, answering
+from ..support.servers import PostgresServer
 
 if sys.platform != "win32":
     from ..support.terminal import Terminal as Terminal
@@ -422,6 +425,19 @@ def endpoint() -> Iterator[Endpoint]:
     """A service."""
     with Endpoint() as running:
         yield running
+
+
+@pytest.fixture
+def database(postgres: PostgresServer) -> str:
+    """The URL of a PostgreSQL database of its own, without any table."""
+    name = new_table()
+
+    async def make() -> None:
+        async with engine_of(postgres.url(), isolation_level="AUTOCOMMIT") as engine:
+            await run_statements(engine, f"CREATE DATABASE {name}")
+
+    asyncio.run(make())
+    return f"{postgres.url().rpartition('/')[0]}/{name}"
 
 
 @pytest.fixture

@@ -13,10 +13,8 @@ import pytest
 from basiq_async._work.inbox_kinds import kind_of
 from basiq_async.receiver import SQLiteInbox
 
-from ..support.databases import engine_of, new_table
-from ..support.databases import run as run_statements
 from ..support.deliveries import Service, payload
-from ..support.servers import PostgresServer, redis_server
+from ..support.servers import redis_server
 from .conftest import TYPE, CommandResult, Run, World, make_inbox, receive, write_service
 
 DAYS_AGO = 0
@@ -101,15 +99,7 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
         with redis_server(tmp_path / "redis") as server:
             yield server.url
     else:
-        postgres: PostgresServer = request.getfixturevalue("postgres")
-        name = new_table()
-
-        async def make() -> None:
-            async with engine_of(postgres.url(), isolation_level="AUTOCOMMIT") as engine:
-                await run_statements(engine, f"CREATE DATABASE {name}")
-
-        asyncio.run(make())
-        yield f"{postgres.url().rpartition('/')[0]}/{name}"
+        yield request.getfixturevalue("database")
 
 
 def test_a_database_without_an_inbox_is_refused_and_none_is_made(world: World, place: str) -> None:

@@ -1,0 +1,199 @@
+"""Each line that is offered is run with events in place: none is lost, none is handled again unless the text says so.
+
+The service has handled events, events that wait, and events in its quarantine; Basiq has some that it missed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import re
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+
+import basiq_async
+from basiq_async.cli._lines import OFFERED, Offered  # private: the lines before they are printed
+from tests.support.environment import ROOT
+
+from ..support.command_line import program
+from .conftest import TYPE, CommandResult, World, launched, wait_until
+
+DAYS_AGO = 0
+LATER = "user.created"
+_SERVICE = """\
+import os
+from contextlib import AsyncExitStack, asynccontextmanager
+from basiq_async.receiver import SecretFile, SQLInbox, SQLiteInbox, WebhookReceiver
+
+@asynccontextmanager
+async def receiver():
+    async with AsyncExitStack() as stack:
+        if '://' in {place!r}:
+            from sqlalchemy.ext.asyncio import create_async_engine
+            engine = create_async_engine({place!r})
+            stack.push_async_callback(engine.dispose)
+            inbox = await stack.enter_async_context(SQLInbox(engine))
+        else:
+            inbox = await stack.enter_async_context(SQLiteInbox({place!r}))
+        made = WebhookReceiver(SecretFile('the secret'), webhook_id={webhook_id!r}, inbox=inbox, quarantine_after=1)
+        async def handle(delivery):
+            if os.path.exists('broken'): raise ValueError('broken')
+            with open('handled', 'a') as file: file.write(delivery.event_id + chr(10))
+        made.on({type!r})(handle)
+        made.on({later!r}, deferred=True)(handle)
+        yield made
+"""
+
+
+@attrs.frozen
+class Data:
+    """A service with events in place, the names that stand in the lines, and the ids of all of its events."""
+
+    world: World
+    names: Mapping[str, str]
+    events: frozenset[str]
+
+    def run(self, offered: Offered) -> CommandResult:
+        """Run a line; one that does not end by itself until nothing waits."""
+        words = offered.words(**self.names)
+        if words[0] != "work":
+            return self.world.run(*words)
+        with launched(*words) as process:
+            wait_until(lambda: self.world.run("inbox", "waiting", "--inbox", self.names["INBOX"]).exit_code == 0)
+            process.terminate()
+            out, err = process.communicate()
+        return CommandResult(process.returncode, out, err)
+
+    def end(self) -> Counter[str]:
+        """Let the service do what is left to do, and return how often each event was handled."""
+        module = importlib.import_module(self.names["RECEIVER"].partition(":")[0])
+
+        async def finish() -> None:
+            async with module.receiver() as receiver:
+                await receiver.retry_quarantined()
+                await receiver.work(until_empty=True)
+
+        recovered = self.world.run("recover", self.names["WEBHOOK_ID"], "--receiver", self.names["RECEIVER"])
+        asyncio.run(finish())
+        assert recovered.exit_code in (0, 1), recovered.output
+        again = self.world.run("recover", self.names["WEBHOOK_ID"], "--receiver", self.names["RECEIVER"])
+        assert again.exit_code == 0, again.output
+        return Counter(Path("handled").read_text().split())
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def data(world: World, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Data:
+    w, webhook_id, place = world, world.webhook(TYPE, LATER), "inbox.db"
+    if request.param == "postgresql":
+        place = request.getfixturevalue("database")
+    name = f"a_service_{time.time_ns()}"
+    values = {"place": place, "webhook_id": webhook_id, "type": TYPE, "later": LATER}
+    Path(f"{name}.py").write_text(_SERVICE.format(**values))
+    monkeypatch.syspath_prepend(str(Path().absolute()))
+    module: Any = importlib.import_module(name)
+
+    def service(headers: Mapping[str, str], body: bytes) -> int:
+        async def handle() -> Any:
+            async with module.receiver() as receiver:
+                return await receiver.handle(headers, body)
+
+        outcome = asyncio.run(handle())
+        w.endpoint.result = outcome.headers.get("basiq-async-result", "")
+        return int(outcome.status)
+
+    w.endpoint.service = service
+    w.emit(3)
+    w.emit(2, LATER)
+    Path("broken").touch()
+    w.emit(2)
+    Path("broken").unlink()
+    w.fake.endpoint_down(w.endpoint.url)
+    w.emit(2)
+    w.pass_time(minutes=3)
+    w.fake.endpoint_up(w.endpoint.url)
+    rows = w.run("messages", "list", webhook_id).rows
+    (quarantined, *_) = w.run("quarantine", "list", "--inbox", place).rows
+    names = {
+        "WEBHOOK_ID": webhook_id,
+        "RECEIVER": f"{name}:receiver",
+        "INBOX": place,
+        "URL": w.endpoint.url,
+        "SECRET_FILE": "the secret",
+        "EVENT_ID": quarantined["event_id"],
+        "MESSAGE_ID": rows[0]["id"],
+    }
+    return Data(w, names, frozenset(each["event_id"] for each in rows))
+
+
+def test_the_data_is_in_place(data: Data) -> None:
+    at = ("--inbox", data.names["INBOX"])
+    assert len(data.events) == 9
+    assert len(data.world.run("inbox", "waiting", *at).rows) == len(data.world.run("quarantine", "list", *at).rows) == 2
+    assert len(Path("handled").read_text().split()) == 3
+    assert data.end() == Counter(data.events)
+
+
+@pytest.mark.parametrize("name", OFFERED)
+def test_a_line_that_is_offered_loses_nothing_and_repeats_nothing(name: str, data: Data) -> None:
+    offered = OFFERED[name]
+    done = data.run(offered)
+    assert done.exit_code in (0, 1), (offered, done.output)
+    counts = data.end()
+    assert counts.keys() == data.events, "lost"
+    again = {event: count for event, count in counts.items() if count > 1}
+    assert (again == {}) is (offered.again is None), (offered, again)
+
+
+def test_the_lines_of_doctor_with_events_in_place_lose_nothing_and_repeat_nothing(data: Data) -> None:
+    """Pasted one after the other, as a person does who reads them from the top."""
+    at = ("--receiver", data.names["RECEIVER"])
+    looked = data.world.run("webhooks", "doctor", data.names["WEBHOOK_ID"], *at)
+    lines = [each["command"] for each in looked.row["problems"]]
+    assert len(lines) > 1, looked.output
+    for line in lines:
+        words = line.split()[1:]
+        words = words[2:] if words[0] == "--base-url" else words
+        assert data.run(Offered(" ".join(words))).exit_code in (0, 1), line
+    assert data.end() == Counter(data.events)
+
+
+# --- the lines of pages and errors are in the table ---
+
+_LINE = re.compile(r"basiq-async ((?:--\S+ \S+ )?[a-z][^`'\"\n|#;>]*)")
+_LOCAL = ("mock", "demo", "listen", "trigger", "sign", "verify", "completion", "login", "logout", "profiles")
+"""Commands that touch no service's events."""
+
+
+def _commands(command: Any, *words: str) -> Iterator[str]:
+    for name, inner in getattr(command, "commands", {}).items():
+        yield from _commands(inner, *words, name)
+    if not hasattr(command, "commands"):
+        yield " ".join(words)
+
+
+def _command_of(line: str) -> str | None:
+    found = [each for each in _commands(program()) if line == each or line.startswith(f"{each} ")]
+    return max(found, key=len, default=None)
+
+
+def _offered_lines() -> Iterator[tuple[str, str]]:
+    pages = [*(ROOT / "docs" / "howto").glob("*.md"), ROOT / "docs" / "troubleshooting.md", ROOT / "docs" / "cli.md"]
+    sources = [each for each in Path(basiq_async.__file__).parent.rglob("*.py") if "testing" not in each.parts]
+    for file in [*pages, *sources]:
+        text = file.read_text(encoding="utf-8").partition("<!-- Everything below")[0]
+        for line in _LINE.findall(text):
+            if (name := _command_of(line.strip())) is not None and not name.startswith(_LOCAL):
+                yield name, f"{file.name}: {line}"
+
+
+def test_each_command_that_a_page_or_an_error_offers_has_a_line_in_the_table() -> None:
+    known = {_command_of(each.line) for each in OFFERED.values()}
+    found = dict(_offered_lines())
+    assert len(found) > 10
+    assert {name: line for name, line in found.items() if name not in known} == {}
