@@ -31,7 +31,7 @@ AGES = timedelta(days=900)
 """The fake signs with the real time."""
 LISTED = timedelta(days=7)
 MISSED = {"undelivered", "never-sent", "unrecorded"}
-LEFT = {*MISSED, "quarantined", "waiting", "out-of-reach"}
+LEFT = {*MISSED, "unknown", "unknown-activity", "quarantined", "waiting", "out-of-reach"}
 
 
 class DurableInbox(MemoryInbox):
@@ -208,7 +208,7 @@ class World:
         found = await self.recover(webhook_id)
         if not before & MISSED:
             assert found.handled == 0, f"doctor saw nothing to recover, and {found.handled} were"
-        if found.out_of_reach:
+        if found.out_of_reach or found.unknown_reach is not None:
             self.excuse(found)
             found = await self.recover(webhook_id, acknowledged=self.fake.clock())
         webhook, after = await self.diagnose(webhook_id)
@@ -249,7 +249,9 @@ ACTIONS: list[tuple[int, Callable[[World], Awaitable[None]]]] = [
 async def live(seed: int) -> World:
     choices = random.Random(seed)
     order: Any = choices.choice(("newest-first", "oldest-first"))
-    quirks = Quirks(message_order=order, event_order=order)
+    listed: Any = choices.choice(("objects", "strings", "absent"))
+    alone: Any = choices.choice(("objects", "objects", "objects", "strings", "absent"))
+    quirks = Quirks(message_order=order, event_order=order, attempts=listed, attempts_by_id=alone)
     fake = FakeBasiq(quirks=quirks, clock=ManualClock(datetime.now(UTC) - timedelta(days=200)), page_size=5)
     transport = Dying(fake)
     retry = RetryPolicy(max_retries=0)
