@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import random
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
+from itertools import combinations, product
 from typing import Any
 
 import attrs
 import pytest
 
-from basiq_async import BasiqClient, InMemoryTransport, RetryPolicy
+from basiq_async import BasiqClient, InMemoryTransport, Message, RetryPolicy
 from basiq_async.receiver import MemoryInbox
 from basiq_async.replay import Recovery, Replay, failed_only, recover, since, until
 from basiq_async.testing import FakeBasiq, ManualClock, Quirks
@@ -153,6 +155,60 @@ async def test_a_selection_of_what_no_message_tells_is_empty_and_not_finished(li
             again = await replay.run()
             assert again.skipped == {"unknown": 13}, "no hint passes them"
         assert world.got == []
+
+
+# --- each pair of forms that meets in an answer ---
+
+NAMES = (
+    "attempts attempts_by_id attempt_order message_order event_order paging listed status_code no_response message_ids "
+    "links list_data type_case messages_path event_data event_type"
+)
+FORMS = NAMES.split()
+
+
+def pairs_of(form: Mapping[str, str]) -> set[tuple[tuple[str, str], tuple[str, str]]]:
+    return set(combinations(sorted(form.items()), 2))
+
+
+def each_pair() -> Iterator[Quirks]:
+    """Yield few settings of the fake, in which each two forms of two quirks occur together."""
+    choices, known = random.Random(1), {name: Quirks.forms()[name] for name in FORMS}
+    left = {
+        pair
+        for one, other in combinations(sorted(FORMS), 2)
+        for pair in product([(one, form) for form in known[one]], [(other, form) for form in known[other]])
+    }
+    while left:
+        tried = [{name: choices.choice(forms) for name, forms in known.items()} for _ in range(50)]
+        best = max(tried, key=lambda form: len(left & pairs_of(form)))
+        left -= pairs_of(best)
+        yield Quirks(**best)  # type: ignore[arg-type]  # of the fields' own Literals
+
+
+@pytest.mark.parametrize("form", [*each_pair(), Quirks.engine(), Quirks.engine(attempts_by_id="strings")], ids=repr)
+async def test_each_verdict_is_right_or_unknown_for_each_pair_of_forms(form: Quirks) -> None:
+    told = "objects" in (form.attempts, form.attempts_by_id)
+    async with a_service(form) as service:
+        world = service.world
+        began = world.fake.clock() - timedelta(minutes=30)
+        looked = await world.basiq.webhooks.diagnose(world.webhook_id, receiver=world.receiver())
+        assert (looked.undelivered, looked.look.unknown, looked.healthy) == ((1, 0, False) if told else (0, 11, False))
+        for where, wanted in (
+            (failed_only(), service.missed),
+            (since(began), service.live + service.missed),
+            (~failed_only() & until(began), service.old),
+        ):
+            got: list[str] = []
+
+            async def take(message: Message, got: list[str] = got) -> None:
+                got.append(message.event_id or "")
+
+            report = await Replay(world.basiq, world.webhook_id, take, inbox=MemoryInbox(), where=where).run()
+            assert (sorted(got), report.finished) == (sorted(wanted) if told else [], told)
+        found = await world.recover(world.receiver())
+        assert (world.got, found.unknown, found.finished) == ((service.missed, 0, True) if told else ([], 11, False))
+        healthy = await world.basiq.webhooks.diagnose(world.webhook_id, receiver=world.receiver())
+        assert (healthy.healthy, healthy.recovered + healthy.undelivered <= 1) == (told, True), healthy.problems
 
 
 # --- the requests ---
