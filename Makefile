@@ -121,6 +121,10 @@ crash: $(READY) ## replays and services that are killed again and again: none lo
 	  $(BIN)/python -m tests.crash --mode $$mode --messages 10000 --concurrency 16 --kills 200 || exit 1; done
 	for scenario in postgres restart replay deferred redis; do \
 	  $(BIN)/python -m tests.crash --mode receiver --scenario $$scenario --events 5000 --kills 200 || exit 1; done
+	for record in sqlite redis postgres; do \
+	  $(BIN)/python -m tests.crash --mode share --record $$record --messages 20000 --kills 60 --lease 2 || exit 1; done
+	for bad in some always killer; do \
+	  $(BIN)/python -m tests.crash --mode share --bad $$bad --messages 5000 --kills 30 --lease 2 || exit 1; done
 
 audit: $(READY) ## known vulnerabilities of what a user installs, and bandit; STRICT=1 fails where the database of vulnerabilities cannot be reached
 	.ci/audit $(if $(STRICT),--strict) $(BIN)/python

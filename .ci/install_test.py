@@ -69,6 +69,36 @@ async def main():
 
 asyncio.run(main())
 """,
+    "distributed": """
+import asyncio
+from contextlib import asynccontextmanager
+from taskiq import InMemoryBroker
+from basiq_async import BasiqClient
+from basiq_async.distributed import Fleet
+from basiq_async.receiver import SQLiteInbox
+from basiq_async.replay import Replay
+from basiq_async.testing import FakeBasiq, serve
+
+async def handle(message): ...
+
+async def main():
+    fake, broker = FakeBasiq(), InMemoryBroker()
+    async with serve(fake) as base_url:
+        fleet = Fleet(broker, api_key=fake.api_key)
+
+        @fleet.job("all")
+        @asynccontextmanager
+        async def make(webhook_id):
+            async with BasiqClient(fake.api_key, base_url=base_url) as basiq, SQLiteInbox("job.db") as inbox:
+                yield Replay(basiq, webhook_id, handle, inbox=inbox)
+
+        await broker.startup()
+        report = await fleet.run("all", fake.seed_messages(1_200))
+        await broker.shutdown()
+    assert (report.handled, report.failed, report.finished) == (1_200, 0, True), report
+
+asyncio.run(main())
+""",
 }
 # What a user of the extra picks.
 BESIDE = {"sql": ["aiosqlite>=0.20"]}

@@ -10,7 +10,7 @@ from importlib.util import find_spec
 
 from .errors import MissingExtraError
 
-_PUBLIC = ("", ".receiver", ".receiver.protocol", ".replay", ".testing", ".otel")
+_PUBLIC = ("", ".receiver", ".receiver.protocol", ".replay", ".testing", ".distributed", ".otel")
 """The modules that users import from, in which a name is searched for that they sought in another one."""
 
 

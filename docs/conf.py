@@ -55,7 +55,7 @@ _BUILTINS = [
     "Enum", "Exception", "Generator", "Generic", "Iterable", "Iterator", "Literal", "Mapping", "None", "Path",
     "Protocol", "Self", "Sequence", "StrEnum", "T", "TimeoutError", "ValueError", "bool", "bytes", "date", "datetime",
     "dict", "float", "int", "list", "object", "str", "timedelta", "tuple", "type",
-    "APIRouter", "JSON",  # FastAPI's, and a recursive alias of ours
+    "APIRouter", "AsyncBroker", "JSON",  # FastAPI's, taskiq's, and a recursive alias of ours
 ]
 # fmt: on
 # What is no name of this package: the standard library and the dependencies, and type variables.
@@ -93,6 +93,7 @@ def _call_public_names_by_their_public_modules() -> None:
     found = []
     for name in (
         "basiq_async.testing",
+        "basiq_async.distributed",
         "basiq_async.replay",
         "basiq_async.receiver.protocol",
         "basiq_async.receiver",

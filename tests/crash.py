@@ -8,7 +8,7 @@ message once. The last run does not stall on what the killed ones have claimed.
 
     python -m tests.crash --mode inbox --messages 10000 --concurrency 16 --kills 200
 
-``--mode receiver`` kills the processes of a service.
+``--mode receiver`` kills the processes of a service, and ``--mode share`` those that share a run.
 """
 
 from __future__ import annotations
@@ -44,6 +44,7 @@ from tests.support.killing import Hasty, committed_effects, make_tables, start
 from tests.support.servers import PostgresServer, postgres_server
 
 from .crash_receiver import add_receiver, crash_receiver, serve_at
+from .crash_share import add_share, crash_share
 
 Order = Literal["oldest-first", "newest-first"]
 SECRET = "whsec_" + "c2VjcmV0LW9mLXRoZS1jcmFzaC10ZXN0"
@@ -288,6 +289,7 @@ def crash_replay(options: argparse.Namespace, rng: random.Random, folder: Path) 
 MODES: dict[str, Callable[[argparse.Namespace, random.Random, Path], str]] = {
     **dict.fromkeys(("inbox", "http", "export", "sql"), crash_replay),
     "receiver": crash_receiver,
+    "share": crash_share,
 }
 """Each does its work in a folder, and returns what is to be said of it."""
 
@@ -303,6 +305,7 @@ def main() -> None:
     parser.add_argument("--lease", type=float, default=30.0, help="seconds of a claim in a file, at most")
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(2**32))
     add_receiver(parser.add_argument_group("--mode receiver"))
+    add_share(parser.add_argument_group("--mode share"))
     options = parser.parse_args()
     rng, began = random.Random(options.seed), time.monotonic()
     options.order = options.order or rng.choice(get_args(Order))

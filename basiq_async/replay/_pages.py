@@ -52,6 +52,7 @@ class PageJob:
     known: returns those of the keys that the record knows.
     accepts_type: whether there is a handler for an event type.
     make_attempts: makes what hands messages to the target.
+    is_free: returns whether no worker holds a message.
     set_aside: puts a message into the quarantine. Returns whether nobody need handle it any more.
     """
 
@@ -64,6 +65,7 @@ class PageJob:
     accepts_type: Callable[[str], bool] | None
     make_attempts: Callable[[], Attempts]
     traces: PageTraces
+    is_free: Callable[[Message], Awaitable[bool]]
     set_aside: Callable[[Message, str], Awaitable[bool]]
 
 
@@ -219,9 +221,10 @@ class _PageWork:
             if trace.ends_at(key) >= MOST_ENDS:
                 logger.error("message %r is set aside: %s", shorten(message.id), KILLED)
                 await _repeat(partial(self._job.set_aside, message, KILLED))
-            else:
+            elif await _repeat(partial(self._job.is_free, message)):  # no process that was killed holds it any more
+                await self._places.acquire()
                 await trace.attempt(key)
-                if not await _repeat(partial(self._deliver_in_place, message)):
+                if not await self._deliver(message):
                     await trace.take_back(key)
         self._end()
 
@@ -234,10 +237,6 @@ class _PageWork:
             raise self._error
         if self._in_a_row >= _MOST_FAILURES:
             logger.warning("%d messages in a row failed: the page is left to the last run", self._in_a_row)
-
-    async def _deliver_in_place(self, message: Message) -> bool:
-        await self._places.acquire()
-        return await self._deliver(message)
 
     async def _deliver(self, message: Message) -> bool:
         """Hand out a message, and free its place. Return False if another worker holds it."""

@@ -19,7 +19,7 @@ from .._storage.exports import export_entries
 from .._work.failures import is_outage, reason_text
 from .._work.limits import inbox_is_slow, limit, wait_for_event
 from .._work.owners import Owners, identity_in, note_job, note_owners, read_owners, refuse_others
-from .._work.protocol import Inbox, StoredDelivery
+from .._work.protocol import ClaimStatus, Inbox, StoredDelivery
 from .._work.quarantine import (
     count_quarantined,
     drop_quarantined,
@@ -65,7 +65,7 @@ from .targets._adapters import AnyTarget, ReceiverTarget, choose_hand_out
 from .targets._base import HANDLED_BEFORE, BulkTarget
 from .targets._http import HttpTarget
 from .targets._json_lines import JSONLinesTarget
-from .targets._shared import PATIENCE, Shared, new_token
+from .targets._shared import LEASE, PATIENCE, Shared, new_token
 
 T = TypeVar("T")
 Arguments = TypeVarTuple("Arguments")
@@ -378,6 +378,7 @@ class Replay:
                     lambda name: self._ask(record.note, name),
                     lambda name, text, expected: self._ask(partial(record.set_note, expected=expected), name, text),
                 ),
+                is_free=self._is_free,
                 set_aside=self._set_aside,
             )
         )
@@ -411,6 +412,14 @@ class Replay:
     async def _count_quarantined(self) -> int:
         inbox = cast(Inbox, self._handling.inbox)
         return await count_quarantined(inbox, self._handling.webhook_id, timeout=_CALL)
+
+    async def _is_free(self, message: Message) -> bool:
+        """Return whether no worker holds a message."""
+        key, inbox, token = key_of(message, self._handling.webhook_id), cast(Inbox, self._handling.inbox), new_token()
+        claim = await self._ask(partial(inbox.claim, lease=LEASE), key, token)
+        if claim.status is ClaimStatus.CLAIMED:
+            await self._ask(inbox.release, key, token)
+        return claim.status is not ClaimStatus.BUSY
 
     async def _set_aside(self, message: Message, error: str) -> bool:
         """Put a message into the quarantine. Return False if another worker holds it."""

@@ -1,7 +1,8 @@
-"""What the command line and telemetry use of a replay."""
+"""What other folders use of a replay, beside its public names."""
 
 from __future__ import annotations
 
+from ._report import OnProgress
 from ._sources import Source, message_of
 
-__all__ = ["Source", "message_of"]
+__all__ = ["OnProgress", "Source", "message_of"]

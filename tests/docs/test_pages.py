@@ -20,6 +20,7 @@ import yaml
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
+from taskiq import InMemoryBroker
 
 import basiq_async
 from basiq_async import BasiqClient, InMemoryTransport, Message
@@ -135,6 +136,7 @@ async def _known_to_readers(fake: FakeBasiq, folder: Path) -> AsyncIterator[Mapp
             "app": web.Application(),
             "asynccontextmanager": asynccontextmanager,
             "basiq": basiq,
+            "broker": InMemoryBroker(),
             "engine": engine,
             "fake": fake,
             "handle": _handler,

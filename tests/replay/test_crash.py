@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.environment import unmeasured
-from tests.support.servers import POSTGRES_PROGRAMS
+from tests.support.servers import POSTGRES_PROGRAMS, REDIS_PROGRAM
 from tests.support.warm import CLIENT
 
 ROOT = Path(__file__).parents[2]
@@ -35,3 +35,13 @@ def test_none_is_lost_however_often_a_run_is_killed(mode: str, order: str) -> No
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600, check=False, env=unmeasured())
     assert done.returncode == 0, done.stderr
     assert re.search(r"6 kills.*none lost", done.stdout)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork and SIGKILL")
+@pytest.mark.skipif(REDIS_PROGRAM is None, reason="no redis-server is installed here")
+def test_none_is_lost_however_often_processes_that_share_a_run_are_killed() -> None:
+    command = [*CLIENT, "tests.crash:main", "--mode", "share", "--record", "redis", "--messages", "2000"]
+    command += ["--kills", "8", "--lease", "1", "--concurrency", "4"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600, check=False, env=unmeasured())
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"kills: .*none lost", done.stdout)

@@ -17,7 +17,7 @@ from .environment import ROOT
 SNAPSHOT = ROOT / "tests" / "api.txt"
 MODULES = [
     "basiq_async", "basiq_async.receiver", "basiq_async.receiver.protocol", "basiq_async.replay",
-    "basiq_async.otel", "basiq_async.testing",
+    "basiq_async.distributed", "basiq_async.otel", "basiq_async.testing",
 ]  # fmt: skip
 MADE = {
     *("Paginator", "Diagnosis", "EndpointCheck", "Problem", "Recovery", "RecoveryRun", "Report", "Plan"),
