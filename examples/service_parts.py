@@ -10,8 +10,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import AsyncGenerator, Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
 
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
@@ -24,7 +25,7 @@ NAME = "changes"
 """Of the webhook. It is found by it after the url has changed, and no other service of the account may have it."""
 EVENTS = ("consent.revoked", "account.updated")
 TABLES = (
-    "CREATE TABLE IF NOT EXISTS secret (secret text PRIMARY KEY, number bigserial)",
+    "CREATE TABLE IF NOT EXISTS secret (secret text PRIMARY KEY, number bigserial, ends timestamptz)",
     "CREATE TABLE IF NOT EXISTS change (number bigserial PRIMARY KEY, type text NOT NULL, event_id text NOT NULL)",
 )
 EVERY, SOON = 1_800.0, 60.0
@@ -34,20 +35,30 @@ logger = logging.getLogger("service")
 
 
 class SecretTable:
-    """The webhook's secret, and the one before, for all workers: ``ensure`` writes, and the receivers read."""
+    """The webhook's secret for all workers, and replaced ones for 28 hours: ``ensure`` writes, the receivers read."""
 
-    def __init__(self, engine: AsyncEngine) -> None:
-        self._engine = engine
+    def __init__(self, engine: AsyncEngine, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
+        self._engine, self._now = engine, now
 
     async def read(self) -> list[str]:
+        statement = text("SELECT secret FROM secret WHERE ends IS NULL OR ends > :now ORDER BY number DESC")
         async with self._engine.connect() as connection:
-            found = await connection.execute(text("SELECT secret FROM secret ORDER BY number DESC LIMIT 2"))
-            return [row.secret for row in found]
+            return list((await connection.execute(statement, {"now": self._now()})).scalars())
 
     async def write(self, secret: Secret) -> None:
-        statement = text("INSERT INTO secret (secret) VALUES (:secret) ON CONFLICT (secret) DO NOTHING")
+        values = {"secret": secret.reveal(), "end": self._now() + timedelta(hours=28)}
         async with self._engine.begin() as connection:
-            await connection.execute(statement, {"secret": secret.reveal()})
+            await connection.execute(text("LOCK TABLE secret IN SHARE ROW EXCLUSIVE MODE"))  # one writer at a time
+            await connection.execute(
+                text("UPDATE secret SET ends = :end WHERE ends IS NULL AND secret <> :secret"), values
+            )
+            await connection.execute(
+                text(
+                    "INSERT INTO secret (secret) VALUES (:secret) "
+                    "ON CONFLICT (secret) DO UPDATE SET ends = NULL, number = DEFAULT"
+                ),
+                values,
+            )
 
 
 @asynccontextmanager

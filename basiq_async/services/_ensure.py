@@ -58,7 +58,8 @@ async def ensure(webhooks: Webhooks, wanted: Wanted, keeper: SecretKeeper) -> En
         if done is not None and _has_types(existing, wanted.event_types):
             return done
         written = await _bring_up_to(webhooks, existing, wanted, remove=wanted.remove_event_types and done is None)
-        await keeper.keep(written)
+        kept = await keeper.keep(written)
+        written = attrs.evolve(written, secret=kept.secret)
         if written.action == "unchanged":
             return written
         check_enabled(written)
@@ -121,7 +122,7 @@ async def _create(webhooks: Webhooks, wanted: Wanted, keeper: SecretKeeper) -> E
     created = await webhooks.create(
         url=wanted.url, subscribed_events=wanted.event_types, name=wanted.name, description=wanted.description
     )
-    await keeper.keep(created)
+    created = await keeper.keep(created)
     # Another process may have created one of this name, at another url, after this one has looked.
     listed = await webhooks.list().collect()
     alike = tuple(each.id for each in _of_same_name(listed, wanted.name) if each.id != created.id)

@@ -83,8 +83,9 @@ class Webhooks:
 
         ``secret``: a ``SecretFile``, another ``SecretStore``, or an async function, which stores each secret that Basiq
         returns before this returns, or is cancelled. Raises ``ConfigurationError`` if that fails; or if Basiq returned
-        no secret, and the store has none, and still has none after 5 seconds. A ``SecretFile`` that cannot be written
-        is found before the first request.
+        no secret, and the store has none, and still has none after 5 seconds. A store that cannot be read, and a
+        ``SecretFile`` that cannot be written, is found before the first request. If another process stores a secret at
+        the same time, the webhook is updated once more, so that the newest secret of the store is the valid one.
 
         Other event types of the webhook are kept, because another service, or an older version of this one, may rely on
         them. ``kept_event_types`` of the result names them, and the logger ``basiq_async.webhooks`` warns of them. With
@@ -98,10 +99,10 @@ class Webhooks:
             absolute_url(move_from)
         encode(body)  # text that cannot be sent is refused before the first request
         try:
-            keeper = SecretKeeper(secret, self._clock)
+            keeper = SecretKeeper(secret, self._clock, self.update)
         finally:
             del secret  # error reporters show local variables, and a caller may have passed the text of a secret
-        await keeper.check()
+        await keeper.begin()
         from ._ensure import Wanted, ensure  # what it needs is large, and few programs need it
 
         types: Sequence[str] = body["subscribedEvents"]
@@ -157,12 +158,12 @@ class Webhooks:
         from ._ensure import check_enabled
 
         try:
-            keeper = SecretKeeper(secret, self._clock)
+            keeper = SecretKeeper(secret, self._clock, self.update)
         finally:
             del secret  # error reporters show local variables, and a caller may have passed the text of a secret
-        await keeper.check()
+        await keeper.begin()
         updated = await self.update(webhook_id)
-        await keeper.keep(updated)
+        updated = await keeper.keep(updated)
         check_enabled(updated)
         return updated
 

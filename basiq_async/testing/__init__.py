@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from ._deferred import handle_waiting
     from .conformance._inbox import check_inbox
     from .conformance._runner import BrokenPromisesError
+    from .conformance._secret_store import check_secret_store
     from .conformance._transport import check_transport
     from .fake._clock import ManualClock, SystemClock
     from .fake._deliveries import DeliveredAttempt, Emission
@@ -28,6 +29,7 @@ __all__ = [
     "SystemClock",
     "Violation",
     "check_inbox",
+    "check_secret_store",
     "check_transport",
     "handle_waiting",
     "serve",
@@ -44,6 +46,7 @@ _LAZY = {
     "SystemClock": "fake._clock",
     "Violation": "fake._logs",
     "check_inbox": "conformance._inbox",
+    "check_secret_store": "conformance._secret_store",
     "check_transport": "conformance._transport",
     "handle_waiting": "_deferred",
     "serve": "mock._server",

@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import json
 import pickle
+import random
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,10 @@ import pytest
 
 from basiq_async import (
     BadRequestError,
+    BasiqClient,
     ConfigurationError,
     ConflictError,
+    InMemoryTransport,
     NotFoundError,
     Request,
     RequestTimeoutError,
@@ -25,7 +28,7 @@ from basiq_async import (
     Webhook,
 )
 from basiq_async.receiver import SecretFile
-from basiq_async.testing import Quirks
+from basiq_async.testing import FakeBasiq, Quirks
 from tests.support import virtual
 from tests.support.deliveries import SECRET
 from tests.support.scripted import Scripted, answer, client, page
@@ -436,6 +439,84 @@ async def test_ensure_refuses_a_store_that_does_not_have_the_secret(tmp_path: Pa
     assert (basiq.fake.now() - began).total_seconds() == pytest.approx(5)
     await store.write(SECRET)
     assert (await ensure()).action in (action, "unchanged")
+
+
+class Table:
+    """A store that several processes share, and that may finish their writes in another order."""
+
+    def __init__(self, *, first_is_last: bool = False, between: float = 0.0) -> None:
+        self.secrets: list[str] = []
+        self.first_is_last, self.between, self.writes = first_is_last, between, 0
+        self.later = asyncio.Event()
+
+    async def read(self) -> list[str]:
+        return list(self.secrets)
+
+    async def write(self, secret: Secret) -> None:
+        self.writes += 1
+        await asyncio.sleep(random.uniform(0, self.between))
+        if self.first_is_last and self.writes == 1:
+            await self.later.wait()
+        self.secrets = list(dict.fromkeys([secret.reveal(), *self.secrets]))
+        self.later.set()
+
+
+@pytest.mark.parametrize("renews", ["kept", "new"])
+@pytest.mark.parametrize("calls", ["ensure", "reactivate"])
+async def test_the_newest_secret_of_a_store_is_the_valid_one_in_whichever_order_responses_are_stored(
+    renews: Any, calls: str
+) -> None:
+    """Else the valid one would be the former one, which ends after 28 hours."""
+    basiq, store = in_memory(), Table(first_is_last=True)
+    ensure = basiq.client.webhooks.ensure
+    made = await create(basiq)
+    store.secrets = [basiq.fake.secret(made.id)]
+    basiq.fake.quirks = Quirks(signing_key_on_update=renews)
+    if calls == "ensure":
+        found = await asyncio.gather(
+            *(ensure(url=URL, subscribed_events=[each], secret=store) for each in ("user.created", "user.deleted"))
+        )
+        assert store.secrets[0] in [None if each.secret is None else each.secret.reveal() for each in found]
+    else:
+        await asyncio.gather(*(basiq.client.webhooks.reactivate(made.id, secret=store) for _ in range(2)))
+    assert store.secrets[0] == basiq.fake.secret(made.id)
+    webhook = await basiq.client.webhooks.get(made.id)
+    assert set(webhook.subscribed_events) == {*EVENTS, *(("user.created", "user.deleted") if calls == "ensure" else ())}
+
+
+@virtual.clocked
+async def test_many_processes_that_store_secrets_at_once_end_with_the_valid_one(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    for seed in range(20):
+        random.seed(seed)
+        fake, store = FakeBasiq(clock=virtual.clock, quirks=Quirks(signing_key_on_update="new")), Table(between=2.0)
+        webhooks, webhook_id = (
+            BasiqClient(fake.api_key, transport=InMemoryTransport(fake)).webhooks,
+            fake.add_webhook(URL),
+        )
+
+        async def restart() -> None:
+            await asyncio.sleep(random.uniform(0, 3))
+            await webhooks.reactivate(webhook_id, secret=store)  # noqa: B023
+
+        await asyncio.gather(*(restart() for _ in range(4)))
+        assert store.secrets[0] == fake.secret(webhook_id), seed
+        assert len(store.secrets) <= 8, "each of them updates twice at most, or nearly so"
+    assert caplog.text == ""
+
+
+async def test_where_others_store_secrets_without_an_end_it_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    basiq, numbers = in_memory(), itertools.count()
+
+    class Busy(Table):
+        async def write(self, secret: Secret) -> None:
+            await super().write(secret)
+            self.secrets.append(f"{SECRET}{next(numbers)}")
+
+    made, store = await create(basiq), Busy()
+    await basiq.client.webhooks.reactivate(made.id, secret=store)
+    assert (store.writes, "store secrets of the webhook" in caplog.text) == (5, True)
 
 
 async def test_an_empty_store_is_asked_again_because_another_process_may_be_storing() -> None:

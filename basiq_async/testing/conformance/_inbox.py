@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
@@ -14,7 +14,7 @@ from ._inbox_model import LATER, SHORT
 from ._inbox_promises import InboxPromises
 from ._inbox_waiting import WaitingPromises
 from ._inbox_workers import Workers, Write
-from ._runner import Check, hold, keep, promises_of
+from ._runner import Check, hold, keep, made, promises_of
 
 MakeInbox = Callable[[], Inbox | Awaitable[Inbox] | AbstractAsyncContextManager[Inbox]]
 """A function that makes an inbox: it returns the inbox, an awaitable of it, or an async context manager."""
@@ -66,23 +66,6 @@ async def _try(make_inbox: MakeInbox, kind: type[Workers[Any]], check: Check, *,
         inboxes = [await stack.enter_async_context(made(make_inbox)) for _ in range(workers)]
         if isinstance(inboxes[0], kind.needs):
             await check(kind(inboxes[0], inboxes[-1], **options))
-
-
-@asynccontextmanager
-async def made(make_inbox: MakeInbox) -> AsyncGenerator[Inbox]:
-    made = make_inbox()
-    # An inbox may itself be an async context manager, which opens and closes it.
-    if isinstance(made, AbstractAsyncContextManager):
-        async with made as entered:
-            yield entered
-        return
-    inbox = await made if isinstance(made, Awaitable) else made
-    try:
-        yield inbox
-    finally:
-        close = getattr(inbox, "aclose", None)
-        if close is not None:
-            await close()
 
 
 async def known_since_opened(make_inbox: MakeInbox, clock: ManualClock | None) -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from inspect import iscoroutinefunction
-from typing import Any
+from typing import Any, TypeVar
 
 from ..._work.failures import failure_text
 from ..._work.limits import limit
 
+T = TypeVar("T")
 Check = Callable[[Any], Awaitable[None]]
 """Checks one promise of what it is called with."""
 
@@ -23,6 +25,24 @@ class BrokenPromisesError(AssertionError):
         lines = "".join(f"\n- {promise}: {what}" for promise, what in broken.items())
         super().__init__(f"{subject} breaks {len(broken)} of its promises:{lines}")
         self.broken = dict(broken)
+
+
+@asynccontextmanager
+async def made(make: Callable[[], T | Awaitable[T] | AbstractAsyncContextManager[T]]) -> AsyncGenerator[T]:
+    """Make what is checked, and close it at the end: it, or an awaitable of it, or an async context manager."""
+    made = make()
+    # An inbox may itself be an async context manager, which opens and closes it.
+    if isinstance(made, AbstractAsyncContextManager):
+        async with made as entered:
+            yield entered
+        return
+    subject = await made if isinstance(made, Awaitable) else made
+    try:
+        yield subject
+    finally:
+        close = getattr(subject, "aclose", None)
+        if close is not None:
+            await close()
 
 
 def promises_of(kind: type[Any]) -> dict[str, Check]:
