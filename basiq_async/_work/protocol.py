@@ -132,7 +132,7 @@ class Inbox(Record, Protocol):
         ``after`` is the last delivery of the previous page; it may have left the quarantine since. A page may have
         fewer than ``limit``. An empty page is the end.
 
-        ``waiting``: those that wait, of all webhooks, in place of those in the quarantine. Only a ``WaitingInbox`` is
+        ``waiting``: those that wait, in place of those in the quarantine. Only a ``WaitingInbox`` is
         asked for them.
         """
         ...
@@ -312,7 +312,7 @@ class WaitingInbox(Inbox, Protocol):
     Each time is by the inbox's clock, or by ``now`` if it is given, which must then be given in all calls.
     """
 
-    async def store(self, delivery: StoredDelivery, *, webhook_id: str | None, now: datetime | None = None) -> bool:
+    async def store(self, delivery: StoredDelivery, *, now: datetime | None = None) -> bool:
         """Store a delivery durably under its key, due at once. Its ``quarantined_at`` is the time when it came.
 
         Returns False if the key was handled, waits already, or is in the quarantine and was acknowledged. What a job
@@ -323,18 +323,18 @@ class WaitingInbox(Inbox, Protocol):
 
     async def claim_due(
         self,
-        webhook_id: str | None,
         token: str,
         *,
         limit: int,
         retries: int,
         lease: float,
+        without: Collection[str] = (),
         now: datetime | None = None,
     ) -> Sequence[ClaimedDelivery]:
-        """Claim at most ``limit`` due deliveries of a webhook that no token holds, the longest due first.
+        """Claim at most ``limit`` due deliveries that no token holds, the longest due first.
 
-        At most ``retries`` of them have failed before. The statement that claims counts each as an attempt, so that an
-        attempt which kills its process counts too.
+        At most ``retries`` of them have failed before, and none has an event type of ``without``. The statement that
+        claims counts each as an attempt, so that an attempt which kills its process counts too.
         """
         ...
 
@@ -349,8 +349,8 @@ class WaitingInbox(Inbox, Protocol):
         """
         ...
 
-    async def waiting(self, webhook_id: str | None, *, now: datetime | None = None) -> Waiting:
-        """Return what waits of a webhook."""
+    async def waiting(self, *, now: datetime | None = None) -> Waiting:
+        """Return what waits."""
         ...
 
 

@@ -35,7 +35,6 @@ class _Lease:
 @attrs.define
 class _Wait:
     delivery: StoredDelivery
-    webhook_id: str | None
     stored: float
     due: float
     attempts: int = 0
@@ -176,24 +175,24 @@ class MemoryInbox:
             found = [delivery for delivery in found if _order(delivery) > _order(after)]
         return found[:limit]
 
-    async def store(self, delivery: StoredDelivery, *, webhook_id: str | None, now: datetime | None = None) -> bool:
+    async def store(self, delivery: StoredDelivery, *, now: datetime | None = None) -> bool:
         """See ``WaitingInbox``."""
         key = delivery.key
         if key in self._waiting or self._is_done(key):
             return False
         self._quarantined.pop(key, None)
         moment = self._wall(now)
-        self._waiting[key] = _Wait(delivery, webhook_id, moment, moment, delivery.failures)
+        self._waiting[key] = _Wait(delivery, moment, moment, delivery.failures)
         return True
 
     async def claim_due(
         self,
-        webhook_id: str | None,
         token: str,
         *,
         limit: int,
         retries: int,
         lease: float,
+        without: Collection[str] = (),
         now: datetime | None = None,
     ) -> Sequence[ClaimedDelivery]:
         """See ``WaitingInbox``."""
@@ -204,7 +203,7 @@ class MemoryInbox:
             again = wait.delivery.failures > 0
             held = self._claims.get(key)
             is_held = held is not None and held.remaining(self._lease_clock()) > 0
-            if wait.webhook_id != webhook_id or is_held or (again and not retries):
+            if is_held or (again and not retries) or wait.delivery.event_type_id in without:
                 continue
             self._take(key, token, lease)
             retries -= again
@@ -224,9 +223,9 @@ class MemoryInbox:
         wait.delivery, wait.attempts = delivery, delivery.failures
         return True
 
-    async def waiting(self, webhook_id: str | None, *, now: datetime | None = None) -> Waiting:
+    async def waiting(self, *, now: datetime | None = None) -> Waiting:
         """See ``WaitingInbox``."""
-        found = [wait for wait in self._waiting.values() if wait.webhook_id == webhook_id]
+        found = list(self._waiting.values())
         fresh = [wait.stored for wait in found if not wait.delivery.failures]
         since = [wait.delivery.failing_since for wait in found if wait.delivery.failures]
         moment = self._wall(now)

@@ -16,11 +16,11 @@ KIND = FileKind(
         # that a count does not read it.
         "CREATE TABLE inbox (key TEXT PRIMARY KEY, handled INTEGER NOT NULL, failures INTEGER NOT NULL, "
         "expires REAL NOT NULL, token TEXT, lease REAL, ends REAL, at REAL, tried INTEGER NOT NULL DEFAULT 0, "
-        "due REAL, webhook TEXT, stored REAL, failing INTEGER, failing_since REAL, attempts INTEGER, size INTEGER, "
+        "due REAL, event_type TEXT, stored REAL, failing INTEGER, failing_since REAL, attempts INTEGER, size INTEGER, "
         "entry_json TEXT) WITHOUT ROWID",
         "CREATE INDEX inbox_expires ON inbox (expires)",
         "CREATE INDEX inbox_quarantine ON inbox (at, key) WHERE at IS NOT NULL",
-        "CREATE INDEX inbox_due ON inbox (webhook, failing, due, size, stored, failing_since) WHERE due IS NOT NULL",
+        "CREATE INDEX inbox_due ON inbox (failing, due, event_type, size, stored, failing_since) WHERE due IS NOT NULL",
         "CREATE INDEX inbox_waiting ON inbox (stored, key) WHERE due IS NOT NULL",
         # When the file was made, the state of the clock of retention, and when the newest record was made.
         "CREATE TABLE clock (began REAL NOT NULL, shown REAL, believed REAL, newest REAL)",
@@ -45,10 +45,11 @@ def _sql(statement: str) -> str:
         "open": "(NOT handled OR expires <= :horizon)",
         "counted": "CASE WHEN expires <= :horizon THEN 0 ELSE failures END",
         # A lease that begins later than now is one of before a restart, which sets the clock of leases back.
-        "due": "webhook = :webhook AND due <= :wall AND (token IS NULL OR ends <= :now OR ends - lease > :now + 1)",
+        "due": "due <= :wall AND event_type NOT IN (SELECT value FROM json_each(:without)) "
+        "AND (token IS NULL OR ends <= :now OR ends - lease > :now + 1)",
         "no_claim": "token = NULL, lease = NULL, ends = NULL",
         "no_entry": "at = NULL, tried = 0, entry_json = NULL, {no_wait}",
-        "no_wait": "due = NULL, webhook = NULL, stored = NULL, failing = NULL, failing_since = NULL, "
+        "no_wait": "due = NULL, event_type = NULL, stored = NULL, failing = NULL, failing_since = NULL, "
         "attempts = NULL, size = NULL",
     }
     for name, part in parts.items():
@@ -85,11 +86,11 @@ ON CONFLICT (key) DO UPDATE SET failures = max({counted}, tried) + 1, expires = 
 handled = handled AND expires > :horizon WHERE {open} OR token = :token
 """)
 STORE = _sql("""
-INSERT INTO inbox (key, handled, failures, expires, due, webhook, stored, failing, failing_since, attempts, size,
-entry_json)
-VALUES (:key, 0, 0, 1e18, :wall, :webhook, :stored, :failing, :failing_since, :attempts, :size, :entry_json)
+INSERT INTO inbox (key, handled, failures, expires, due, event_type, stored, failing, failing_since, attempts,
+size, entry_json)
+VALUES (:key, 0, 0, 1e18, :wall, :event_type, :stored, :failing, :failing_since, :attempts, :size, :entry_json)
 ON CONFLICT (key) DO UPDATE SET handled = 0, failures = {counted}, expires = excluded.expires, at = NULL, tried = 0,
-due = excluded.due, webhook = excluded.webhook, stored = excluded.stored, failing = excluded.failing,
+due = excluded.due, event_type = excluded.event_type, stored = excluded.stored, failing = excluded.failing,
 failing_since = excluded.failing_since, attempts = excluded.attempts, size = excluded.size,
 entry_json = excluded.entry_json WHERE {open} AND due IS NULL
 """)
@@ -112,7 +113,7 @@ WAITING = """
 SELECT count(*), coalesce(sum(NOT failing), 0), coalesce(sum(size), 0),
 max(0.0, :wall - min(CASE WHEN NOT failing THEN stored END)),
 max(0.0, :wall - min(CASE WHEN failing THEN failing_since END))
-FROM inbox WHERE webhook = :webhook AND due IS NOT NULL
+FROM inbox WHERE due IS NOT NULL
 """
 LIST_WAITING = """
 SELECT entry_json, key, stored, due FROM inbox WHERE due IS NOT NULL AND (stored, key) > (:at, :key)

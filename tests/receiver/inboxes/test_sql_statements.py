@@ -15,7 +15,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from basiq_async._storage import sql  # private: the time of the server
-from basiq_async._work.quarantine import drop_entry
+from basiq_async._work.inbox_calls import InboxCalls
 from basiq_async.receiver import SQLInbox, SQLiteInbox, inbox_metadata
 from basiq_async.receiver.protocol import ClaimStatus
 from basiq_async.testing import ManualClock
@@ -219,12 +219,12 @@ async def each_call(inbox: Any) -> None:
     await inbox.complete("m", "a")
     await inbox.quarantine("n", "a", quarantined_delivery("n"))
     await inbox.entries(limit=1, after=(await inbox.entries(limit=1))[0])
-    await drop_entry(inbox, "n", timeout=5)
+    await InboxCalls(inbox, 5).drop("n")
     for number in range(3):
-        await inbox.store(quarantined_delivery(f"w-{number}"), webhook_id="w")
-    for each in await inbox.claim_due("w", "a", limit=2, retries=1, lease=60):
+        await inbox.store(quarantined_delivery(f"w-{number}"))
+    for each in await inbox.claim_due("a", limit=2, retries=1, lease=60):
         await inbox.put_off(each.delivery, "a", seconds=0)
-    await inbox.waiting("w")
+    await inbox.waiting()
     await inbox.entries(waiting=True, limit=1, after=(await inbox.entries(waiting=True, limit=1))[0])
     if isinstance(inbox, SQLInbox):
         await inbox._pruning._prune()
