@@ -1,4 +1,4 @@
-"""Read request bodies within limits: a size and a time for each, and a total size for all that are arriving."""
+"""Read request bodies within limits: a size and a time for each, and a total size for all that are held."""
 
 from __future__ import annotations
 
@@ -27,43 +27,63 @@ class BodyAbortedError(BodyError):
 
 
 class TooManyBytesError(BodyError):
-    """The bodies that are arriving are together larger than the limit for their total."""
+    """The bodies that are open are together larger than the limit for their total."""
 
 
 class BodyReader:
     """Reads bodies of at most ``max_size`` bytes, each within ``timeout`` seconds.
 
-    All bodies that are arriving hold at most ``max_total`` bytes together, not counting the first 16 KiB of each.
+    All bodies that are open hold at most ``max_total`` bytes together, not counting the first 16 KiB of each.
     """
 
     def __init__(self, *, max_size: int, max_total: int, timeout: float) -> None:
         self.max_size = max_size
         self.max_total = max_total
         self.timeout = timeout
-        self._held = 0
+        self.held = 0
 
     def check_length(self, content_length: int | None) -> None:
         """Raise BodyTooLargeError if the Content-Length is above the limit."""
         if content_length is not None and content_length > self.max_size:
             raise BodyTooLargeError
 
+    def open(self) -> OpenBody:
+        """Return a body that is to be read, and closed when its bytes are not held for its sender any more."""
+        return OpenBody(self)
+
+
+class OpenBody:
+    """A body whose bytes count towards the total until it is closed."""
+
+    __slots__ = ("_held", "reader")
+
+    def __init__(self, reader: BodyReader) -> None:
+        self.reader = reader
+        self._held = 0
+
+    def hold(self, size: int) -> None:
+        """Count so many bytes in all. Raises TooManyBytesError."""
+        more = max(0, size - _FREE) - self._held
+        if more and self.reader.held + more > self.reader.max_total:
+            raise TooManyBytesError
+        self._held += more
+        self.reader.held += more
+
+    def close(self) -> None:
+        """Count its bytes no more."""
+        self.reader.held -= self._held
+        self._held = 0
+
     async def read(self, chunks: AsyncIterable[bytes]) -> bytes:
-        """Read a whole body. Raises BodyError."""
+        """Read it to its end. Raises BodyError."""
         body = bytearray()
-        held = 0
         try:
-            async with limit(self.timeout):
+            async with limit(self.reader.timeout):
                 async for chunk in chunks:
                     body += chunk
-                    if len(body) > self.max_size:
+                    if len(body) > self.reader.max_size:
                         raise BodyTooLargeError
-                    more = max(0, len(body) - _FREE) - held
-                    if more and self._held + more > self.max_total:
-                        raise TooManyBytesError
-                    held += more
-                    self._held += more
+                    self.hold(len(body))
         except (TimeoutError, ConnectionError):
             raise BodyAbortedError(len(body)) from None
-        finally:
-            self._held -= held
         return bytes(body)

@@ -66,15 +66,18 @@ async def read_body(request: web.Request) -> bytes | None:
     if not request.can_read_body:
         return None
     reader = request.app[_BODIES]
+    body = reader.open()
     try:
         reader.check_length(request.content_length)
-        return await reader.read(request.content.iter_any())
+        return await body.read(request.content.iter_any())
     except BodyTooLargeError:
         raise _refuse(413, f"the body is larger than {reader.max_size} bytes") from None
     except BodyAbortedError:
         raise _refuse(408, f"the body did not arrive within {reader.timeout:g} s") from None
     except BodyError:
         raise _refuse(503, f"more than {reader.max_total} bytes of bodies are arriving: try again later") from None
+    finally:
+        body.close()
 
 
 def _refuse(status: int, message: str) -> ControlError:

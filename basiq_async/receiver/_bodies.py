@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncGenerator, Iterable
 
-from .._web.bodies import BodyAbortedError, BodyReader, BodyTooLargeError, TooManyBytesError
+from .._web.bodies import BodyAbortedError, BodyTooLargeError, OpenBody, TooManyBytesError
 from ._outcome import RETRY_SOON, Outcome
 from ._results import Result
 
@@ -40,19 +40,24 @@ def refuse(content_length: int | None, content_encoding: str | None, max_size: i
     return None
 
 
-async def read_body(reader: BodyReader, chunks: AsyncGenerator[bytes], content_length: int | None) -> bytes | Outcome:
+def overloaded() -> Outcome:
+    """Return the outcome of a request while too many bytes are held for senders who are not known to be Basiq."""
+    return Outcome(Result.OVERLOADED, retry_after=RETRY_SOON)
+
+
+async def read_body(arriving: OpenBody, chunks: AsyncGenerator[bytes], content_length: int | None) -> bytes | Outcome:
     """Read a whole body. Return the outcome if it is too large, too slow or breaks off, or if too many are arriving."""
     try:
-        body = await reader.read(chunks)
+        body = await arriving.read(chunks)
     except BodyTooLargeError:
         return Outcome(Result.TOO_LARGE)
     except TooManyBytesError:
-        return Outcome(Result.OVERLOADED, retry_after=RETRY_SOON)
+        return overloaded()
     except BodyAbortedError as exc:
         logger.warning(
             "the body of a delivery broke off, or did not arrive within %g s: %d bytes of %s arrived. If this "
             "happens to every delivery, a middleware reads the body and does not pass it on",
-            reader.timeout,
+            arriving.reader.timeout,
             exc.received,
             "an unknown number" if content_length is None else content_length,
         )

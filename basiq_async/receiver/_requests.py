@@ -7,9 +7,9 @@ from collections.abc import AsyncGenerator, Callable
 
 from .._arguments import Duration, check_seconds, check_whole
 from .._signing.signature import CheckedHeaders, Headers, check_headers
-from .._web.bodies import BodyReader
+from .._web.bodies import BodyReader, TooManyBytesError
 from ..errors import SignatureVerificationError
-from ._bodies import read_body, refuse
+from ._bodies import overloaded, read_body, refuse
 from ._delivery import Delivery, UnreadableBodyError, read_delivery
 from ._outcome import Outcome, shorten
 from ._results import Result
@@ -53,7 +53,14 @@ class RequestReader:
             checked = check_headers(headers, self._tolerance, self._clock())
         except SignatureVerificationError as exc:
             return _reject(exc)
-        return await self._read(checked, body)
+        arriving = self._bodies.open()
+        try:
+            arriving.hold(len(body))
+            return await self._read(checked, body)
+        except TooManyBytesError:
+            return overloaded()
+        finally:
+            arriving.close()
 
     async def read_stream(
         self,
@@ -70,8 +77,12 @@ class RequestReader:
             checked = check_headers(headers, self._tolerance, self._clock())
         except SignatureVerificationError as exc:
             return _reject(exc)
-        body = await read_body(self._bodies, chunks, content_length)
-        return body if isinstance(body, Outcome) else await self._read(checked, body)
+        arriving = self._bodies.open()
+        try:
+            body = await read_body(arriving, chunks, content_length)
+            return body if isinstance(body, Outcome) else await self._read(checked, body)
+        finally:  # not earlier: a sender who is not known to be Basiq may wait for a slow store of secrets
+            arriving.close()
 
     async def _read(self, checked: CheckedHeaders, body: bytes) -> Delivery | Outcome:
         message_id, _, _, sent = checked

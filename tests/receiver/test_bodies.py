@@ -87,10 +87,10 @@ async def chunks(*parts: bytes, breaks: bool = False, hangs: bool = False) -> As
 async def test_a_body_is_its_bytes_or_the_reason_why_it_is_refused(
     body: AsyncGenerator[bytes], result: bytes | Result
 ) -> None:
-    found = await read_body(BodyReader(max_size=20_000, max_total=100, timeout=0.02), body, None)
+    found = await read_body(BodyReader(max_size=20_000, max_total=100, timeout=0.02).open(), body, None)
     assert (found if isinstance(found, bytes) else found.result) == result
 
 
 async def test_a_middleware_that_has_read_the_body_is_named(caplog: pytest.LogCaptureFixture) -> None:
-    assert await read_body(BodyReader(max_size=10, max_total=10, timeout=1), chunks(), 5) == b""
+    assert await read_body(BodyReader(max_size=10, max_total=10, timeout=1).open(), chunks(), 5) == b""
     assert "a middleware read the body" in caplog.text

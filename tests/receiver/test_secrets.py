@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -237,3 +237,39 @@ def test_what_cannot_be_a_store_is_refused() -> None:
     ):
         with pytest.raises(ConfigurationError, match=said):
             WebhookReceiver(store)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("arrives", ["streamed", "whole"])
+@virtual.clocked
+async def test_what_forgers_make_wait_for_a_slow_store_is_bounded_until_the_verdict(arrives: str) -> None:
+    """Anybody can send the headers of a fresh delivery, and its body is kept until the store has been asked."""
+    vault, mebibyte = Vault(SECRET), 2**20
+    async with taking(vault, clock=virtual.clock) as receiver:
+        assert (await post(receiver, at=virtual.clock())).status == 204
+        vault.seconds = 5.0
+
+        async def send(body: bytes, secret: str) -> Result:
+            headers = signed(body, secret=secret, at=virtual.clock())
+            if arrives == "whole":
+                return (await receiver.handle(headers, body)).result
+
+            async def chunks() -> AsyncGenerator[bytes]:
+                yield body
+
+            stream = chunks()
+            return (
+                await receiver.handle_stream(headers, stream, content_length=len(body), content_encoding=None)
+            ).result
+
+        forged = [asyncio.create_task(send(b"x" * mebibyte, OTHER_SECRET)) for _ in range(100)]
+        await asyncio.sleep(1)
+        refused = [each.result() for each in forged if each.done()]
+        assert set(refused) == {Result.OVERLOADED}
+        assert (100 - len(refused)) * (mebibyte - 16_384) <= 16 * mebibyte
+        assert await send(payload(), SECRET) is Result.HANDLED, "a small one of Basiq is handled meanwhile"
+        ended = await asyncio.gather(*forged)
+        assert sorted(set(ended)) == [Result.OVERLOADED, Result.REJECTED]
+        vault.seconds = 0.0
+        await asyncio.sleep(2)
+        again = await asyncio.gather(*(send(b"y" * mebibyte, OTHER_SECRET) for _ in range(16)))
+        assert set(again) == {Result.REJECTED}, "what has its verdict counts no more"
