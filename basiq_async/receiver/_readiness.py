@@ -7,7 +7,8 @@ import logging
 import math
 
 from .._work.failures import reason_text
-from .._work.inbox_calls import InboxCalls
+from .._work.limits import inbox_limit
+from .._work.protocol import Inbox
 
 logger = logging.getLogger("basiq_async.receiver")
 
@@ -18,8 +19,9 @@ _BETWEEN = 1.0
 class Readiness:
     """Asks an inbox whether it can be used, once a second at most, however many ask and give up."""
 
-    def __init__(self, calls: InboxCalls) -> None:
-        self._calls = calls
+    def __init__(self, inbox: Inbox, timeout: float) -> None:
+        self._inbox = inbox
+        self._timeout = timeout
         self._asking = asyncio.Lock()
         self._asked_at = -math.inf
         self._ready = False
@@ -36,7 +38,8 @@ class Readiness:
 
     async def _check(self) -> bool:
         try:
-            await self._calls.check()
+            async with inbox_limit(self._timeout):
+                await self._inbox.check()
         except Exception as exc:
             text = reason_text(exc)
             logger.warning("the receiver is not ready: %s", text)
