@@ -96,7 +96,7 @@ world-faults: $(READY) ## plant each fault of tests/world/faults.py in a copy: h
 
 live: $(READY) ## the real API compared with the fake, with reads alone; writes docs/live.md; needs BASIQ_API_KEY
 	@if [ -z "$$BASIQ_API_KEY" ]; then echo "make live: nothing was called, BASIQ_API_KEY is not set"; \
-	else BASIQ_LIVE=1 $(BIN)/python -m pytest -p no:randomly tests/contract/test_live.py; fi
+	else BASIQ_LIVE=1 $(BIN)/python -m pytest -rP -p no:randomly tests/contract/test_live.py; fi
 
 PEERS := $(VENV)/.peers
 
