@@ -66,13 +66,13 @@ def check_event_type_ids(name: str, value: Iterable[str]) -> list[str]:
 
 
 def read_webhook_ids(value: object) -> tuple[str, ...]:
-    """Return the webhooks of one service, newest first: one id, several, or a text of several with commas."""
+    """Return the webhooks of one service: one id, several, or a text of several with commas."""
     given = value.split(",") if isinstance(value, str) else value
     found = list(given) if isinstance(given, Iterable) and not isinstance(given, bytes) else [None]
     ids = [each.strip() if isinstance(each, str) else "" for each in found]
     if not ids or not all(ids) or len(set(ids)) < len(ids):
         raise ConfigurationError(
-            "webhook_id must be the id of a webhook, or the different ids of all webhooks of this service, newest first"
+            "webhook_id must be the id of a webhook, or the different ids of several webhooks of this service"
         )
     return tuple(ids)
 

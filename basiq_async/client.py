@@ -97,7 +97,7 @@ class BasiqClient:
         self._observed = False
         authenticated = Authenticated(self._retrying, key, base, max_elapsed=policy.max_elapsed, redactor=redactor)
         codec, seal = Codec(clean=redactor.clean_body), CursorSeal(key.reveal())
-        api = self._api = Api(base, authenticated, codec, self._owner, redactor, seal)
+        api = self._api = Api(base, authenticated, codec, self._owner, redactor, seal, key.digest)
         self._base = base
         self._key = key
         self.webhooks = Webhooks(api)

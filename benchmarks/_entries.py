@@ -30,7 +30,7 @@ from tests.support.servers import (
 )
 
 _TYPE = "consent.revoked"
-_BEFORE, _AFTER = inbox_key(_TYPE, "|", None).split("|")
+_BEFORE, _AFTER = inbox_key("|", None).split("|")
 """What a key begins with and ends with; the event's id is between them."""
 _DAY = 86_400.0
 _REMEMBER = 30 * _DAY
@@ -38,7 +38,7 @@ _REMEMBER = 30 * _DAY
 
 def new_key() -> str:
     """The key of an event that is in no inbox."""
-    return inbox_key(_TYPE, str(uuid.uuid4()), None)
+    return inbox_key(str(uuid.uuid4()), None)
 
 
 class Store(Protocol):

@@ -33,7 +33,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from basiq_async import BasiqClient, InMemoryTransport, Message
-from basiq_async._work.keys import owner_of_job, posting_job
+from basiq_async._work.keys import key_of_post, posting_job
 from basiq_async.receiver import Delivery, SQLInbox, SQLiteInbox, WebhookReceiver
 from basiq_async.receiver.protocol import inbox_key
 from basiq_async.replay import HttpTarget, JSONLinesTarget, Replay
@@ -169,14 +169,10 @@ class Crash:
 
     async def _read_keys(self) -> dict[str, str]:
         """Return the key of each message, by its id. What is posted has keys of the job's own."""
-        owner = self.webhook_id
-        if self.mode == "http":
-            owner = owner_of_job(posting_job(JOB), owner)
+        job = posting_job(JOB) if self.mode == "http" else None
         async with BasiqClient(FakeBasiq.DEFAULT_API_KEY, transport=InMemoryTransport(self.fake)) as client:
-            return {
-                each.id: inbox_key(each.event_type_id, each.event_id, each.id, owner)
-                async for each in client.messages.list(self.webhook_id)
-            }
+            keys = {each.id: inbox_key(each.event_id, each.id) async for each in client.messages.list(self.webhook_id)}
+            return keys if job is None else {id: key_of_post(job, key) for id, key in keys.items()}
 
     def kill_once(self, longest: float) -> bool:
         """Start a run and kill it at a random instant; False where it had come to its end before."""

@@ -214,7 +214,7 @@ async def count_waiting(job: Job) -> int:
     """Return how many deliveries were acknowledged, and wait to be handled."""
     engine = create_async_engine(job.database or "")
     try:
-        return (await SQLInbox(engine, create_tables=False).waiting(job.webhook_id)).count
+        return (await SQLInbox(engine, create_tables=False).waiting()).count
     finally:
         await engine.dispose()
 

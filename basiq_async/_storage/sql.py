@@ -36,6 +36,7 @@ logger = logging.getLogger("basiq_async.storage")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _LONGEST_NAME = 63 - len("_failures_order")
 """PostgreSQL truncates longer names, and the names of the indexes are made from the table's."""
+LONGEST_SERVICE = 100
 _LOCK_WAIT = 0.2
 """Seconds to wait for another process that writes to the SQLite file."""
 _QUEUE_WAIT = 1.0
@@ -45,12 +46,12 @@ _CLOSE = 1.0
 
 
 class StoreTables:
-    """The tables of an inbox, whose names begin with ``table``. One of them has their version and the time of creation.
+    """The tables of an inbox, whose names begin with ``table``. One of them has their version, and when it began.
 
-    layout: the version of the tables.
+    layout: the version of the tables. service: whose rows are meant; several services may share the tables.
     """
 
-    def __init__(self, layout: int, table: str, schema: str | None) -> None:
+    def __init__(self, layout: int, table: str, schema: str | None, service: str) -> None:
         for name in (table, schema):
             if name is not None and (not _NAME.fullmatch(name) or len(name) > _LONGEST_NAME):
                 raise ConfigurationError(
@@ -60,10 +61,12 @@ class StoreTables:
         self.layout = layout
         self.name = table if schema is None else f"{schema}.{table}"
         self.metadata = sa.MetaData(schema=schema)
+        self.service = service
         self.version = sa.Table(
             f"{table}_version",
             self.metadata,
-            sa.Column("version", sa.Integer, primary_key=True, autoincrement=False),
+            service_column(),
+            sa.Column("version", sa.Integer, nullable=False),
             sa.Column("began", sa.DateTime(timezone=True), nullable=False),
         )
 
@@ -74,6 +77,12 @@ class StoreTables:
             parts.append(str(CreateTable(table).compile(dialect=dialect)).strip())
             parts += [str(CreateIndex(index).compile(dialect=dialect)).strip() for index in table.indexes]
         return "".join(f"{part};\n" for part in parts)
+
+
+def service_column() -> sa.Column[str]:
+    """Return the first column of each primary key: the service whose row it is."""
+    kind = sa.String(LONGEST_SERVICE).with_variant(sa.String(LONGEST_SERVICE, collation="C"), "postgresql")
+    return sa.Column("service", kind, primary_key=True)
 
 
 def key_type() -> sa.String:
@@ -307,16 +316,18 @@ class SQLStore:
             await connection.execute(sa.select(func.pg_advisory_xact_lock(func.hashtext(self.tables.name))))
         if self.create_tables:
             await connection.run_sync(self._create_tables)
-        version = self.tables.version
-        rows = (await connection.execute(sa.select(version))).all()
-        if not rows and self.use != "make":
+        version, service = self.tables.version, self.tables.service
+        found = (await connection.execute(sa.select(version).where(version.c.service == service))).all()
+        others = sa.select(version.c.version).where(version.c.version != self.tables.layout).limit(1)
+        if not found and self.use != "make":
             raise InboxError(f"the tables {self.tables.name} cannot be used: {NO_INBOX}")
-        if not rows:
-            await connection.execute(sa.insert(version).values(version=self.tables.layout, began=func.now()))
-            rows = (await connection.execute(sa.select(version))).all()
-        if [row.version for row in rows] != [self.tables.layout]:
+        if (await connection.execute(others)).first() is not None:
             raise InboxError(self._another_version())
-        return as_aware(rows[0].began)
+        if not found:
+            new = {"service": service, "version": self.tables.layout, "began": func.now()}
+            await connection.execute(sa.insert(version).values(new))
+            found = (await connection.execute(sa.select(version).where(version.c.service == service))).all()
+        return as_aware(found[0].began)
 
     def _create_tables(self, connection: Connection) -> None:
         found = sa.inspect(connection)
@@ -328,7 +339,8 @@ class SQLStore:
     def _another_version(self) -> str:
         return (
             f"The inbox's tables {self.tables.name} were made by another version of this library, and were left as "
-            "they are: pass another table=, or drop them and create those of inbox.ddl()"
+            "they are: run the version that made them until nothing waits in them or is in their quarantine, then pass "
+            "another table= to this one"
         )
 
 

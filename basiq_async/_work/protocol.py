@@ -74,10 +74,6 @@ class Inbox(Record, Protocol):
         starts again). DONE if the event has been handled, or is in the quarantine and was acknowledged. BUSY if another
         token holds the key, by a claim of either kind.
 
-        A claim whose lease ran out, and that was neither released nor completed, is an attempt without an end: its
-        process was killed, or hung. The call that claims the key after it counts it, in one step: ``Claim.unended`` is
-        how many there were. ``release`` and ``quarantine`` leave the count as it is, and ``complete`` forgets it.
-
         An entry of the quarantine that was *not acknowledged* does not keep the key from being claimed: a live attempt
         handles the event. The entry stays until ``complete`` removes it, or ``quarantine`` replaces it.
 
@@ -136,7 +132,7 @@ class Inbox(Record, Protocol):
         ``after`` is the last delivery of the previous page; it may have left the quarantine since. A page may have
         fewer than ``limit``. An empty page is the end.
 
-        ``waiting``: those that wait, of all webhooks, in place of those in the quarantine. Only a ``WaitingInbox`` is
+        ``waiting``: those that wait, in place of those in the quarantine. Only a ``WaitingInbox`` is
         asked for them.
         """
         ...
@@ -158,14 +154,12 @@ class Claim:
     """The result of an attempt to claim a key.
 
     If the status is BUSY, ``retry_after`` is the number of seconds until the other worker's lease ends, and ``holder``
-    is that worker's token, or None if the inbox does not know it. If it is CLAIMED, ``unended`` is the number of
-    attempts before this one that had no end.
+    is that worker's token, or None if the inbox does not know it.
     """
 
     status: ClaimStatus
     retry_after: float = 0.0
     holder: str | None = None
-    unended: int = 0
 
 
 Kind = Literal["delivery", "message", "event", "unreadable"]
@@ -318,7 +312,7 @@ class WaitingInbox(Inbox, Protocol):
     Each time is by the inbox's clock, or by ``now`` if it is given, which must then be given in all calls.
     """
 
-    async def store(self, delivery: StoredDelivery, *, webhook_id: str | None, now: datetime | None = None) -> bool:
+    async def store(self, delivery: StoredDelivery, *, now: datetime | None = None) -> bool:
         """Store a delivery durably under its key, due at once. Its ``quarantined_at`` is the time when it came.
 
         Returns False if the key was handled, waits already, or is in the quarantine and was acknowledged. What a job
@@ -329,18 +323,18 @@ class WaitingInbox(Inbox, Protocol):
 
     async def claim_due(
         self,
-        webhook_id: str | None,
         token: str,
         *,
         limit: int,
         retries: int,
         lease: float,
+        without: Collection[str] = (),
         now: datetime | None = None,
     ) -> Sequence[ClaimedDelivery]:
-        """Claim at most ``limit`` due deliveries of a webhook that no token holds, the longest due first.
+        """Claim at most ``limit`` due deliveries that no token holds, the longest due first.
 
-        At most ``retries`` of them have failed before. The statement that claims counts each as an attempt, so that an
-        attempt which kills its process counts too.
+        At most ``retries`` of them have failed before, and none has an event type of ``without``. The statement that
+        claims counts each as an attempt, so that an attempt which kills its process counts too.
         """
         ...
 
@@ -355,8 +349,8 @@ class WaitingInbox(Inbox, Protocol):
         """
         ...
 
-    async def waiting(self, webhook_id: str | None, *, now: datetime | None = None) -> Waiting:
-        """Return what waits of a webhook."""
+    async def waiting(self, *, now: datetime | None = None) -> Waiting:
+        """Return what waits."""
         ...
 
 

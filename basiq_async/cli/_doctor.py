@@ -14,6 +14,7 @@ import attrs
 import typer
 
 from .._wire.hosts import show_url
+from .._work.noted import Noted
 from ..errors import ConfigurationError, NotFoundError
 from ._command import command
 from ._inboxes import (
@@ -36,7 +37,6 @@ from ._problems import (
     show_head,
     show_problem,
     tell_left_alone,
-    tell_others,
 )
 from ._results import Output, Row, View, as_row, count_details
 from ._run import DONE, NO_ANSWER, WRONG, exit_code, make_client
@@ -51,7 +51,7 @@ _DIAGNOSIS: View[Diagnosis] = View(
     "id url status healthy problems cool_off_left failed_share by_status refused disabled_at last_success "
     "first_failure oldest_undelivered undelivered unknown never_sent unrecorded left_alone recovered quarantined "
     "first_failure oldest_undelivered undelivered unknown never_sent unrecorded left_alone recovered quarantined "
-    "waiting waiting_age others out_of_reach endpoint_status endpoint_error looked_at read_by_id earliest latest "
+    "waiting waiting_age out_of_reach endpoint_status endpoint_error looked_at read_by_id earliest latest "
     "complete forbidden newest_record",
     id=lambda found: found.webhook.id,
     url=lambda found: show_url(found.webhook.url),
@@ -99,12 +99,6 @@ async def doctor(
     ] = None,
     receiver: Receiver = None,
     inbox: InboxPlace = None,
-    identity: Annotated[
-        str | None,
-        option(
-            "With --inbox: the first webhook of the service, if its receiver has not noted it.", metavar="WEBHOOK_ID"
-        ),
-    ] = None,
     limit: Annotated[
         int, typer.Option(min=0, metavar="N", help="Read the first N messages and N events of the lists; 0 for all.")
     ] = 2_000,
@@ -117,7 +111,7 @@ async def doctor(
     permission that the key lacks, left something unread, or Basiq does not tell what was delivered. Changes nothing at
     Basiq, and posts nothing without --test.
     """
-    from .._work.owners import read_owners
+    from .._work.inbox_calls import InboxCalls
 
     found_codes, seen = set[str](), 0
     if receiver is not None and inbox is not None:
@@ -129,24 +123,22 @@ async def doctor(
             else await stack.enter_async_context(open_receiver(receiver, webhook_id, make=False))
         )
         known = None if inbox is None else await stack.enter_async_context(open_inbox(inbox))
-        owners = {} if known is None else await read_owners(known, timeout=INBOX_TIMEOUT)
+        noted = Noted() if known is None else await InboxCalls(known, INBOX_TIMEOUT).noted()
         ids = [webhook_id] if webhook_id is not None else [each.id async for each in basiq.webhooks.list()]
-        served = [each for each, owner in owners.items() if owner.since is not None]
+        served = noted.live()
         if opened is not None:
             served = list(opened.webhook_ids)
         elsewhere = webhook_id is None and bool(served) and not {*ids} & {*served}
         if elsewhere:
             what = f"the webhook {', '.join(served)} of this {'inbox' if opened is None else 'receiver'}"
-            say(f"{what} is not of this account; if another took its place, its receiver needs both ids, the new first")
+            say(f"{what} is not of this account")
         for each in ids:
             live(f"checking webhook {each}")
             own = opened if opened is None or not opened.webhook_ids or each in opened.webhook_ids else None
-            its = known if webhook_id is not None or not owners or each in owners else None
+            its = known if webhook_id is not None or not noted.webhooks or each in noted.webhooks else None
             secret = read_secrets(secret_file) if test and (own is None or secret_file is not None) else None
             try:
-                looked = await _diagnose(
-                    basiq, each, own, its, identity=identity, max_items=limit or None, secret=secret, test=test
-                )
+                looked = await _diagnose(basiq, each, own, its, max_items=limit or None, secret=secret, test=test)
             except NotFoundError as exc:
                 if webhook_id is not None or exit_code(exc) != WRONG:
                     raise
@@ -172,7 +164,6 @@ async def doctor(
                 say(looked.last_line)
             else:
                 tell_left_alone(diagnosis.left_alone, "a recovery leaves them alone")
-            tell_others(diagnosis.others)
             if diagnosis.endpoint is not None and diagnosis.endpoint.ok:
                 say("the test proves the address, and not that Basiq signs with the secret that it was signed with")
             found_codes.update(each.code for each in diagnosis.problems)
@@ -227,7 +218,7 @@ async def _diagnose(
         missing = url = None
         if receiver is None and inbox is None:
             url = (await basiq.webhooks.get(webhook_id)).url
-            file = record_file(options["identity"] or webhook_id, url)
+            file = record_file(webhook_id, url)
             if os.path.isfile(file):  # noqa: ASYNC240  # once, before the work begins
                 inbox = await stack.enter_async_context(open_inbox(file))
             else:
@@ -236,6 +227,6 @@ async def _diagnose(
                 )
         found = await basiq.webhooks.diagnose(webhook_id, receiver=receiver, inbox=inbox, **options)
         known = inbox if receiver is None else receiver.inbox
-        oldest = await oldest_set_aside(known, webhook_id, options["identity"], url) if found.quarantined else None
+        oldest = await oldest_set_aside(known, url) if found.quarantined else None
         newest = None if known is None else await tell_newest(known)
         return _Looked(found, oldest, newest, missing)

@@ -19,13 +19,13 @@ from .._arguments import read_webhook_ids
 from .._wire.hosts import show_urls_in
 from .._work.failures import failure_text
 from .._work.inbox_kinds import KINDS, kind_of
-from .._work.keys import owner_of_job, posting_job
 from ..errors import BasiqError, ConfigurationError, InboxError
 from ._options import option
 from ._output import say
 from ._results import cell_text
 
 if TYPE_CHECKING:
+    from .._work.inbox_calls import InboxCalls
     from .._work.store_use import StoreUse
     from ..receiver import Inbox, WebhookReceiver
 
@@ -58,7 +58,7 @@ class InboxOptions:
     """The options that name an inbox, and the webhook that is meant.
 
     job NAME: With --to: the name of the job that posted, if it was given one.
-    webhook: The webhook that the messages are of; several ids of one service with commas, newest first.
+    webhook: The webhook that the messages are of; several ids of one service with commas.
     """
 
     receiver: Receiver = None
@@ -68,41 +68,30 @@ class InboxOptions:
     webhook: Annotated[str | None, option(envvar=WEBHOOK_VARIABLE)] = None
 
     @asynccontextmanager
-    async def open(self, *, write: bool = False) -> AsyncIterator[tuple[Inbox, str | None]]:
+    async def open(self, *, write: bool = False) -> AsyncIterator[tuple[InboxCalls, str | None]]:
         """Open the inbox, to ``write`` to it or only to look.
 
-        Also yield the webhook whose entries are meant: by default ``ANY_WEBHOOK``.
+        Also yield the job whose entries are meant; None for those of a receiver, and ``ALL`` for all of an inbox.
         """
-        from .._work.quarantine import ANY_WEBHOOK, with_jobs
+        from .._work.inbox_calls import ALL, InboxCalls
+        from .._work.keys import posting_job
 
         if (self.receiver is None) == (self.inbox is None and self.to is None):
             raise ConfigurationError("name the inbox with --inbox or --receiver, or with --to and --webhook")
         if self.receiver is not None:
             async with open_receiver(self.receiver, self.webhook, make=False) as opened:
-                yield opened.inbox, opened.webhook_id
+                yield InboxCalls(opened.inbox, INBOX_TIMEOUT), None
             return
         if self.inbox is None and self.webhook is None:
             raise ConfigurationError(f"--to needs --webhook, or {WEBHOOK_VARIABLE}: the record is of one webhook")
-        place = self.inbox or record_file(identity_in(self.webhook or ""), self.job or self.to or "")
+        place = self.inbox or record_file(first_of(self.webhook or ""), self.job or self.to or "")
         async with open_inbox(place, write=write) as found:
-            owner = ANY_WEBHOOK if self.webhook is None else await find_owner(found, self.webhook)
-            if self.webhook is not None and self.to is None:
-                yield found, with_jobs(owner)
-            else:
-                yield found, owner if self.to is None else owner_of_job(posting_job(self.job or self.to), owner)
+            yield InboxCalls(found, INBOX_TIMEOUT), ALL if self.to is None else posting_job(self.job or self.to)
 
 
-def identity_in(webhook: str) -> str:
-    """Return the identity in a list of webhooks with commas: the last one."""
-    return webhook and read_webhook_ids(webhook)[-1]
-
-
-async def find_owner(inbox: Inbox, webhook: str) -> str:
-    """Return the identity of a webhook in an inbox, or that of a list of webhooks with commas."""
-    from .._work.owners import find_identity
-
-    ids = read_webhook_ids(webhook)
-    return await find_identity(inbox, ids[0], ids[-1] if len(ids) > 1 else None, timeout=INBOX_TIMEOUT)
+def first_of(webhook: str) -> str:
+    """Return the first of several webhooks with commas."""
+    return webhook and read_webhook_ids(webhook)[0]
 
 
 @asynccontextmanager
@@ -118,7 +107,7 @@ async def open_receiver(
     Raises ``ConfigurationError`` if the module or variable does not exist or raises, or does not hold a receiver; and
     for a receiver of another webhook than ``webhook_id``.
     """
-    from .._work.waiting import may_work
+    from .._work.may_work import may_work
     from ..receiver import WebhookReceiver
 
     may_work.set(False)

@@ -10,9 +10,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from .._redaction.text import amount
-from .._work.limits import inbox_limit
-from .._work.owners import live_identities, read_owners
-from .._work.quarantine import read_quarantine
+from .._work.inbox_calls import InboxCalls
 from ..errors import ConfigurationError, ReplayError
 from ..models import Message
 from ..receiver import SQLiteInbox
@@ -99,17 +97,17 @@ class Polling(Showing):
         options = self._options
         path = options.inbox or f"basiq-listen-{record_file(self._webhook_id, options.forward_to or '')[6:]}"
         start, inbox = None, SQLiteInbox(path, remember=None)
+        calls = InboxCalls(inbox, INBOX_TIMEOUT)
         if os.path.lexists(path):  # noqa: ASYNC240  # once, before the work begins
             await stack.enter_async_context(inbox)
-            if live_identities(await read_owners(inbox, timeout=INBOX_TIMEOUT)):
+            if (await calls.noted()).live():
                 raise ConfigurationError("this is the inbox of a service: pass a file that is kept for what was shown")
-            start = await inbox.note(_START)
+            start = await calls.note(_START)
         if start is None:  # a run that ends before it is known leaves no file
             start = str(await read_moment(basiq, options.since or "0s", "--since"))
             await stack.enter_async_context(inbox)
-            async with inbox_limit(INBOX_TIMEOUT):
-                await inbox.set_note(_START, start)
-        async for entry in read_quarantine(inbox, self._webhook_id, timeout=INBOX_TIMEOUT):
+            await calls.set_note(_START, start)
+        async for entry in calls.read_quarantine():
             self._last = entry
         return Replay(
             basiq,

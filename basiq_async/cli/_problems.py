@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -11,13 +11,13 @@ import attrs
 
 from .._redaction.text import amount
 from .._wire.hosts import show_place
-from .._work.keys import identity_of
 from ._inboxes import INBOX_TIMEOUT
 from ._options import help_line
 from ._output import Styled, say, write
 from ._results import Row, cell_text
 
 if TYPE_CHECKING:
+    from .._work.inbox_calls import InboxCalls
     from ..receiver import Inbox
     from ..services.diagnosis import Problem
     from ._lines import Words
@@ -58,45 +58,37 @@ class SetAside:
     posted: Words = ()
 
 
-async def oldest_set_aside(
-    inbox: Inbox | None, webhook_id: str, identity: str | None, job: str | None = None
-) -> SetAside | None:
-    """Return the oldest entry of a webhook in the quarantine; None if there is none.
+async def oldest_set_aside(inbox: Inbox | None, job: str | None = None) -> SetAside | None:
+    """Return the oldest entry of the quarantine; None if there is none.
 
     job: the name or the url of a job that posts, whose entries are meant; else those of all jobs are meant too.
     """
-    from .._work.keys import owner_of_job, posting_job, webhook_of
-    from .._work.owners import find_identity
-    from .._work.quarantine import first_quarantined, with_jobs
+    from .._work.inbox_calls import ALL, InboxCalls
+    from .._work.keys import posting_job, split_key
 
     if inbox is None:
         return None
-    owner = await find_identity(inbox, webhook_id, identity, timeout=INBOX_TIMEOUT)
-    owner = with_jobs(owner) if job is None else owner_of_job(posting_job(job), owner)
-    found = await first_quarantined(inbox, owner, 1, timeout=INBOX_TIMEOUT)
+    calls = InboxCalls(inbox, INBOX_TIMEOUT)
+    found = await calls.first_quarantined(1, ALL if job is None else posting_job(job))
     if not found:
         return None
-    return SetAside(found[0].quarantined_at, await _read_target(inbox, webhook_of(found[0].key)))
+    return SetAside(found[0].quarantined_at, await _read_target(calls, split_key(found[0].key)[0]))
 
 
 async def note_target(record: Inbox, to: str, job: str | None) -> None:
     """Note in the record of a job where it posts, for the line that tries again what failed."""
+    from .._work.inbox_calls import InboxCalls
     from .._work.keys import posting_job
-    from .._work.limits import inbox_limit
 
-    async with inbox_limit(INBOX_TIMEOUT):
-        await record.set_note(_target_note(posting_job(job or to)), json.dumps([show_place(to), job]))
+    calls = InboxCalls(record, INBOX_TIMEOUT)
+    await calls.set_note(_target_note(posting_job(job or to)), json.dumps([show_place(to), job]))
 
 
-async def _read_target(inbox: Inbox, owner: str | None) -> Words:
+async def _read_target(calls: InboxCalls, job: str | None) -> Words:
     """Return the words that name the target of a job, as its record noted it."""
-    from .._work.keys import identity_of
-    from .._work.limits import inbox_limit
-
-    if owner is None or owner == (identity := identity_of(owner)):
+    if job is None:
         return ()
-    async with inbox_limit(INBOX_TIMEOUT):
-        text = await inbox.note(_target_note(owner.removesuffix(f":{identity}")))
+    text = await calls.note(_target_note(job))
     try:
         to, job = json.loads(text or "")
         return ("--to", str(to), *(("--job", str(job)) if job else ()))
@@ -106,14 +98,6 @@ async def _read_target(inbox: Inbox, owner: str | None) -> Words:
 
 def _target_note(job: str) -> str:
     return f"target of {job}"
-
-
-def tell_others(counts: Mapping[str, int]) -> None:
-    """Say what waits in an inbox, or is in its quarantine, of others than the webhook: nothing else names it."""
-    for owner, count in counts.items():
-        what = amount(count, "delivery", "deliveries")
-        whose = f"a job that posts the events of {identity_of(owner)!r}" if identity_of(owner) != owner else repr(owner)
-        say(f"the inbox also has {what} of {whose}, waiting or in the quarantine, which only that one ends")
 
 
 def tell_left_alone(count: int, so: str) -> None:

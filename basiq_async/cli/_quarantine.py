@@ -12,7 +12,7 @@ import typer
 from .._arguments import read_webhook_ids
 from .._redaction.text import amount
 from .._work.failures import failure_text, find_retry_after
-from .._work.keys import identity_of, webhook_of
+from .._work.keys import split_key
 from ..errors import ConfigurationError
 from ._command import Group
 from ._inboxes import INBOX_TIMEOUT, WEBHOOK_VARIABLE, InboxOptions, tell_newest
@@ -24,6 +24,7 @@ from ._runs import Watch, check_places, open_target, run_watched, show_at_servic
 from ._settings import Settings
 
 if TYPE_CHECKING:
+    from .._work.inbox_calls import InboxCalls
     from ..models import Message
     from ..receiver import Inbox, StoredDelivery
     from ..replay import Report, Target
@@ -43,24 +44,19 @@ def entries_of(count: int) -> str:
     return amount(count, "entry", "entries")
 
 
-def _view(*first: Column) -> View[StoredDelivery]:
-    return View(
-        "delivery_id webhook_id kind event_type_id event_id error failures signed_at quarantined_at acknowledged body",
-        *first,
-        Column("EVENT TYPE", "event_type_id", flexible=12),
-        Column("SINCE (UTC)", lambda entry: short_time(entry["quarantined_at"])),
-        Column("FAILURES", "failures"),
-        Column("ERROR", "error", flexible=24),
-        Column("KIND", "kind", optional=True),
-        id_below=True,
-        webhook_id=lambda entry: identity_of(webhook_of(entry.key)),
-        body=lambda entry: entry.body.decode(errors="replace"),
-    )
-
-
 ID = Column("ID", entry_id)
-WEBHOOK = Column("WEBHOOK", "webhook_id", optional=True)
-_ENTRY, _OF_SEVERAL = _view(ID), _view(ID, WEBHOOK)
+_ENTRY: View[StoredDelivery] = View(
+    "delivery_id job kind event_type_id event_id error failures signed_at quarantined_at acknowledged body",
+    ID,
+    Column("EVENT TYPE", "event_type_id", flexible=12),
+    Column("SINCE (UTC)", lambda entry: short_time(entry["quarantined_at"])),
+    Column("FAILURES", "failures"),
+    Column("ERROR", "error", flexible=24),
+    Column("KIND", "kind", optional=True),
+    id_below=True,
+    job=lambda entry: split_key(entry.key)[0],
+    body=lambda entry: entry.body.decode(errors="replace"),
+)
 _RETRIED: View[Row] = View(
     "delivery_id event_id result error",
     Column("ID", entry_id),
@@ -76,14 +72,9 @@ async def list_(output: Output, place: InboxOptions, limit: Oldest = None) -> in
     Name the inbox with --receiver or --inbox, or with --to and --webhook if it records what was posted. The exit code
     is 1 if there is anything.
     """
-    from .._work.owners import read_owners
-    from .._work.quarantine import read_quarantine
-
-    async with place.open() as (inbox, owner):
-        owners = await read_owners(inbox, timeout=INBOX_TIMEOUT)
-        view = _OF_SEVERAL if len({each.identity for each in owners.values()}) > 1 else _ENTRY
-        entries = read_quarantine(inbox, owner, timeout=INBOX_TIMEOUT)
-        return await show_entries(entries, output, limit, view, inbox, empty="the quarantine is empty")
+    async with place.open() as (calls, job):
+        entries = calls.read_quarantine(job)
+        return await show_entries(entries, output, limit, _ENTRY, calls.inbox, empty="the quarantine is empty")
 
 
 async def show_entries(
@@ -131,23 +122,17 @@ async def show(id: str, place: InboxOptions) -> StoredDelivery:
 
     id: The id of a message, event or delivery.
     """
-    async with place.open() as (inbox, owner):
-        found = await _find(inbox, owner, {id})
-        await tell_newest(inbox)
+    async with place.open() as (calls, job):
+        found = await _find(calls, job, {id})
+        await tell_newest(calls.inbox)
     if not found:
         raise _not_there([id])
-    if len(webhooks := dict.fromkeys(str(identity_of(webhook_of(each.key))) for each in found)) > 1:
-        names = ", ".join(webhooks)
-        raise ConfigurationError(f"the quarantine has it of several webhooks, {names}: name one with --webhook")
     return found[0]
 
 
-async def _find(inbox: Inbox, owner: str | None, ids: Collection[str]) -> Sequence[StoredDelivery]:
+async def _find(calls: InboxCalls, job: str | None, ids: Collection[str]) -> Sequence[StoredDelivery]:
     """Return the entries with these ids."""
-    from .._work.quarantine import read_pages
-
-    pages = read_pages(inbox, owner, timeout=INBOX_TIMEOUT, ids=ids)
-    return [entry async for page in pages for entry in page]
+    return [entry async for page in calls.read_pages(job, ids=ids) for entry in page]
 
 
 @attrs.frozen(kw_only=True)
@@ -209,14 +194,11 @@ _BUSY = "busy"
 async def _retry(
     basiq: Any, target: Any, record: Inbox | None, options: RetryOptions, ids: frozenset[str], watch: _Retries
 ) -> Report:
-    from .._work.quarantine import read_quarantine
+    from .._work.inbox_calls import InboxCalls
     from ..replay import Replay
 
-    ids_of: list[str] = list(read_webhook_ids(getattr(target, "webhook_id", None) or options.webhook or "none"))
-    identity = ids_of[-1] if record is not None and len(ids_of) > 1 else None
-    job = Replay(
-        basiq, ids_of[0], target, inbox=record, identity=identity, max_failures=None, max_pause=options.max_pause
-    )
+    webhook_id = read_webhook_ids(getattr(target, "webhook_ids", None) or options.webhook or "none")[0]
+    job = Replay(basiq, webhook_id, target, inbox=record, max_failures=None, max_pause=options.max_pause)
     watch.follow(job)
     report = await job.retry_quarantined(ids=ids or None)
     last = None
@@ -224,7 +206,7 @@ async def _retry(
         watch.left += sum(each.delivery_id in watch.results for each in page)
         last = page[-1]
     if record is not None:  # those of the service stay: their receiver has them
-        entries = [entry async for entry in read_quarantine(record, job._handling.identity, timeout=INBOX_TIMEOUT)]
+        entries = [entry async for entry in InboxCalls(record, INBOX_TIMEOUT).read_quarantine()]
         wanted = [each for each in entries if not ids or ids & {each.delivery_id, each.event_id}]
         watch.at_service = {id for each in wanted for id in (each.delivery_id, each.event_id)}
         if wanted:
@@ -293,11 +275,9 @@ class _Retries(Watch):
 )
 async def drop(ids: Ids, place: InboxOptions) -> Row:
     """Remove entries of the quarantine for good; they stay recorded as handled. Asks first."""
-    from .._work.quarantine import drop_quarantined
-
-    async with place.open(write=True) as (inbox, owner):
-        found = await _find(inbox, owner, wanted := frozenset(ids))
-        dropped = await drop_quarantined(inbox, owner, wanted, timeout=INBOX_TIMEOUT)
+    async with place.open(write=True) as (calls, job):
+        found = await _find(calls, job, wanted := frozenset(ids))
+        dropped = await calls.drop_ids(wanted, job)
     tell_dropped(dropped, len(wanted.difference(*((each.delivery_id, each.event_id) for each in found))))
     return {"dropped": dropped}
 
@@ -309,11 +289,10 @@ async def export(file: str, place: InboxOptions) -> None:
     file: The new file, with a line of JSON for each entry.
     """
     from .._storage.exports import export_entries
-    from .._work.quarantine import read_quarantine
 
-    async with place.open() as (inbox, owner):
-        count = await export_entries(read_quarantine(inbox, owner, timeout=INBOX_TIMEOUT), file)
-        await tell_newest(inbox)
+    async with place.open() as (calls, job):
+        count = await export_entries(calls.read_quarantine(job), file)
+        await tell_newest(calls.inbox)
     say(f"{entries_of(count)} written to {file!r}")
 
 

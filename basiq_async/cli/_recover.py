@@ -53,10 +53,6 @@ class RecoverOptions(RunOptions):
             "Leave out what happened before this time, now and later: a date, or how long ago (2d).", metavar="TIME"
         ),
     ] = None
-    another_service: Annotated[
-        bool,
-        option("The webhook is of another service than those that the inbox has too.", "--another-service"),
-    ] = False
 
 
 _RECOVERY: View[Recovery] = View(
@@ -133,8 +129,6 @@ async def _recover(options: RecoverOptions, watch: Watch) -> Recovery:
             all_types=options.all_types,
             acknowledged=None if options.acknowledged is None else datetime.fromisoformat(options.acknowledged),
             since=None if options.since is None else datetime.fromisoformat(options.since),
-            identity=options.identity,
-            another_service=options.another_service,
             concurrency=options.concurrency,
             rate=options.rate,
             max_pause=options.max_pause,
@@ -146,9 +140,7 @@ async def _recover(options: RecoverOptions, watch: Watch) -> Recovery:
         found = await run.run()
         if found.quarantined:
             known = getattr(target, "inbox", inbox)
-            watch.set_aside = await oldest_set_aside(
-                known, options.webhook_id, options.identity, options.job or options.to
-            )
+            watch.set_aside = await oldest_set_aside(known, options.job or options.to)
         return found
 
 

@@ -121,14 +121,14 @@ async def replay(output: Output, options: ReplayOptions) -> int:
 
 async def _replay(options: ReplayOptions, watch: Watch) -> tuple[Report, int]:
     """Run the replay. Return its report, and the number of messages in the quarantine."""
-    from .._work.quarantine import count_quarantined
+    from .._work.inbox_calls import InboxCalls
 
     async with AsyncExitStack() as stack:
         job, record = await _make_job(stack, options, watch)
         watch.follow(job)
         report = await job.run()
-        owner = job._handling.webhook_id
-        return report, 0 if record is None else await count_quarantined(record, owner, timeout=INBOX_TIMEOUT)
+        calls = None if record is None else InboxCalls(record, INBOX_TIMEOUT)
+        return report, 0 if calls is None else await calls.count_quarantined(job._handling.job)
 
 
 async def _make_job(stack: AsyncExitStack, options: ReplayOptions, watch: Watch) -> tuple[Replay, Inbox | None]:
@@ -145,7 +145,6 @@ async def _make_job(stack: AsyncExitStack, options: ReplayOptions, watch: Watch)
         options.webhook_id,
         target,
         inbox=inbox,
-        identity=options.identity,
         source=options.source,
         filter=options.filter,
         where=where,
@@ -169,7 +168,7 @@ async def _open_target(
         return JSONLinesTarget(options.file, anew=options.anew), None
     if options.dry_run and options.receiver is None:
         counted = _count if options.to is None else HttpTarget(options.to, _UNUSED, name=options.job)
-        place = options.inbox or record_file(options.identity or options.webhook_id, options.job or options.to or "")
+        place = options.inbox or record_file(options.webhook_id, options.job or options.to or "")
         if options.inbox is not None or os.path.isfile(place):  # noqa: ASYNC240  # once, before the work begins
             return counted, await stack.enter_async_context(open_inbox(place))
         return counted, MemoryInbox()

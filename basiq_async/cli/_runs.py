@@ -16,7 +16,7 @@ from .._redaction.text import amount
 from .._wire.hosts import show_place
 from .._work.failures import failure_text
 from ..errors import BasiqError, ConfigurationError, JobInUseError
-from ._inboxes import INBOX_TIMEOUT, Receiver, To, identity_in, open_inbox, open_receiver, record_file
+from ._inboxes import INBOX_TIMEOUT, Receiver, To, first_of, open_inbox, open_receiver, record_file
 from ._lines import Words
 from ._options import SECONDS, EndpointSecretFile, WebhookId, above_zero, program_line, read_moment, read_secrets
 from ._output import live, say, session
@@ -42,7 +42,6 @@ class RunOptions:
 
     inbox URL|FILE: With --to: the inbox that records what was posted; by default a file that is named after the webhook
         and the target.
-    identity WEBHOOK_ID: With --inbox: the first webhook of the service, if its receiver has not noted it.
     job NAME: With --to: names the record of what was posted in place of the URL, if a key in its query changes.
     concurrency: Maximum messages under way at once.
     rate: Maximum messages per second.
@@ -57,7 +56,6 @@ class RunOptions:
     to: To = None
     receiver: Receiver = None
     inbox: str | None = None
-    identity: str | None = None
     job: str | None = None
     concurrency: Annotated[int, typer.Option(min=1)] = 32
     rate: float | None = attrs.field(default=None, validator=above_zero)
@@ -103,7 +101,7 @@ class RunOptions:
             "--to": _shown("to", self.to),
             "--job": self.job,
             "--inbox": _shown("inbox", self.inbox),
-            "--webhook": ",".join(dict.fromkeys(filter(None, [self.webhook_id, self.identity]))) if is_posted else None,
+            "--webhook": self.webhook_id if is_posted else None,
             "--secret-file": self.secret_file if is_posted else None,
         }
         show_line(
@@ -182,8 +180,7 @@ async def open_target(
     secrets = read_secrets(options.secret_file)
     retry = RetryPolicy(max_retries=0) if once else None
     target = HttpTarget(options.to, secrets, name=options.job, retry=retry, connections=concurrency)
-    identity = getattr(options, "identity", None) or identity_in(webhook_id or "")
-    place = options.inbox or record_file(identity, options.job or options.to)
+    place = options.inbox or record_file(first_of(webhook_id or ""), options.job or options.to)
     record = await stack.enter_async_context(open_inbox(place, make=True))
     await note_target(record, options.to, options.job)
     return await stack.enter_async_context(target), record

@@ -7,18 +7,19 @@ from collections.abc import Awaitable, Sequence
 from contextlib import aclosing
 from typing import TYPE_CHECKING
 
-from .._work.keys import identity_of, inbox_key, owner_of_job, webhook_of
+from .._work.keys import inbox_key, key_of_post
 from ..errors import ConfigurationError
 from ._command import Group, command
 from ._inboxes import INBOX_TIMEOUT, InboxOptions, Receiver, may_write, open_receiver, tell_newest
 from ._options import LogLevel, Oldest
 from ._output import live, say, show_logs
-from ._quarantine import ID, WEBHOOK, show_entries
+from ._quarantine import ID, show_entries
 from ._results import Column, Output, Row, View, short_time
-from ._run import DONE, WRONG, make_client, stopping
+from ._run import DONE, WRONG, stopping
 
 if TYPE_CHECKING:
-    from ..receiver import Inbox, StoredDelivery
+    from .._work.inbox_calls import InboxCalls
+    from ..receiver import StoredDelivery
 
 _EVERY = 1.0
 """Seconds between two looks at the counts."""
@@ -80,24 +81,19 @@ async def _work(place: str) -> None:
 # --- what an inbox knows ---
 
 
-def _view(*first: Column) -> View[StoredDelivery]:
-    return View(
-        "delivery_id webhook_id event_type_id event_id since failing_since due failures error signed_at",
-        *first,
-        Column("EVENT TYPE", "event_type_id", flexible=12),
-        Column("SINCE (UTC)", lambda entry: short_time(entry["since"])),
-        Column("DUE (UTC)", lambda entry: short_time(entry["due"])),
-        Column("FAILURES", "failures"),
-        Column("ERROR", "error", flexible=24),
-        Column("FAILS SINCE", lambda entry: short_time(entry["failing_since"]), optional=True),
-        id_below=True,
-        webhook_id=lambda entry: identity_of(webhook_of(entry.key)),
-        since=lambda entry: entry.quarantined_at,
-        error=lambda entry: entry.error or None,
-    )
-
-
-_WAITING, _OF_SEVERAL = _view(ID), _view(ID, WEBHOOK)
+_WAITING: View[StoredDelivery] = View(
+    "delivery_id event_type_id event_id since failing_since due failures error signed_at",
+    ID,
+    Column("EVENT TYPE", "event_type_id", flexible=12),
+    Column("SINCE (UTC)", lambda entry: short_time(entry["since"])),
+    Column("DUE (UTC)", lambda entry: short_time(entry["due"])),
+    Column("FAILURES", "failures"),
+    Column("ERROR", "error", flexible=24),
+    Column("FAILS SINCE", lambda entry: short_time(entry["failing_since"]), optional=True),
+    id_below=True,
+    since=lambda entry: entry.quarantined_at,
+    error=lambda entry: entry.error or None,
+)
 
 
 @inbox_app.add(shows=_WAITING)
@@ -106,14 +102,8 @@ async def waiting(output: Output, place: InboxOptions, limit: Oldest = None) -> 
 
     The exit code is 1 if there are any.
     """
-    from .._work.owners import read_owners
-    from .._work.quarantine import read_waiting
-
-    async with place.open() as (inbox, owner):
-        owners = await read_owners(inbox, timeout=INBOX_TIMEOUT)
-        view = _OF_SEVERAL if len({each.identity for each in owners.values()}) > 1 else _WAITING
-        entries = read_waiting(inbox, owner, timeout=INBOX_TIMEOUT)
-        return await show_entries(entries, output, limit, view, inbox, empty="nothing waits")
+    async with place.open() as (calls, _):
+        return await show_entries(calls.read_waiting(), output, limit, _WAITING, calls.inbox, empty="nothing waits")
 
 
 @inbox_app.add(View("known_since newest_record webhooks written"))
@@ -123,83 +113,57 @@ async def check(place: InboxOptions) -> Row:
     `newest_record` is when it last recorded something: a copy, or a restored one, may lack the last records. A file
     that this user cannot write is only read: `written` is then false.
     """
-    from .._work.limits import inbox_limit
-    from .._work.owners import read_owners
-
-    async with place.open() as (inbox, _):
-        async with inbox_limit(INBOX_TIMEOUT):
-            since = await inbox.known_since()
-        newest = await tell_newest(inbox)
-        webhooks = list(await read_owners(inbox, timeout=INBOX_TIMEOUT))
-        if not (written := may_write(inbox)):
+    async with place.open() as (calls, _):
+        since, newest = await calls.known_since(), await tell_newest(calls.inbox)
+        webhooks = list((await calls.noted()).webhooks)
+        if not (written := may_write(calls.inbox)):
             say("this user cannot write the inbox's file, so writing was not tried")
     if written:  # opened anew: what is only looked at cannot be written
-        async with place.open(write=True) as (inbox, _), inbox_limit(INBOX_TIMEOUT):
-            await inbox.check()
+        async with place.open(write=True) as (calls, _):
+            await calls.check()
     return {"known_since": since, "newest_record": newest, "webhooks": webhooks, "written": written}
 
 
-_STATE = View[Row]("event_id event_type_id webhook_id state since due error failures newest_record")
+_STATE = View[Row]("event_id event_type_id job state since due error failures newest_record")
 
 
 @inbox_app.add(shows=_STATE)
-async def get(
-    output: Output,
-    event_id: str,
-    place: InboxOptions,
-    event: str | None = None,
-) -> int:
+async def get(output: Output, event_id: str, place: InboxOptions) -> int:
     """Show whether an event was handled, waits to be handled, is in the quarantine, or is unknown to the inbox.
 
     For one that waits, `due` is the time of the next attempt, and `failures` the number of those that failed. The exit
-    code is 0 if it was handled, and 1 if not. By default each webhook of the inbox is looked at. Only an inbox in a SQL
-    database keeps the time at which it was handled.
+    code is 0 if it was handled, and 1 if not. Only an inbox in a SQL database keeps the time at which it was handled.
 
     event_id: The event's id.
-    event: The event's type, such as consent.revoked; by default Basiq is asked.
     """
-    from .._work.owners import live_identities, read_jobs, read_owners
-    from .._work.quarantine import ANY_WEBHOOK, with_jobs
-
-    if event is None:
-        async with make_client() as basiq:
-            event = (await basiq.events.get(event_id)).type
-    async with place.open() as (inbox, owner):
-        owners = await read_owners(inbox, timeout=INBOX_TIMEOUT)
-        known: list[str | None] = list(dict.fromkeys(each.identity for each in owners.values()))
-        identity = identity_of(owner and owner.removeprefix(with_jobs("")))
-        if place.receiver is None and known and owner != ANY_WEBHOOK and identity not in known:
-            whose = ", ".join(map(repr, known))
-            raise ConfigurationError(f"the inbox is of the webhook {whose}, not of {identity!r}")
-        known = known if owner == ANY_WEBHOOK else [identity]
-        if not live_identities(owners):  # a job's: what it posted, the service may have handled
-            jobs = await read_jobs(inbox, timeout=INBOX_TIMEOUT)
-            known += [owner_of_job(job, each) for job in jobs for each in known if each is not None]
-        entry = await _find(inbox, event_id, event, [*known, None])  # None: of a receiver without a webhook
-        entry = {**entry, "newest_record": await tell_newest(inbox)}
+    async with place.open() as (calls, _):
+        noted = await calls.noted()
+        # A job's: what it posted, the service may have handled.
+        jobs = () if noted.live() else await calls.jobs()
+        entry = {**await _find(calls, event_id, jobs), "newest_record": await tell_newest(calls.inbox)}
     output.one(entry)
     return DONE if entry["state"] == "handled" else WRONG
 
 
-async def _find(inbox: Inbox, event_id: str, event_type_id: str | None, owners: Sequence[str | None]) -> Row:
+async def _find(calls: InboxCalls, event_id: str, jobs: Sequence[str]) -> Row:
     """Return what is known: whether the handler succeeded, since when that is known, and if not, why."""
     from .._work.limits import inbox_limit
-    from .._work.quarantine import read_quarantine, read_waiting
 
-    named = {"event_id": event_id, "event_type_id": event_type_id, "webhook_id": owners[0], "state": "unknown"}
-    row: Row = {**dict.fromkeys(_STATE.names), **named}
-    keys = {inbox_key(event_type_id, event_id, None, each): each for each in owners}
-    async with inbox_limit(INBOX_TIMEOUT):
-        known = await inbox.known([*keys])
+    row: Row = {"event_id": event_id, "event_type_id": None, "job": None, "state": "unknown",
+                "since": None, "due": None, "error": None, "failures": None}  # fmt: skip
+    own = inbox_key(event_id, None)
+    keys = {own: None, **{key_of_post(job, own): job for job in jobs}}
+    known = await calls.known([*keys])
     for key in [key for key in keys if key in known]:
-        row = {**row, "webhook_id": keys[key]}
-        for state, read in (("waiting", read_waiting), ("quarantined", read_quarantine)):
-            async with aclosing(read(inbox, keys[key], timeout=INBOX_TIMEOUT)) as entries:
+        row = {**row, "job": keys[key]}
+        for state, read in (("waiting", calls.read_waiting()), ("quarantined", calls.read_quarantine(keys[key]))):
+            async with aclosing(read) as entries:
                 async for entry in entries:
                     if entry.key == key:
                         found = {"since": entry.quarantined_at, "due": entry.due, "error": entry.error or None}
-                        return {**row, "state": state, **found, "failures": entry.failures}
-        handled_at = getattr(inbox, "handled_at", None)  # only a SQLInbox keeps the time
+                        more = {"event_type_id": entry.event_type_id or None, "failures": entry.failures}
+                        return {**row, "state": state, **found, **more}
+        handled_at = getattr(calls.inbox, "handled_at", None)  # only a SQLInbox keeps the time
         async with inbox_limit(INBOX_TIMEOUT):
             return {**row, "state": "handled", "since": handled_at and await handled_at(key)}
     return row

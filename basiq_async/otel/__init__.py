@@ -93,7 +93,7 @@ def _instrument_client(client: BasiqClient, telemetry: Telemetry) -> None:
 
 
 def _instrument_receiver(receiver: WebhookReceiver, telemetry: Telemetry) -> None:
-    recorder = ReceiverTelemetry(telemetry, receiver._quarantine.count, receiver.webhook_id)
+    recorder = ReceiverTelemetry(telemetry, receiver._quarantine.count, receiver.webhook_ids)
     receiver._observe(recorder.around)
     receiver._add_hook(recorder.on_delivery)
     receiver._quarantine.changed = recorder.measure_quarantine

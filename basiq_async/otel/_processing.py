@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -42,10 +42,10 @@ class ReceiverTelemetry:
     """
 
     def __init__(
-        self, telemetry: Telemetry, count_quarantined: Callable[[int], Awaitable[int]], webhook_id: str | None
+        self, telemetry: Telemetry, count_quarantined: Callable[[int], Awaitable[int]], webhook_ids: Sequence[str]
     ) -> None:
         self._count_quarantined = count_quarantined
-        self._webhook = _of_webhook(webhook_id)
+        self._webhook = _of_webhook(*webhook_ids)
         self._measure_at = -math.inf
         self._quarantined = telemetry.meter.create_gauge(
             "basiq.receiver.quarantined", description="Deliveries in the quarantine, at most 1,000."
@@ -210,8 +210,8 @@ class _TracedTarget:
             return skipped
 
 
-def _of_webhook(webhook_id: str | None) -> dict[str, str]:
-    return {} if webhook_id is None else {"basiq.webhook_id": clean(webhook_id)}
+def _of_webhook(*webhook_ids: str) -> dict[str, str]:
+    return {"basiq.webhook_id": clean(",".join(webhook_ids))} if webhook_ids else {}
 
 
 def _identify(item: Delivery | Message) -> dict[str, str]:

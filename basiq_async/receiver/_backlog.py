@@ -8,9 +8,9 @@ from collections.abc import Callable
 from contextlib import aclosing
 from datetime import UTC, datetime
 
+from .._work.inbox_calls import InboxCalls
 from .._work.limits import inbox_limit
 from .._work.protocol import Inbox, StoredDelivery, Waiting, WaitingInbox
-from .._work.quarantine import read_waiting
 from ..errors import ConfigurationError
 from ._delivery import Delivery
 from ._outcome import RETRY_SOON, Outages, Outcome, log_fields, shorten
@@ -33,18 +33,15 @@ class Backlog:
 
     def __init__(
         self,
-        inbox: Inbox,
+        calls: InboxCalls,
         settings: Settings,
         *,
-        webhook_id: str | None,
         clock: Callable[[], float],
         moment: Callable[[], datetime | None],
         outages: Outages,
     ) -> None:
-        self._inbox = inbox if isinstance(inbox, WaitingInbox) else None  # asked once: it takes a while
+        self.calls = calls
         self.settings = settings
-        self.webhook_id = webhook_id
-        self.timeout = settings.inbox_timeout
         self.clock = clock
         self.moment = moment
         self.outages = outages
@@ -55,28 +52,17 @@ class Backlog:
         self._counted = Waiting()
         self._counted_at = -math.inf
 
-    @property
-    def inbox(self) -> WaitingInbox:
-        """The inbox. Raises ``ConfigurationError`` for one that keeps no deliveries that wait."""
-        if self._inbox is None:
-            raise ConfigurationError("this inbox keeps no deliveries that wait: see WaitingInbox")
-        return self._inbox
-
-    def can_wait(self) -> bool:
-        """Return whether the inbox has the methods for deliveries that wait."""
-        return self._inbox is not None
-
     async def store(self, delivery: Delivery) -> Outcome:
         """Store a delivery to be handled later. Return the response: 202, or 503 if that is not certain."""
-        inbox = self.inbox
+        inbox = self.calls.waiting_inbox
         try:
-            async with inbox_limit(self.timeout):
+            async with inbox_limit(self.calls.seconds):
                 if await self._is_full():
                     if await inbox.known((delivery.key,)):
                         return Outcome(Result.DUPLICATE, delivery)
                     return Outcome(Result.FULL, delivery, retry_after=_RETRY_FULL)
                 entry = self._entry_of(delivery)
-                stored = await inbox.store(entry, webhook_id=self.webhook_id, now=self.moment())
+                stored = await inbox.store(entry, now=self.moment())
         except Exception as exc:
             self.outages.report(
                 shorten(delivery.id),
@@ -89,12 +75,12 @@ class Backlog:
 
     async def waiting(self) -> Waiting:
         """Return what waits now."""
-        async with inbox_limit(self.timeout):
-            return await self.inbox.waiting(self.webhook_id, now=self.moment())
+        async with inbox_limit(self.calls.seconds):
+            return await self.calls.waiting_inbox.waiting(now=self.moment())
 
     async def seconds_until_due(self, now: float) -> float:
         """Return the seconds from ``now``, in seconds since 1970, until the first delivery is due that waits."""
-        async with aclosing(read_waiting(self.inbox, self.webhook_id, timeout=self.timeout)) as found:
+        async with aclosing(self.calls.read_waiting()) as found:
             return min([entry.due.timestamp() - now async for entry in found if entry.due is not None], default=0.0)
 
     async def _is_full(self) -> bool:

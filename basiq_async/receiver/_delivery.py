@@ -42,7 +42,6 @@ class Delivery:
     ``consent.revoked``) and ``event_id`` (an opaque text) are empty if the payload does not have them.
     ``links`` are the payload's: ``event`` and ``eventEntity``. ``body`` is the bytes as received, and ``raw`` the
     JSON object in them, decoded; ``repr`` shows neither. ``timestamp`` is the time of the signature.
-    ``webhook_id`` is that of the receiver, or None.
     """
 
     id: str
@@ -52,12 +51,11 @@ class Delivery:
     body: bytes = attrs.field(repr=False)
     raw: Mapping[str, Any] = attrs.field(hash=False, repr=False)
     timestamp: datetime
-    webhook_id: str | None = None
 
     @property
     def key(self) -> str:
-        """The inbox key of the event: the same for each attempt, and in a replay."""
-        return inbox_key(self.event_type_id, self.event_id, self.id, self.webhook_id)
+        """The inbox key of the event, which is its id: the same for each attempt, and in a replay."""
+        return inbox_key(self.event_id, self.id)
 
     async def event(self, client: FetchesEvents) -> Event:
         """Fetch the full event from Basiq, with a ``BasiqClient``. A delivery holds only its id and links.
@@ -90,7 +88,7 @@ class UnreadableBodyError(ValueError):
     """The body is not a JSON object. The error's text says why, and shows nothing of the body."""
 
 
-def read_delivery(message_id: str, sent: int, body: bytes, webhook_id: str | None = None) -> Delivery:
+def read_delivery(message_id: str, sent: int, body: bytes) -> Delivery:
     """Parse a verified body. ``sent`` is in seconds since 1970. Raises ``UnreadableBodyError``."""
     try:
         try:
@@ -108,7 +106,6 @@ def read_delivery(message_id: str, sent: int, body: bytes, webhook_id: str | Non
             body,
             raw,
             datetime.fromtimestamp(sent, UTC),
-            webhook_id,
         )
     except UnreadableBodyError:
         raise

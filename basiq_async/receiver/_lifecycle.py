@@ -8,10 +8,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
 from weakref import WeakKeyDictionary
 
-from .._redaction.text import printable
 from .._work.failures import reason_text
-from .._work.limits import inbox_limit
-from .._work.owners import live_identities, note_owners
+from .._work.inbox_calls import InboxCalls
 from .._work.protocol import Inbox, Record
 from ..errors import ConfigurationError
 from ._secrets import Secrets
@@ -26,18 +24,16 @@ _SECRETS: WeakKeyDictionary[MemoryInbox, Secrets] = WeakKeyDictionary()
 class Lifecycle:
     """Counts how often a receiver was entered with ``async with``, and knows its event loop, and whether it is closed.
 
-    inbox_timeout: seconds for each call of the inbox at the start. clock: seconds since 1970.
+    clock: seconds since 1970.
     """
 
-    def __init__(
-        self, inbox: Inbox, inbox_timeout: float, *, webhook_ids: Sequence[str], clock: Callable[[], float]
-    ) -> None:
-        self._inbox = inbox
+    def __init__(self, calls: InboxCalls, *, webhook_ids: Sequence[str], clock: Callable[[], float]) -> None:
+        self._calls = calls
+        self._inbox = calls.inbox
         self._webhook_ids = webhook_ids
         self.noted = not webhook_ids
-        """Whether the inbox has the note of these webhooks, which guards their order."""
+        """Whether the inbox has noted these webhooks."""
         self._clock = clock
-        self._timeout = inbox_timeout
         self._close_inbox: Callable[[], Awaitable[object]] | None = None
         self._entered = 0
         self._warned = False
@@ -100,22 +96,14 @@ class Lifecycle:
             )
 
     async def note(self) -> None:
-        """Note these webhooks in the inbox. Raises ``ConfigurationError`` if they contradict what is noted there."""
-        now = datetime.fromtimestamp(self._clock(), UTC)
-        before = await note_owners(self._inbox, self._webhook_ids, live=now, timeout=self._timeout)
+        """Note these webhooks in the inbox. Raises ``ConfigurationError`` if it is that of others."""
+        await self._calls.admit(self._webhook_ids, live=datetime.fromtimestamp(self._clock(), UTC))
         self.noted = True
-        if self._webhook_ids[-1] not in before and (others := live_identities(before)):
-            logger.warning(
-                "the inbox has the live deliveries of other webhooks too (%s): it keeps them apart from those of %s",
-                printable(", ".join(others)),
-                printable(", ".join(self._webhook_ids)),
-            )
 
     async def _look_at_inbox(self) -> None:
         # The receiver starts all the same: the database may come back, or a deployment may make the tables later.
         try:
-            async with inbox_limit(self._timeout):
-                await self._inbox.check()
+            await self._calls.check()
             if self._webhook_ids:
                 await self.note()
         except ConfigurationError:

@@ -6,12 +6,9 @@ import json
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import aclosing
 
-import attrs
-
 from .._wire.codec import Unreadable, read_message
-from .._work.forgetting import forget_user
-from .._work.protocol import Inbox, StoredDelivery
-from .._work.quarantine import drop_quarantined, first_quarantined, has_id, read_quarantine, try_to_drop
+from .._work.inbox_calls import InboxCalls, has_id
+from .._work.protocol import StoredDelivery
 from ..errors import ConfigurationError
 from ._delivery import Delivery, UnreadableBodyError, read_delivery
 from ._outcome import Outcome
@@ -19,18 +16,16 @@ from ._results import Result
 
 
 class Quarantine:
-    """The quarantined deliveries of one receiver, in an inbox that other receivers may share."""
+    """The quarantined deliveries of one receiver."""
 
-    def __init__(self, inbox: Inbox, *, webhook_id: str | None, inbox_timeout: float) -> None:
-        self._inbox = inbox
-        self._webhook_id = webhook_id
-        self._timeout = inbox_timeout
+    def __init__(self, calls: InboxCalls) -> None:
+        self._calls = calls
         self.changed: Callable[[], Awaitable[None]] | None = None
         """Awaited after quarantined deliveries were retried or dropped."""
 
     async def first(self, limit: int, *, after: StoredDelivery | None = None) -> Sequence[StoredDelivery]:
         """Return the oldest ``limit`` quarantined deliveries, or the next ones after ``after``."""
-        return await first_quarantined(self._inbox, self._webhook_id, limit, after=after, timeout=self._timeout)
+        return await self._calls.first_quarantined(limit, after=after)
 
     async def count(self, most: int) -> int:
         """Return the number of quarantined deliveries, counted up to ``most``."""
@@ -43,13 +38,13 @@ class Quarantine:
 
     async def drop(self, ids: Iterable[str]) -> int:
         """Remove the quarantined deliveries with these ids, and return the number removed."""
-        dropped = await drop_quarantined(self._inbox, self._webhook_id, check_ids(ids), timeout=self._timeout)
+        dropped = await self._calls.drop_ids(check_ids(ids))
         await self.tell_changed()
         return dropped
 
     async def forget(self, user_id: str) -> int:
         """Remove the entries that name a user, and return the number removed."""
-        dropped = await forget_user(self._inbox, user_id, timeout=self._timeout)
+        dropped = await self._calls.forget(user_id)
         await self.tell_changed()
         return dropped
 
@@ -59,7 +54,7 @@ class Quarantine:
         """Pass each quarantined delivery to ``handle``, until that returns None. Return the outcomes."""
         wanted = None if ids is None else check_ids(ids)
         outcomes: list[Outcome] = []
-        async with aclosing(read_quarantine(self._inbox, self._webhook_id, timeout=self._timeout)) as deliveries:
+        async with aclosing(self._calls.read_quarantine()) as deliveries:
             async for delivery in deliveries:
                 if wanted is None or has_id(delivery, wanted):
                     done = await handle(delivery)
@@ -79,26 +74,23 @@ class Quarantine:
         done = await dispatch(delivery)
         if done.result in (Result.HANDLED, Result.DUPLICATE):
             # It was handled under another key: what was unreadable has that of its event.
-            await try_to_drop(self._inbox, quarantined.key, timeout=self._timeout)
+            await self._calls.try_to_drop(quarantined.key)
         return done
 
     def read(self, delivery: StoredDelivery) -> Delivery | Outcome:
         """Return what was quarantined as a delivery; the outcome of what still cannot be read."""
         if delivery.kind == "delivery":
             try:
-                return read_delivery(
-                    delivery.delivery_id, int(delivery.signed_at.timestamp()), delivery.body, self._webhook_id
-                )
+                return read_delivery(delivery.delivery_id, int(delivery.signed_at.timestamp()), delivery.body)
             except UnreadableBodyError as exc:  # another program wrote it
                 return Outcome(Result.UNREADABLE, self._by_its_ids(delivery), error=exc)
         try:
             message = read_message(json.loads(delivery.body))
-            made = Delivery.from_message(message, timestamp=delivery.signed_at)
+            return Delivery.from_message(message, timestamp=delivery.signed_at)
         except (Unreadable, ValueError, RecursionError) as exc:
             # No cause is attached: a JSONDecodeError holds the whole body.
             error = UnreadableBodyError(f"it still cannot be read: {exc if isinstance(exc, Unreadable) else 'no JSON'}")
             return Outcome(Result.UNREADABLE, self._by_its_ids(delivery), error=error)
-        return attrs.evolve(made, webhook_id=self._webhook_id)
 
     def _by_its_ids(self, delivery: StoredDelivery) -> Delivery:
         return Delivery(
@@ -109,7 +101,6 @@ class Quarantine:
             delivery.body,
             {},
             delivery.signed_at,
-            self._webhook_id,
         )
 
 

@@ -7,8 +7,7 @@ import logging
 import math
 
 from .._work.failures import reason_text
-from .._work.limits import inbox_limit
-from .._work.protocol import Inbox
+from .._work.inbox_calls import InboxCalls
 
 logger = logging.getLogger("basiq_async.receiver")
 
@@ -19,9 +18,8 @@ _BETWEEN = 1.0
 class Readiness:
     """Asks an inbox whether it can be used, once a second at most, however many ask and give up."""
 
-    def __init__(self, inbox: Inbox, timeout: float) -> None:
-        self._inbox = inbox
-        self._timeout = timeout
+    def __init__(self, calls: InboxCalls) -> None:
+        self._calls = calls
         self._asking = asyncio.Lock()
         self._asked_at = -math.inf
         self._ready = False
@@ -38,8 +36,7 @@ class Readiness:
 
     async def _check(self) -> bool:
         try:
-            async with inbox_limit(self._timeout):
-                await self._inbox.check()
+            await self._calls.check()
         except Exception as exc:
             text = reason_text(exc)
             logger.warning("the receiver is not ready: %s", text)

@@ -10,14 +10,13 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iter
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
 
-import attrs
-
 from .._arguments import Duration, EventTypePattern, check_seconds, check_whole, read_webhook_ids, warn_of_unknown_types
 from .._redaction.tracebacks import hide_arguments
 from .._signing.signature import TOLERANCE, Headers, check_body
 from .._work.clock import TimeSource, in_seconds
+from .._work.inbox_calls import InboxCalls
+from .._work.may_work import may_work
 from .._work.protocol import ClaimedDelivery, Inbox, StoredDelivery, TransactionalInbox, Waiting
-from .._work.waiting import may_work
 from ..errors import ConfigurationError
 from ..hooks import call_hook, chain_hooks
 from ._asgi import ASGIApp, check_path, make_fastapi_router
@@ -73,12 +72,12 @@ class WebhookReceiver:
     secret: one secret, or several while a new one replaces an old one. A ``SecretFile``, another ``SecretStore``, or an
         async function that returns the secrets, is read at the start, and again when a signature does not fit, at most
         once a second. If that fails, the secrets that were there stay.
-    webhook_id: the id of the webhook whose events it handles; or the ids of all webhooks that this service ever had,
-        newest first. The last one is the identity, and stays the last for ever: the keys of all events contain it, so
-        that an event is handled once, whichever webhook delivered it. Receivers with other identities can share the
-        inbox. A text may hold several ids with commas. Only a ``MemoryInbox`` that no other receiver or replay shares
-        needs none. The inbox notes the list, and refuses one that contradicts it.
-    inbox: remembers the handled events; a ``MemoryInbox`` by default. The caller closes it, or says ``own_inbox``.
+    webhook_id: the id of the webhook whose events it handles; or those of several webhooks of this service, in any
+        order. A text may hold several ids with commas. Only a ``MemoryInbox`` that no other receiver or replay shares
+        needs none. The inbox notes them. It refuses a receiver whose webhooks it has not noted; a list that holds one
+        that it has noted adds the others.
+    inbox: remembers the handled events of one service, by the ids of the events, so that each is handled once,
+        whichever webhook delivered it; a ``MemoryInbox`` by default. The caller closes it, or says ``own_inbox``.
     quarantine_after: after this many failures a delivery is set aside with its body and error, and acknowledged.
         Without it, Basiq may disable a webhook whose handler always fails for one event. None, the default, is for
         never. The inbox counts the failures of all processes.
@@ -126,14 +125,13 @@ class WebhookReceiver:
             deferred=deferred,
         )
         self._webhook_ids = () if webhook_id is None else read_webhook_ids(webhook_id)
-        self._webhook_id = identity = self._webhook_ids[-1] if self._webhook_ids else None
         self._inbox: Inbox = MemoryInbox(clock=clock) if inbox is None else inbox
         check_inbox(self._inbox, secrets, self._webhook_ids)
+        calls = self._calls = InboxCalls(self._inbox, settings.inbox_timeout)
         self._on_delivery = on_delivery
         self._around: Around | None = None
         self._requests = RequestReader(
             secrets,
-            webhook_id=identity,
             tolerance=tolerance,
             max_body_size=max_body_size,
             body_timeout=body_timeout,
@@ -147,9 +145,8 @@ class WebhookReceiver:
         self._most_sessions: int | None = getattr(self._inbox, "most_sessions", None)
         self._deferred = settings.is_deferred
         self._backlog = Backlog(
-            self._inbox,
+            calls,
             settings,
-            webhook_id=identity,
             clock=self._clock,
             moment=moment,
             outages=self._dispatcher.outages,
@@ -157,11 +154,9 @@ class WebhookReceiver:
         self._worker = Worker(self._backlog, self._handle_deferred, self.accepts_type, self._count_at_once)
         if settings.is_deferred:
             check_deferrable(self._inbox, given=self._has_inbox)
-        self._quarantine = Quarantine(self._inbox, webhook_id=identity, inbox_timeout=settings.inbox_timeout)
-        self._readiness = Readiness(self._inbox, settings.inbox_timeout)
-        self._lifecycle = Lifecycle(
-            self._inbox, settings.inbox_timeout, webhook_ids=self._webhook_ids, clock=self._clock
-        )
+        self._quarantine = Quarantine(calls)
+        self._readiness = Readiness(calls)
+        self._lifecycle = Lifecycle(calls, webhook_ids=self._webhook_ids, clock=self._clock)
         self._asgi = ASGIApp(self, self._lifecycle.own_inbox)
 
     def __repr__(self) -> str:
@@ -174,13 +169,8 @@ class WebhookReceiver:
         return self._inbox
 
     @property
-    def webhook_id(self) -> str | None:
-        """The identity of the webhooks of this service: the id in the keys of their events."""
-        return self._webhook_id
-
-    @property
     def webhook_ids(self) -> tuple[str, ...]:
-        """The webhooks of this service, newest first; the last one is the identity."""
+        """The webhooks of this service, as they were passed; none for a receiver in memory without an id."""
         return self._webhook_ids
 
     @property
@@ -298,27 +288,21 @@ class WebhookReceiver:
         done = delivery if isinstance(delivery, Outcome) else await self._receive(delivery)
         return self._report(done, started)
 
-    async def dispatch(
-        self, delivery: Delivery, *, patience: Duration = PATIENCE, can_be_alone: bool = True
-    ) -> Outcome:
+    async def dispatch(self, delivery: Delivery, *, patience: Duration = PATIENCE) -> Outcome:
         """Hand a delivery to its handler without checking a signature, unless the event was handled before.
 
         The inbox, the handlers and the outcomes are the same as for a delivery by HTTP, but no handler is deferred. A
         replay uses this method.
         ``patience`` is the number of seconds to wait for another worker that is handling the event.
-        ``can_be_alone``: whether to handle an event though an attempt before had no end, because its process was
-        killed; else the outcome is ``Result.BUSY`` with the reason "alone".
         """
         started = time.perf_counter()
         self._lifecycle.join_loop()
         await self._secrets.begin()
-        if delivery.webhook_id != self._webhook_id:
-            delivery = attrs.evolve(delivery, webhook_id=self._webhook_id)
         patience = check_seconds("patience", patience, from_zero=True)
         done = (
             self._closed(delivery)
             if self._lifecycle.closed
-            else await self._dispatch(delivery, patience=patience, live=False, can_be_alone=can_be_alone)
+            else await self._dispatch(delivery, patience=patience, live=False)
         )
         if done.result is Result.BUSY and self._lifecycle.closed:  # it was closed while this delivery waited
             done = self._closed(delivery)
@@ -382,7 +366,7 @@ class WebhookReceiver:
         return await self._quarantine.retry(ids, handle)
 
     async def waiting(self) -> Waiting:
-        """Return how many deferred deliveries of this webhook wait in the inbox, and the age of the oldest.
+        """Return how many deferred deliveries wait in the inbox, and the age of the oldest.
 
         Raises ``ConfigurationError`` for an inbox that keeps none, and ``InboxError``.
         """
@@ -396,7 +380,7 @@ class WebhookReceiver:
         later is not due. A receiver that is entered works anyway. Raises ``ConfigurationError`` for an inbox that keeps
         no deliveries, and with ``until_empty`` the error of an inbox that is away.
         """
-        if not self._backlog.can_wait():
+        if not self._calls.can_wait:
             await self._backlog.waiting()
         if until_empty:
             token = may_work.set(False)
@@ -424,7 +408,7 @@ class WebhookReceiver:
         return await self._quarantine.drop(ids)
 
     async def forget(self, user_id: str) -> int:
-        """Remove what the quarantine keeps of one user, of all webhooks in this inbox, and return how many entries.
+        """Remove what the quarantine keeps of one user, and return how many entries. A service has one inbox.
 
         An entry goes if its body or the text of its error names the user, in any escaping. The events stay recorded as
         handled. What waits for a deferred handler stays: it is gone when it was handled, or in the quarantine.
@@ -530,11 +514,8 @@ class WebhookReceiver:
         claimed: ClaimedDelivery | None = None,
         patience: float = PATIENCE,
         live: bool = True,
-        can_be_alone: bool = True,
     ) -> Coroutine[Any, Any, Outcome]:
-        work = self._dispatcher.dispatch(
-            delivery, retried=retried, claimed=claimed, patience=patience, live=live, can_be_alone=can_be_alone
-        )
+        work = self._dispatcher.dispatch(delivery, retried=retried, claimed=claimed, patience=patience, live=live)
         return work if self._around is None else self._around(delivery, work)
 
     def _observe(self, around: Around) -> None:

@@ -30,14 +30,12 @@ class RequestReader:
         self,
         secrets: Secrets,
         *,
-        webhook_id: str | None,
         tolerance: Duration,
         max_body_size: int,
         body_timeout: Duration,
         clock: Callable[[], float],
     ) -> None:
         self._secrets = secrets
-        self._webhook_id = webhook_id
         self._tolerance = check_seconds("tolerance", tolerance, from_zero=True)
         self._max_body_size = check_whole("max_body_size", max_body_size, least=1)
         self._bodies = BodyReader(
@@ -97,7 +95,7 @@ class RequestReader:
         if mismatch is not None:
             return _reject(mismatch)
         try:
-            return read_delivery(message_id, sent, body, self._webhook_id)
+            return read_delivery(message_id, sent, body)
         except UnreadableBodyError as exc:
             shown = shorten(message_id)
             logger.warning("delivery %r is genuine but unreadable: %s", shown, exc, extra={"delivery_id": shown})

@@ -15,7 +15,7 @@ import attrs
 from .._redaction.tracebacks import hide_parameters
 from .._work.calls import HOST
 from .._work.failures import failure_text
-from .._work.limits import inbox_limit, wait_for_event
+from .._work.limits import wait_for_event
 from .._work.protocol import ClaimedDelivery, StoredDelivery, WaitingInbox
 from .._work.tasks import TaskOwner, wait_uncancelled
 from ._backlog import Backlog
@@ -77,11 +77,11 @@ class Worker:
 
     def begin(self, *, certainly: bool = False) -> None:
         """Begin to work off what waits, if the inbox can keep it. ``certainly``: look for it every second."""
-        if not self._entered and self._backlog.can_wait():
-            _LAST.setdefault(self._backlog.inbox, {})[self._backlog.webhook_id] = weakref.ref(self)
+        if not self._entered and self._backlog.calls.can_wait:
+            _LAST[self._backlog.calls.waiting_inbox] = weakref.ref(self)
         self._entered = True
         self._backlog.used = self._backlog.used or certainly
-        if self._backlog.can_wait() and not self._stopping and (self._task is None or self._task.done()):
+        if self._backlog.calls.can_wait and not self._stopping and (self._task is None or self._task.done()):
             self._task = self._tasks.spawn(self._work())
 
     def tell_stored(self) -> None:
@@ -98,7 +98,7 @@ class Worker:
 
     def _takes_over(self) -> bool:
         """Return whether another receiver of this process has worked: this one is in its place, and ends with it."""
-        last = _LAST.get(self._backlog.inbox, {}).get(self._backlog.webhook_id)
+        last = _LAST.get(self._backlog.calls.waiting_inbox)
         if last is not None and (former := last()) is not None and not former._stopping:
             former._successors.append(self)
         return last is not None
@@ -193,10 +193,9 @@ class Worker:
         # One token for all: together with the key it names one claim.
         token = f"{HOST}/{os.getpid()}/{os.urandom(16).hex()}"
         backlog = self._backlog
-        async with inbox_limit(backlog.timeout):
-            claimed = await backlog.inbox.claim_due(
-                backlog.webhook_id, token, limit=limit, retries=retries, lease=self._lease, now=backlog.moment()
-            )
+        claimed = await backlog.calls.claim_due(
+            token, limit=limit, retries=retries, lease=self._lease, without=(), now=backlog.moment()
+        )
         self._backlog.used = self._backlog.used or bool(claimed)
         for each in claimed:
             task = self._tasks.spawn(self._handle_one(each))
@@ -215,17 +214,16 @@ class Worker:
                 entry.error,
             )
             changed = attrs.evolve(entry, acknowledged=True, quarantined_at=backlog.now())
-            set_aside = backlog.inbox.quarantine(entry.key, token, changed)
+            set_aside = backlog.calls.quarantine(entry.key, token, changed)
             await self._end_claim(entry, set_aside, "could not be put into the quarantine")
         else:
-            put_off = backlog.inbox.put_off(entry, token, seconds=then.seconds, now=backlog.moment())
+            put_off = backlog.calls.put_off(entry, token, seconds=then.seconds, now=backlog.moment())
             await self._end_claim(entry, put_off, "stays claimed until its lease runs out")
 
     async def _end_claim(self, entry: StoredDelivery, call: Awaitable[object], otherwise: str) -> None:
         """Await a call of the inbox that ends a claim. If it fails, log ``otherwise``."""
         try:
-            async with inbox_limit(self._backlog.timeout):
-                await call
+            await call
         except Exception as exc:
             self._backlog.outages.report(shorten(entry.delivery_id), otherwise, exc, {})
 
@@ -266,7 +264,7 @@ class Worker:
     def _read(self, entry: StoredDelivery) -> Delivery | UnreadableBodyError:
         at = int(entry.signed_at.timestamp())
         try:
-            return read_delivery(entry.delivery_id, at, entry.body, self._backlog.webhook_id)
+            return read_delivery(entry.delivery_id, at, entry.body)
         except UnreadableBodyError as exc:
             return exc
 
@@ -280,8 +278,8 @@ class Worker:
         return without_handler(claimed, why, keep_trying=self._backlog.settings.keep_trying)
 
 
-_LAST: WeakKeyDictionary[WaitingInbox, dict[str | None, weakref.ref[Worker]]] = WeakKeyDictionary()
-"""The worker that began last in this process, for each inbox and webhook."""
+_LAST: WeakKeyDictionary[WaitingInbox, weakref.ref[Worker]] = WeakKeyDictionary()
+"""The worker that began last in this process, for each inbox."""
 _MOST_TYPES = 256
 _SHOWN_BY = {
     Result.HANDLED: False,

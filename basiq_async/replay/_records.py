@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any, Literal
 
@@ -12,9 +12,9 @@ import attrs
 from .._wire.codec import Unreadable, read_message
 from .._wire.writing import write_json
 from .._work.clock import TimeSource
+from .._work.inbox_calls import InboxCalls
 from .._work.keys import inbox_key
-from .._work.limits import inbox_limit
-from .._work.protocol import ClaimStatus, Inbox, StoredDelivery
+from .._work.protocol import ClaimStatus, StoredDelivery
 from ..models import Message
 from ..receiver import Result, WebhookReceiver
 from ._engine import Finished
@@ -23,19 +23,18 @@ from .targets._adapters import interpret
 from .targets._base import Target
 from .targets._shared import LEASE, new_token
 
-_CALL = 5.0
-
 
 @attrs.define
 class QuarantineRecorder:
     """Sets aside the messages of a run that failed; the target records what it handles.
 
-    inbox: where the failures are set aside. None if a receiver records itself what it tries again.
+    calls: where the failures are set aside. None if a receiver records itself what it tries again.
+    key_of: returns the key under which this job records the event of a key.
     """
 
     in_batches = False
-    _inbox: Inbox | None
-    _webhook_id: str | None
+    _calls: InboxCalls | None
+    _key_of: Callable[[str], str]
     _now: TimeSource
     _token: str = attrs.field(factory=new_token)
     """The same for a recording that is repeated."""
@@ -43,28 +42,28 @@ class QuarantineRecorder:
     async def record(self, finished: Sequence[Finished]) -> None:
         """See ``Recorder``."""
         for each in finished:
-            if self._inbox is not None and each.error is not None:
-                await self._set_aside(self._inbox, each.message, each.error)
+            if self._calls is not None and each.error is not None:
+                await self._set_aside(self._calls, each.message, each.error)
 
-    async def _set_aside(self, inbox: Inbox, message: Message, error: str) -> None:
+    async def _set_aside(self, calls: InboxCalls, message: Message, error: str) -> None:
         """Put a message into the quarantine, unless it was handled meanwhile, or another worker holds it."""
         if isinstance(message, QuarantinedMessage):
             entry = attrs.evolve(
                 message.entry, error=error, failures=message.entry.failures + 1, quarantined_at=self._now()
             )
-            async with inbox_limit(_CALL):  # a new entry replaces the old one only for a worker that holds it
-                found = await inbox.claim(entry.key, self._token, lease=LEASE, quarantined=True)
+            # A new entry replaces the old one only for a worker that holds it.
+            found = await calls.claim(entry.key, self._token, lease=LEASE, quarantined=True)
             if found.status is not ClaimStatus.CLAIMED:
                 return
         else:
-            entry = make_entry(message, key_of(message, self._webhook_id), error, now=self._now())
-        async with inbox_limit(_CALL):
-            await inbox.quarantine(entry.key, self._token, entry)
+            entry = make_entry(message, self._key_of(key_of(message)), error, now=self._now())
+        await calls.quarantine(entry.key, self._token, entry)
 
 
-def key_of(message: Message, webhook_id: str | None) -> str:
+def key_of(message: Message) -> str:
     """Return the key of a message in an inbox, also of one that cannot be read."""
-    return inbox_key(*_ids_of(message), webhook_id)
+    _, event_id, message_id = _ids_of(message)
+    return inbox_key(event_id, message_id)
 
 
 def _ids_of(message: Message) -> tuple[str | None, str | None, str]:

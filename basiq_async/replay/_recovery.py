@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Generator, Sequence
+from collections.abc import Callable, Collection, Generator
 from datetime import datetime
 from functools import partial
 from typing import Any, cast
@@ -13,21 +13,18 @@ import attrs
 from .._arguments import Duration
 from .._wire.order import is_past, item_time
 from .._work.ids import Ids, digest_of
-from .._work.limits import inbox_limit
-from .._work.owners import find_recording_since, list_of, live_identities
+from .._work.inbox_calls import InboxCalls
 from .._work.protocol import Inbox
-from .._work.quarantine import count_quarantined
 from .._work.tasks import run_cancel_once
-from .._work.waiting import count_waiting
 from ..client import BasiqClient
 from ..errors import BasiqError, ConfigurationError
 from ..models import Message, Webhook
 from ..services.coverage import (
-    LISTED,
     TIME_TO_APPEAR,
     Activity,
     Coverage,
     coverage_note,
+    find_recording_since,
     is_left_alone,
     is_recent,
     latest,
@@ -53,7 +50,6 @@ from .targets._adapters import AnyTarget
 from .targets._http import HttpTarget
 
 logger = logging.getLogger("basiq_async.replay")
-_CALL = 5.0
 
 
 def recover(
@@ -67,8 +63,6 @@ def recover(
     all_types: bool = False,
     acknowledged: datetime | None = None,
     since: datetime | None = None,
-    identity: str | None = None,
-    another_service: bool = False,
     concurrency: int = 32,
     rate: float | None = None,
     max_pause: Duration = 3_600.0,
@@ -99,9 +93,6 @@ def recover(
     acknowledged: periods that are out of reach before this moment, by Basiq's clock, are known, and do not count as
         unfinished. The inbox keeps it, for later recoveries and for ``webhooks.diagnose``.
     since: what happened before this moment, by Basiq's clock, is not wanted, now and later. The inbox keeps it too.
-    identity: as for ``Replay``.
-    another_service: whether this webhook is of another service than those whose live deliveries the inbox has.
-        Otherwise a first recovery is refused if the webhook may replace one of them: nothing handled may be repeated.
 
     A first recovery counts beforehand what it will hand out, and logs that: see ``plan``.
 
@@ -116,7 +107,6 @@ def recover(
         webhook_id,
         target,
         inbox=inbox,
-        identity=identity,
         where=where,
         concurrency=concurrency,
         rate=rate,
@@ -129,7 +119,7 @@ def recover(
         )
     begins = None if since is None else since.replace(microsecond=0)  # Basiq's times have whole seconds
     http = target if isinstance(target, HttpTarget) else None
-    return RecoveryRun(replay, everything, all_types, acknowledged, begins, another_service, http)
+    return RecoveryRun(replay, everything, all_types, acknowledged, begins, http)
 
 
 @attrs.define(eq=False)
@@ -141,7 +131,6 @@ class RecoveryRun:
     _all_types: bool
     _acknowledged: datetime | None
     _since: datetime | None
-    _another_service: bool
     _http: HttpTarget | None = None
     _plan: RecoveryPlan | None = None
     _on_plan: Callable[[RecoveryPlan], object] = attrs.field(default=lambda plan: logger.warning("%s", plan))
@@ -162,11 +151,10 @@ class RecoveryRun:
     async def plan(self) -> RecoveryPlan:
         """Count what ``run`` would hand out now. It reads both lists, and changes nothing.
 
-        Raises ``ConfigurationError`` if the recovery is refused, because it would repeat what another webhook handled.
+        Raises ``ConfigurationError`` for an inbox of others.
         """
         client = self._replay._client
-        await self._replay._identify()
-        await self._replay._check_place()
+        await self._replay._look_at_inbox(self._calls)
         webhook = await client.webhooks.get(self._webhook_id)
         began, passed = client._api.now(), Ids()
         coverage = await self._read_coverage()
@@ -176,8 +164,6 @@ class RecoveryRun:
         first = (await make_plan(messages, where.limit, accepts_type=accepts_type)).total
         events = self._read_events(webhook, began, begins, passed)
         plan = RecoveryPlan(coverage.read_up_to is None, first, (await make_plan(events, where.limit)).total)
-        if plan.first and plan.total and (replaced := await self._find_replaced(webhook)):
-            raise ConfigurationError(f"{plan} {self._describe_choice(replaced)}")
         self._plan = plan
         return plan
 
@@ -198,6 +184,7 @@ class RecoveryRun:
             self._left_alone = self._unknown = self._recent = 0
             responses = 0 if self._http is None else self._http._responses
             webhook = await client.webhooks.get(self._webhook_id)
+            replay._names = {webhook.id: webhook.name}
             began = client._api.now()  # by Basiq's clock, from the response above
             was_active = find_status_problem(webhook, None) is None
             coverage = await self._begin_coverage(began, active=was_active)
@@ -243,8 +230,8 @@ class RecoveryRun:
                 at_service=max(
                     await self._count_at_service(), sum(each.at_service for each in (first, second) if each)
                 ),
-                quarantined=await count_quarantined(self._inbox, handling.webhook_id, timeout=_CALL),
-                waiting=await count_waiting(self._inbox, handling.identity or handling.webhook_id, timeout=_CALL),
+                quarantined=await self._calls.count_quarantined(handling.job),
+                waiting=await self._calls.count_waiting(),
                 out_of_reach=lost,
                 unknown_reach=unknown_reach,
                 webhook=webhook,
@@ -257,68 +244,25 @@ class RecoveryRun:
     def _webhook_id(self) -> str:
         return self._replay._webhook_id
 
-    @property
-    def _identity(self) -> str:
-        handling = self._replay._handling
-        return handling.identity or handling.webhook_id or self._webhook_id
-
     def _accepts_type(self, event_type: str) -> bool:
         return self._replay._handling.accepts_type is None or self._replay._handling.accepts_type(event_type)
 
     @property
-    def _inbox(self) -> Inbox:
-        return cast(Inbox, self._replay._handling.inbox)  # ``recover`` refuses a target without one
+    def _calls(self) -> InboxCalls:
+        return cast(InboxCalls, self._replay._handling.calls)  # ``recover`` refuses a target without an inbox
 
     async def _check(self) -> None:
-        """Refuse what would repeat another webhook's events. Log how much a first recovery hands out."""
-        self._refuse_others()
+        """Log how much a first recovery hands out."""
         if self._plan is None and (await self._read_coverage()).read_up_to is None:
             try:
                 await self.plan()
             except ConfigurationError:
                 raise
             except BasiqError:
-                if await self._find_replaced(await self._replay._client.webhooks.get(self._webhook_id)):
-                    raise
+                pass  # the run itself says what is wrong
         if self._plan is not None and self._plan.first and self._plan.total:
             self._on_plan(self._plan)
         self._plan = None
-
-    def _refuse_others(self) -> None:
-        """Raise ``ConfigurationError`` for an inbox of others, if nothing says that this webhook belongs to it."""
-        replay, owners = self._replay, self._replay._owners
-        others = live_identities(owners)
-        known = self._webhook_id in owners and owners[self._webhook_id].since is not None
-        if known or replay._handling.receiver is not None or self._another_service or not others:
-            return
-        if self._identity not in others:
-            raise ConfigurationError(self._describe_choice(others))
-
-    async def _find_replaced(self, webhook: Webhook) -> Sequence[str]:
-        """Return the identities in the inbox that this webhook may replace, if nothing says whether it does."""
-        owners, identity = self._replay._owners, self._identity
-        own, week_ago = owners.get(identity), self._replay._client._api.now() - LISTED
-        if self._another_service or (own is not None and own.since is not None and own.since < week_ago):
-            return ()
-        for each in list_of(owners, identity):
-            async with inbox_limit(_CALL):
-                if not Coverage.read(await self._inbox.note(coverage_note(self._noted_as(each)))).is_new:
-                    return ()
-        order = list(owners)
-        earlier = {each: owners[each] for each in (order if own is None else order[: order.index(identity)])}
-        others = [each for each in live_identities(earlier) if each != identity]
-        listed = {each.id: each async for each in self._replay._client.webhooks.list()} if others else {}
-        return [each for each in others if any(_may_replace(webhook, listed.get(one)) for one in list_of(owners, each))]
-
-    def _describe_choice(self, others: Sequence[str]) -> str:
-        owners = self._replay._owners
-        lists = " or ".join(f"webhook_id={list_of(owners, each, self._webhook_id)!r}" for each in others)
-        return (
-            f"The inbox has the live deliveries of {', '.join(map(repr, others))}. If {self._webhook_id!r} is a newer "
-            f"webhook of the same service, nothing of them is handled again with {lists} for its receiver, or for a "
-            "function with the last of these as identity= (--identity). If it is of another service, pass "
-            "another_service=True (--another-service)"
-        )
 
     async def _begin_coverage(self, now: datetime, *, active: bool) -> Coverage:
         """Read what earlier recoveries found out, and note what is known before anything is handed out."""
@@ -334,34 +278,26 @@ class RecoveryRun:
 
     async def _read_coverage(self) -> Coverage:
         """Return what earlier recoveries of this webhook found out, and what it inherits of others of its service."""
-        receiver, identity = self._replay._handling.receiver, self._replay._handling.identity
-        own = () if receiver is None else receiver.webhook_ids
-        if receiver is None and identity is not None:
-            own = tuple(list_of(self._replay._owners, identity))
+        own = {*self._replay._own_webhooks, *self._replay._noted.webhooks}
 
         async def find_working() -> Collection[str]:
             return {each.id async for each in self._replay._client.webhooks.list() if not is_inactive(each)}
 
-        return await read_coverage(
-            self._inbox, self._webhook_id, own, find_working, noted_as=self._noted_as, timeout=_CALL
-        )
+        return await read_coverage(self._calls, self._webhook_id, own, find_working, noted_as=self._noted_as)
 
     async def _note(self, coverage: Coverage) -> None:
-        async with inbox_limit(_CALL):
-            await self._inbox.set_note(coverage_note(self._noted_as(self._webhook_id)), coverage.write())
+        await self._calls.set_note(coverage_note(self._noted_as(self._webhook_id)), coverage.write())
 
     def _noted_as(self, webhook_id: str) -> str:
         """Return the name of the notes about a webhook. A job that posts to a place without an inbox has its own."""
         handling = self._replay._handling
-        return (
-            f"{handling.webhook_id} {webhook_id}" if handling.posts and not self._replay._is_of_service else webhook_id
-        )
+        return f"{handling.job} {webhook_id}" if handling.job and not self._replay._is_of_service else webhook_id
 
     async def _count_at_service(self) -> int:
         """End what the service knows by now. Return how many events of the service failed there, if the job posts."""
         handling = self._replay._handling
         await end_known_entries(handling)
-        return await count_quarantined(self._inbox, handling.identity, timeout=_CALL) if handling.posts else 0
+        return await self._calls.count_quarantined() if handling.job else 0
 
     # --- what is read ---
 
@@ -369,10 +305,9 @@ class RecoveryRun:
         self, back_to: datetime | None, begins: datetime | None, activity: Activity, passed: Ids
     ) -> Reading[Message]:
         """Return the messages to hand out: those that were not delivered, as far as the inbox can tell."""
-        since = await find_recording_since(self._inbox, self._webhook_id, timeout=_CALL)
+        since = await find_recording_since(self._calls, self._replay._noted, self._webhook_id)
         if self._details is None:
             self._details = self._replay._make_details()
-        key_of = partial(message_key, webhook_id=self._replay._handling.webhook_id)
 
         def judge(message: Message, *, early: bool = True) -> bool | None:
             if not self._replay._has_handler(message):
@@ -387,7 +322,7 @@ class RecoveryRun:
 
         def choose(message: Message) -> Message | None:
             if _is_before(item_time(message), begins):
-                passed.extend([digest_of(key_of(message.raw))])
+                passed.extend([digest_of(message_key(message.raw))])
                 return None
             if self._also_delivered or isinstance(message, UnreadableMessage):
                 return message
@@ -396,7 +331,7 @@ class RecoveryRun:
                 return message
             self._left_alone += left_alone is True
             self._unknown += left_alone is None
-            passed.extend([digest_of(key_of(message.raw))])  # its event is left alone too
+            passed.extend([digest_of(message_key(message.raw))])  # its event is left alone too
             return None
 
         is_enough = partial(is_past, since=back_to)
@@ -408,7 +343,7 @@ class RecoveryRun:
             "details": self._details,
             "judge": judge,
         }
-        return self._replay._read("messages", key_of, **options)
+        return self._replay._read("messages", message_key, **options)
 
     def _read_events(
         self, webhook: Webhook, requested: datetime, begins: datetime | None, passed: Ids
@@ -430,13 +365,7 @@ class RecoveryRun:
                 return None
             return message
 
-        key_of = partial(event_key, webhook_id=self._replay._handling.webhook_id)
-        return self._replay._read("events", key_of, convert=choose, passed=passed)
-
-
-def _may_replace(webhook: Webhook, other: Webhook | None) -> bool:
-    """Return whether a webhook may replace another one: that is not listed, or has the same name or url."""
-    return other is None or other.url == webhook.url or (bool(other.name) and other.name == webhook.name)
+        return self._replay._read("events", event_key, convert=choose, passed=passed)
 
 
 def _is_before(time: datetime | None, begins: datetime | None) -> bool:

@@ -6,7 +6,7 @@ import asyncio
 import json
 import logging
 import os
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection, Iterable, Sequence
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from functools import partial
 from typing import Any, TypeVar, TypeVarTuple, cast, get_args
@@ -17,18 +17,11 @@ from .._arguments import Duration, check_positive, check_seconds, check_whole
 from .._redaction.text import printable
 from .._storage.exports import export_entries
 from .._work.failures import is_outage, reason_text
+from .._work.inbox_calls import InboxCalls
 from .._work.limits import inbox_is_slow, limit, wait_for_event
-from .._work.owners import Owners, identity_in, note_job, note_owners, read_owners, refuse_others
+from .._work.noted import Noted, refusal, refuse_others
 from .._work.protocol import ClaimStatus, Inbox, StoredDelivery
-from .._work.quarantine import (
-    count_quarantined,
-    drop_quarantined,
-    first_quarantined,
-    read_pages,
-    read_quarantine,
-)
 from .._work.tasks import run_cancel_once, run_to_completion
-from .._work.waiting import count_waiting
 from ..client import BasiqClient
 from ..errors import ConfigurationError, ReplayError
 from ..filters import Filter, filter_text
@@ -61,7 +54,7 @@ from ._throttle import FIRST_PAUSE, LONGEST_PAUSE, Attempts
 from ._traces import PageTraces
 from ._where import Predicate, Where, as_where, choose, everything
 from ._writer import PageWriter
-from .targets._adapters import AnyTarget, ReceiverTarget, choose_hand_out
+from .targets._adapters import CALL, AnyTarget, ReceiverTarget, choose_hand_out
 from .targets._base import HANDLED_BEFORE, BulkTarget
 from .targets._http import HttpTarget
 from .targets._json_lines import JSONLinesTarget
@@ -70,7 +63,6 @@ from .targets._shared import LEASE, PATIENCE, Shared, new_token
 T = TypeVar("T")
 Arguments = TypeVarTuple("Arguments")
 logger = logging.getLogger("basiq_async.replay")
-_CALL = 5.0
 
 
 class Replay:
@@ -91,8 +83,6 @@ class Replay:
         claimed and recorded in it, as a live delivery is: runs and the live service share the work. With ``SQLInbox``,
         or another inbox with transactions, the target may be a function of the message and the session: its writes
         commit together with the inbox's entry.
-    identity: the identity of the webhook's service: the last id of its receiver's ``webhook_id``. It is needed for an
-        ``inbox`` in which no receiver of this webhook has noted it. By default the webhook itself.
     source: "messages" reads the message history. "events" reads the event list of the last 7 days, which also has the
         events that happened while the webhook was not active. It selects the types that the receiver has handlers
         for, or that the webhook is subscribed to. A message and its event have the same key in an inbox.
@@ -119,7 +109,6 @@ class Replay:
         target: AnyTarget,
         *,
         inbox: Inbox | None = None,
-        identity: str | None = None,
         source: Source = "messages",
         filter: str | Filter | None = None,
         where: Where | Predicate | None = None,
@@ -137,16 +126,11 @@ class Replay:
             check_whole("max_failures", max_failures, least=1, or_else="or None for never")
         self._client = client
         self._webhook_id = webhook_id
-        self._handling = choose_hand_out(target, inbox, webhook_id=webhook_id)
+        self._handling = choose_hand_out(target, inbox)
         self._file = target if isinstance(target, JSONLinesTarget) else None
         receiver = self._handling.receiver
         if receiver is not None and receiver.webhook_ids:
-            refuse_others(receiver.webhook_ids, webhook_id, "receiver")
-        if identity is not None and (receiver is not None or self._handling.inbox is None):
-            raise ConfigurationError(
-                "identity= is for a target with inbox=: a receiver has its own, and a file has none"
-            )
-        self._identity = identity
+            refuse_others(receiver.webhook_ids, webhook_id)
         self._source: Source = source
         self._filter = filter_text(filter)
         self._where = as_where(where)
@@ -164,8 +148,12 @@ class Replay:
         self._observer: Observer | None = None
         self._listeners: list[OnProgress] = []
         self._running = False
-        self._owners = Owners()
-        """The webhooks of the inbox, as the present run has found them."""
+        self._noted = Noted()
+        """What the inbox has noted about itself, as the present run has found it."""
+        self._names: dict[str, str | None] = {}
+        """The names of webhooks that Basiq has shown."""
+        self._may_found = False
+        """Whether the run hands out, and has not noted its webhook yet."""
         self._is_of_service = False
         """Whether the target posts, and the inbox is that of the service: its notes are about the service."""
         self._stopping = asyncio.Event()
@@ -199,33 +187,26 @@ class Replay:
 
     async def plan(self) -> Plan:
         """Count what ``run`` would do now. It reads the source, and changes neither target nor record."""
-        await self._identify()
-        inbox, handling = self._handling.inbox, self._handling
-        left = 0 if inbox is None else await count_quarantined(inbox, handling.webhook_id, timeout=_CALL)
-        waiting = await count_waiting(inbox, handling.identity or handling.webhook_id, timeout=_CALL)
+        calls, left, waiting = self._handling.calls, 0, 0
+        if calls is not None:
+            left, waiting = await calls.count_quarantined(self._handling.job), (await calls.count_waiting()).count
         source, _ = await self._open_source(counts_only=True)
         plan = await make_plan(source, self._where.limit, accepts_type=self._handling.accepts_type)
-        return attrs.evolve(plan, quarantined=left, waiting=waiting.count)
+        return attrs.evolve(plan, quarantined=left, waiting=waiting)
 
     async def quarantined(self, *, after: StoredDelivery | None = None, limit: int = 100) -> Sequence[StoredDelivery]:
         """Return the webhook's oldest ``limit`` entries of the quarantine, or the next ones after ``after``."""
         check_whole("limit", limit, least=1)
-        await self._identify()
-        inbox = self._handling.inbox
-        if inbox is None:
-            return ()
-        return await first_quarantined(inbox, self._handling.webhook_id, limit, after=after, timeout=_CALL)
+        calls = self._handling.calls
+        return () if calls is None else await calls.first_quarantined(limit, self._handling.job, after=after)
 
     async def drop_quarantined(self, ids: Iterable[str]) -> int:
         """Remove messages from the quarantine, by the ids of messages or events; they count as handled.
 
         Return the number removed. Raises ``InboxError`` also for a message that another worker is handling.
         """
-        inbox, wanted = self._handling.inbox, _check_ids(ids)
-        await self._identify()
-        if inbox is None:
-            return 0
-        return await drop_quarantined(inbox, self._handling.webhook_id, wanted, timeout=_CALL)
+        calls, wanted = self._handling.calls, _check_ids(ids)
+        return 0 if calls is None else await calls.drop_ids(wanted, self._handling.job)
 
     async def export_quarantined(self, path: str | os.PathLike[str]) -> int:
         """Write the webhook's entries of the quarantine to a new file, a line of JSON each. Return their number.
@@ -233,9 +214,8 @@ class Replay:
         They stay in the quarantine. Only the file's owner can read it. Raises ``ConfigurationError`` if the file
         exists, and ``ReplayError`` if it cannot be written.
         """
-        await self._identify()
-        inbox, webhook_id = self._handling.inbox, self._handling.webhook_id
-        return await export_entries(None if inbox is None else read_quarantine(inbox, webhook_id, timeout=_CALL), path)
+        calls = self._handling.calls
+        return await export_entries(None if calls is None else calls.read_quarantine(self._handling.job), path)
 
     async def pages(self) -> AsyncIterator[str]:
         """Iterate over the pages of the history on which anything is left, each a text for ``work``.
@@ -284,7 +264,7 @@ class Replay:
             source, note_hint = await self._open_source()
             report = await self._hand_out(source, progress, plan, note_hint=note_hint)
             await source.forget_details(filtered=self._filter is not None)
-            known = report.skipped.get(HANDLED_BEFORE, 0) + (accepted(report) if self._handling.posts else 0)
+            known = report.skipped.get(HANDLED_BEFORE, 0) + (accepted(report) if self._handling.job else 0)
             if known and (left := await count_at_service(self._handling, report, known)) is not None:
                 report = left
                 if progress is not None:
@@ -292,13 +272,12 @@ class Replay:
             return report
 
     async def _retry(self, progress: OnProgress | None, ids: frozenset[str] | None) -> Report:
-        inbox = self._handling.inbox
-        if inbox is None:
+        calls = self._handling.calls
+        if calls is None:
             raise ConfigurationError("a target that is its own record has no quarantine")
         async with self._one_run():
             await end_known_entries(self._handling)
-            pages = read_pages(inbox, self._handling.webhook_id, timeout=_CALL, ids=ids)
-            source = FixedMessages(_as_messages(pages))
+            source = FixedMessages(_as_messages(calls.read_pages(self._handling.job, ids=ids)))
             return await self._hand_out(source, progress, retries=True)
 
     async def _hand_out(
@@ -312,6 +291,7 @@ class Replay:
         note_hint: Callable[[str], Any] | None = None,
     ) -> Report:
         handling, settings = self._handling, self._settings_of(retries=retries)
+        self._may_found = True
         opened = target = handling.open(quarantined=retries)
         if retries:
             target = RetryTarget(target, handling.receiver)
@@ -329,13 +309,13 @@ class Replay:
             )
         else:
             # A receiver records itself what it tries again.
-            inbox = None if retries and handling.receiver is not None else handling.inbox
-            recorder = QuarantineRecorder(inbox, handling.webhook_id, self._client._api.now)
+            calls = None if retries and handling.receiver is not None else handling.calls
+            recorder = QuarantineRecorder(calls, handling.key_of, self._client._api.now)
 
-            def begin_end(alone: bool) -> float:
+            def allow_extra_seconds() -> float:
                 if isinstance(opened, (Shared, ReceiverTarget)):
-                    opened.patience, opened.alone = PATIENCE, alone
-                return 0.0 if alone else PATIENCE
+                    opened.patience = PATIENCE
+                return PATIENCE
 
             engine = Engine(
                 source,
@@ -343,13 +323,13 @@ class Replay:
                 recorder=recorder,
                 settings=settings,
                 note_hint=note_hint,
-                begin_end=begin_end,
+                allow_extra_seconds=allow_extra_seconds,
             )
         self._engine = engine
         if self._stopping.is_set():
             engine.stop()
         report = await engine.run(progress, plan)
-        return count_set_aside(report) if handling.posts else report
+        return count_set_aside(report) if handling.job else report
 
     def _settings_of(self, *, retries: bool) -> RunSettings:
         receiver, settings = self._handling.receiver, self._settings
@@ -371,7 +351,7 @@ class Replay:
                 concurrency=self._settings.concurrency,
                 begin=lambda: self._patiently(self._begin_page),
                 read=self._read_for_page,
-                known=lambda keys: self._ask(self._handling.known, keys),
+                known=lambda keys: self._ask(self._known, keys),
                 accepts_type=self._handling.accepts_type,
                 make_attempts=self._make_attempts,
                 traces=PageTraces(
@@ -395,9 +375,8 @@ class Replay:
             raise ConfigurationError("limit() counts the messages of one run: it cannot be shared")
         if self._handling.receiver is not None:
             await self._handling.receiver._secrets.begin()
-        await self._identify()
-        await self._check_place()
-        await self._note_owners(self._handling.inbox)
+        await self._look_at_inbox(cast(InboxCalls, self._handling.calls))
+        self._may_found = True
 
     async def _read_for_page(self) -> Reading[Message]:
         return (await self._open_source(counts_only=True))[0]
@@ -410,12 +389,12 @@ class Replay:
         return make_attempts(target, settings)
 
     async def _count_quarantined(self) -> int:
-        inbox = cast(Inbox, self._handling.inbox)
-        return await count_quarantined(inbox, self._handling.webhook_id, timeout=_CALL)
+        return await cast(InboxCalls, self._handling.calls).count_quarantined(self._handling.job)
 
     async def _is_free(self, message: Message) -> bool:
         """Return whether no worker holds a message."""
-        key, inbox, token = key_of(message, self._handling.webhook_id), cast(Inbox, self._handling.inbox), new_token()
+        key, token = self._handling.key_of(key_of(message)), new_token()
+        inbox = cast(Inbox, self._handling.inbox)
         claim = await self._ask(partial(inbox.claim, lease=LEASE), key, token)
         if claim.status is ClaimStatus.CLAIMED:
             await self._ask(inbox.release, key, token)
@@ -423,7 +402,7 @@ class Replay:
 
     async def _set_aside(self, message: Message, error: str) -> bool:
         """Put a message into the quarantine. Return False if another worker holds it."""
-        key, inbox = key_of(message, self._handling.webhook_id), cast(Inbox, self._handling.inbox)
+        key, inbox = self._handling.key_of(key_of(message)), cast(Inbox, self._handling.inbox)
         entry = make_entry(message, key, error, now=self._client._api.now())
         return await self._ask(inbox.quarantine, key, new_token(), entry) or bool(await self._ask(inbox.known, [key]))
 
@@ -437,7 +416,6 @@ class Replay:
             raise ReplayError("this replay is running already: one object does one run at a time")
         self._running, self._stopping = True, asyncio.Event()
         try:
-            await self._identify()
             handling = self._handling
             async with AsyncExitStack() as stack:
                 if handling.receiver is not None:
@@ -445,37 +423,51 @@ class Replay:
                 if self._file is not None:
                     stack.push_async_callback(run_to_completion, partial(self._limit_file, self._file.aclose, "end"))
                     await self._limit_file(self._file._begin_run, "begin")
-                if handling.inbox is not None:
-                    await self._check_place()
+                if handling.calls is not None:
+                    await self._look_at_inbox(handling.calls)
                     if check is not None:
                         await check()
-                    await self._note_owners(handling.inbox)
                 yield
         finally:
-            self._running = False
+            self._running = self._may_found = False
             self._engine = None
 
-    async def _identify(self) -> None:
-        """Find out whose the inbox is, and the identity of the webhook: the id in its keys. A receiver has its own."""
-        handling = self._handling
-        if handling.inbox is None:
-            return
-        self._owners = await read_owners(handling.inbox, timeout=_CALL)
-        if handling.receiver is None:
-            self._handling = handling.of(identity_in(self._owners, self._webhook_id, self._identity))
+    async def _look_at_inbox(self, calls: InboxCalls) -> None:
+        """Raise ``ConfigurationError`` for an inbox of others, and for that of a service which would not get the posts.
 
-    async def _note_owners(self, inbox: Inbox) -> None:
-        receiver, identity = self._handling.receiver, self._handling.identity or self._webhook_id
-        own = [self._webhook_id, *([] if identity == self._webhook_id else [identity])]
-        ids = own if receiver is None else receiver.webhook_ids or own
-        await note_owners(inbox, ids, live=None, timeout=_CALL, known=self._owners)
-        if isinstance(self._handling.value, HttpTarget):
-            await note_job(inbox, self._handling.value._job, timeout=_CALL)
+        The keys of posts may be those of several webhooks.
+        """
+        self._noted = await calls.noted()
+        target, own = self._handling.value, self._own_webhooks
+        if isinstance(target, HttpTarget):
+            self._is_of_service = await check_place(self._client, self._noted, self._webhook_id, target)
+        elif own and not self._noted.admits(own):
+            raise refusal(self._noted, own)
 
-    async def _check_place(self) -> None:
-        """Raise ``ConfigurationError`` if the inbox is that of a service which would not get what is posted."""
-        if isinstance(self._handling.value, HttpTarget):
-            self._is_of_service = await check_place(self._client, self._owners, self._webhook_id, self._handling.value)
+    async def _found(self, calls: InboxCalls) -> None:
+        """Note the webhook in an empty inbox, and join those of the receiver's list: Basiq has shown its messages.
+
+        Whether the inbox has live deliveries, only a receiver says.
+        """
+        own, account = self._own_webhooks, self._client._api.account
+        if self._handling.job is not None:
+            await calls.note_job(self._handling.job)
+            own = () if self._noted.webhooks else own
+        if own and not (self._noted.is_of(account) and all(each in self._noted.webhooks for each in own)):
+            self._noted = await calls.admit(own, names=self._names, account=account)
+
+    async def _known(self, keys: Sequence[str]) -> Collection[str]:
+        """Return those of the keys of a page that need not be handed out. Before the first page is, see ``_found``."""
+        if self._may_found and self._handling.calls is not None:
+            await self._found(self._handling.calls)
+            self._may_found = False
+        return await self._handling.known(keys)
+
+    @property
+    def _own_webhooks(self) -> Sequence[str]:
+        """The webhooks of the service; none for a receiver in memory without an id."""
+        receiver = self._handling.receiver
+        return [self._webhook_id] if receiver is None else receiver.webhook_ids
 
     async def _limit_file(self, call: Callable[[], Any], what: str) -> None:
         seconds = self._settings.record_timeout
@@ -499,7 +491,7 @@ class Replay:
             wanted = frozenset(webhook.subscribed_events)
         hint = selection = note_hint = None
         if self._where._steady and not counts_only:
-            job = [handling.webhook_id] if handling.posts else []
+            job = [handling.job] if handling.job else []
             name = f"reading {json.dumps([self._source, self._webhook_id, *job])}"
             types = None if wanted is None else sorted(wanted)
             patterns = None if receiver is None else sorted(receiver.patterns)
@@ -508,7 +500,7 @@ class Replay:
             hint, note_hint = await hints.read(), hints.keep
         events = self._source == "events"
         key_of: Callable[[Any], str] | None
-        key_of = partial(event_key if events else message_key, webhook_id=handling.webhook_id)
+        key_of = event_key if events else message_key
         if handling.inbox is None:  # it knows plain ids
             key_of = _event_id if events else None
         accepts_type = (handling.accepts_type if wanted is None else wanted.__contains__) or (lambda _: True)
@@ -529,7 +521,7 @@ class Replay:
             options = {"details": self._make_details(), "judge": partial(self._judge, early=True), **options}
         return Reading(
             listing,
-            known=lambda keys: self._ask(self._handling.known, keys),
+            known=lambda keys: self._ask(self._known, keys),
             key_of=key_of,
             now=self._client._api.now,
             choose=selects,
@@ -567,7 +559,7 @@ class Replay:
 
     async def _ask(self, call: Callable[[*Arguments], Awaitable[T]], *arguments: *Arguments) -> T:
         """Call the record. A run waits while it is away, at most ``max_pause`` seconds, as it does for a claim."""
-        seconds, slow = _CALL, cast(Callable[[float], Exception], inbox_is_slow)
+        seconds, slow = CALL, cast(Callable[[float], Exception], inbox_is_slow)
         if self._handling.inbox is None:  # such a record may have to read all that it has
             seconds, slow = self._settings.record_timeout, _record_is_slow
 

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import attrs
 
-from .._work.limits import inbox_limit
-from .._work.owners import Owners, list_of
-from .._work.quarantine import count_quarantined, read_pages, try_to_drop
-from .._work.waiting import count_waiting
+from .._work.keys import split_key
+from .._work.noted import Noted
 from ..client import BasiqClient
 from ..errors import ConfigurationError
 from ..receiver import Result
@@ -15,21 +13,17 @@ from ._report import Report
 from .targets._adapters import HandOut
 from .targets._http import NOT_HANDLED, HttpTarget
 
-_CALL = 5.0
 
-
-async def check_place(client: BasiqClient, owners: Owners, webhook_id: str, target: HttpTarget) -> bool:
+async def check_place(client: BasiqClient, noted: Noted, webhook_id: str, target: HttpTarget) -> bool:
     """Return whether an inbox is the service's. Raises ``ConfigurationError`` if the target is at another place.
 
     The places of a service are the urls of its webhooks, as the inbox has noted them.
     """
-    owner = owners.get(webhook_id)
-    if owner is None:
-        return False
-    own = [each for each in list_of(owners, owner.identity) if each in owners and owners[each].since is not None]
+    own = noted.live()
     if not own:
         return False
-    urls = {each.url async for each in client.webhooks.list() if each.id in {webhook_id, *own}}
+    own += [webhook_id] if webhook_id in noted.webhooks else []
+    urls = {each.url async for each in client.webhooks.list() if each.id in own}
     if target._url not in urls:
         raise ConfigurationError(
             "the inbox is the service's, and what is posted to another place than its webhook's url does not reach it: "
@@ -40,14 +34,12 @@ async def check_place(client: BasiqClient, owners: Owners, webhook_id: str, targ
 
 async def end_known_entries(job: HandOut) -> None:
     """End the entries of a job that posts whose events the service knows: Basiq's next attempt brought them."""
-    if not job.posts or job.inbox is None:
+    if job.job is None or job.calls is None:
         return
-    async for page in read_pages(job.inbox, job.webhook_id, timeout=_CALL):
-        of_service = job.keys_at_service(each.key for each in page)
-        async with inbox_limit(_CALL):
-            known = await job.inbox.known([*of_service])
-        for key in known:
-            await try_to_drop(job.inbox, of_service[key], timeout=_CALL)
+    async for page in job.calls.read_pages(job.job):
+        posted = {split_key(each.key)[1]: each.key for each in page}
+        for key in await job.calls.known([*posted]):
+            await job.calls.try_to_drop(posted[key])
 
 
 def accepted(report: Report) -> int:
@@ -66,10 +58,10 @@ async def count_at_service(job: HandOut, report: Report, known: int) -> Report |
 
     The inbox knew them, or they were posted: they may wait at the service, or be in its quarantine.
     """
-    waiting = (await count_waiting(job.inbox, job.identity or job.webhook_id, timeout=_CALL)).count
-    failed = 0
-    if job.posts and job.inbox is not None:
-        failed = await count_quarantined(job.inbox, job.identity, timeout=_CALL)
+    if job.calls is None:
+        return None
+    waiting = (await job.calls.count_waiting()).count
+    failed = 0 if job.job is None else await job.calls.count_quarantined()
     if not waiting and not failed:
         return None
     failed = max(report.at_service, min(known, failed))

@@ -64,14 +64,14 @@ def plain_id(raw: Mapping[str, Any]) -> str:
     return read_text(raw.get("id")) or made_up_id(raw)
 
 
-def message_key(raw: Any, webhook_id: str | None) -> str:
+def message_key(raw: Any) -> str:
     """Return the inbox key of a message."""
-    return inbox_key(*ids_of(raw), webhook_id)
+    return inbox_key(*ids_of(raw)[1:])
 
 
-def event_key(raw: Any, webhook_id: str | None) -> str:
+def event_key(raw: Any) -> str:
     """Return the inbox key of an event: that of the message which it would have made."""
-    return inbox_key(*ids_of_event(raw), webhook_id)
+    return inbox_key(*ids_of_event(raw)[1:])
 
 
 def ids_of(raw: Any) -> tuple[str | None, str | None, str]:

@@ -49,7 +49,6 @@ async def diagnose(
     receiver: DiagnosedReceiver | None,
     secret: str | Secret | Sequence[str | Secret] | None,
     inbox: Inbox | None,
-    identity: str | None,
     max_items: int | None,
     test: bool,
 ) -> Diagnosis:
@@ -60,7 +59,7 @@ async def diagnose(
         sign = find_signer(receiver, secret)
     finally:
         del secret  # error reporters show local variables
-    known = KnownEvents(inbox, receiver, webhook_id, identity)
+    known = KnownEvents(inbox, receiver, webhook_id)
     webhook = await api.get(Webhook, api.at(WEBHOOKS.one, webhook_id=webhook_id))
     now = api.now()  # by Basiq's clock, from the response above
     forbidden = Forbidden()
@@ -96,7 +95,6 @@ async def diagnose(
         quarantined=known.quarantined,
         waiting=known.waiting,
         failing_types=known.failing_types,
-        others=known.others,
         clock_lead=api.clock_lead(),
         look=Look(
             items=scan.looked_at,

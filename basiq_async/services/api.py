@@ -66,6 +66,8 @@ class Api:
     owner: TaskOwner
     redactor: Redactor
     seal: CursorSeal
+    account: Callable[[str], str]
+    """Returns a digest of the API key, for a salt: equal ones are of one key."""
     _dated: tuple[str, float] | None = attrs.field(default=None, init=False)
     """The ``Date`` header of the last response, and the monotonic time of its arrival."""
 

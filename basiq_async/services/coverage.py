@@ -16,8 +16,8 @@ from typing import Any
 import attrs
 
 from .._wire.codec import Unreadable, read_message
-from .._work.limits import inbox_limit
-from .._work.protocol import Inbox
+from .._work.inbox_calls import InboxCalls
+from .._work.noted import Noted
 from .._work.schedule import ATTEMPTED
 from ..models import Message
 
@@ -240,14 +240,24 @@ def latest(*moments: datetime | None) -> datetime | None:
     return max((each for each in moments if each is not None), default=None)
 
 
+async def find_recording_since(calls: InboxCalls, noted: Noted, webhook_id: str) -> datetime | None:
+    """Return since when an inbox has recorded every live delivery of a webhook; None if it does not record them.
+
+    Its note says so, which each receiver makes when it starts.
+    """
+    found = noted.webhooks.get(webhook_id)
+    if found is None or found.since is None:
+        return None
+    return max(await calls.known_since(), found.since)
+
+
 async def read_coverage(
-    inbox: Inbox,
+    calls: InboxCalls,
     webhook_id: str,
     webhook_ids: Collection[str],
     find_working: Callable[[], Awaitable[Collection[str]]],
     *,
     noted_as: Callable[[str], str] = str,
-    timeout: float,
 ) -> Coverage:
     """Return what the recoveries of a webhook noted in an inbox, and what it inherits of those of its service.
 
@@ -256,8 +266,7 @@ async def read_coverage(
     """
 
     async def read(each: str) -> Coverage:
-        async with inbox_limit(timeout):
-            return Coverage.read(await inbox.note(coverage_note(noted_as(each))))
+        return Coverage.read(await calls.note(coverage_note(noted_as(each))))
 
     own, others = await read(webhook_id), [each for each in webhook_ids if each != webhook_id]
     if not others or not own.is_new:

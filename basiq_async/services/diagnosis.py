@@ -9,8 +9,8 @@ from typing import Literal, Protocol, runtime_checkable
 import attrs
 
 from .._redaction.text import amount
+from .._work.failing import FailingType
 from .._work.protocol import Inbox, Waiting
-from .._work.waiting import FailingType
 from ..models import EventTypeId, Webhook
 from .coverage import Inactivity
 
@@ -65,13 +65,8 @@ class DiagnosedReceiver(Protocol):
         ...
 
     @property
-    def webhook_id(self) -> str | None:
-        """The identity of its webhooks: the id in the keys of its inbox."""
-        ...
-
-    @property
     def webhook_ids(self) -> tuple[str, ...]:
-        """Its webhooks, newest first."""
+        """Its webhooks."""
         ...
 
     @property
@@ -198,7 +193,6 @@ class Diagnosis:
     left_alone: how many messages Basiq delivered, and the inbox need not know: a recovery leaves them alone.
     recovered: how many messages and events would count as undelivered or never sent, but are known to the inbox.
     quarantined: how many deliveries are in the quarantine of the inbox.
-    others: how many deliveries of other identities wait in the inbox or are in its quarantine.
     waiting: the deferred deliveries that wait in the inbox to be handled. Those that never failed are a problem after
         5 minutes.
     failing_types: the types whose deferred deliveries fail, with the number, since when, and an error: a problem from
@@ -225,7 +219,6 @@ class Diagnosis:
     left_alone: int = 0
     recovered: int = 0
     quarantined: int = 0
-    others: Mapping[str, int] = attrs.field(factory=dict)
     waiting: Waiting = attrs.field(factory=Waiting)
     failing_types: tuple[FailingType, ...] = ()
     clock_lead: float = 0.0

@@ -214,7 +214,6 @@ class Webhooks:
         *,
         receiver: DiagnosedReceiver | None = None,
         inbox: Inbox | None = None,
-        identity: str | None = None,
         secret: str | Secret | Sequence[str | Secret] | None = None,
         max_items: int | None = 2_000,
         test: bool = False,
@@ -228,13 +227,12 @@ class Webhooks:
         The ``inbox`` (by default the receiver's) says which messages and events were handled, live or by a recovery:
         these are no problem. It keeps what recoveries found out, so that what they cover need not be read. If a
         receiver of the webhook has used the inbox, messages that Basiq delivered and the inbox lacks are a problem.
-        ``identity``: the identity of the webhook's service, if no receiver has noted it in the inbox.
 
         With ``test`` and a ``receiver`` or a ``secret``, a signed delivery of the event type ``basiq-async.test`` is
         posted to the webhook's url from this machine; a handler for ``*`` gets it. Otherwise nothing is posted. With a
         ``receiver``, the event types are also compared with its handlers. Nothing is changed at Basiq.
 
-        Raises ``ConfigurationError`` for a receiver or an inbox of another webhook, the errors of requests to the API,
+        Raises ``ConfigurationError`` for a receiver of another webhook, the errors of requests to the API,
         and ``InboxError``. A problem of the webhook or of its endpoint is not raised: it is part of the result.
         """
         from ._diagnosis_data import diagnose
@@ -245,7 +243,6 @@ class Webhooks:
             receiver=receiver,
             secret=secret,
             inbox=inbox,
-            identity=identity,
             max_items=max_items,
             test=test,
         )

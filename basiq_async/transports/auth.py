@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import hashlib
 import json
 import logging
 import math
@@ -66,6 +67,10 @@ class ApiKey(Unpicklable):
     def header(self) -> str:
         """The value of the ``Authorization`` header of a token request."""
         return f"Basic {self._text}"
+
+    def digest(self, salt: str) -> str:
+        """Return a salted digest: two are equal if the keys are, and neither shows its key."""
+        return hashlib.sha256(f"{salt}:{self._text}".encode()).hexdigest()
 
     def reveal(self) -> str:
         """The text of the key."""

@@ -15,7 +15,6 @@ import pytest
 from ..support.real_time import PATIENCE
 from .conftest import SECRET, Run, launched, let_wait, state_of, wait_until
 
-KIND = ("--event", "consent.revoked")
 _SERVICE = """\
 import asyncio, pathlib
 from contextlib import asynccontextmanager
@@ -63,17 +62,11 @@ def test_what_waits_is_listed_and_shown(run: Run, service: str) -> None:
         done = run("inbox", "waiting", *named)
         assert done.exit_code == 1, done.output
         assert [(row["event_id"], row["failures"]) for row in done.rows] == [("e-1", 0), ("e-2", 0)]
-    assert run("inbox", "waiting", "--inbox", "inbox.db", "--webhook", "w2").exit_code == 0
     shown = run("inbox", "waiting", "--inbox", "inbox.db", "--limit", "1", terminal=True)
     assert [line.split()[0] for line in shown.stdout.splitlines()[1:]] == ["e-1"], "the id that `inbox get` takes"
     assert "the oldest 1, and there are more" in shown.stderr
-    let_wait("w2", "e-1")
-    both = run("inbox", "waiting", "--inbox", "inbox.db")
-    assert [(row["event_id"], row["webhook_id"]) for row in both.rows] == [("e-1", "w1"), ("e-2", "w1"), ("e-1", "w2")]
-    several = run("inbox", "waiting", "--inbox", "inbox.db", terminal=True, env={"COLUMNS": "160"})
-    assert ("WEBHOOK" in several.stdout, "WEBHOOK" in shown.stdout) == (True, False)
     assert run("inbox", "waiting").exit_code == 2
-    found = state_of(run, "e-1", *KIND)
+    found = state_of(run, "e-1")
     assert (found["state"], found["failures"], found["error"]) == ("waiting", 0, None)
     assert found["since"]
     assert found["due"], "at once"
@@ -84,7 +77,7 @@ def test_no_other_command_works_off_what_waits(run: Run, service: str, what: str
     place = f"{service}:{what}"
     for words in (
         ["inbox", "waiting", "--receiver", place],
-        ["inbox", "get", "e-1", "--receiver", place, "--event", "consent.revoked"],
+        ["inbox", "get", "e-1", "--receiver", place],
         ["quarantine", "list", "--receiver", place],
         ["quarantine", "retry", "--receiver", place],
     ):
@@ -95,7 +88,7 @@ def test_no_other_command_works_off_what_waits(run: Run, service: str, what: str
 def test_it_works_until_a_signal_and_ends_with_0(run: Run, service: str) -> None:
     with working(f"{service}:make") as process:
         wait_until(lambda: sorted(begun()) == ["e-1", "e-2"])
-        wait_until(lambda: state_of(run, "e-2", *KIND)["state"] == "handled")
+        wait_until(lambda: state_of(run, "e-2")["state"] == "handled")
         let_wait("w1", "e-3")
         wait_until(lambda: "e-3" in begun())
         process.send_signal(signal.SIGTERM)
@@ -115,7 +108,7 @@ def test_after_a_signal_it_ends_what_runs_within_the_time_and_a_second_one_ends_
         time.sleep(0.05)
         Path("hold").unlink()
         _, printed = process.communicate(timeout=PATIENCE)
-    assert (process.returncode, state_of(run, "e-1", *KIND)["state"]) == (0, "handled"), printed
+    assert (process.returncode, state_of(run, "e-1")["state"]) == (0, "handled"), printed
     let_wait("w1", "e-3")
     Path("hold").touch()
     with working(f"{service}:make") as process:
@@ -125,19 +118,19 @@ def test_after_a_signal_it_ends_what_runs_within_the_time_and_a_second_one_ends_
         process.send_signal(signal.SIGTERM)
         _, printed = process.communicate(timeout=PATIENCE)
     assert process.returncode == 143, printed
-    found = state_of(run, "e-3", *KIND)
+    found = state_of(run, "e-3")
     assert (found["state"], found["failures"]) == ("waiting", 0), "its claim was given back"
 
 
 def test_a_failure_is_logged_and_it_waits_again(run: Run, service: str) -> None:
     Path("bad").touch()
     with working(f"{service}:make") as process:
-        wait_until(lambda: state_of(run, "e-1", *KIND)["failures"] == 1)
+        wait_until(lambda: state_of(run, "e-1")["failures"] == 1)
         process.send_signal(signal.SIGTERM)
         _, printed = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, printed
     assert "ValueError: it is bad" in printed
-    found = state_of(run, "e-1", *KIND)
+    found = state_of(run, "e-1")
     assert (found["state"], found["error"]) == ("waiting", "ValueError: it is bad")
     since, due = (datetime.fromisoformat(found[name]) for name in ("since", "due"))
     assert due - since > timedelta(seconds=4.4)

@@ -139,7 +139,7 @@ FAILURES: dict[str, tuple[int, str]] = {
     ),
     "replay W --file no/such/out.jsonl": (3, "cannot be written: No such file or directory"),
     "replay W --file .": (3, "the file '.' cannot be written: Is a directory"),
-    "inbox get none --receiver nothing:receiver": (1, "404 resource-not-found: There is no event with this id."),
+    "inbox get none --receiver nothing:receiver": (2, "No module named 'nothing'"),
     "mock call redeliver messageId=a/../b": (1, "there is no message 'a/../b'"),
 }
 """The same with the exit code, for lines that fail while they work."""

@@ -73,7 +73,6 @@ VERDICTS = {
     "doctor": ("webhooks", "doctor", "W"),
     "recover": ("recover", "W", *_TO),
     "replay": ("replay", "W", *_TO),
-    "inbox get": ("inbox", "get", "e-1", "--inbox", "inbox.db"),
 }
 COMMANDS = {
     **VERDICTS,

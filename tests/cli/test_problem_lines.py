@@ -9,7 +9,7 @@ from typing import Any, get_args
 import pytest
 
 from basiq_async import Diagnosis, EndpointCheck, Webhook
-from basiq_async._work.waiting import FailingType
+from basiq_async._work.failing import FailingType
 from basiq_async.cli._lines import Place, find_line  # private: the lines before they are quoted
 from basiq_async.receiver.protocol import Waiting
 from basiq_async.replay import Inactivity

@@ -30,15 +30,11 @@ def make_service(handle: str = "...", *, on: str = "*") -> str:
 
 
 def test_what_the_inbox_knows_of_an_event_is_its_state_and_the_exit_code(run: Run) -> None:
-    kind = ("--event", "consent.revoked")
-    assert state_of(run, "e-good", *kind)["state"] == "handled"
-    bad = state_of(run, "e-bad", *kind)
+    assert state_of(run, "e-good")["state"] == "handled"
+    bad = state_of(run, "e-bad")
     assert (bad["state"], "broken" in bad["error"], bool(bad["since"])) == ("quarantined", True, True)
-    assert state_of(run, "e-other", *kind)["state"] == "unknown"
-    unnamed = run("inbox", "get", "e-good", "--inbox", "inbox.db", *kind)
-    assert (unnamed.exit_code, unnamed.row["webhook_id"]) == (0, "w1")
-    refused = run("inbox", "get", "e-good", "--inbox", "inbox.db", "--webhook", "w2", *kind)
-    assert (refused.exit_code, "the inbox is of the webhook 'w1'" in refused.stderr) == (2, True)
+    assert state_of(run, "e-other")["state"] == "unknown"
+    assert run("inbox", "get", "e-good", "--inbox", "inbox.db").exit_code == 0
 
 
 def test_an_inbox_is_checked_and_shows_what_waits(run: Run) -> None:
@@ -67,17 +63,10 @@ def test_an_inbox_in_a_database_says_when_an_event_was_handled(run: Run, tmp_pat
 
     before = datetime.now(UTC).replace(microsecond=0)
     asyncio.run(handle_one())
-    done = run("inbox", "get", "e-1", "--inbox", url, "--webhook", "w1", "--event", "consent.revoked")
+    done = run("inbox", "get", "e-1", "--inbox", url, "--webhook", "w1")
     found = done.row
     assert (done.exit_code, found["state"]) == (0, "handled"), done.output
     assert before <= datetime.fromisoformat(found["since"]) <= datetime.now(UTC) + timedelta(seconds=1)
-
-
-def test_without_its_type_basiq_is_asked_for_an_event(run: Run, served: Served) -> None:
-    served.fake.add_webhook("https://service.example/basiq")
-    event_id = served.fake.emit("consent.revoked").event_id
-    found = state_of(run, event_id)
-    assert (found["event_type_id"], found["state"]) == ("consent.revoked", "unknown")
 
 
 @pytest.mark.parametrize("broken", [True, False])
@@ -85,14 +74,14 @@ def test_a_receiver_needs_no_webhook_and_no_key_to_try_again(
     run: Run, broken: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     place = make_service("raise RuntimeError('broken again')" if broken else "...")
-    listed = run("inbox", "get", "e-bad", "--receiver", place, "--event", "consent.revoked")
-    assert (listed.row["state"], listed.row["webhook_id"]) == ("quarantined", "w1")
+    listed = run("inbox", "get", "e-bad", "--receiver", place)
+    assert (listed.row["state"], listed.row["event_type_id"]) == ("quarantined", "consent.revoked")
     monkeypatch.delenv("BASIQ_API_KEY")
     done = run("quarantine", "retry", "--receiver", place)
     assert (done.exit_code, done.row["result"]) == ((1, "failed") if broken else (0, "handled")), done.output
     assert "broken again" in (done.row["error"] or "") if broken else done.row["error"] is None
     assert run("quarantine", "list", "--receiver", place).exit_code == (1 if broken else 0)
-    known = run("inbox", "get", "e-bad", "--receiver", place, "--event", "consent.revoked")
+    known = run("inbox", "get", "e-bad", "--receiver", place)
     assert known.row["state"] == ("quarantined" if broken else "handled")
 
 
@@ -108,7 +97,6 @@ def test_the_quarantine_of_an_inbox_is_listed_shown_exported_and_emptied_without
     at = ("--inbox", "inbox.db")
     listed = run("quarantine", "list", *at)
     assert (listed.exit_code, listed.row["delivery_id"]) == (1, "m-e-bad")
-    assert run("quarantine", "list", *at, "--webhook", "w2").exit_code == 0
     shown = run("quarantine", "show", "m-e-bad", *at)
     assert (shown.exit_code, json.loads(shown.row["body"])["eventId"]) == (0, "e-bad")
     assert run("quarantine", "show", "m-none", *at).exit_code == 2
@@ -133,10 +121,10 @@ def _first_id(ended: CommandResult) -> str:
 
 def test_the_id_in_a_table_is_one_that_the_next_command_takes(run: Run) -> None:
     """The inbox names an event by its id; so do the commands for what failed of it."""
-    at, kind = ("--inbox", "inbox.db"), ("--event", "consent.revoked")
+    at = ("--inbox", "inbox.db")
     found = _first_id(run("quarantine", "list", *at, terminal=True))
     assert found == "e-bad"
-    assert run("inbox", "get", found, *at, *kind).row["state"] == "quarantined"
+    assert run("inbox", "get", found, *at).row["state"] == "quarantined"
     for each in (found, "m-e-bad"):
         assert run("quarantine", "show", each, *at).row["event_id"] == found
     failed = run("quarantine", "retry", found, "--receiver", make_service("raise RuntimeError"), terminal=True)
@@ -169,22 +157,6 @@ def test_what_is_removed_is_named_by_its_event_too(run: Run) -> None:
     done = run("quarantine", "drop", "e-bad", "m-e-bad", "e-other", *at)
     assert (done.exit_code, "1 entry removed" in done.stderr, "1 of these" in done.stderr) == (2, True, True)
     assert run("quarantine", "list", *at[:2]).exit_code == 0
-
-
-def test_where_an_inbox_has_several_webhooks_each_entry_names_its_own(run: Run) -> None:
-    at = ("--inbox", "inbox.db")
-    assert "WEBHOOK" not in run("quarantine", "list", *at, terminal=True, env={"COLUMNS": "160"}).stdout
-    receive("w2", *(bad := ("e-bad", "e-more")), bad=bad, quarantine_after=1)
-    listed = run("quarantine", "list", *at)
-    assert [(row["event_id"], row["webhook_id"]) for row in listed.rows] == [
-        ("e-bad", "w1"),
-        ("e-bad", "w2"),
-        ("e-more", "w2"),
-    ]
-    assert "WEBHOOK" in run("quarantine", "list", *at, terminal=True, env={"COLUMNS": "160"}).stdout
-    unclear = run("quarantine", "show", "e-bad", *at)
-    assert (unclear.exit_code, "several webhooks, w1, w2: name one" in unclear.stderr) == (2, True), unclear.output
-    assert run("quarantine", "show", "e-bad", *at, "--webhook", "w2").row["webhook_id"] == "w2"
 
 
 def test_a_terminal_shows_50_entries_and_a_pipe_all(run: Run) -> None:

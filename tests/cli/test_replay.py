@@ -51,7 +51,7 @@ def test_a_receiver_is_its_own_target(run: Run, served: Served) -> None:
         assert (refused.exit_code, refused.stdout) == (2, ""), refused.output
         assert "is the receiver of the webhook" in refused.stderr
     first = run("messages", "list", webhook_id).rows[0]
-    asked = ("inbox", "get", first["event_id"], *place, "--event", first["event_type_id"])
+    asked = ("inbox", "get", first["event_id"], *place)
     assert run(*asked).row["state"] == "handled"
     assert run(*asked, "--webhook", other).exit_code == 2
 

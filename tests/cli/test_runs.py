@@ -76,7 +76,6 @@ OPTIONS = RecoverOptions(
     to="https://user:geheim@service.example/basiq?code=geheim",
     inbox="postgresql+asyncpg://user:geheim@db/basiq",
     rate=5.0,
-    identity="w0",
 )
 
 
@@ -94,8 +93,8 @@ def test_the_lines_that_help_keep_the_target_and_the_inbox_without_their_passwor
     before = ["basiq-async", "--base-url", "https://api.example"]
     assert "geheim" not in shown
     assert shown.count("put back what is not shown") == 2
-    assert set(first) == {*before, "recover", "w1", *places, "--rate", "5", "--identity", "w0"}
-    assert second == [*before, "quarantine", "retry", *places, "--webhook", "w1,w0"]
+    assert set(first) == {*before, "recover", "w1", *places, "--rate", "5"}
+    assert second == [*before, "quarantine", "retry", *places, "--webhook", "w1"]
 
 
 @pytest.mark.parametrize(("environment", "flag"), [({}, "given"), ({"BASIQ_PROFILE": "of the day"}, None)])

@@ -19,7 +19,7 @@ from basiq_async.receiver import SQLiteInbox
 
 from ..support.command_line import CommandResult
 from ..support.real_time import PATIENCE
-from .conftest import TYPE, World, let_wait, make_inbox, write_service
+from .conftest import World, let_wait, make_inbox, write_service
 
 DAYS_AGO = 0
 INBOX = ("--inbox", "inbox.db")
@@ -143,7 +143,7 @@ def test_a_file_that_can_only_be_read_can_be_looked_at(world: World, is_running:
     looks: list[tuple[str, ...]] = [
         ("inbox", "check"),
         ("inbox", "waiting"),
-        ("inbox", "get", "e-1", "--event", TYPE),
+        ("inbox", "get", "e-1"),
         ("quarantine", "list"),
         ("quarantine", "show", row["delivery_id"]),
         ("quarantine", "export", str(export)),

@@ -153,9 +153,8 @@ async def test_each_of_several_webhooks_has_its_own_numbers(recorded: Recorded) 
     async def fail(delivery: Delivery) -> None:
         raise ValueError("no")
 
-    inbox = MemoryInbox()
     for webhook_id, handler in (("wh-1", fail), ("wh-2", take)):
-        await post(traced(recorded, handler, webhook_id=webhook_id, inbox=inbox, quarantine_after=1))
+        await post(traced(recorded, handler, webhook_id=webhook_id, inbox=MemoryInbox(), quarantine_after=1))
     assert recorded.values("basiq.receiver.quarantined", "basiq.webhook_id") == {"wh-1": 1, "wh-2": 0}
 
 

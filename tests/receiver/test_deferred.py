@@ -322,7 +322,7 @@ async def test_a_rotation_of_the_secret_touches_nothing_that_waits() -> None:
 async def test_what_is_unreadable_is_set_aside_at_once() -> None:
     inbox = MemoryInbox(clock=virtual.clock)
     entry = attrs.evolve(quarantined_delivery("k"), body=b"{", kind="unreadable", failures=0)
-    await inbox.store(entry, webhook_id="w1")
+    await inbox.store(entry)
     service = make(inbox=inbox, webhook_id="w1")
     async with service.receiver:
         await asyncio.sleep(1.1)
@@ -433,10 +433,10 @@ async def test_a_job_works_until_nothing_is_due_and_leaves_what_is_tried_again_l
     await service.receiver.work(until_empty=True)
     assert virtual.now() - began <= 4
     assert len(handled) == 20
-    assert ((await inbox.waiting(None)).count, (await inbox.waiting(None)).failing) == (1, 1)
+    assert ((await inbox.waiting()).count, (await inbox.waiting()).failing) == (1, 1)
     later = make(handle, inbox=inbox)
     await later.receiver.work(until_empty=True)
-    assert (await inbox.waiting(None)).count == 1
+    assert (await inbox.waiting()).count == 1
     away = fail_in("claim_due", error=InboxError("away"), inbox=MemoryInbox(clock=virtual.clock))
     with pytest.raises(InboxError, match="away"):
         await make(handle, inbox=away).receiver.work(until_empty=True)

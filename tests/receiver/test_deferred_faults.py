@@ -136,7 +136,7 @@ async def test_a_delivery_that_comes_while_a_replay_handles_its_event_is_not_han
         await asyncio.sleep(5)
 
     receiver = deferring(MemoryInbox(clock=virtual.clock), handle, times={"clock": virtual.clock})
-    delivery = Delivery("msg_e-1", TYPE, "e-1", {}, b"{}", {}, virtual.clock(), "w1")
+    delivery = Delivery("msg_e-1", TYPE, "e-1", {}, b"{}", {}, virtual.clock())
     async with receiver:
         replaying = asyncio.create_task(receiver.dispatch(delivery))
         await asyncio.sleep(1)

@@ -57,9 +57,9 @@ class World:
     async def worked_off(self, within: float) -> float:
         """Wait until nothing waits. Return the seconds that it took."""
         began = virtual.now()
-        while (await self.inbox.waiting("w1")).count:
+        while (await self.inbox.waiting()).count:
             await asyncio.sleep(1)
-            assert virtual.now() - began < within, f"after {within:g} s {await self.inbox.waiting('w1')}"
+            assert virtual.now() - began < within, f"after {within:g} s {await self.inbox.waiting()}"
         return virtual.now() - began
 
     async def set_aside(self) -> list[str]:
@@ -314,7 +314,7 @@ async def test_a_job_that_fails_on_what_waits_leaves_it_as_it_was() -> None:
         raise ValueError("in the job")
 
     for _ in range(10):
-        delivery = Delivery("msg_bad", TYPES[0], "bad", {}, b"{}", {}, virtual.clock(), "w1")
+        delivery = Delivery("msg_bad", TYPES[0], "bad", {}, b"{}", {}, virtual.clock())
         assert (await job.dispatch(delivery)).status == 500
     (after,) = await world.inbox.entries(waiting=True)
     assert (after, await world.set_aside()) == (before, [])
@@ -355,7 +355,7 @@ async def test_deploys_that_add_and_remove_handlers_lose_nothing() -> None:
             await old.aclose()
             await asyncio.sleep(2 * HOUR)
             assert await world.set_aside() == []
-        left = (await world.inbox.waiting("w1")).count
+        left = (await world.inbox.waiting()).count
         assert left + len(world.handled) == 40
         async with world.receiver():  # the handler comes back
             await world.worked_off(within=60)

@@ -50,7 +50,7 @@ def test_a_parameter_connection_is_refused_by_its_name(handler: Callable[..., Aw
         with pytest.raises(ConfigurationError, match=r"parameter `connection`.*`await session\.connection\(\)`"):
             WebhookReceiver(SECRET, inbox=inbox).on("*")(handler)
     with pytest.raises(ConfigurationError, match="parameter `connection`"):
-        choose_hand_out(handler, Transactional(), webhook_id="job")
+        choose_hand_out(handler, Transactional())
 
 
 @pytest.mark.parametrize("form", handlers([]))
@@ -63,7 +63,7 @@ async def test_a_parameter_for_the_session_gets_it_or_is_refused_when_it_is_regi
     with pytest.raises(ConfigurationError, match="such as SQLInbox"):
         WebhookReceiver(SECRET).on("*")(handlers(got)[form])
     with pytest.raises(ConfigurationError, match="such as SQLInbox"):
-        choose_hand_out(handlers(got)[form], MemoryInbox(), webhook_id="job")
+        choose_hand_out(handlers(got)[form], MemoryInbox())
 
 
 @pytest.mark.parametrize("sessions", [False, True])
@@ -199,7 +199,7 @@ def test_a_sync_target_is_refused_before_it_is_called() -> None:
         raise AssertionError("it was called")
 
     with pytest.raises(ConfigurationError, match="the target is not async"):
-        choose_hand_out(target, MemoryInbox(), webhook_id="job")  # type: ignore[arg-type]  # it is wrong
+        choose_hand_out(target, MemoryInbox())  # type: ignore[arg-type]  # it is wrong
 
 
 def api_error(kind: type[Any], status: int) -> Exception:

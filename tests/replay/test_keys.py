@@ -47,11 +47,10 @@ EVENTS = st.fixed_dictionaries(
         "createdDate": st.sampled_from([None, "2026-01-05T12:00:00Z", "noon"]),
     },
 )
-WEBHOOKS = st.sampled_from([None, "w1"])
 
 
-def key_of(message: Message, webhook_id: str | None) -> str:
-    return inbox_key(message.event_type_id, message.event_id, message.id, webhook_id)
+def key_of(message: Message) -> str:
+    return inbox_key(message.event_id, message.id)
 
 
 def read(kind: Any, raw: Any) -> Any:
@@ -62,31 +61,31 @@ def read(kind: Any, raw: Any) -> Any:
         return UnreadableItem(raw, reader.explain(exc), None)
 
 
-@given(MESSAGES, WEBHOOKS)
-def test_the_key_of_a_message_is_that_of_its_model(raw: dict[str, Any], webhook_id: str | None) -> None:
+@given(MESSAGES)
+def test_the_key_of_a_message_is_that_of_its_model(raw: dict[str, Any]) -> None:
     found = read(Message, raw)
     if isinstance(found, UnreadableItem):
         found = placeholder_for(found)
         if not isinstance(raw.get("payload") or {}, dict):
             found = Message(found.id, {**raw, "payload": None})
-    assert message_key(raw, webhook_id) == key_of(found, webhook_id)
+    assert message_key(raw) == key_of(found)
 
 
-@given(MESSAGES, WEBHOOKS)
-def test_a_message_that_cannot_be_read_has_the_key_that_it_would_have(raw: dict[str, Any], webhook_id: str) -> None:
+@given(MESSAGES)
+def test_a_message_that_cannot_be_read_has_the_key_that_it_would_have(raw: dict[str, Any]) -> None:
     mended = {**raw, "attempts": []}
     found = read(Message, mended)
     if isinstance(found, Message):
-        assert message_key(raw, webhook_id) == key_of(found, webhook_id)
+        assert message_key(raw) == key_of(found)
 
 
-@given(EVENTS, WEBHOOKS)
-def test_the_key_of_an_event_is_that_of_the_message_that_is_made_of_it(raw: dict[str, Any], webhook_id: str) -> None:
+@given(EVENTS)
+def test_the_key_of_an_event_is_that_of_the_message_that_is_made_of_it(raw: dict[str, Any]) -> None:
     found = read(Event, {**raw, "createdDate": None})
     if isinstance(found, Event):
-        assert event_key(raw, webhook_id) == key_of(message_of(found, webhook_id), webhook_id)
+        assert event_key(raw) == key_of(message_of(found, "w1"))
     else:
-        assert "without-id-" in event_key(raw, webhook_id) or raw.get("id") is not None
+        assert "without-id-" in event_key(raw) or raw.get("id") is not None
 
 
 @given(st.sampled_from([None, "m1", "x" * 300]), st.text(max_size=9))
@@ -94,4 +93,4 @@ def test_the_key_of_a_message_that_is_no_json_is_that_of_its_placeholder(found: 
     item = BrokenItem(text, "cut", found)
     error = CODEC.reader(Message).explain(Unreadable("cut"))
     placeholder = placeholder_for(UnreadableItem(text, error, raw_id(item)))
-    assert message_key(item, "w1") == key_of(placeholder, "w1")
+    assert message_key(item) == key_of(placeholder)

@@ -48,7 +48,7 @@ async def test_a_retry_makes_one_attempt_each_and_waits_for_no_outage() -> None:
 async def test_a_delivery_in_the_quarantine_that_cannot_be_read_stays_there(body: bytes) -> None:
     async with history(1) as h:
         inbox, target = MemoryInbox(), Recorder()
-        key = inbox_key("user.created", "e-1", "msg_1", h.webhook_id)
+        key = inbox_key("e-1", "msg_1")
         entry = StoredDelivery(key, "msg_1", "user.created", "e-1", body, NOW, "by hand", 1, NOW)
         assert await inbox.quarantine(key, "token", entry)
         for handled in (target, Receiving(inbox, webhook_id=h.webhook_id).receiver):

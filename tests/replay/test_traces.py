@@ -54,7 +54,7 @@ class Killed:
         return start(lambda _: self.share()).join()
 
 
-def test_a_message_that_kills_each_process_is_set_aside_after_three_ends_and_all_others_are_handled(
+def test_a_message_that_kills_each_process_is_set_aside_after_four_ends_and_all_others_are_handled(
     tmp_path: Path,
 ) -> None:
     killed = Killed(tmp_path, 40, killer=25)
@@ -62,7 +62,7 @@ def test_a_message_that_kills_each_process_is_set_aside_after_three_ends_and_all
     while killed.run() < 0:
         ends += 1
         assert ends < 10
-    assert ends == 3
+    assert ends == 4
     effects = killed.effects.read_text().split()
     assert set(effects) == set(killed.ids) - {killed.killer}
     assert len(effects) - len(set(effects)) <= 4 * ends

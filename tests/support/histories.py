@@ -46,7 +46,7 @@ class History:
     async def hold(self, inbox: Inbox, messages: Sequence[Message], *, lease: float) -> None:
         """Claim messages in an inbox, as another worker does."""
         for each in messages:
-            key = inbox_key(each.event_type_id, each.event_id, each.id, self.webhook_id)
+            key = inbox_key(each.event_id, each.id)
             await inbox.claim(key, f"another/{each.id}", lease=lease)
 
 

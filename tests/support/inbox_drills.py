@@ -11,10 +11,15 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, suppress
+from functools import partial
 
 from basiq_async import InboxError
 from basiq_async._work.limits import limit
-from basiq_async.testing.conformance._inbox import MakeInbox, made  # private: no caller of the suite makes its calls
+from basiq_async.receiver import Inbox
+from basiq_async.testing.conformance._inbox import (  # private: no caller of the suite makes its calls
+    MakeSharedInbox,
+    made,
+)
 from basiq_async.testing.conformance._inbox_model import (  # private: a drill calls an inbox as the model does
     BUSY,
     CALLS,
@@ -39,13 +44,15 @@ INTERRUPTED = (
 """What is recorded before something happens to the storage or to the process, and is there afterwards."""
 
 
-async def away(make_inbox: MakeInbox, outage: Outage) -> None:
+async def away(make_inbox: MakeSharedInbox, outage: Outage) -> None:
     """While the storage is away, every call raises InboxError; afterwards all records are unchanged"""
-    async with made(make_inbox) as inbox:
-        workers = Workers(inbox, inbox)
-        scripts = [script.split("; ...; ") for script in INTERRUPTED]
+    async with AsyncExitStack() as stack:
+        scripts, all_workers = [script.split("; ...; ") for script in INTERRUPTED], list[Workers[Inbox]]()
         for number, (before, _) in enumerate(scripts):
-            await workers.follow(before, name=f"{workers.key}-{number}")
+            inbox = await stack.enter_async_context(made(partial(make_inbox, f"drill_{number}")))
+            all_workers.append(Workers(inbox, inbox))
+            await all_workers[-1].follow(before, name=f"{number}", goes_on=True)
+        workers, inbox = all_workers[0], all_workers[0].inbox
         async with outage():
             key = f"{workers.key}-0-1"
             of = Call([key, f"{key}-2"], key, workers.b, make_delivery(key))
@@ -55,11 +62,11 @@ async def away(make_inbox: MakeInbox, outage: Outage) -> None:
         for name, result in zip(calls, found, strict=True):
             hold(isinstance(result, InboxError), f"while the storage was away, {name} was {result!r}, not InboxError")
         for number, (before, after) in enumerate(scripts):
-            await workers.follow(after, made=before, name=f"{workers.key}-{number}")
+            await all_workers[number].follow(after, made=before, name=f"{number}")
         await workers.follow("claim a; complete a")
 
 
-async def raced(make_inbox: MakeInbox) -> None:
+async def raced(make_inbox: MakeSharedInbox) -> None:
     """If two processes claim the same keys at once, each key is handled by one of them"""
     keys = [f"{uuid.uuid4()}-{number}" for number in range(50)]
     loop = asyncio.get_running_loop()
@@ -71,12 +78,12 @@ async def raced(make_inbox: MakeInbox) -> None:
     hold(not by_both, f"{len(by_both)} of {len(keys)} keys were handled by both processes")
 
 
-def _take_all(make_inbox: MakeInbox, keys: Sequence[str]) -> list[str]:
+def _take_all(make_inbox: MakeSharedInbox, keys: Sequence[str]) -> list[str]:
     """Claim and complete each key that is free, in a separate process. Return the completed keys."""
 
     async def run() -> list[str]:
         completed: list[str] = []
-        async with limit(_RACE), made(make_inbox) as inbox:
+        async with limit(_RACE), made(partial(make_inbox, "race")) as inbox:
             for key in keys:
                 token = uuid.uuid4().hex
                 while (claim := await inbox.claim(key, token, lease=LONG)).status is BUSY:  # the other process has it
@@ -89,27 +96,29 @@ def _take_all(make_inbox: MakeInbox, keys: Sequence[str]) -> list[str]:
     return asyncio.run(run())
 
 
-async def killed(make_inbox: MakeInbox, seconds: float) -> None:
+async def killed(make_inbox: MakeSharedInbox, seconds: float) -> None:
     """What a process recorded is there after it was killed"""
     name = str(uuid.uuid4())
     loop = asyncio.get_running_loop()
     # The pool is broken when its process was killed.
     with suppress(BrokenProcessPool), ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         await loop.run_in_executor(pool, _record_and_die, make_inbox, name, seconds)
-    async with made(make_inbox) as inbox:
-        for number, script in enumerate(INTERRUPTED):
-            before, after = script.split("; ...; ")
+    for number, script in enumerate(INTERRUPTED):
+        before, after = script.split("; ...; ")
+        async with made(partial(make_inbox, f"drill_{number}")) as inbox:
             await Workers(inbox, inbox).follow(after, made=before, name=f"{name}-{number}")
 
 
-def _record_and_die(make_inbox: MakeInbox, name: str, seconds: float) -> None:
+def _record_and_die(make_inbox: MakeSharedInbox, name: str, seconds: float) -> None:
     """Record with one inbox for each script, in a separate process, and be killed before they are closed."""
 
     async def run() -> None:
         async with limit(seconds), AsyncExitStack() as stack:
             for number, script in enumerate(INTERRUPTED):
-                inbox = await stack.enter_async_context(made(make_inbox))
-                await Workers(inbox, inbox).follow(script.partition("; ...; ")[0], name=f"{name}-{number}")
+                inbox = await stack.enter_async_context(made(partial(make_inbox, f"drill_{number}")))
+                await Workers(inbox, inbox).follow(
+                    script.partition("; ...; ")[0], name=f"{name}-{number}", goes_on=True
+                )
             os.kill(os.getpid(), getattr(signal, "SIGKILL", signal.SIGTERM))  # on Windows both end it at once
 
     asyncio.run(run())

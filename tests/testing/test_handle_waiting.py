@@ -178,8 +178,8 @@ async def test_a_type_without_a_handler_ends_in_the_quarantine(fake: FakeBasiq) 
     before = make(fake, handle)
     await fake.emit("transactions.updated")
     after = WebhookReceiver(
-        fake.secret(before.webhook_id or ""),
-        webhook_id=before.webhook_id,
+        fake.secret(before.webhook_ids[0]),
+        webhook_id=before.webhook_ids,
         inbox=before.inbox,
         clock=fake.clock,
     )

@@ -159,7 +159,7 @@ async def keeps(receiver: WebhookReceiver, engine: AsyncEngine, redis: Redis) ->
     inboxes: list[Inbox] = [MemoryInbox(), SQLiteInbox("inbox.db"), SQLInbox(engine), RedisInbox(redis)]
     transactional: TransactionalInbox = SQLInbox(engine, table="seen")
     waiting: list[WaitingInbox] = [MemoryInbox(), SQLiteInbox("inbox.db"), SQLInbox(engine)]
-    assert_type(await waiting[0].claim_due("w", "t", limit=5, retries=1, lease=60), Sequence[ClaimedDelivery])
+    assert_type(await waiting[0].claim_due("t", limit=5, retries=1, lease=60), Sequence[ClaimedDelivery])
     for inbox in [*inboxes, transactional]:
         assert_type(await inbox.claim("k", "t", lease=60), Claim)
         assert_type(await inbox.release("k", "t", failed=True), int)

@@ -35,7 +35,6 @@ class _Lease:
 @attrs.define
 class _Wait:
     delivery: StoredDelivery
-    webhook_id: str | None
     stored: float
     due: float
     attempts: int = 0
@@ -76,8 +75,6 @@ class MemoryInbox:
         self._claims: dict[str, _Lease] = {}
         self._most_claims = _CLAIMS_TO_SWEEP
         self._failures: OrderedDict[str, int] = OrderedDict()
-        self._unended: OrderedDict[str, int] = OrderedDict()
-        """For each key, how many claims of it had no end."""
         self._quarantined: dict[str, StoredDelivery] = {}
         self._waiting: dict[str, _Wait] = {}
         self._notes: dict[str, str] = {}
@@ -100,13 +97,8 @@ class MemoryInbox:
         self, key: str, token: str, *, lease: float, quarantined: bool = False, transaction: bool = False
     ) -> Claim:
         """See ``Inbox``."""
-        if key not in self._quarantined if quarantined else self._is_done(key):
-            return _DONE
-        before = self._claims.get(key)
-        claim = self._take(key, token, lease)
-        if claim is _CLAIMED and before is not None and before.token != token:
-            self._count_unended(key)
-        return attrs.evolve(claim, unended=self._unended[key]) if claim is _CLAIMED and key in self._unended else claim
+        done = key not in self._quarantined if quarantined else self._is_done(key)
+        return _DONE if done else self._take(key, token, lease)
 
     async def complete(self, key: str, token: str) -> bool:
         """See ``Inbox``."""
@@ -115,7 +107,6 @@ class MemoryInbox:
         self._quarantined.pop(key, None)
         self._waiting.pop(key, None)
         self._failures.pop(key, None)
-        self._unended.pop(key, None)
         self._record(key)
         return True
 
@@ -184,24 +175,24 @@ class MemoryInbox:
             found = [delivery for delivery in found if _order(delivery) > _order(after)]
         return found[:limit]
 
-    async def store(self, delivery: StoredDelivery, *, webhook_id: str | None, now: datetime | None = None) -> bool:
+    async def store(self, delivery: StoredDelivery, *, now: datetime | None = None) -> bool:
         """See ``WaitingInbox``."""
         key = delivery.key
         if key in self._waiting or self._is_done(key):
             return False
         self._quarantined.pop(key, None)
         moment = self._wall(now)
-        self._waiting[key] = _Wait(delivery, webhook_id, moment, moment, delivery.failures)
+        self._waiting[key] = _Wait(delivery, moment, moment, delivery.failures)
         return True
 
     async def claim_due(
         self,
-        webhook_id: str | None,
         token: str,
         *,
         limit: int,
         retries: int,
         lease: float,
+        without: Collection[str] = (),
         now: datetime | None = None,
     ) -> Sequence[ClaimedDelivery]:
         """See ``WaitingInbox``."""
@@ -212,7 +203,7 @@ class MemoryInbox:
             again = wait.delivery.failures > 0
             held = self._claims.get(key)
             is_held = held is not None and held.remaining(self._lease_clock()) > 0
-            if wait.webhook_id != webhook_id or is_held or (again and not retries):
+            if is_held or (again and not retries) or wait.delivery.event_type_id in without:
                 continue
             self._take(key, token, lease)
             retries -= again
@@ -232,9 +223,9 @@ class MemoryInbox:
         wait.delivery, wait.attempts = delivery, delivery.failures
         return True
 
-    async def waiting(self, webhook_id: str | None, *, now: datetime | None = None) -> Waiting:
+    async def waiting(self, *, now: datetime | None = None) -> Waiting:
         """See ``WaitingInbox``."""
-        found = [wait for wait in self._waiting.values() if wait.webhook_id == webhook_id]
+        found = list(self._waiting.values())
         fresh = [wait.stored for wait in found if not wait.delivery.failures]
         since = [wait.delivery.failing_since for wait in found if wait.delivery.failures]
         moment = self._wall(now)
@@ -256,17 +247,9 @@ class MemoryInbox:
             return Claim(ClaimStatus.BUSY, remaining, held.token)
         self._claims[key] = _Lease(token, lease, now + lease)
         if len(self._claims) > self._most_claims:
-            for each, claim in self._claims.items():
-                if claim.remaining(now) <= 0:
-                    self._count_unended(each)
             self._claims = {key: held for key, held in self._claims.items() if held.remaining(now) > 0}
             self._most_claims = max(_CLAIMS_TO_SWEEP, 2 * len(self._claims))
         return _CLAIMED
-
-    def _count_unended(self, key: str) -> None:
-        self._unended[key] = self._unended.pop(key, 0) + 1
-        if len(self._unended) > self._max_entries // 2:
-            self._unended.popitem(last=False)
 
     def _may_record(self, key: str, token: str, *, completes: bool = False) -> bool:
         held = self._claims.get(key)

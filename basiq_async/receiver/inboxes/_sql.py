@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import logging
+import re
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
 
-import attrs
 from sqlalchemy import URL, Executable, make_url
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
 
 from ..._arguments import Duration, check_remember, check_seconds
-from ..._storage.sql import BusyError, SQLStore, as_aware
+from ..._storage.sql import LONGEST_SERVICE, BusyError, SQLStore, as_aware
 from ..._wire.hosts import ENCODE, is_readable_url, show_url
 from ..._work.notes import check_note
 from ..._work.protocol import Claim, StoredDelivery, unpack_entry
@@ -28,6 +28,7 @@ from ._sql_transactions import Held, Transactions, done_in_sqlite
 
 logger = logging.getLogger("basiq_async.receiver")
 
+_SERVICE = re.compile(rf"[A-Za-z0-9._-]{{0,{LONGEST_SERVICE}}}", re.ASCII)
 _EVER = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -53,6 +54,8 @@ class SQLInbox(SQLRows):
     other calls. SQLite has a single write lock, so it runs one handler with a session at a time.
 
     engine: the caller closes it. It must not be in AUTOCOMMIT mode.
+    service: the name of the service whose inbox this is. Several services share the tables, each with a name of its
+        own: none sees what another has handled, waits for, or set aside.
     sessions: makes the sessions that handlers get; ``async_sessionmaker(expire_on_commit=False)`` by default.
     table, schema: the name of the table; the names of three more tables begin with it. Entering the inbox creates
         missing tables, unless ``create_tables`` is False: see ``metadata`` and ``ddl``.
@@ -69,6 +72,7 @@ class SQLInbox(SQLRows):
         self,
         engine: AsyncEngine,
         *,
+        service: str = "",
         sessions: async_sessionmaker[Any] | None = None,
         table: str = "basiq_inbox",
         schema: str | None = None,
@@ -77,7 +81,11 @@ class SQLInbox(SQLRows):
         timeout: Duration = 4.0,
     ) -> None:
         super().__init__()
-        self._tables = Tables(table, schema)
+        if not isinstance(service, str) or not _SERVICE.fullmatch(service):
+            raise ConfigurationError(
+                f"service must be a name of at most {LONGEST_SERVICE} letters, digits, dots, hyphens and underscores"
+            )
+        self._tables = Tables(table, schema, service)
         limit = check_seconds("timeout", timeout)
         self._store = SQLStore(engine, self._tables, create_tables=create_tables, timeout=limit)
         self._sql = Statements(self._tables, engine.dialect.name)
@@ -87,7 +95,8 @@ class SQLInbox(SQLRows):
 
     def __repr__(self) -> str:
         closed = ", closed" if self._store.closed else ""
-        return f"<SQLInbox {self._tables.name}, {len(self._transactions)} transactions{closed}>"
+        service = f" of {self._tables.service}" if self._tables.service else ""
+        return f"<SQLInbox {self._tables.name}{service}, {len(self._transactions)} transactions{closed}>"
 
     @property
     def most_sessions(self) -> int:
@@ -150,9 +159,8 @@ class SQLInbox(SQLRows):
         async def work(connection: AsyncConnection) -> Claim:
             statement = self._sql.lease_quarantined if quarantined else self._sql.lease
             values = {"a_key": key, "a_token": token, "a_lease": lease}
-            row = (await connection.execute(statement, values)).first()
-            if row is not None:
-                return attrs.evolve(CLAIMED, unended=row.unended)
+            if (await connection.execute(statement, values)).first() is not None:
+                return CLAIMED
             return await self._sql.describe(connection, key, quarantined=quarantined)
 
         held = await self._transactions.known(key, token, quarantined=quarantined)

@@ -43,7 +43,7 @@ class SQLRows:
         """See ``Record``."""
         found: set[str] = set()
         for part in in_parts(keys):
-            found.update(row.key for row in await self._store.rows(self._sql.known, self._sql.given(part)))
+            found.update(row.key for row in await self._store.rows(self._sql.known, self._sql.given("a_keys", part)))
         return found
 
     async def note(self, name: str) -> str | None:
@@ -86,9 +86,9 @@ class SQLRows:
         rows = await self._store.rows(self._sql.entries, {"a_limit": limit, "a_due": due, "a_key": key})
         return [unpack_entry(row.entry_json, key=row.key, at=as_aware(row.placed_at)) for row in rows]
 
-    async def waiting(self, webhook_id: str | None, *, now: datetime | None = None) -> Waiting:
+    async def waiting(self, *, now: datetime | None = None) -> Waiting:
         """See ``WaitingInbox``."""
-        [row] = await self._store.rows(self._sql.waiting, self._sql.queue(webhook_id, now))
+        [row] = await self._store.rows(self._sql.waiting, self._sql.time(now))
         if not row.number:
             return Waiting()
         return Waiting(
@@ -99,9 +99,10 @@ class SQLRows:
             failing_age=None if row.since is None else max(0.0, row.now - row.since),
         )
 
-    async def store(self, delivery: StoredDelivery, *, webhook_id: str | None, now: datetime | None = None) -> bool:
+    async def store(self, delivery: StoredDelivery, *, now: datetime | None = None) -> bool:
         """See ``WaitingInbox``. It asks again for a moment while another statement has the key."""
-        values = {"a_key": delivery.key, **self._sql.queue(webhook_id, now), **facts(delivery)}
+        values = {"a_key": delivery.key, **self._sql.time(now), **facts(delivery)}
+        values["a_event_type"] = write_note(delivery.event_type_id)
 
         async def look(connection: AsyncConnection) -> bool | None:
             row = await self._sql.find(connection, delivery.key)
@@ -120,16 +121,17 @@ class SQLRows:
 
     async def claim_due(
         self,
-        webhook_id: str | None,
         token: str,
         *,
         limit: int,
         retries: int,
         lease: float,
+        without: Collection[str] = (),
         now: datetime | None = None,
     ) -> Sequence[ClaimedDelivery]:
         """See ``WaitingInbox``. The lease runs by the server's clock."""
-        values = {**self._sql.queue(webhook_id, now), "a_limit": limit, "a_retries": retries}
+        values = {**self._sql.time(now), "a_limit": limit, "a_retries": retries}
+        values.update(self._sql.given("a_without", [write_note(each) for each in without]))
         if not self._store.on_postgresql and not await self._store.rows(self._sql.find_due, values):
             return []  # without SQLite's lock for writers
         values.update(a_token=token, a_lease=lease)

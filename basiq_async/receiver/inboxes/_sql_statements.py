@@ -6,7 +6,7 @@ An event is one row. It is claimed in one of two ways, which are independent:
 - A handler with a session has a *transaction*, which enters the event as handled, and commits when the handler has
   succeeded. So it takes the statements that a hand-written ``INSERT ... ON CONFLICT`` takes, and no other.
 
-What was set aside or waits is stored as JSON, and is in a *queue*: the quarantine, or that of its webhook. When it is
+What was set aside or waits is stored as JSON, and is in a *queue*: the quarantine, or that of what waits. When it is
 due, and what is counted, stand in one index beside it, so that what is in no queue is in two indexes alone.
 
 Other transactions do not see the row of one that has not committed, and an ``INSERT`` of the same key would wait for
@@ -27,7 +27,7 @@ from sqlalchemy import MetaData, func
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from ..._storage.sql import EntryType, StoreTables, key_type, server_seconds
+from ..._storage.sql import EntryType, StoreTables, key_type, server_seconds, service_column
 from ..._work.protocol import Claim, ClaimStatus
 
 CLAIMED = Claim(ClaimStatus.CLAIMED)
@@ -35,8 +35,8 @@ DONE = Claim(ClaimStatus.DONE)
 BUSY = Claim(ClaimStatus.BUSY, 1.0)
 """Another worker has the key by a transaction, whose end is unknown: try again after a second."""
 
-_QUARANTINE, _WAITING = "quarantine", "waiting:"
-"""The queue of what was set aside, and how those of what waits begin, before the webhook's id."""
+_QUARANTINE, _WAITING = "quarantine", "waiting"
+"""The queue of what was set aside, and that of what waits."""
 _LAYOUT = 6
 
 
@@ -46,19 +46,18 @@ class Tables(StoreTables):
     Their columns have only types of SQLAlchemy, so that a migration made from them names no module of this library.
     """
 
-    def __init__(self, table: str = "basiq_inbox", schema: str | None = None) -> None:
-        super().__init__(_LAYOUT, table, schema)
+    def __init__(self, table: str = "basiq_inbox", schema: str | None = None, service: str = "") -> None:
+        super().__init__(_LAYOUT, table, schema, service)
         self.events = sa.Table(
             table,
             self.metadata,
+            service_column(),
             sa.Column("key", key_type(), primary_key=True),
             sa.Column("handled_at", sa.DateTime(timezone=True)),
             # The lease of the worker with this token: its length, and its end by the clock of leases, in seconds.
             sa.Column("token", sa.Text),
             sa.Column("lease", sa.Double),
             sa.Column("lease_ends", sa.Double),
-            # How many attempts had no end: their token was still there when their lease had run out.
-            sa.Column("unended", sa.Integer, nullable=False, server_default="0"),
             # What was set aside or waits has its entry. It is handled only if it is in the quarantine and was
             # acknowledged. It was placed in its queue at a time, and is due, in seconds since 1970: in the quarantine
             # at that time. Of what waits, so many attempts were begun; if one failed, ``failing`` is 1, else 0, as in
@@ -70,27 +69,30 @@ class Tables(StoreTables):
             sa.Column("failing_since", sa.Double),
             sa.Column("attempts", sa.Integer),
             sa.Column("size", sa.Integer),
+            sa.Column("event_type", sa.Text),
             sa.Column("entry_json", sa.Text),
             # Also finds claims that were never ended: they have no such time.
-            sa.Index(f"{table}_order", "handled_at", **_where("queue IS NULL")),
+            sa.Index(f"{table}_order", "service", "handled_at", **_where("queue IS NULL")),
             # With all that is counted, so that a count reads no entries.
             sa.Index(
                 f"{table}_queue",
-                *("queue", "failing", "due", "key", "placed_at", "failing_since", "size"),
+                *("service", "queue", "failing", "due", "key", "placed_at", "failing_since", "size"),
                 **_where("queue IS NOT NULL"),
             ),
         )
         self.failures = sa.Table(
             f"{table}_failures",
             self.metadata,
+            service_column(),
             sa.Column("key", key_type(), primary_key=True),
             sa.Column("failures", sa.Integer, nullable=False),
             sa.Column("failed_at", sa.DateTime(timezone=True), nullable=False),
-            sa.Index(f"{table}_failures_order", "failed_at"),
+            sa.Index(f"{table}_failures_order", "service", "failed_at"),
         )
         self.notes = sa.Table(
             f"{table}_notes",
             self.metadata,
+            service_column(),
             sa.Column("name", sa.Text, primary_key=True),
             sa.Column("text", sa.Text, nullable=False),
         )
@@ -112,8 +114,8 @@ _NAME = sa.bindparam("a_name", type_=sa.Text)
 _TOKEN = sa.bindparam("a_token", type_=sa.Text)
 _LEASE = sa.bindparam("a_lease", type_=sa.Double)
 _LIMIT = sa.bindparam("a_limit", type_=sa.Integer)
-_ABANDONED, _REMEMBERED = 86_400.0, 30 * 86_400.0
-"""Seconds after which the row of a claim is deleted that was released, and of an attempt without an end."""
+_ABANDONED = 86_400.0
+"""Seconds after which the row of an expired claim is deleted."""
 
 
 class Statements:
@@ -124,7 +126,9 @@ class Statements:
         insert = postgresql.insert if self.on_postgresql else sqlite.insert
         events, failures, notes, version = tables.events, tables.failures, tables.notes, tables.version
         entry_text = sa.type_coerce(events.c.entry_json, EntryType)
-        here = events.c.key == _KEY
+        service = sa.literal(tables.service, events.c.service.type)
+        own, own_failures, own_notes = (each.c.service == service for each in (events, failures, notes))
+        here = sa.and_(own, events.c.key == _KEY)
         now = func.now()
         epoch = sa.cast(func.extract("epoch", now), sa.Double) if self.on_postgresql else server_seconds(dialect)
         # Of the server, unless the caller gives the time.
@@ -147,13 +151,11 @@ class Statements:
         unclaimed = sa.or_(events.c.token.is_(None), sa.not_(live))
         free = sa.or_(unclaimed, events.c.token == _TOKEN)
         no_claim = {name: sa.cast(sa.null(), events.c[name].type) for name in ("token", "lease", "lease_ends")}
-        in_a_queue = ("queue", "failing", "due", "placed_at", "failing_since", "attempts", "size", "entry_json")
-        no_entry = {name: sa.cast(sa.null(), events.c[name].type) for name in in_a_queue}
+        in_a_queue = "queue failing due placed_at failing_since attempts size event_type entry_json"
+        no_entry = {name: sa.cast(sa.null(), events.c[name].type) for name in in_a_queue.split()}
         never_failed, failed = (events.c.failing == sa.literal_column(number, sa.Integer) for number in "01")
         claimed = {"token": _TOKEN, "lease": _LEASE, "lease_ends": clock + _LEASE}
-        handled = {"handled_at": now, **no_claim, "unended": sa.literal_column("0", sa.Integer)}
-        # A claim counts the one before it whose token is still there, though its lease has run out.
-        ended = {"unended": events.c.unended + sa.case((events.c.token != _TOKEN, 1), else_=0)}
+        handled = {"handled_at": now, **no_claim}
         moment = sa.bindparam("a_moment", type_=events.c.placed_at.type)
         due = sa.bindparam("a_due", type_=sa.Double)
 
@@ -161,20 +163,20 @@ class Statements:
             if not self.on_postgresql:
                 return sa.literal_column("1 = 1", type_=sa.Boolean)  # SQLite has one writer at a time
             # Two keys have the same number once in 2^64; then one is BUSY for a moment.
-            return func.pg_try_advisory_xact_lock(func.hashtextextended(tables.name + ":" + key, 0), type_=sa.Boolean)
+            number = func.hashtextextended(f"{tables.name}:{tables.service}:" + key, 0)
+            return func.pg_try_advisory_xact_lock(number, type_=sa.Boolean)
 
         def mine(key: sa.ColumnElement[str]) -> sa.ColumnElement[bool]:
             # A worker whose lease has not expired needs no gate: no transaction has its row.
-            return sa.or_(sa.exists().where(events.c.key == key, events.c.token == _TOKEN, live), gate(key))
+            return sa.or_(sa.exists().where(own, events.c.key == key, events.c.token == _TOKEN, live), gate(key))
 
-        def enter(
-            values: dict[str, Any], before: sa.ColumnElement[bool], upon: sa.ColumnElement[bool], **also: Any
-        ) -> Any:
-            new = insert(events).from_select(["key", *values], sa.select(_KEY, *values.values()).where(before))
+        def enter(values: dict[str, Any], before: sa.ColumnElement[bool], upon: sa.ColumnElement[bool]) -> Any:
+            new = insert(events).from_select(
+                ["service", "key", *values], sa.select(service, _KEY, *values.values()).where(before)
+            )
+            update = {name: new.excluded[name] for name in values}
             return new.on_conflict_do_update(
-                index_elements=[events.c.key],
-                set_={**{name: new.excluded[name] for name in values}, **also},
-                where=upon,
+                index_elements=[events.c.service, events.c.key], set_=update, where=upon
             ).returning(events.c.key)
 
         def change(values: dict[str, Any], *conditions: sa.ColumnElement[bool]) -> Any:
@@ -183,11 +185,11 @@ class Statements:
         quarantine = sa.literal_column(f"'{_QUARANTINE}'", sa.Text)
         in_quarantine = events.c.queue == quarantine
         not_handled = events.c.handled_at.is_(None)
-        waits = events.c.queue >= sa.literal_column(f"'{_WAITING}'", sa.Text)
+        waiting = sa.literal_column(f"'{_WAITING}'", sa.Text)
+        waits = events.c.queue == waiting
         no_wait = sa.or_(events.c.queue.is_(None), in_quarantine)
-        counted = events.c.unended
-        self.lease = enter(claimed, gate(_KEY), sa.and_(not_handled, free), **ended).returning(counted)
-        self.lease_quarantined = change({**claimed, **ended}, in_quarantine, free, gate(_KEY)).returning(counted)
+        self.lease = enter(claimed, gate(_KEY), sa.and_(not_handled, free))
+        self.lease_quarantined = change(claimed, in_quarantine, free, gate(_KEY))
         self.begin = enter({**handled, **no_entry}, gate(_KEY), sa.and_(not_handled, free)).returning(*ends)
         self.begin_quarantined = change({**handled, **no_entry}, in_quarantine, unclaimed, gate(_KEY)).returning(*ends)
         not_done = sa.or_(not_handled, in_quarantine)
@@ -199,7 +201,7 @@ class Statements:
         )
         retried = sa.and_(sa.bindparam("a_quarantined", type_=sa.Boolean), in_quarantine, unclaimed)
         set_aside = {
-            **no_claim,
+            **handled,
             **no_entry,
             "handled_at": sa.case((acknowledged, now)),
             "queue": quarantine,
@@ -212,9 +214,8 @@ class Statements:
         self.quarantine = enter(set_aside, mine(_KEY), sa.or_(sets_aside, retried))
         self.release = change({**no_claim, "lease_ends": clock}, events.c.token == _TOKEN, sa.or_(live, gate(_KEY)))
 
-        self.known = sa.select(events.c.key).where(
-            events.c.key.in_(sa.select(some)), sa.or_(events.c.queue.is_not(None), events.c.handled_at.is_not(None))
-        )
+        is_known = sa.or_(events.c.queue.is_not(None), events.c.handled_at.is_not(None))
+        self.known = sa.select(events.c.key).where(own, events.c.key.in_(sa.select(some)), is_known)
         remaining = sa.case((live, events.c.lease_ends - clock), else_=0.0).label("remaining")
         self.row = sa.select(
             events.c.handled_at,
@@ -226,17 +227,17 @@ class Statements:
         ).where(here)
         count = sa.bindparam("a_count", type_=sa.Integer)
         more = sa.case((failures.c.failures > count, failures.c.failures), else_=count) + 1
-        first = insert(failures).values(key=_KEY, failures=count + 1, failed_at=now)
+        first = insert(failures).values(service=service, key=_KEY, failures=count + 1, failed_at=now)
         self.count_failure = first.on_conflict_do_update(
-            index_elements=[failures.c.key], set_={"failures": more, "failed_at": now}
+            index_elements=[failures.c.service, failures.c.key], set_={"failures": more, "failed_at": now}
         ).returning(failures.c.failures)
         order = (events.c.due, events.c.key)
         entry = (entry_text.label("entry_json"), events.c.key, events.c.placed_at, events.c.due)
         later_ones = sa.tuple_(*order) > sa.tuple_(due, _KEY)
-        self.entries = sa.select(*entry).where(in_quarantine, never_failed, later_ones).order_by(*order).limit(_LIMIT)
+        page = sa.select(*entry).where(own, in_quarantine, never_failed, later_ones)
+        self.entries = page.order_by(*order).limit(_LIMIT)
 
-        queue = sa.bindparam("a_queue", type_=sa.Text)
-        in_queue = events.c.queue == queue
+        in_queue = sa.and_(own, waits)
         facts = {
             "failing": sa.bindparam("a_failing", type_=sa.Integer),
             "placed_at": moment,
@@ -245,11 +246,19 @@ class Statements:
             "size": sa.bindparam("a_size", type_=sa.Integer),
             "entry_json": sa.bindparam("a_entry", type_=EntryType),
         }
-        self.store = enter({**facts, "due": time_of_day, "queue": queue}, gate(_KEY), sa.and_(not_handled, no_wait))
+        event_type = sa.bindparam("a_event_type", type_=sa.Text)
+        stored = {**facts, "event_type": event_type, "due": time_of_day, "queue": waiting}
+        self.store = enter(stored, gate(_KEY), sa.and_(not_handled, no_wait))
+        types: Any = sa.bindparam("a_without", type_=sa.Text)
+        left_out: Any = sa.select(func.json_each(types).table_valued("value").c.value)
+        if self.on_postgresql:
+            types = sa.bindparam("a_without", type_=postgresql.ARRAY(sa.Text))
+            left_out = sa.select(func.unnest(types, type_=sa.Text).column_valued("without"))
 
         def find_due(condition: sa.ColumnElement[bool], most: sa.ColumnElement[int]) -> Any:
             found = sa.select(events.c.key, events.c.due)
             found = found.where(in_queue, condition, events.c.due <= time_of_day, unclaimed)
+            found = found.where(events.c.event_type.not_in(left_out))
             return found.order_by(events.c.due).limit(most)
 
         find_fresh = find_due(never_failed, _LIMIT)
@@ -264,7 +273,7 @@ class Statements:
         ready = sa.select(found_due.c.key).order_by(found_due.c.due, found_due.c.key).limit(_LIMIT).cte("ready")
         self.claim_due = (
             sa.update(events)
-            .where(events.c.key.in_(sa.select(ready.c.key)))
+            .where(own, events.c.key.in_(sa.select(ready.c.key)))
             .values({**claimed, "attempts": events.c.attempts + 1})
             .returning(*entry, events.c.attempts, time_of_day.label("now"))
         )
@@ -281,23 +290,24 @@ class Statements:
         ).where(in_queue)
         in_turn = (events.c.placed_at, events.c.key)
         later_ones = sa.tuple_(*in_turn) > sa.tuple_(moment, _KEY)
-        page = sa.select(events.c.key).where(waits, later_ones).order_by(*in_turn).limit(_LIMIT)
+        page = sa.select(events.c.key).where(in_queue, later_ones).order_by(*in_turn).limit(_LIMIT)
         # Sorted by the index alone, without the entries.
-        self.list_waiting = sa.select(*entry).where(events.c.key.in_(page)).order_by(*in_turn)
+        self.list_waiting = sa.select(*entry).where(own, events.c.key.in_(page)).order_by(*in_turn)
 
-        self.note = sa.select(notes.c.text).where(notes.c.name == _NAME)
-        new_note = insert(notes).values(name=_NAME, text=sa.bindparam("a_text", type_=sa.Text))
+        self.note = sa.select(notes.c.text).where(own_notes, notes.c.name == _NAME)
+        new_note = insert(notes).values(service=service, name=_NAME, text=sa.bindparam("a_text", type_=sa.Text))
         self.set_note = new_note.on_conflict_do_update(
-            index_elements=[notes.c.name], set_={"text": new_note.excluded.text}
+            index_elements=[notes.c.service, notes.c.name], set_={"text": new_note.excluded.text}
         ).returning(notes.c.name)
-        self.add_note = new_note.on_conflict_do_nothing(index_elements=[notes.c.name]).returning(notes.c.name)
-        stored = notes.c.text == sa.bindparam("a_stored", type_=sa.Text)
-        replaced = sa.update(notes).where(notes.c.name == _NAME, stored)
+        self.add_note = new_note.on_conflict_do_nothing().returning(notes.c.name)
+        unchanged = notes.c.text == sa.bindparam("a_stored", type_=sa.Text)
+        replaced = sa.update(notes).where(own_notes, notes.c.name == _NAME, unchanged)
         self.replace_note = replaced.values(text=sa.bindparam("a_text", type_=sa.Text)).returning(notes.c.name)
 
-        self.since = sa.select(now.label("now"), version.c.began, version.c.forgotten_at)
+        own_version = version.c.service == service
+        self.since = sa.select(now.label("now"), version.c.began, version.c.forgotten_at).where(own_version)
         newest = [
-            sa.select(func.max(column)).where(condition).scalar_subquery()
+            sa.select(func.max(column)).where(own, condition).scalar_subquery()
             for column, condition in (
                 (events.c.handled_at, events.c.queue.is_(None)),
                 (events.c.placed_at, events.c.queue.is_not(None)),
@@ -307,39 +317,31 @@ class Statements:
         forgotten = sa.bindparam("a_forgotten", type_=version.c.forgotten_at.type)
         self.forget = (
             sa.update(version)
-            .where(sa.or_(version.c.forgotten_at.is_(None), version.c.forgotten_at < forgotten))
+            .where(own_version, sa.or_(version.c.forgotten_at.is_(None), version.c.forgotten_at < forgotten))
             .values(forgotten_at=forgotten)
         )
-        kept = events.c.queue.is_(None)
+        kept = sa.and_(own, events.c.queue.is_(None))
         old = sa.select(events.c.key).where(events.c.handled_at < moment, kept).order_by(events.c.handled_at)
-        was_released = sa.and_(events.c.token.is_(None), events.c.unended == sa.literal_column("0", sa.Integer))
-        kept_for = sa.case((was_released, _ABANDONED), else_=_REMEMBERED)
-        abandoned = sa.select(events.c.key).where(not_handled, kept, events.c.lease_ends < clock - kept_for)
-        stale = sa.select(failures.c.key).where(failures.c.failed_at < moment)
+        abandoned = sa.select(events.c.key).where(not_handled, kept, events.c.lease_ends < clock - _ABANDONED)
+        stale = sa.select(failures.c.key).where(own_failures, failures.c.failed_at < moment)
 
         def delete(table: sa.Table, found: Any) -> Any:
-            found = found.limit(_LIMIT)
-            return sa.delete(table).where(
-                table.c.key.in_(found.with_for_update(skip_locked=True) if self.on_postgresql else found)
-            )
+            few = found.limit(_LIMIT)
+            few = lock(few, "few") if self.on_postgresql else few
+            return sa.delete(table).where(table.c.service == service, table.c.key.in_(few))
 
         self.delete_old = delete(events, old).returning(events.c.handled_at)
         self.delete_abandoned = delete(events, abandoned)
         self.delete_failures = delete(failures, stale)
 
     @staticmethod
-    def queue(webhook_id: str | None, now: datetime | None) -> dict[str, object]:
-        """Return the parameters of a statement about what waits of a webhook, at the time that the caller gave."""
-        return {"a_queue": _WAITING + (webhook_id or ""), **Statements.time(now)}
-
-    @staticmethod
     def time(now: datetime | None) -> dict[str, object]:
         """Return the parameter of the time that the caller gave."""
         return {"a_time": None if now is None else now.timestamp()}
 
-    def given(self, keys: Sequence[str]) -> dict[str, object]:
-        """Return the parameter of a statement for several keys."""
-        return {"a_keys": list(keys) if self.on_postgresql else json.dumps(keys)}
+    def given(self, name: str, texts: Sequence[str]) -> dict[str, object]:
+        """Return a parameter with several texts: of a statement for several keys, or types."""
+        return {name: list(texts) if self.on_postgresql else json.dumps(texts)}
 
     async def find(self, connection: AsyncConnection, key: str) -> sa.Row[Any] | None:
         """Return the key's columns that tell its state, and the seconds ``remaining`` of its lease."""

@@ -92,11 +92,10 @@ class SQLiteInbox:
 
         def work(connection: sqlite3.Connection) -> Claim:
             times = self._times(connection)
-            # What becomes of an attempt is remembered for as long as what was handled.
-            now, expires = times["now"], max(times["expires"], times["wall"] + lease)
+            now, expires = times["now"], times["wall"] + lease
             values = {**times, "key": key, "token": token, "lease": lease, "expires": expires}
             if connection.execute(sql.CLAIM_QUARANTINED if quarantined else sql.CLAIM, values).rowcount:
-                return Claim(ClaimStatus.CLAIMED, unended=connection.execute(sql.UNENDED, (key,)).fetchone()[0])
+                return Claim(ClaimStatus.CLAIMED)
             handled, set_aside, _, holder, length, ends = connection.execute(sql.FIND, values).fetchone() or _NONE
             if not set_aside if quarantined else handled:
                 return Claim(ClaimStatus.DONE)
@@ -181,23 +180,24 @@ class SQLiteInbox:
         at, key = (-math.inf, "") if after is None else (after.quarantined_at.timestamp(), after.key)
         return await self._read(sql.LIST_WAITING if waiting else sql.ENTRIES, _entries, at=at, key=key, limit=limit)
 
-    async def store(self, delivery: StoredDelivery, *, webhook_id: str | None, now: datetime | None = None) -> bool:
+    async def store(self, delivery: StoredDelivery, *, now: datetime | None = None) -> bool:
         """See ``WaitingInbox``."""
-        values = {**_columns(delivery), "webhook": webhook_id or "", **_at(now)}
+        values = {**_columns(delivery), **_at(now)}
         return bool(await self._record(sql.STORE, delivery.key, "", **values))
 
     async def claim_due(
         self,
-        webhook_id: str | None,
         token: str,
         *,
         limit: int,
         retries: int,
         lease: float,
+        without: Collection[str] = (),
         now: datetime | None = None,
     ) -> Sequence[ClaimedDelivery]:
         """See ``WaitingInbox``."""
-        place = {"webhook": webhook_id or "", "limit": limit, "retries": retries, **_at(now)}
+        types = json.dumps([write_note(each) for each in without])
+        place = {"limit": limit, "retries": retries, "without": types, **_at(now)}
 
         def take(connection: sqlite3.Connection) -> list[ClaimedDelivery]:
             values = {**self._times(connection), **place}
@@ -222,9 +222,9 @@ class SQLiteInbox:
         values = {**_columns(delivery), "seconds": seconds, **_at(now)}
         return bool(await self._record(sql.PUT_OFF, delivery.key, token, **values))
 
-    async def waiting(self, webhook_id: str | None, *, now: datetime | None = None) -> Waiting:
+    async def waiting(self, *, now: datetime | None = None) -> Waiting:
         """See ``WaitingInbox``."""
-        [row] = await self._read(sql.WAITING, list, webhook=webhook_id or "", **_at(now))
+        [row] = await self._read(sql.WAITING, list, **_at(now))
         return Waiting(count=row[0], fresh=row[1], size=row[2], age=row[3], failing_age=row[4])
 
     async def aclose(self) -> None:
@@ -306,6 +306,7 @@ def _columns(delivery: StoredDelivery) -> dict[str, Any]:
         "failing_since": None if since is None else since.timestamp(),
         "attempts": delivery.failures,
         "size": len(entry),
+        "event_type": write_note(delivery.event_type_id),
         "entry_json": entry,
     }
 

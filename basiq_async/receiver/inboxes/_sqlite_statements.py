@@ -9,19 +9,18 @@ KIND = FileKind(
     version=8,
     schema=(
         # ``expires`` is by the wall clock. The lease, of so many seconds, ends by the clock of leases, which is the
-        # monotonic one: a token that is still there when its lease has run out had an attempt without an end, and the
-        # next claim counts it in ``unended``. ``entry_json`` is a quarantined delivery, and ``at`` is the time when it
-        # was set aside. The key is ``handled`` only if that was acknowledged, and its failures are then ``tried``. What
-        # waits has such an entry too, and is not handled: ``due`` is by the wall clock, ``attempts`` is how many were
-        # begun, ``failing`` is 1 if one failed, first at ``failing_since``. With ``stored`` and ``size`` they stand
-        # beside the entry, so that a count does not read it.
+        # monotonic one. ``entry_json`` is a quarantined delivery, and ``at`` is the time when it was set aside. The key
+        # is ``handled`` only if that was acknowledged, and its failures are then ``tried``. What waits has such an
+        # entry too, and is not handled: ``due`` is by the wall clock, ``attempts`` is how many were begun, ``failing``
+        # is 1 if one failed, first at ``failing_since``. With ``stored`` and ``size`` they stand beside the entry, so
+        # that a count does not read it.
         "CREATE TABLE inbox (key TEXT PRIMARY KEY, handled INTEGER NOT NULL, failures INTEGER NOT NULL, "
-        "unended INTEGER NOT NULL DEFAULT 0, expires REAL NOT NULL, token TEXT, lease REAL, ends REAL, at REAL, "
-        "tried INTEGER NOT NULL DEFAULT 0, due REAL, webhook TEXT, stored REAL, failing INTEGER, failing_since REAL, "
-        "attempts INTEGER, size INTEGER, entry_json TEXT) WITHOUT ROWID",
+        "expires REAL NOT NULL, token TEXT, lease REAL, ends REAL, at REAL, tried INTEGER NOT NULL DEFAULT 0, "
+        "due REAL, event_type TEXT, stored REAL, failing INTEGER, failing_since REAL, attempts INTEGER, size INTEGER, "
+        "entry_json TEXT) WITHOUT ROWID",
         "CREATE INDEX inbox_expires ON inbox (expires)",
         "CREATE INDEX inbox_quarantine ON inbox (at, key) WHERE at IS NOT NULL",
-        "CREATE INDEX inbox_due ON inbox (webhook, failing, due, size, stored, failing_since) WHERE due IS NOT NULL",
+        "CREATE INDEX inbox_due ON inbox (failing, due, event_type, size, stored, failing_since) WHERE due IS NOT NULL",
         "CREATE INDEX inbox_waiting ON inbox (stored, key) WHERE due IS NOT NULL",
         # When the file was made, the state of the clock of retention, and when the newest record was made.
         "CREATE TABLE clock (began REAL NOT NULL, shown REAL, believed REAL, newest REAL)",
@@ -46,11 +45,11 @@ def _sql(statement: str) -> str:
         "open": "(NOT handled OR expires <= :horizon)",
         "counted": "CASE WHEN expires <= :horizon THEN 0 ELSE failures END",
         # A lease that begins later than now is one of before a restart, which sets the clock of leases back.
-        "due": "webhook = :webhook AND due <= :wall AND (token IS NULL OR ends <= :now OR ends - lease > :now + 1)",
-        "count_unended": "unended = unended + (token IS NOT NULL AND token <> :token)",
+        "due": "due <= :wall AND event_type NOT IN (SELECT value FROM json_each(:without)) "
+        "AND (token IS NULL OR ends <= :now OR ends - lease > :now + 1)",
         "no_claim": "token = NULL, lease = NULL, ends = NULL",
         "no_entry": "at = NULL, tried = 0, entry_json = NULL, {no_wait}",
-        "no_wait": "due = NULL, webhook = NULL, stored = NULL, failing = NULL, failing_since = NULL, "
+        "no_wait": "due = NULL, event_type = NULL, stored = NULL, failing = NULL, failing_since = NULL, "
         "attempts = NULL, size = NULL",
     }
     for name, part in parts.items():
@@ -62,16 +61,16 @@ CLAIM = _sql("""
 INSERT INTO inbox (key, handled, failures, expires, token, lease, ends)
 VALUES (:key, 0, 0, :expires, :token, :lease, :now + :lease)
 ON CONFLICT (key) DO UPDATE SET handled = 0, failures = {counted}, expires = max(expires, excluded.expires),
-{count_unended}, token = excluded.token, lease = excluded.lease, ends = excluded.ends WHERE {open} AND {free}
+token = excluded.token, lease = excluded.lease, ends = excluded.ends WHERE {open} AND {free}
 """)
 CLAIM_QUARANTINED = _sql("""
-UPDATE inbox SET {count_unended}, token = :token, lease = :lease, ends = :now + :lease
+UPDATE inbox SET token = :token, lease = :lease, ends = :now + :lease
 WHERE key = :key AND at IS NOT NULL AND {free}
 """)
 COMPLETE = _sql("""
 INSERT INTO inbox (key, handled, failures, expires) VALUES (:key, 1, 0, :expires)
-ON CONFLICT (key) DO UPDATE SET handled = 1, failures = 0, unended = 0, expires = excluded.expires,
-{no_claim}, {no_entry} WHERE {may_complete}
+ON CONFLICT (key) DO UPDATE SET handled = 1, failures = 0, expires = excluded.expires, {no_claim}, {no_entry}
+WHERE {may_complete}
 """)
 # A quarantined key is forgotten only when it is completed.
 QUARANTINE = _sql("""
@@ -87,11 +86,11 @@ ON CONFLICT (key) DO UPDATE SET failures = max({counted}, tried) + 1, expires = 
 handled = handled AND expires > :horizon WHERE {open} OR token = :token
 """)
 STORE = _sql("""
-INSERT INTO inbox (key, handled, failures, expires, due, webhook, stored, failing, failing_since, attempts, size,
-entry_json)
-VALUES (:key, 0, 0, 1e18, :wall, :webhook, :stored, :failing, :failing_since, :attempts, :size, :entry_json)
+INSERT INTO inbox (key, handled, failures, expires, due, event_type, stored, failing, failing_since, attempts,
+size, entry_json)
+VALUES (:key, 0, 0, 1e18, :wall, :event_type, :stored, :failing, :failing_since, :attempts, :size, :entry_json)
 ON CONFLICT (key) DO UPDATE SET handled = 0, failures = {counted}, expires = excluded.expires, at = NULL, tried = 0,
-due = excluded.due, webhook = excluded.webhook, stored = excluded.stored, failing = excluded.failing,
+due = excluded.due, event_type = excluded.event_type, stored = excluded.stored, failing = excluded.failing,
 failing_since = excluded.failing_since, attempts = excluded.attempts, size = excluded.size,
 entry_json = excluded.entry_json WHERE {open} AND due IS NULL
 """)
@@ -114,13 +113,12 @@ WAITING = """
 SELECT count(*), coalesce(sum(NOT failing), 0), coalesce(sum(size), 0),
 max(0.0, :wall - min(CASE WHEN NOT failing THEN stored END)),
 max(0.0, :wall - min(CASE WHEN failing THEN failing_since END))
-FROM inbox WHERE webhook = :webhook AND due IS NOT NULL
+FROM inbox WHERE due IS NOT NULL
 """
 LIST_WAITING = """
 SELECT entry_json, key, stored, due FROM inbox WHERE due IS NOT NULL AND (stored, key) > (:at, :key)
 ORDER BY stored, key LIMIT :limit
 """
-UNENDED = "SELECT unended FROM inbox WHERE key = ?"
 FIND = "SELECT handled AND expires > :horizon, at IS NOT NULL, failures, token, lease, ends FROM inbox WHERE key = :key"
 KNOWN = """
 SELECT key FROM inbox WHERE key IN (SELECT value FROM json_each(:keys))

@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING, cast
 
 import attrs
 
 from ..._callables import has_own, is_async, with_session
 from ..._work.failures import failure_text
-from ..._work.keys import key_at_service, owner_of_job
+from ..._work.inbox_calls import InboxCalls
+from ..._work.keys import key_of_post
 from ..._work.protocol import Inbox, Record, TransactionalInbox
 from ...errors import ConfigurationError, ReplayError, TargetError
 from ...models import Message
 from ...receiver import Delivery, MemoryInbox, Result, WebhookReceiver
-from ._base import ALONE, BUSY, BulkTarget, Handler, SessionHandler, Target
+from ._base import BUSY, BulkTarget, Handler, SessionHandler, Target
 from ._http import HttpTarget
 from ._shared import LEASE, Shared
 
 if TYPE_CHECKING:
     from ...receiver import Outcome
 
+CALL = 5.0
+"""Seconds for a call of an inbox."""
 AnyTarget = Target | WebhookReceiver | Handler | SessionHandler
 
 
@@ -42,12 +45,10 @@ class ReceiverTarget:
 
     _receiver: WebhookReceiver
     patience: float = 0.0
-    alone: bool = False
 
     async def deliver(self, message: Message) -> str | None:
         """See ``Target``."""
-        delivery = Delivery.from_message(message)
-        return interpret(await self._receiver.dispatch(delivery, patience=self.patience, can_be_alone=self.alone))
+        return interpret(await self._receiver.dispatch(Delivery.from_message(message), patience=self.patience))
 
 
 def interpret(outcome: Outcome) -> str | None:
@@ -56,7 +57,7 @@ def interpret(outcome: Outcome) -> str | None:
     if how == "handled":
         return None
     if outcome.result is Result.BUSY:
-        return ALONE if outcome.reason == ALONE else BUSY
+        return BUSY
     if how == "skipped":
         return outcome._meaning.word
     if how == "failed" and outcome.error is not None:
@@ -74,16 +75,12 @@ class HandOut:
     """How the messages of a job are handled, and the record of what was.
 
     value: the target as it was passed, or made of a function.
-    inbox: the record, in which each message is claimed. None if the target, or the caller, has the record.
-    webhook_id: the id in the keys of the inbox. Only a receiver with a ``MemoryInbox`` may have none.
-    identity: that of the webhook's service. A job that posts has keys of its own, and the service's are evidence.
+    calls: those of the inbox, in which each message is claimed. None if the target, or the caller, has the record.
     receiver: the target, if it is a receiver.
     """
 
     value: Target | WebhookReceiver | SessionHandler
-    inbox: Inbox | None
-    webhook_id: str | None
-    identity: str | None = None
+    calls: InboxCalls | None
     receiver: WebhookReceiver | None = None
 
     @property
@@ -97,30 +94,28 @@ class HandOut:
         return None if self.receiver is None else self.receiver.accepts_type
 
     @property
-    def posts(self) -> bool:
-        """Whether the target is an endpoint: what was posted is not what the service has handled."""
-        return isinstance(self.value, HttpTarget)
+    def inbox(self) -> Inbox | None:
+        """The inbox, if the record is one."""
+        return None if self.calls is None else self.calls.inbox
 
-    def of(self, identity: str) -> HandOut:
-        """Return the same for the events of a service."""
-        owner = owner_of_job(self.value._job, identity) if isinstance(self.value, HttpTarget) else identity
-        return attrs.evolve(self, webhook_id=owner, identity=identity)
+    @property
+    def job(self) -> str | None:
+        """The id of a job that posts: what it posted is not handled, and has keys of its own. None for any other."""
+        return self.value._job if isinstance(self.value, HttpTarget) else None
+
+    def key_of(self, key: str) -> str:
+        """Return the key under which this job records the event of a key."""
+        return key if self.job is None else key_of_post(self.job, key)
 
     async def known(self, keys: Sequence[str]) -> Collection[str]:
-        """Return those of the keys that need not be handed out: the record, or the inbox of the service, knows them."""
-        if not self.posts or self.inbox is None:
+        """Return those of the keys of events that need not be handed out: they are recorded, or were posted."""
+        if self.job is None or self.inbox is None:
             return await self.record.known(keys)
-        of_service = self.keys_at_service(keys)
-        found = await self.inbox.known([*keys, *of_service])
-        return {of_service.get(each, each) for each in found}
+        own = {key_of_post(self.job, key): key for key in keys}
+        found = await self.inbox.known([*keys, *own])
+        return {own.get(each, each) for each in found}
 
-    def keys_at_service(self, keys: Iterable[str]) -> dict[str, str]:
-        """Return the keys of a job that posts, each by that of the service."""
-        owner, identity = self.webhook_id or "", self.identity or ""
-        found = ((key_at_service(key, owner, identity), key) for key in keys)
-        return {own: key for own, key in found if own is not None}
-
-    def open(self, *, timeout: float = 5.0, lease: float = LEASE, quarantined: bool = False) -> Target:
+    def open(self, *, timeout: float = CALL, lease: float = LEASE, quarantined: bool = False) -> Target:
         """Return the target of a run. ``timeout`` limits each call of the inbox; both are in seconds.
 
         ``quarantined``: its messages are in the quarantine, and are tried again.
@@ -132,16 +127,14 @@ class HandOut:
         return Shared(
             cast("Target | SessionHandler", self.value),
             self.inbox,
-            webhook_id=self.webhook_id,
+            key_of=self.key_of,
             timeout=timeout,
             lease=lease,
             quarantined=quarantined,
         )
 
 
-def choose_hand_out(
-    value: AnyTarget, inbox: Inbox | None, *, webhook_id: str | None = None, is_recorded: bool = False
-) -> HandOut:
+def choose_hand_out(value: AnyTarget, inbox: Inbox | None, *, is_recorded: bool = False) -> HandOut:
     """Return how the messages for a ``target`` argument of any form are handled. Raises ``ConfigurationError``.
 
     ``is_recorded``: the caller has a record, so that a target needs neither an inbox nor a record of its own.
@@ -159,16 +152,16 @@ def choose_hand_out(
                 f"a {type(value).__name__}, which has flush(), must be its own record: give it known(), note() and "
                 "set_note(). Or drop flush(), write in deliver(), and pass an inbox"
             )
-        return HandOut(value, None, None)
+        return HandOut(value, None)
     handler = cast(Target, value) if is_target else _read_function(cast(Handler, value), inbox)
     if inbox is None and is_recorded and isinstance(handler, Target):
-        return HandOut(handler, None, None)
+        return HandOut(handler, None)
     if inbox is None:
         raise ConfigurationError(
             "the replay needs an inbox, which records what was handled: the inbox of the live service, so that both "
             "share the work, or one of the job's own, such as inbox=SQLiteInbox('job.db')"
         )
-    return HandOut(handler, inbox, webhook_id)
+    return HandOut(handler, InboxCalls(inbox, CALL))
 
 
 def _with_receiver(receiver: WebhookReceiver, inbox: Inbox | None) -> HandOut:
@@ -179,7 +172,7 @@ def _with_receiver(receiver: WebhookReceiver, inbox: Inbox | None) -> HandOut:
             "the receiver's MemoryInbox does not know what other processes and earlier runs have handled: give the "
             "receiver the inbox of the live service, or pass inbox=receiver.inbox to handle everything in this process"
         )
-    return HandOut(receiver, receiver.inbox, receiver.webhook_id, receiver=receiver)
+    return HandOut(receiver, InboxCalls(receiver.inbox, CALL), receiver=receiver)
 
 
 def _read_function(value: Handler | SessionHandler, inbox: Inbox | None) -> Target | SessionHandler:

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import secrets
+from collections.abc import Callable
 
 from ..._redaction.text import printable, shorten
 from ..._work.calls import HOST
@@ -16,7 +17,7 @@ from ..._work.once import AttemptResult, UnderWay, Unit
 from ..._work.protocol import Inbox, TransactionalInbox
 from ...errors import InboxError
 from ...models import Message
-from ._base import ALONE, BUSY, HANDLED_BEFORE, SessionHandler, Target
+from ._base import BUSY, HANDLED_BEFORE, SessionHandler, Target
 
 logger = logging.getLogger("basiq_async.replay")
 LEASE = 30.0
@@ -43,7 +44,7 @@ class Shared:
 
     target: a target, or a handler that gets the session of the inbox's transaction: then its writes commit together
         with the inbox's entry.
-    webhook_id: the webhook of the events, so that their keys are those of its receiver.
+    key_of: returns the key under which the event of a key is recorded; by default itself, as by its receiver.
     timeout: the limit, in seconds, of each call of the inbox.
     quarantined: the messages are in the quarantine, and are tried again.
     """
@@ -53,7 +54,7 @@ class Shared:
         target: Target | SessionHandler,
         inbox: Inbox,
         *,
-        webhook_id: str | None = None,
+        key_of: Callable[[str], str] = str,
         timeout: float = 5.0,
         lease: float = LEASE,
         quarantined: bool = False,
@@ -61,7 +62,7 @@ class Shared:
         # Asked once: for each message it would take 20 µs, since Python looks at every method of a protocol.
         self._target = target if isinstance(target, Target) else None
         self._handler = None if isinstance(target, Target) else target
-        self._webhook_id = webhook_id
+        self._key_of = key_of
         self._session = None
         if self._handler is not None and isinstance(inbox, TransactionalInbox):
             self._session = inbox
@@ -71,15 +72,13 @@ class Shared:
         self._units = UnderWay(inbox, lease=lease, call_timeout=timeout, grace=grace, renew=True, logger=logger)
         self.patience = 0.0
         """Seconds to wait for another worker that holds a message."""
-        self.alone = False
-        """Whether one message is handed out at a time."""
 
     async def deliver(self, message: Message) -> str | None:
-        """See ``Target``. Returns ``BUSY`` if another worker holds the message, and ``ALONE`` for what is dangerous."""
-        key = inbox_key(message.event_type_id, message.event_id, message.id, self._webhook_id)
+        """See ``Target``. Returns ``BUSY`` if another worker holds the message."""
+        key = self._key_of(inbox_key(message.event_id, message.id))
         token = new_token()
         unit = _Message(self._units, key, token, self.patience, session=self._session, quarantined=self._quarantined)
-        unit.shared, unit.message, unit.can_be_alone = self, message, self.alone
+        unit.shared, unit.message = self, message
         ending = await unit.handle_once()
         if ending.how is AttemptResult.HANDLED:
             if ending.unrecorded is not None:
@@ -89,8 +88,6 @@ class Shared:
             return HANDLED_BEFORE
         if ending.how is AttemptResult.BUSY:
             return BUSY
-        if ending.how is AttemptResult.ALONE:
-            return ALONE
         raise ending.error or InboxError("the event loop shuts down")
 
     async def _record(self, key: str, token: str, failure: Exception) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from datetime import datetime, timedelta
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 from ..._work.protocol import Inbox
 from ..fake._clock import ManualClock
@@ -16,8 +17,11 @@ from ._inbox_waiting import WaitingPromises
 from ._inbox_workers import Workers, Write
 from ._runner import Check, hold, keep, made, promises_of
 
-MakeInbox = Callable[[], Inbox | Awaitable[Inbox] | AbstractAsyncContextManager[Inbox]]
+Made = Inbox | Awaitable[Inbox] | AbstractAsyncContextManager[Inbox]
+MakeInbox = Callable[[], Made]
 """A function that makes an inbox: it returns the inbox, an awaitable of it, or an async context manager."""
+MakeSharedInbox = Callable[[str], Made]
+"""The same with the name of its storage, in letters, digits and underscores."""
 _ALIKE = timedelta(milliseconds=1)
 _DAY = timedelta(days=1)
 _OLDEST = timedelta(days=3650)
@@ -28,7 +32,7 @@ CHECKS: dict[str, tuple[type[Workers[Any]], Check]] = {
 
 
 async def check_inbox(
-    make_inbox: MakeInbox,
+    make_inbox: MakeInbox | MakeSharedInbox,
     *,
     shared: bool = False,
     leases: bool = True,
@@ -38,10 +42,10 @@ async def check_inbox(
 ) -> None:
     """Check that an inbox keeps the promises of ``Inbox``, and of ``WaitingInbox`` if it is one.
 
-    make_inbox: called for each promise. An inbox with ``aclose`` is closed after it. Keys are always new, so the
-        storage can be used again.
-    shared: whether all inboxes have the same storage, such as a file or a server. Each promise is then also checked
-        with two inboxes.
+    make_inbox: called for each promise. An inbox with ``aclose`` is closed after it. An inbox is all that one service
+        knows, so each promise needs a storage of its own: see ``shared``.
+    shared: whether a storage, such as a file or a server, may have several inboxes. ``make_inbox`` then takes a name:
+        the inboxes of one name have one storage. Each promise is then also checked with two inboxes.
     leases: False if a claim ends with its worker, not after a time.
     clock: the clock of all inboxes. The suite moves it, and also checks for how long a key is remembered. Without it,
         leases of 30 ms expire in real time.
@@ -53,12 +57,19 @@ async def check_inbox(
     """
     promises: dict[str, Callable[[], Awaitable[None]]] = {}
     for promise, (kind, check) in CHECKS.items():
-        attempt = partial(_try, make_inbox, kind, check, clock=clock, leases=leases, write=write)
-        promises[promise] = partial(attempt, workers=1)
+        attempt = partial(_try, kind=kind, check=check, clock=clock, leases=leases, write=write)
+        promises[promise] = partial(attempt, _of_one_storage(make_inbox, shared), workers=1)
         if shared:
-            promises[f"{promise} (across two workers)"] = partial(attempt, workers=2)
-    promises[str(known_since_opened.__doc__)] = partial(known_since_opened, make_inbox, clock)
+            alone = _of_one_storage(make_inbox, shared)
+            promises[f"{promise} (across two workers)"] = partial(attempt, alone, workers=2)
+    promises[str(known_since_opened.__doc__)] = partial(known_since_opened, _of_one_storage(make_inbox, shared), clock)
     await keep("the inbox", promises, seconds=seconds)
+
+
+def _of_one_storage(make_inbox: MakeInbox | MakeSharedInbox, shared: bool) -> MakeInbox:
+    """Return what makes the inboxes of one promise: all with one storage if they are ``shared``, else each with one."""
+    name = (f"check_{uuid.uuid4().hex[:16]}",) if shared else ()
+    return partial(cast(Callable[..., Made], make_inbox), *name)
 
 
 async def _try(make_inbox: MakeInbox, kind: type[Workers[Any]], check: Check, *, workers: int, **options: Any) -> None:

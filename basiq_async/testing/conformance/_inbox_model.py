@@ -18,7 +18,7 @@ SHORT, LONG, LATER = 0.03, 60.0, 3600.0
 PASSED = SHORT * 1.5
 WORKERS = "abc"
 KEYS = 2
-"""The number of keys: one event of two webhooks has two."""
+"""The number of keys of a script."""
 START = datetime(2026, 1, 5, 12, 0, tzinfo=UTC)
 
 
@@ -82,8 +82,9 @@ class Call:
     entry: StoredDelivery
 
     @property
-    def webhook_id(self) -> str:
-        return self.keys[0]
+    def beginning(self) -> str:
+        """That of the keys of a script."""
+        return self.keys[0][:-1]
 
     def failed(self, *, acknowledged: bool) -> StoredDelivery:
         """Return the delivery as it is put into the quarantine."""
@@ -96,7 +97,7 @@ async def _in_order(claimed: Awaitable[Sequence[ClaimedDelivery]]) -> list[tuple
 
 
 def _claim_due(inbox: Any, of: Call, *, lease: float = LONG, retries: int = KEYS) -> Coroutine[Any, Any, object]:
-    return _in_order(inbox.claim_due(of.webhook_id, of.token, limit=KEYS, retries=retries, lease=lease))
+    return _in_order(inbox.claim_due(of.token, limit=KEYS, retries=retries, lease=lease))
 
 
 async def _counts(waiting: Awaitable[Waiting]) -> tuple[int, int]:
@@ -124,16 +125,16 @@ CALLS: dict[str, Callable[[Any, Call], Coroutine[Any, Any, object]]] = {
     "set_note": lambda inbox, of: inbox.set_note(of.key, of.entry.quarantined_at.isoformat()),
     "set_first_note": lambda inbox, of: inbox.set_note(of.key, of.entry.quarantined_at.isoformat(), expected=None),
     "known": lambda inbox, of: _set_of(inbox.known(of.keys)),
-    "quarantined": lambda inbox, of: list_all(partial(inbox.entries, waiting=False), of.webhook_id[:-1]),
-    "store": lambda inbox, of: inbox.store(of.entry, webhook_id=of.webhook_id),
+    "quarantined": lambda inbox, of: list_all(partial(inbox.entries, waiting=False), of.beginning),
+    "store": lambda inbox, of: inbox.store(of.entry),
     "claim_due": _claim_due,
     "claim_fresh": lambda inbox, of: _claim_due(inbox, of, retries=0),
     "die_of_due": lambda inbox, of: _claim_due(inbox, of, lease=SHORT),
     "put_off": lambda inbox, of: inbox.put_off(of.entry, of.token, seconds=0.0),
     "put_off_shortly": lambda inbox, of: inbox.put_off(of.entry, of.token, seconds=SHORT),
     "put_off_for_long": lambda inbox, of: inbox.put_off(of.entry, of.token, seconds=LATER),
-    "waiting": lambda inbox, of: _counts(inbox.waiting(of.webhook_id)),
-    "list_waiting": lambda inbox, of: list_all(partial(inbox.entries, waiting=True), of.webhook_id[:-1]),
+    "waiting": lambda inbox, of: _counts(inbox.waiting()),
+    "list_waiting": lambda inbox, of: list_all(partial(inbox.entries, waiting=True), of.beginning),
 }
 """The calls of a script."""
 WAITING_CALLS = frozenset(tuple(CALLS)[tuple(CALLS).index("store") :])
@@ -171,12 +172,11 @@ class _Key:
     attempts: int = 0
     due: float = 0.0
     note: str | None = None
-    unended: int = 0
 
     def complete(self, token: str, now: float) -> bool:
         if self.holder != token and (self.waits or (self.done and self.entry is None) or self.is_held(now)):
             return False
-        self.done, self.entry, self.holder, self.waits, self.unended = True, None, None, None, 0
+        self.done, self.entry, self.holder, self.waits = True, None, None, None
         return True
 
     def fail(self, token: str) -> int:
@@ -231,9 +231,8 @@ class Model:
                     return Claim(DONE)
                 if others:
                     return Claim(BUSY, holder=key.holder)
-                key.unended += key.holder not in (None, token)
                 key.holder, key.ends = token, lease
-                return Claim(CLAIMED, unended=key.unended)
+                return Claim(CLAIMED)
             case "complete":
                 return key.complete(token, self.now)
             case "release":

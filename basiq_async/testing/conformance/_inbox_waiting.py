@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import attrs
 
 from ..._work.protocol import StoredDelivery, WaitingInbox
-from ._inbox_model import LATER, LONG, SHORT, START, make_delivery, make_odd_deliveries
+from ._inbox_model import LATER, LONG, ODD, SHORT, START, make_delivery, make_odd_deliveries
 from ._inbox_workers import Workers
 from ._runner import hold
 
@@ -20,21 +20,18 @@ _YEAR, _PRUNING = 365, 40
 
 
 class WaitingPromises(Workers[WaitingInbox]):
-    """What an inbox promises about deliveries that it keeps to be handled later.
-
-    The id of the webhook is the key.
-    """
+    """What an inbox promises about deliveries that it keeps to be handled later."""
 
     needs: ClassVar[Any] = WaitingInbox
 
     async def _store(self, name: str) -> StoredDelivery:
         delivery = make_delivery(self.key + name, failures=0, at=self.now())
-        stored = await self.inbox.store(delivery, webhook_id=self.key)
+        stored = await self.inbox.store(delivery)
         hold(stored is True, f"store() of a new delivery was {stored}, not True")
         return delivery
 
     async def _claim_due(self, token: str, inbox: WaitingInbox, limit: int = 10) -> list[str]:
-        found = await inbox.claim_due(self.key, token, limit=limit, retries=limit, lease=LONG)
+        found = await inbox.claim_due(token, limit=limit, retries=limit, lease=LONG)
         return [each.delivery.key for each in found]
 
     async def store_what_is_open(self) -> None:
@@ -96,28 +93,40 @@ class WaitingPromises(Workers[WaitingInbox]):
     async def hold_back_what_failed(self) -> None:
         """claim_due() claims no more of those that failed than ``retries``, and in any case what never failed"""
         keys = [(await self._store(f"-{number}")).key for number in range(4)]
-        for each in await self.inbox.claim_due(self.key, self.a, limit=3, retries=0, lease=LONG):
+        for each in await self.inbox.claim_due(self.a, limit=3, retries=0, lease=LONG):
             failed = attrs.evolve(each.delivery, failures=1, failing_since=each.claimed_at)
             await self.inbox.put_off(failed, self.a, seconds=0.0)
         for retries, expected in ((1, [keys[0], keys[3]]), (0, []), (5, keys[1:3])):
-            found = await self.other.claim_due(self.key, self.b, limit=4, retries=retries, lease=LONG)
+            found = await self.other.claim_due(self.b, limit=4, retries=retries, lease=LONG)
             claimed = sorted(each.delivery.key for each in found)
             hold(claimed == expected, f"with retries={retries}, {claimed} were claimed, not {expected}")
+
+    async def leave_types_out(self) -> None:
+        """claim_due() claims nothing of the types of ``without``, though it is due first, and counts nothing of it"""
+        kinds = ("a", ODD, 'b"', "a ")
+        for number, kind in enumerate(kinds):
+            delivery = make_delivery(f"{self.key}-{number}", failures=0, at=self.now())
+            await self.inbox.store(attrs.evolve(delivery, event_type_id=kind))
+            await self.wait(SHORT / 10)
+        for without, expected in (((*kinds, ""), []), (("a", "unknown"), [ODD]), ({ODD, 'b"'}, ["a", "a "])):
+            found = await self.other.claim_due(self.b, limit=len(expected) or 4, retries=4, lease=LONG, without=without)
+            claimed = [(each.delivery.event_type_id, each.attempts) for each in found]
+            hold(claimed == [(each, 1) for each in expected], f"without {without!a}, {claimed!a} were claimed")
 
     async def go_by_the_given_time(self) -> None:
         """Where the caller gives the time, what is due, put off and counted goes by that time"""
         at = START + timedelta(days=9_000)
         delivery = make_delivery(self.key, failures=0, at=at)
-        await self.inbox.store(delivery, webhook_id=self.key, now=at)
+        await self.inbox.store(delivery, now=at)
         for later, count in ((-1, 0), (0, 1), (LATER - 1, 0), (LATER, 1)):
             now = at + timedelta(seconds=later)
-            found = await self.inbox.claim_due(self.key, self.a, limit=1, retries=1, lease=LONG, now=now)
+            found = await self.inbox.claim_due(self.a, limit=1, retries=1, lease=LONG, now=now)
             hold(len(found) == count, f"{len(found)} were due {later} s after it was stored, not {count}")
             for each in found:
                 hold(abs(each.claimed_at - now) < _MOMENT, f"claimed at {now}, claimed_at was {each.claimed_at}")
                 failed = attrs.evolve(delivery, failures=1, failing_since=at)
                 await self.inbox.put_off(failed, self.a, seconds=LATER, now=now)
-        counted = await self.other.waiting(self.key, now=at + timedelta(seconds=60))
+        counted = await self.other.waiting(now=at + timedelta(seconds=60))
         age = counted.failing_age
         hold(age is not None and 59 < age < 61, f"a minute after the first failure, failing_age was {age}")
 
@@ -145,23 +154,18 @@ class WaitingPromises(Workers[WaitingInbox]):
         """Of twenty calls of store() for an event at once, one stores it; then it is known, and not handled"""
         delivery = make_delivery(self.key)
         inboxes = [self.inbox, self.other] * 10
-        stored = await asyncio.gather(*(inbox.store(delivery, webhook_id=self.key) for inbox in inboxes))
+        stored = await asyncio.gather(*(inbox.store(delivery) for inbox in inboxes))
         hold(stored.count(True) == 1, f"{stored.count(True)} of 20 calls stored it, not 1")
+        await self.end_waits([self.key], [self.a])
         await self.follow("store a; waiting a; waiting b; known a; known b; claim b; store a")
 
     async def claim_in_turn(self) -> None:
-        """claim_due() claims what is due of its own webhook, the longest due first, and no more than its limit"""
+        """claim_due() claims what is due, the longest due first, and no more than its limit"""
         keys: list[str] = []
         for number in (3, 1, 4, 2, 0):
             keys.append((await self._store(f"-{number}")).key)
             await self.wait(SHORT / 10)
-        for webhook_id in (None, f"{self.key}-"):
-            others = await self.other.claim_due(webhook_id, self.b, limit=1000, retries=1000, lease=0.001)
-            hold(
-                not any(each.delivery.key in keys for each in others),
-                f"claim_due({webhook_id!r}) had a delivery of another",
-            )
-        claimed = await self.inbox.claim_due(self.key, self.a, limit=2, retries=2, lease=LONG)
+        claimed = await self.inbox.claim_due(self.a, limit=2, retries=2, lease=LONG)
         found = [each.delivery.key for each in claimed]
         hold(found == keys[:2], f"the two that were due first were {found}, not {keys[:2]}")
         for each, seconds in zip(claimed, (0.0, LATER), strict=True):
@@ -170,12 +174,12 @@ class WaitingPromises(Workers[WaitingInbox]):
         hold(found == expected, f"after one was put off and is due at once, the order was {found}, not {expected}")
 
     async def measure(self) -> None:
-        """waiting() has the bytes of a webhook's deliveries, and the age of the oldest that never failed"""
+        """waiting() has the bytes of what waits, and the age of the oldest that never failed"""
         first = await self._store("-first")
         least = SHORT if self.clock is None else LATER
         await self.wait(least)
         await self._store("-second")
-        found = await self.other.waiting(self.key)
+        found = await self.other.waiting()
         hold(found.size >= 2 * len(first.body), f"of {2 * len(first.body)} bytes, waiting() had {found.size}")
         age = -1 if found.age is None else found.age
         hold(least * 0.9 <= age < least + LONG, f"after {least:g} s, the age was {found.age}")
@@ -183,29 +187,29 @@ class WaitingPromises(Workers[WaitingInbox]):
         await self.inbox.claim(first.key, self.a, lease=LONG)
         longer = attrs.evolve(first, body=first.body * 2)
         await self.inbox.put_off(longer, self.a, seconds=0)
-        sizes.append((await self.other.waiting(self.key)).size)
+        sizes.append((await self.other.waiting()).size)
         await self.inbox.claim(first.key, self.a, lease=LONG)
         await self.inbox.complete(first.key, self.a)
-        sizes.append((await self.other.waiting(self.key)).size)
+        sizes.append((await self.other.waiting()).size)
         hold(0 < sizes[2] < sizes[0] < sizes[1], f"of two, a longer one, and one, waiting() had {sizes} bytes")
-        others = await self.other.waiting(f"{self.key}-")
-        hold((others.count, others.size, others.age) == (0, 0, None), f"waiting() of another webhook was {others}")
+        await self.inbox.claim(f"{self.key}-second", self.a, lease=LONG)
+        await self.inbox.complete(f"{self.key}-second", self.a)
+        none = await self.other.waiting()
+        hold((none.count, none.size, none.age) == (0, 0, None), f"waiting() of what has ended was {none}")
 
     async def list_in_order(self) -> None:
-        """entries(waiting=True) has pages of all webhooks in order of time, each delivery as it was"""
+        """entries(waiting=True) has pages in order of time, each delivery as it was"""
         stored = make_odd_deliveries(self.key)
-        for number, each in enumerate(stored):
-            await self.inbox.store(each, webhook_id=None if number % 2 else self.key)
+        for each in stored:
+            await self.inbox.store(each)
 
         async def complete(key: str) -> bool:
             await self.inbox.claim(key, self.a, lease=LONG)
             return await self.inbox.complete(key, self.a)
 
         await self.check_order(partial(self.other.entries, waiting=True), stored, complete)
-        claimed = await self.inbox.claim_due(self.key, self.a, limit=10, retries=10, lease=LONG)
-        hold(
-            len(claimed) == 2, f"of 3 deliveries of the webhook, of which 1 was handled, {len(claimed)} were due, not 2"
-        )
+        claimed = await self.inbox.claim_due(self.a, limit=10, retries=10, lease=LONG)
+        hold(len(claimed) == 4, f"of 5 deliveries, of which 1 was handled, {len(claimed)} were due, not 4")
 
     async def keep_for_long(self) -> None:
         """Nothing forgets a delivery that waits, however long it waits and however many are handled meanwhile"""

@@ -1,4 +1,4 @@
-"""Several webhooks and replays on one storage: the id in each key keeps webhooks apart, and replays together."""
+"""Two webhooks of one service, its replays, and services side by side, on one storage."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ import sys
 import textwrap
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
+import attrs
 import pytest
 
 from basiq_async import BasiqClient, ConfigurationError, InMemoryTransport
@@ -18,12 +20,14 @@ from basiq_async.receiver import (
     Inbox,
     MemoryInbox,
     Result,
+    SQLInbox,
     SQLiteInbox,
     WebhookReceiver,
 )
+from basiq_async.receiver.protocol import ClaimStatus, Waiting
 from basiq_async.replay import Replay
 from basiq_async.testing import FakeBasiq
-from tests.support.databases import new_table
+from tests.support.databases import engine_of, new_table
 from tests.support.deliveries import quarantined_delivery
 from tests.support.real_time import PATIENCE
 
@@ -78,22 +82,52 @@ async def world() -> AsyncIterator[World]:
         yield made
 
 
-async def test_an_event_that_two_webhooks_get_is_handled_once_for_each(any_inbox: Inbox, world: World) -> None:
+async def test_an_event_that_two_webhooks_of_a_service_get_is_handled_once(any_inbox: Inbox, world: World) -> None:
     assert await world.receive(any_inbox, world.one) == HANDLED
-    assert await world.receive(any_inbox, world.two) == HANDLED, (
-        "the first webhook's entries hide the second one's events"
-    )
-    assert [await world.receive(any_inbox, each) for each in (world.one, world.two)] == [DUPLICATE, DUPLICATE]
-    assert sorted(world.got) == sorted([*set(world.got)] * 2)
+    assert await world.receive(any_inbox, world.two) == DUPLICATE
+    assert len(world.got) == 3
 
 
-async def test_a_replay_and_the_receiver_of_a_webhook_know_what_the_other_handled(
-    any_inbox: Inbox, world: World
-) -> None:
+async def test_a_replay_and_the_receiver_know_what_the_other_handled(any_inbox: Inbox, world: World) -> None:
     assert (await world.replay(any_inbox, world.one).run()).handled == 3
     assert await world.receive(any_inbox, world.one) == DUPLICATE
-    assert await world.receive(any_inbox, world.two) == HANDLED
-    assert (await world.replay(any_inbox, world.two).run()).handled == 0
+
+
+@pytest.mark.parametrize("url", ["asyncpg", "aiosqlite"], indirect=True)
+async def test_services_in_one_database_see_nothing_of_each_other(url: str, world: World) -> None:
+    table = new_table()
+    async with (
+        engine_of(url) as engine,
+        SQLInbox(engine, table=table, service="one") as one,
+        SQLInbox(engine, table=table) as two,
+    ):
+        began = await one.known_since()
+        for inbox, webhook_id in ((one, world.one), (two, world.two)):
+            assert await world.receive(inbox, webhook_id) == HANDLED
+            assert (await world.replay(inbox, webhook_id).run()).handled == 0
+        await one.set_note("n", "of one")
+        assert await one.release("k", "a", failed=True) == 1
+        assert await one.quarantine("q", "a", quarantined_delivery("q"))
+        assert await one.store(attrs.evolve(quarantined_delivery("w"), failures=0))
+        assert (await one.claim("c", "a", lease=60)).status is ClaimStatus.CLAIMED
+        assert await two.note("n") is None
+        assert await two.release("k", "a", failed=True) == 1
+        assert await two.known(["q", "w"]) == set()
+        assert [await two.entries(), await two.entries(waiting=True)] == [[], []]
+        assert (await two.waiting(), await two.claim_due("b", limit=9, retries=9, lease=60)) == (Waiting(), [])
+        for key in ("c", "q", "w"):
+            assert (await two.claim(key, "b", lease=60)).status is ClaimStatus.CLAIMED
+        assert (await one.waiting()).count == 1
+        assert [each.delivery.key for each in await one.claim_due("d", limit=9, retries=9, lease=60)] == ["w"]
+        assert await one.known_since() == began
+    assert len(world.got) == 6
+
+
+@pytest.mark.parametrize("wrong", ["a b", "x" * 101, "é", None, "a:b"])
+async def test_what_names_no_service_is_refused(wrong: Any, tmp_path: Path) -> None:
+    async with engine_of(f"sqlite+aiosqlite:///{tmp_path}/sql.db") as engine:
+        with pytest.raises(ConfigurationError, match="service must be a name"):
+            SQLInbox(engine, service=wrong)
 
 
 async def test_a_plan_looks_under_the_same_keys(world: World) -> None:

@@ -7,7 +7,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager, closing
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, closing
 from datetime import UTC, datetime, timedelta
 from functools import cache, partial
 from pathlib import Path
@@ -17,7 +17,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
 from basiq_async import ConfigurationError, InboxError
-from basiq_async._work.quarantine import drop_entry, try_to_drop
+from basiq_async._work.inbox_calls import InboxCalls
 from basiq_async.receiver import Inbox, SQLInbox, inbox_metadata
 from basiq_async.receiver.inboxes import _sql  # private: what a service builds once
 from basiq_async.receiver.protocol import ClaimStatus
@@ -45,8 +45,8 @@ async def test_a_sql_inbox_keeps_every_promise(url: str, kind: type[SQLInbox], m
     async with engine_of(url) as engine:
 
         @asynccontextmanager
-        async def make() -> AsyncGenerator[Inbox]:
-            async with kind(engine, table=table) as inbox:
+        async def make(name: str) -> AsyncGenerator[Inbox]:
+            async with kind(engine, table=table, service=name) as inbox:
                 yield inbox
 
         await run(engine, f"CREATE TABLE {table}_rows (row_number INTEGER)")
@@ -59,14 +59,18 @@ async def test_a_sql_inbox_keeps_every_promise(url: str, kind: type[SQLInbox], m
         await check_inbox(make, shared=True, leases=kind is SQLInbox, write=write, seconds=PATIENCE)
 
 
+def _of_service(url: str, table: str, name: str) -> AbstractAsyncContextManager[SQLInbox]:
+    return inbox_of(url, table, service=name)
+
+
 @pytest.mark.parametrize("url", ["asyncpg", "aiosqlite"], indirect=True)
 async def test_of_two_processes_with_the_same_keys_one_gets_each(url: str) -> None:
-    await inbox_drills.raced(partial(inbox_of, url, new_table()))
+    await inbox_drills.raced(partial(_of_service, url, new_table()))
 
 
 @pytest.mark.parametrize("url", ["aiosqlite"], indirect=True)  # what a server committed is no longer the process's
 async def test_what_a_process_recorded_is_there_after_it_was_killed(url: str) -> None:
-    await inbox_drills.killed(partial(inbox_of, url, new_table()), PATIENCE)
+    await inbox_drills.killed(partial(_of_service, url, new_table()), PATIENCE)
 
 
 @pytest.mark.parametrize(
@@ -83,7 +87,7 @@ async def test_a_server_that_is_stopped_and_comes_back_has_lost_nothing(driver: 
 
         async with engine_of(server.url(driver)) as engine:
             table = new_table()
-            await inbox_drills.away(lambda: SQLInbox(engine, table=table), outage)
+            await inbox_drills.away(lambda name: SQLInbox(engine, table=table, service=name), outage)
 
 
 @pytest.mark.parametrize("leased", [True, False])
@@ -340,10 +344,10 @@ async def test_the_server_ends_a_claim_whose_machine_has_vanished(inbox: SQLInbo
 async def test_a_delivery_that_a_handler_with_a_session_retries_cannot_be_dropped(inbox: SQLInbox) -> None:
     await inbox.quarantine("k", "a", quarantined_delivery("k"))
     await inbox.claim("k", "a", lease=60, quarantined=True, transaction=True)
-    assert await try_to_drop(inbox, "k", timeout=5) is BUSY
+    assert await InboxCalls(inbox, 5).try_to_drop("k") is BUSY
     await inbox.release("k", "a")
-    assert await try_to_drop(inbox, "k", timeout=5) is CLAIMED
-    assert await try_to_drop(inbox, "k", timeout=5) is DONE
+    assert await InboxCalls(inbox, 5).try_to_drop("k") is CLAIMED
+    assert await InboxCalls(inbox, 5).try_to_drop("k") is DONE
 
 
 async def test_an_altered_delivery_is_kept_and_hides_no_other(inbox: SQLInbox, engine: AsyncEngine) -> None:
@@ -354,7 +358,7 @@ async def test_an_altered_delivery_is_kept_and_hides_no_other(inbox: SQLInbox, e
     assert [(entry.key, entry.kind) for entry in found] == [("k", "unreadable"), ("l", "delivery")]
     await inbox.claim("k", "a", lease=60, quarantined=True)
     assert await inbox.release("k", "a", failed=True) == 1
-    assert await drop_entry(inbox, "k", timeout=5)
+    assert await InboxCalls(inbox, 5).drop("k")
 
 
 async def test_an_error_shows_neither_password_nor_values(postgres: PostgresServer) -> None:

@@ -15,7 +15,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from basiq_async._storage import sql  # private: the time of the server
-from basiq_async._work.quarantine import drop_entry
+from basiq_async._work.inbox_calls import InboxCalls
 from basiq_async.receiver import SQLInbox, SQLiteInbox, inbox_metadata
 from basiq_async.receiver.protocol import ClaimStatus
 from basiq_async.testing import ManualClock
@@ -44,7 +44,7 @@ async def test_a_file_deletes_old_entries_a_few_at_a_time(tmp_path: Path, monkey
     monkeypatch.setattr("basiq_async.receiver.inboxes._sqlite._PRUNE_EVERY", 3)
     monkeypatch.setattr("basiq_async.receiver.inboxes._sqlite._PRUNED", 6)
     clock = ManualClock(NOW)
-    async with SQLiteInbox(tmp_path / "inbox.db", clock=clock, remember=timedelta(days=1)) as inbox:
+    async with SQLiteInbox(tmp_path / "inbox.db", clock=clock) as inbox:
         for number in range(25):
             await inbox.claim(str(number), "dead", lease=1)
         for _ in range(12):
@@ -80,17 +80,11 @@ async def test_a_claim_that_was_never_ended_is_deleted_some_day(url: str) -> Non
     table = new_table()
     async with engine_of(url) as engine, SQLInbox(engine, table=table) as inbox:
         await inbox.claim("old", "a", lease=60)
-        await run(engine, f"UPDATE {table} SET lease_ends = lease_ends - {30 * 86_400 + 3_600}")
-        for key in ("dead", "released"):
-            await inbox.claim(key, "a", lease=60)
-        await inbox.release("released", "a")
         await run(engine, f"UPDATE {table} SET lease_ends = lease_ends - 90000")
         await inbox.claim("new", "a", lease=60)
         await inbox.complete("k", "a")
         await pruned(inbox)
-        assert await inbox.known(["k"])
-        assert (await inbox.claim("dead", "b", lease=60)).unended == 1, "it is remembered for a month"
-        assert await scalar(engine, f"SELECT count(*) FROM {table}") == 3
+        assert await scalar(engine, f"SELECT count(*) FROM {table}") == 2
 
 
 @pytest.mark.usefixtures("due")
@@ -225,12 +219,12 @@ async def each_call(inbox: Any) -> None:
     await inbox.complete("m", "a")
     await inbox.quarantine("n", "a", quarantined_delivery("n"))
     await inbox.entries(limit=1, after=(await inbox.entries(limit=1))[0])
-    await drop_entry(inbox, "n", timeout=5)
+    await InboxCalls(inbox, 5).drop("n")
     for number in range(3):
-        await inbox.store(quarantined_delivery(f"w-{number}"), webhook_id="w")
-    for each in await inbox.claim_due("w", "a", limit=2, retries=1, lease=60):
+        await inbox.store(quarantined_delivery(f"w-{number}"))
+    for each in await inbox.claim_due("a", limit=2, retries=1, lease=60):
         await inbox.put_off(each.delivery, "a", seconds=0)
-    await inbox.waiting("w")
+    await inbox.waiting()
     await inbox.entries(waiting=True, limit=1, after=(await inbox.entries(waiting=True, limit=1))[0])
     if isinstance(inbox, SQLInbox):
         await inbox._pruning._prune()

@@ -18,7 +18,7 @@ import attrs
 import pytest
 
 from basiq_async import InboxError
-from basiq_async._work.quarantine import drop_entry
+from basiq_async._work.inbox_calls import InboxCalls
 from basiq_async.receiver import SQLiteInbox
 from basiq_async.receiver.protocol import ClaimStatus
 from basiq_async.testing import ManualClock, check_inbox
@@ -31,12 +31,16 @@ from tests.support.real_time import PATIENCE
 CLAIMED, DONE, BUSY = ClaimStatus.CLAIMED, ClaimStatus.DONE, ClaimStatus.BUSY
 
 
+def _in_folder(folder: Path, name: str) -> SQLiteInbox:
+    return SQLiteInbox(folder / f"{name}.db")
+
+
 async def test_the_inbox_in_a_file_keeps_every_promise(tmp_path: Path) -> None:
-    make = partial(SQLiteInbox, tmp_path / "inbox.db")
+    make = partial(_in_folder, tmp_path)
     await check_inbox(make, shared=True, seconds=PATIENCE)
     await inbox_drills.raced(make)
     await inbox_drills.killed(make, PATIENCE)
-    assert repr(make()) == f"SQLiteInbox({str(tmp_path / 'inbox.db')!r})"
+    assert repr(make("inbox")) == f"SQLiteInbox({str(tmp_path / 'inbox.db')!r})"
 
 
 async def test_it_remembers_for_thirty_days_and_prunes_itself(tmp_path: Path) -> None:
@@ -207,7 +211,7 @@ async def test_a_damaged_time_is_an_error_of_the_inbox_whose_frames_show_no_body
     delivery = quarantined_delivery("k")
     async with SQLiteInbox(path) as inbox:
         await inbox.quarantine("k", "t", attrs.evolve(delivery, body=b"geheim"))
-        await inbox.store(attrs.evolve(delivery, key="w", body=b"geheim"), webhook_id="wh")
+        await inbox.store(attrs.evolve(delivery, key="w", body=b"geheim"))
         assert len(await inbox.entries()) == len(await inbox.entries(waiting=True)) == 1
         with closing(sqlite3.connect(path)) as other:
             other.execute(f"UPDATE inbox SET at = {time} WHERE at IS NOT NULL")
@@ -352,5 +356,5 @@ async def test_an_altered_delivery_is_kept_and_hides_no_other(tmp_path: Path, st
         _run(tmp_path / "inbox.db", f"UPDATE inbox SET entry_json = {stored} WHERE key = 'k'")
         found = await inbox.entries()
         assert [(entry.key, entry.kind) for entry in found] == [("k", "unreadable"), ("l", "delivery")]
-        assert await drop_entry(inbox, "k", timeout=5)
+        assert await InboxCalls(inbox, 5).drop("k")
         assert [entry.key for entry in await inbox.entries()] == ["l"]

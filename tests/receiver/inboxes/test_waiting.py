@@ -35,11 +35,11 @@ def entry(key: str, *, failures: int = 0) -> Any:
 
 async def store(inbox: WaitingInbox, *keys: str) -> None:
     for key in keys:
-        assert await inbox.store(entry(key), webhook_id="w")
+        assert await inbox.store(entry(key))
 
 
 async def due(inbox: WaitingInbox, token: str, *, limit: int = 10) -> list[str]:
-    found = await inbox.claim_due("w", token, limit=limit, retries=limit, lease=60)
+    found = await inbox.claim_due(token, limit=limit, retries=limit, lease=60)
     return [each.delivery.key for each in found]
 
 
@@ -68,7 +68,7 @@ async def test_a_handler_with_a_session_takes_what_its_token_claimed_and_both_co
         await write(inbox, table, "a")
         assert await inbox.complete("k", "a")
         assert await scalar(engine, f"SELECT count(*) FROM {table}_rows") == 1
-        assert await inbox.waiting("w") == Waiting()
+        assert await inbox.waiting() == Waiting()
         assert (await inbox.claim("k", "b", lease=60, transaction=True)).status is DONE
 
 
@@ -90,7 +90,7 @@ async def test_a_transaction_that_is_rolled_back_leaves_the_delivery_leased_and_
             await write(other, table, "a")
             assert await other.put_off(entry("k", failures=1), "a", seconds=0)
             assert await scalar(engine, f"SELECT count(*) FROM {table}_rows") == 0
-            [found] = await other.claim_due("w", "c", limit=1, retries=1, lease=60)
+            [found] = await other.claim_due("c", limit=1, retries=1, lease=60)
             assert (found.delivery.failures, found.attempts, found.unended) == (1, 2, 0)
 
 
@@ -113,13 +113,13 @@ async def test_nothing_waits_for_a_transaction_that_has_the_key(url: str, monkey
         await inbox.claim("k", "a", lease=60, transaction=True)
         async with inbox_of(url, table) as other, asyncio.timeout(2):
             with pytest.raises(InboxError, match="in a transaction that has not ended"):
-                await other.store(entry("new"), webhook_id="w")
-            assert await other.store(entry("k"), webhook_id="w") is False, "it waits already"
+                await other.store(entry("new"))
+            assert await other.store(entry("k")) is False, "it waits already"
             assert await due(other, "b") == []
             assert not await other.put_off(entry("k"), "a", seconds=0), "the token holds nothing that is committed"
             assert not await inbox.put_off(entry("new"), "a", seconds=0), "it does not wait"
             assert (await other.claim("new", "b", lease=60)).status is CLAIMED, "its transaction was rolled back"
-            assert await other.store(entry("new"), webhook_id="w")
+            assert await other.store(entry("new"))
 
 
 async def test_a_worker_that_finds_nothing_does_not_take_the_lock_of_sqlites_writers(tmp_path: Path) -> None:
@@ -172,7 +172,7 @@ async def test_two_processes_share_what_waits_and_none_gets_the_others(postgres:
             work = [loop.run_in_executor(pool, in_a_process, url, table, token) for token in ("a", "b")]
             taken = [key for part in await asyncio.gather(*work) for key in part]
         assert sorted(taken) == keys
-        assert await inbox.waiting("w") == Waiting()
+        assert await inbox.waiting() == Waiting()
 
 
 async def test_of_many_workers_on_one_server_each_gets_others_and_no_more_than_its_limit(inbox: SQLInbox) -> None:
@@ -191,9 +191,10 @@ async def fill_sql(engine: AsyncEngine, table: str) -> None:
     rows = f"WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {MANY})"
     await run(
         engine,
-        f"INSERT INTO {table} (key, due, queue, failing, placed_at, failing_since, attempts, size, entry_json) {rows} "
-        "SELECT 'k-' || i, CASE i WHEN 1 THEN 1e3 ELSE 1e10 + i END, 'waiting:w', 1, '2026-01-05 12:00:00.000000', "
-        f"1e9, 1, 900, '{'x' * 900}' FROM n",
+        f"INSERT INTO {table} (service, key, due, queue, failing, placed_at, failing_since, attempts, size, "
+        f"event_type, entry_json) {rows} "
+        "SELECT '', 'k-' || i, CASE i WHEN 1 THEN 1e3 ELSE 1e10 + i END, 'waiting', 1, '2026-01-05 12:00:00.000000', "
+        f"1e9, 1, 900, 'a', '{'x' * 900}' FROM n",
     )
 
 
@@ -206,20 +207,20 @@ async def test_with_100_000_that_wait_a_count_and_a_claim_read_the_index_alone(u
         async with engine.connect() as connection:
             connection = await connection.execution_options(isolation_level="AUTOCOMMIT")
             await connection.exec_driver_sql(f"VACUUM ANALYZE {table}" if on_postgresql else "ANALYZE")
-        assert (await inbox.waiting("w")).count == MANY
-        calls = (inbox.waiting("w"), due(inbox, "a"), inbox.entries(waiting=True, limit=10))
+        assert (await inbox.waiting()).count == MANY
+        calls = (inbox.waiting(), due(inbox, "a"), inbox.entries(waiting=True, limit=10))
         plans = [await plans_of(engine, table, call) for call in calls]
         counted, claimed, listed = ("\n".join(chain.from_iterable(each.values())) for each in plans)
         if on_postgresql:
             assert f"Index Only Scan using {table}_queue" in counted
             assert f"Index Scan using {table}_queue" in claimed
             assert f"Index Only Scan using {table}_queue" in listed
-            assert "Index Cond: ((queue = 'waiting:w'" in claimed
+            assert "(queue = 'waiting'" in claimed.partition("Index Cond")[2].partition("\n")[0]
             assert "(due <= " in claimed.partition("Index Cond")[2].partition("\n")[0]
         else:
-            assert f"COVERING INDEX {table}_queue (queue=?" in counted
-            assert f"USING INDEX {table}_queue (queue=? AND failing=? AND due<?)" in claimed
-            assert f"COVERING INDEX {table}_queue (queue>?" in listed
+            assert f"COVERING INDEX {table}_queue (service=? AND queue=?" in counted
+            assert f"USING INDEX {table}_queue (service=? AND queue=? AND failing=? AND due<?)" in claimed
+            assert f"COVERING INDEX {table}_queue (service=? AND queue=?" in listed
         assert "Seq Scan" not in counted + claimed + listed
 
 
@@ -230,7 +231,7 @@ async def test_with_100_000_that_wait_in_a_file_a_count_and_a_claim_read_the_ind
         await inbox.check()
         with closing(sqlite3.connect(path)) as connection, connection:
             connection.execute(
-                f"INSERT INTO inbox (key, handled, failures, expires, due, webhook, stored, failing, "
+                f"INSERT INTO inbox (key, handled, failures, expires, due, event_type, stored, failing, "
                 "failing_since, attempts, size, entry_json) "
                 f"WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {MANY}) "
                 "SELECT 'k-' || i, 0, 0, 1e18, CASE i WHEN 1 THEN 1 ELSE 1e10 + i END, 'w', i, 1, i, 1, 200, "
@@ -239,7 +240,7 @@ async def test_with_100_000_that_wait_in_a_file_a_count_and_a_claim_read_the_ind
         trace: Any = statements.append
         await inbox._store.run(lambda connection: connection.set_trace_callback(trace))
         assert await due(inbox, "a") == ["k-1"]
-        assert (await inbox.waiting("w")).count == MANY
+        assert (await inbox.waiting()).count == MANY
         assert len(await inbox.entries(waiting=True, limit=2)) == 2
         await inbox._store.run(lambda connection: connection.set_trace_callback(None))
     plans: list[str] = []
@@ -248,9 +249,9 @@ async def test_with_100_000_that_wait_in_a_file_a_count_and_a_claim_read_the_ind
             if statement.lstrip().startswith(("SELECT", "UPDATE")):
                 rows = connection.execute(f"EXPLAIN QUERY PLAN {statement.replace('-Inf', '-9e999')}").fetchall()
                 plans.append(", ".join(row[3] for row in rows))
-    search = "SEARCH inbox USING INDEX inbox_due (webhook=? AND failing=? AND due<?)"
+    search = "SEARCH inbox USING INDEX inbox_due (failing=? AND due<?)"
     assert sum(plan.count(search) for plan in plans) == 4, "of each look, for what never failed and for what did"
-    assert "SEARCH inbox USING COVERING INDEX inbox_due (webhook=?)" in plans
+    assert "SCAN inbox USING COVERING INDEX inbox_due" in plans
     assert any("USING INDEX inbox_waiting" in plan for plan in plans)
 
 
@@ -268,7 +269,7 @@ async def test_no_pruning_of_a_database_takes_what_waits(url: str, monkeypatch: 
         await inbox.complete("other", "a")
         await pruned(inbox)
         assert await inbox.known(["k"])
-        waiting = await inbox.waiting("w")
+        waiting = await inbox.waiting()
         assert waiting.age is not None
         assert waiting.age > 5 * 365 * 86_400
         assert await due(inbox, "b") == ["k"]
@@ -288,7 +289,7 @@ async def test_what_somebody_wrote_over_a_delivery_that_waits_is_unreadable_and_
     async with engine_of(f"sqlite+aiosqlite:///{tmp_path}/sql.db") as engine, SQLInbox(engine) as inbox:
         await store(inbox, "k", "l")
         await run(engine, "UPDATE basiq_inbox SET entry_json = 'nonsense' WHERE key = 'k'")
-        found = [each.delivery for each in await inbox.claim_due("w", "a", limit=2, retries=2, lease=60)]
+        found = [each.delivery for each in await inbox.claim_due("a", limit=2, retries=2, lease=60)]
         assert [(each.key, each.kind) for each in found] == [("k", "unreadable"), ("l", "delivery")]
         assert await inbox.quarantine("k", "a", attrs.evolve(found[0], acknowledged=True))
         assert [each.key for each in await inbox.entries()] == ["k"]

@@ -19,7 +19,7 @@ from tests.support.inboxes import Transactional
 from tests.support.servers import PostgresServer
 
 MESSAGE = Message("m1", {"id": "m1", "payload": {"eventId": "e1", "eventTypeId": "user.created"}})
-KEY = inbox_key("user.created", "e1", "m1")
+KEY = inbox_key("e1", "m1")
 LEASE = 30.0
 COMMIT = 20.0
 

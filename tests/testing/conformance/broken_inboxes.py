@@ -220,11 +220,6 @@ def delay(wait: Any) -> None:
     wait.due += 1
 
 
-def adopt(inbox: Any, of: Of) -> None:
-    for wait in inbox._waiting.values():
-        wait.webhook_id = of.webhook_id
-
-
 def keep_the_size(inbox: Any, of: Of, found: Any) -> Any:
     inbox.size = max(getattr(inbox, "size", 0), found.size)
     return attrs.evolve(found, size=inbox.size)
@@ -249,10 +244,6 @@ FAULTS: dict[str, dict[str, Change]] = {
     "keeps the first lease": {"claim": fault(keep="_claims", when=is_own)},
     "endless lease": {"claim": fault(lease=lambda _, of: 1e9)},
     "not atomic": {"claim": claim_after_a_look},
-    "counts no attempt without an end": {"claim": fault(after=lambda _, of, claim: attrs.evolve(claim, unended=0))},
-    "a release forgives attempts without an end": {
-        "release": fault(then=lambda inbox, of, _: inbox._unended.pop(of.key, None)),
-    },
     "what a job set aside is done": {"claim": fault(answer=Claim(DONE), when=is_quarantined)},
     "an attempt takes out what a job set aside": {"claim": fault(then=take_out)},
     "cuts keys": {
@@ -388,7 +379,7 @@ FAULTS: dict[str, dict[str, Change]] = {
     "what waits is handled": {"claim": fault(answer=Claim(DONE), when=lambda inbox, of: of.key in inbox._waiting)},
     "the newest is due first": {"claim_due": fault(after=lambda inbox, of, found: found[::-1])},
     "claims all that is due": {"claim_due": fault(limit=lambda _, of: 1000)},
-    "claims for any webhook": {"claim_due": fault(before=adopt)},
+    "claims what is left out": {"claim_due": fault(without=lambda *_: ())},
     "due for two": {"claim_due": fault(before=free_all)},
     "claims nothing that is due": {"claim_due": fault(keep="_claims")},
     "the claim of what is due never ends": {"claim_due": fault(lease=lambda _, of: 1e9)},
@@ -427,9 +418,6 @@ FAULTS: dict[str, dict[str, Change]] = {
         ),
     },
     "all is fresh": {"waiting": fault(after=lambda inbox, of, found: attrs.evolve(found, fresh=found.count))},
-    "counts all webhooks": {
-        "waiting": fault(after=lambda inbox, of, found: attrs.evolve(found, count=len(inbox._waiting))),
-    },
     "the size stays": {"waiting": fault(after=keep_the_size)},
     "the age is of the newest": {
         "waiting": fault(after=lambda _, of, found: attrs.evolve(found, age=None if found.age is None else 0.0)),
@@ -454,9 +442,6 @@ FOUND_BY: dict[str, str] = {
     "InboxPromises.obey_the_holder_alone": "releases anybody's; completes for anybody",
     "InboxPromises.stay_completed_when_released": "release undoes",
     "InboxPromises.take_over": "endless lease; releases anybody's; completes for anybody",
-    "InboxPromises.count_attempts_without_an_end": (
-        "counts no attempt without an end; a release forgives attempts without an end; never releases"
-    ),
     "InboxPromises.complete_late": "forgets with the lease; too late is too late",
     "InboxPromises.know": "knows not what a job set aside; sees claims",
     "InboxPromises.count_failures": "each release counts; never counts; keeps the failed claim",
@@ -523,8 +508,9 @@ FOUND_BY: dict[str, str] = {
         "the claim of what is due never ends; an attempt counts when it ends; anybody puts off"
     ),
     "WaitingPromises.survive_a_cancelled_call": "a release ends the wait",
-    "WaitingPromises.store_once": "stores twice; looks before it stores; what waits is handled; counts all webhooks",
-    "WaitingPromises.claim_in_turn": "the newest is due first; claims for any webhook; puts off for no time",
+    "WaitingPromises.store_once": "stores twice; looks before it stores; what waits is handled",
+    "WaitingPromises.claim_in_turn": "the newest is due first; puts off for no time",
+    "WaitingPromises.leave_types_out": "claims what is left out",
     "WaitingPromises.measure": "completes for anybody; handled but waits; the size stays; the age is of the newest",
     "WaitingPromises.list_in_order": (
         "loses the first failure; lists from the start; lists from what still waits; lists in the order of keys"

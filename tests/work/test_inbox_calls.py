@@ -1,4 +1,4 @@
-"""The quarantine of one webhook, read page by page."""
+"""An inbox with the limit of its calls: what is in its quarantine, page by page, and how that ends."""
 
 from __future__ import annotations
 
@@ -9,18 +9,21 @@ import attrs
 import pytest
 
 from basiq_async import InboxError
-from basiq_async._work.keys import inbox_key
-from basiq_async._work.quarantine import drop_entry, read_quarantine, try_to_drop
+from basiq_async._work.inbox_calls import ALL, InboxCalls
+from basiq_async._work.keys import inbox_key, key_of_post, posting_job
 from basiq_async.receiver import MemoryInbox, StoredDelivery
 from basiq_async.receiver.protocol import ClaimStatus
 from tests.support import virtual
 from tests.support.deliveries import NOW, quarantined_delivery
 from tests.support.inboxes import fail_in
 
+JOB = posting_job("https://service.example/basiq")
 
-def delivery(number: int, webhook_id: str = "w1", *, minutes: int | None = None) -> StoredDelivery:
+
+def delivery(number: int, job: str | None = None, *, minutes: int | None = None) -> StoredDelivery:
     event_id = f"e-{number}"
-    key = inbox_key("user.created", event_id, "msg_1", webhook_id)
+    key = inbox_key(event_id, "msg_1")
+    key = key if job is None else key_of_post(job, key)
     at = NOW + timedelta(minutes=number if minutes is None else minutes)
     return attrs.evolve(quarantined_delivery(key, at=at), event_id=event_id)
 
@@ -40,30 +43,17 @@ class Pages(MemoryInbox):
         return self.pages.pop(0) if self.pages else []
 
 
-async def read(inbox: MemoryInbox, webhook_id: str = "w1") -> list[str]:
-    return [each.event_id async for each in read_quarantine(inbox, webhook_id, timeout=5)]
+async def read(inbox: MemoryInbox, job: str | None = None) -> list[str]:
+    return [each.event_id async for each in InboxCalls(inbox, 5).read_quarantine(job)]
 
 
-async def test_each_delivery_of_the_webhook_comes_once_and_those_of_another_do_not() -> None:
+async def test_each_delivery_of_the_service_comes_once_and_those_of_a_job_do_not() -> None:
     moved = delivery(1, minutes=9)  # it failed again meanwhile
-    inbox = Pages([delivery(1), delivery(2, "w2"), delivery(3)], [delivery(4), moved])
+    inbox = Pages([delivery(1), delivery(2, JOB), delivery(3)], [delivery(4), moved])
     assert await read(inbox) == ["e-1", "e-3", "e-4"]
     assert [after and after.event_id for after in inbox.asked] == [None, "e-3", "e-1"]
-
-
-async def test_what_another_program_changed_belongs_to_the_webhook_of_its_key() -> None:
-    odd = attrs.evolve(delivery(1), event_type_id="", event_id="", delivery_id="")
-    changed = attrs.evolve(delivery(2), event_id="changed")
-    other = attrs.evolve(delivery(3, "w2"), event_id="changed")
-    assert await read(Pages([odd, changed, other, delivery(4)])) == ["", "changed", "e-4"]
-
-
-async def test_an_entry_whose_key_is_a_digest_is_found_by_its_ids() -> None:
-    long = attrs.evolve(delivery(1), event_id="e" * 500)
-    own = attrs.evolve(long, key=inbox_key("user.created", long.event_id, "msg_1", "w1"))
-    other = attrs.evolve(long, key=inbox_key("user.created", long.event_id, "msg_1", "w2"))
-    without_ids = attrs.evolve(own, event_type_id="", event_id="", delivery_id="")
-    assert await read(Pages([without_ids, other, own])) == [long.event_id]
+    pages = [delivery(1), delivery(2, JOB), delivery(3, posting_job("another"))]
+    assert [await read(Pages(pages), each) for each in (JOB, ALL)] == [["e-2"], ["e-1", "e-2", "e-3"]]
 
 
 async def test_pages_that_do_not_advance_are_an_error_and_no_loop() -> None:
@@ -100,7 +90,7 @@ async def inbox_with(key: str) -> MemoryInbox:
 @virtual.clocked
 async def test_what_is_dropped_is_handled_and_what_was_not_there_is_not() -> None:
     inbox = await inbox_with("k")
-    assert [await drop_entry(inbox, key, timeout=5) for key in ("k", "k", "another")] == [True, False, False]
+    assert [await InboxCalls(inbox, 5).drop(key) for key in ("k", "k", "another")] == [True, False, False]
     assert await inbox.known(["k", "another"]) == {"k"}
     assert await inbox.entries() == []
 
@@ -110,8 +100,8 @@ async def test_what_is_dropped_is_handled_and_what_was_not_there_is_not() -> Non
 async def test_what_another_worker_has_is_dropped_when_that_has_ended(seconds: float) -> None:
     inbox = await inbox_with("k")
     await inbox.claim("k", "another", lease=seconds, quarantined=True)
-    assert await try_to_drop(inbox, "k", timeout=5) is ClaimStatus.BUSY
-    assert await drop_entry(inbox, "k", timeout=5)
+    assert await InboxCalls(inbox, 5).try_to_drop("k") is ClaimStatus.BUSY
+    assert await InboxCalls(inbox, 5).drop("k")
     assert await inbox.known(["k"])
 
 
@@ -121,7 +111,7 @@ async def test_what_another_worker_keeps_stays_in_the_quarantine() -> None:
     await inbox.claim("k", "another", lease=60, quarantined=True)
     began = virtual.now()
     with pytest.raises(InboxError, match="another worker is handling the delivery"):
-        await drop_entry(inbox, "k", timeout=5)
+        await InboxCalls(inbox, 5).drop("k")
     assert 3 < virtual.now() - began < 5
     assert await inbox.entries() == [quarantined_delivery("k")]
     assert await inbox.complete("k", "another"), "its claim stays"
@@ -132,8 +122,8 @@ async def test_what_another_worker_keeps_stays_in_the_quarantine() -> None:
 async def test_a_drop_that_the_inbox_does_not_answer_ends_and_keeps_the_key_for_a_moment_alone(call: str) -> None:
     inbox = fail_in(call, inbox=await inbox_with("k"))
     with pytest.raises(InboxError, match="did not respond within 5 s"):
-        await drop_entry(inbox, "k", timeout=5)
+        await InboxCalls(inbox, 5).drop("k")
     delattr(inbox, call)
     assert len(await inbox.entries()) == 1
     await asyncio.sleep(5)
-    assert await drop_entry(inbox, "k", timeout=5)
+    assert await InboxCalls(inbox, 5).drop("k")

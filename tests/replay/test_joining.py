@@ -11,7 +11,7 @@ from typing import Any
 import attrs
 import pytest
 
-from basiq_async import BasiqClient, ConfigurationError, InMemoryTransport, Message
+from basiq_async import APIError, BasiqClient, ConfigurationError, InMemoryTransport, Message
 from basiq_async.receiver import Delivery, MemoryInbox, WebhookReceiver
 from basiq_async.replay import Recovery, Replay, recover
 from basiq_async.replay._recovery import RecoveryRun  # private: what recover returns
@@ -96,7 +96,7 @@ class Service:
 
     def assert_once(self, count: int) -> None:
         assert len(self.got) == len(set(self.got)) == count
-        assert all(f'"{self.first}"' in key for _, key in self.got)
+        assert all(event == key for event, key in self.got)
 
 
 @pytest.fixture
@@ -168,96 +168,55 @@ async def test_a_replay_takes_each_webhook_of_its_receiver_and_refuses_others(se
     s.assert_once(5)
 
 
-async def test_a_function_has_the_identity_that_the_receiver_noted_or_that_is_given(service: Service) -> None:
-    s, got = service, list[str]()
+async def test_a_job_needs_no_list_once_a_receiver_has_joined_the_webhook(service: Service, tmp_path: Path) -> None:
+    s, fails = service, True
 
     async def take(message: Message) -> None:
-        got.append(message.event_id or "")
+        if fails:
+            raise ValueError("no")
+        s.got.append((message.event_id or "", message.event_id or ""))
 
     await s.emit(3)
+    await s.miss(2)
     new = s.add_webhook(SECOND_URL)
-    await s.fake.advance(minutes=1)
-    s.serving = None
-    await s.emit(2)  # the first webhook has them too
-    with pytest.raises(ConfigurationError, match="identity="):
-        await s.recover(new, take)
-    assert (await s.recover(new, take, identity=s.first)).handled == 2
-    assert (await s.replay(s.first, take).run()).handled == 0
+    with pytest.raises(ConfigurationError, match="the inbox is of the webhook"):
+        await s.replay(new, take).run()
     await s.start(new, s.first)
-    for identity in (None, s.first):
-        assert (await s.replay(new, take, identity=identity).run()).handled == 0
-    with pytest.raises(ConfigurationError, match="newest first"):
-        await s.replay(new, take, identity="another").run()
-    with pytest.raises(ConfigurationError, match="a receiver has its own"):
-        s.replay(new, identity=s.first)
-    assert len(got) == 2
+    assert (await s.replay(s.first, take).run()).failed == 2
+    entries = await s.replay(new, take).quarantined()
+    assert len(entries) == await s.replay(new, take).export_quarantined(tmp_path / "failed.jsonl") == 2
+    assert (await s.replay(new, take).plan()).quarantined == 2
+    fails = False
+    assert (await s.replay(new, take).retry_quarantined()).handled == 2
+    assert (await s.recover(new, take)).finished
+    s.assert_once(5)
 
 
-async def test_the_quarantine_of_a_function_is_that_of_its_identity(service: Service, tmp_path: Path) -> None:
+async def test_a_service_whose_inbox_was_flushed_recovers_and_is_then_refused_to_others(service: Service) -> None:
     s = service
-
-    async def fail(message: Message) -> None:
-        raise ValueError("no")
-
     await s.miss(3)
-    await s.replay(s.first, fail).run()
-    new = s.add_webhook(SECOND_URL)
-    await s.start(new, s.first)
-    entries = await s.replay(new, fail).quarantined()
-    assert len(entries) == await s.replay(new, fail).export_quarantined(tmp_path / "failed.jsonl") == 3
-    assert (await s.replay(new, fail).plan()).quarantined == 3
-    assert (await s.replay(new, fail).retry_quarantined()).failed == 3
-    assert await s.replay(new, fail).drop_quarantined([each.delivery_id for each in entries]) == 3
+    s.inbox = MemoryInbox(clock=s.fake.clock, remember=None)
+    assert (await s.recover(s.first)).handled == 3
+    with pytest.raises(ConfigurationError, match="the inbox is of the webhook"):
+        await s.start("another")
+    found = await s.basiq.webhooks.diagnose(s.first, inbox=s.inbox)
+    assert (found.left_alone, found.unrecorded) == (0, 0), "a recovery does not say that it has live deliveries"
+    await s.start(s.first)
+    await s.emit(1)
+    s.assert_once(4)
 
 
-async def test_a_first_recovery_that_would_repeat_another_webhooks_events_is_refused_with_the_list_to_pass(
-    service: Service,
-) -> None:
+async def test_a_job_notes_nothing_of_a_webhook_that_basiq_does_not_have(service: Service) -> None:
     s = service
-    await s.emit(5)
-    await s.delete(s.first)
-    new = s.add_webhook()
-    await s.start(new)  # by mistake: nothing says that it is the same service
-    await s.emit(2)
-    await s.fake.advance(minutes=10)
-    with pytest.raises(ConfigurationError) as caught:
-        await s.recover(new)
-    assert f"webhook_id={[new, s.first]!r}" in str(caught.value)
-    assert "hands out about 0 messages and 5 events" in str(caught.value)
-    await s.start(new, s.first)
-    found = await s.recover(new)
-    assert (found.handled, found.finished, len(s.got)) == (0, True, 7)
-    assert (await s.basiq.webhooks.diagnose(new, receiver=s.receiver())).healthy
 
+    async def take(message: Message) -> None: ...
 
-async def test_a_webhook_of_another_service_recovers_when_that_is_said_and_then_needs_no_more(service: Service) -> None:
-    s = service
-    await s.emit(5)
-    await s.start(other := s.add_webhook(SECOND_URL))
-    await s.fake.advance(minutes=10)
-    assert (await s.recover(other)).handled == 5, "a webhook of this account with another name and url is another's"
-    await s.delete(s.first)
-    await s.start(third := s.add_webhook())
-    with pytest.raises(ConfigurationError, match="another_service=True"):
-        await s.recover(third)
-    assert (await s.recover(third, another_service=True)).handled == 5
-    assert (await s.recover(third)).finished
-
-
-@pytest.mark.parametrize("name", ["a", "b"])
-async def test_a_second_webhook_is_taken_for_a_newer_one_if_it_has_the_same_name(service: Service, name: str) -> None:
-    s = service
-    await s.basiq.webhooks.update(s.first, url=URL, name="a")
-    await s.emit(3)
-    second = s.add_webhook(SECOND_URL)
-    await s.basiq.webhooks.update(second, url=SECOND_URL, name=name)
-    await s.start(second)
-    await s.fake.advance(minutes=20)
-    if name == "a":
-        with pytest.raises(ConfigurationError, match="same service"):
-            await s.recover(second)
-    else:
-        assert (await s.recover(second)).handled == 3
+    s.inbox = MemoryInbox()
+    for call in (s.replay("mistyped", take).run, s.recovery("mistyped", take).run):
+        with pytest.raises(APIError, match="webhookId is not valid"):
+            await call()
+    assert await s.inbox.note("webhooks") is None
+    assert (await s.replay(s.first, take).run()).handled == 0
 
 
 async def test_a_first_recovery_says_how_much_it_hands_out_and_since_bounds_it_from_then_on(
@@ -317,19 +276,3 @@ async def test_the_time_between_a_webhook_that_is_gone_and_the_next_is_named(ser
     assert (found.finished, len(found.out_of_reach)) == (False, 1)
     assert (await s.recover(new, acknowledged=s.fake.clock())).finished
     assert (await s.basiq.webhooks.diagnose(new, receiver=s.receiver())).healthy
-
-
-async def test_doctor_names_the_others_with_something_left_and_says_what_was_left_alone(service: Service) -> None:
-    s = service
-    s.serving = WebhookReceiver(
-        s.fake.secret(s.first), webhook_id="partner", inbox=s.inbox, quarantine_after=1, tolerance=AGES
-    )
-
-    @s.serving.on("*")
-    async def fail(delivery: Delivery) -> None:
-        raise ValueError("broken")
-
-    await s.emit(2)  # what another partner's receiver sets aside
-    found = await s.basiq.webhooks.diagnose(s.first, receiver=s.receiver())
-    assert (found.others, found.quarantined, found.left_alone) == ({"partner": 2}, 0, 2)
-    assert found.healthy
