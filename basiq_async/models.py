@@ -413,13 +413,15 @@ class EnsuredWebhook(Webhook):
     the name that was asked for, and another url; nothing was done. ``secret`` is None if nothing was done.
     ``kept_event_types`` are types that the webhook stays subscribed to though they were not asked for.
     ``removed_event_types`` are types that it was subscribed to and is no longer. ``same_name`` are the ids of webhooks
-    with this name that another process created at the same moment as this one.
+    with this name that another process created at the same moment as this one. ``joined`` is whether the ``inbox`` has
+    noted the webhook; None without one.
     """
 
     action: EnsureAction = "unchanged"
     kept_event_types: tuple[EventTypeId, ...] = ()
     removed_event_types: tuple[EventTypeId, ...] = ()
     same_name: tuple[str, ...] = ()
+    joined: bool | None = None
 
     @classmethod
     def of(

@@ -67,7 +67,7 @@ async def running() -> AsyncGenerator[WebhookReceiver]:
     async with opened() as (engine, inbox), BasiqClient() as basiq:
         secret = SecretTable(engine)
         webhook = await basiq.webhooks.ensure(
-            url=os.environ["PUBLIC_URL"], name=NAME, subscribed_events=EVENTS, secret=secret
+            url=os.environ["PUBLIC_URL"], name=NAME, subscribed_events=EVENTS, secret=secret, inbox=inbox
         )
         async with (
             make_receiver(webhook.id, secret, inbox) as receiver,

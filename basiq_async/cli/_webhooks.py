@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
@@ -12,6 +13,7 @@ import typer
 from ..errors import ConfigurationError
 from ._command import Group
 from ._doctor import doctor
+from ._inboxes import InboxPlace, open_inbox
 from ._options import WebhookId, complete_event_type, expand_event_types, option, program_line
 from ._output import is_terminal, live, say, write
 from ._results import Column, Output, Row, View
@@ -54,7 +56,7 @@ _WEBHOOK: View[Webhook] = View(
     Column("EVENTS", _events_cell, flexible=16, optional=True),
     Column("NAME", lambda webhook: webhook["name"] or "", flexible=16, optional=True),
 )
-_ENSURED: View[EnsuredWebhook] = View(" ".join([*_WEBHOOK.names, "action"]))
+_ENSURED: View[EnsuredWebhook] = View(" ".join([*_WEBHOOK.names, "action", "joined"]))
 
 
 @webhooks_app.add(_WEBHOOK, empty="there are no webhooks; create one with 'basiq-async webhooks create'", name="list")
@@ -94,10 +96,14 @@ async def ensure(
     move_from: str | None = None,
     remove_event_types: bool = False,
     secret_file: SecretPath = None,
+    inbox: InboxPlace = None,
 ) -> EnsuredWebhook:
     """Create the webhook with this URL, or update it if it exists and differs. Reactivate it if it is disabled.
 
     Event types that are not named stay subscribed, unless --remove-event-types is given.
+
+    With --inbox, the webhook is noted in the service's inbox, if it is empty, or if the webhook took the place of the
+    one before: "inbox join" says so otherwise.
 
     move_from URL: The former URL: its webhook gets the new one, and keeps its id.
     remove_event_types: Remove the event types that are not named.
@@ -107,15 +113,17 @@ async def ensure(
 
     store = None if secret_file is None else SecretFile(secret_file)
     earlier = () if store is None else await store.read()
-    found = await basiq.webhooks.ensure(
-        url=url,
-        subscribed_events=types,
-        name=name,
-        description=description,
-        move_from=move_from,
-        remove_event_types=remove_event_types,
-        secret=store,
-    )
+    async with AsyncExitStack() as stack:
+        found = await basiq.webhooks.ensure(
+            url=url,
+            subscribed_events=types,
+            name=name,
+            description=description,
+            move_from=move_from,
+            remove_event_types=remove_event_types,
+            secret=store,
+            inbox=None if inbox is None else await stack.enter_async_context(open_inbox(inbox, make=True)),
+        )
     _say_where(found, secret_file, earlier)
     if found.action == "elsewhere":
         say(
@@ -123,6 +131,8 @@ async def ensure(
             "If the service has moved, its former URL belongs into --move-from, and gets no more deliveries then; "
             "a second service needs another --name"
         )
+    if found.joined is False:
+        say(f"the webhook has not joined the inbox; {program_line('inbox join', found.id, options={'--inbox': inbox})}")
     if found.same_name:
         names = ", ".join(found.same_name)
         say(f"created at the same moment as {names}, of the same name: each gets every event; delete one of them")

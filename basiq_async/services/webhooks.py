@@ -61,6 +61,7 @@ class Webhooks:
         move_from: str | None = None,
         remove_event_types: bool = False,
         secret: SecretStore | WriteSecret | None = None,
+        inbox: Inbox | None = None,
     ) -> EnsuredWebhook:
         """Make sure that a webhook with this url, these event types, name and description exists and is not disabled.
 
@@ -87,6 +88,12 @@ class Webhooks:
         ``SecretFile`` that cannot be written, is found before the first request. If another process stores a secret at
         the same time, the webhook is updated once more, so that the newest secret of the store is the valid one.
 
+        ``inbox``: the inbox of the service. One that is empty is founded by this webhook. A webhook that took the place
+        of the inbox's joins it by itself where Basiq proves that: it has the name of one that the inbox has noted, none
+        of those exists any more, and the API key is one with which Basiq has shown one of them. Else it does not join,
+        an error is logged, and a person decides with ``basiq-async inbox join``. ``joined`` of the result says which.
+        Raises ``InboxError``, before anything is created or moved, if the inbox cannot be used.
+
         Other event types of the webhook are kept, because another service, or an older version of this one, may rely on
         them. ``kept_event_types`` of the result names them, and the logger ``basiq_async.webhooks`` warns of them. With
         ``remove_event_types``, the webhook is unsubscribed from them, and the result has them as
@@ -102,12 +109,16 @@ class Webhooks:
             keeper = SecretKeeper(secret, self._clock, self.update)
         finally:
             del secret  # error reporters show local variables, and a caller may have passed the text of a secret
+        from ._ensure import Wanted, ensure  # what they need is large, and few programs need it
+        from ._joining import Joining
+
+        joining = Joining(inbox, self._api.account)
+        await joining.begin()
         await keeper.begin()
-        from ._ensure import Wanted, ensure  # what it needs is large, and few programs need it
 
         types: Sequence[str] = body["subscribedEvents"]
         wanted = Wanted(body["url"], types, name, description, move_from, remove_event_types)
-        return await ensure(self, wanted, keeper)
+        return await joining.join(self, await ensure(self, wanted, keeper))
 
     def list(self, *, on_unreadable: OnUnreadable[Webhook] | None = None) -> Paginator[Webhook]:
         """List the application's webhooks, without their secrets. ``on_unreadable`` is as for ``messages.list``."""

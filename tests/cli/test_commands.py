@@ -45,7 +45,7 @@ def test_the_life_of_a_webhook(run: Run, served: Served) -> None:
     changed = run("webhooks", "update", made["id"], "--url", URL, "--event", "user.deleted").rows[0]
     assert changed["subscribed_events"] == ["user.deleted"]
     same = run("webhooks", "ensure", "--url", URL, "--event", "user.deleted").rows[0]
-    assert same == {**changed, "action": "unchanged"}
+    assert same == {**changed, "action": "unchanged", "joined": None}
     timed_out = run("webhooks", "wait", made["id"], "--timeout", "0")
     assert timed_out.exit_code == 1
     assert "RequestTimeoutError" in timed_out.stderr
@@ -81,6 +81,32 @@ def test_ensure_moves_a_webhook_to_a_new_url_and_makes_no_second_one_of_the_same
     create(run)
     both = run(*words, f"{URL}/new", "--move-from", URL)
     assert (both.exit_code, both.row["id"], both.row["action"]) == (0, first["id"], "unchanged"), both.output
+
+
+def test_ensure_lets_a_webhook_join_the_inbox_of_its_service_or_says_how(run: Run, tmp_path: Path) -> None:
+    words = (
+        "webhooks",
+        "ensure",
+        "--event",
+        "user.deleted",
+        "--url",
+        URL,
+        "--inbox",
+        str(tmp_path / "inbox.db"),
+        "--name",
+    )
+    first = run(*words, "n")
+    assert (first.exit_code, first.row["joined"], "join" in first.stderr) == (0, True, False), first.output
+    assert run("webhooks", "delete", first.row["id"], "--yes").exit_code == 0
+    again = run(*words, "n")
+    assert (again.exit_code, again.row["joined"]) == (0, True)
+    assert run("webhooks", "delete", again.row["id"], "--yes").exit_code == 0
+    other = run(*words, "another")
+    assert (other.exit_code, other.row["joined"]) == (0, False)
+    assert f"inbox join {other.row['id']}" in other.stderr
+    (tmp_path / "inbox.db").write_text("no inbox")
+    away = run(*words[:5], f"{URL}/new", *words[6:], "more")
+    assert (away.exit_code, len(run("webhooks", "list").rows)) == (3, 1), away.output
 
 
 @pytest.mark.parametrize("command", ["ensure", "update", "reactivate", "secret"])

@@ -19,6 +19,7 @@ from basiq_async import (
     BasiqClient,
     ConfigurationError,
     ConflictError,
+    InboxError,
     InMemoryTransport,
     NotFoundError,
     Request,
@@ -27,10 +28,11 @@ from basiq_async import (
     Secret,
     Webhook,
 )
-from basiq_async.receiver import SecretFile
+from basiq_async.receiver import MemoryInbox, SecretFile, WebhookReceiver
 from basiq_async.testing import FakeBasiq, Quirks
 from tests.support import virtual
 from tests.support.deliveries import SECRET
+from tests.support.inboxes import fail_in
 from tests.support.scripted import Scripted, answer, client, page
 
 from .conftest import EVENTS, URL, Basiq, create, in_memory
@@ -422,6 +424,75 @@ async def test_ensure_stores_each_secret_that_basiq_returns_before_it_returns(ba
         assert changed.secret is not None
         assert changed.secret == ((await file.read())[0] if store is file else given[0])
     assert (await file.read())[1] == made.secret
+
+
+async def test_a_webhook_that_was_made_again_joins_the_inbox_of_its_service(caplog: pytest.LogCaptureFixture) -> None:
+    basiq, inbox = in_memory(), MemoryInbox()
+    ensure = partial(basiq.client.webhooks.ensure, url=URL, subscribed_events=EVENTS, name="n", inbox=inbox)
+    first = await ensure()
+    assert (first.action, first.joined) == ("created", True), "an empty inbox is founded"
+    assert (await ensure(inbox=None)).joined is None
+    await basiq.client.webhooks.delete(first.id)
+    again = await ensure()
+    assert (again.action, again.joined, caplog.text) == ("created", True, "")
+    for webhook_id in (first.id, again.id):
+        async with WebhookReceiver(SECRET, webhook_id=webhook_id, inbox=inbox):
+            pass
+
+
+@pytest.mark.parametrize(
+    "case", ["another name", "no name", "the first is still there", "another key", "a mistyped id"]
+)
+async def test_a_webhook_that_may_be_of_another_service_does_not_join(
+    case: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    basiq, inbox = in_memory(), MemoryInbox()
+    webhooks = basiq.client.webhooks
+    if case == "a mistyped id":
+        async with WebhookReceiver(SECRET, webhook_id="mistyped", inbox=inbox):
+            pass
+        first = "mistyped"
+    else:
+        made = await webhooks.ensure(url=URL, subscribed_events=EVENTS, name="n", inbox=inbox)
+        first = made.id
+    if case == "another key":
+        fake = FakeBasiq(api_keys=["YW5vdGhlcjprZXk="])
+        basiq = Basiq(BasiqClient(fake.api_key, transport=InMemoryTransport(fake)), fake)
+    elif case not in ("the first is still there", "a mistyped id"):
+        await webhooks.delete(first)
+    name = {"no name": None, "another name": "m", "the first is still there": "m"}.get(case, "n")
+    found = await basiq.client.webhooks.ensure(url=f"{URL}/2", subscribed_events=EVENTS, name=name, inbox=inbox)
+    assert (found.action, found.joined) == ("created", False)
+    assert f"{found.id} has not joined the inbox, which is of {first}: " in caplog.text
+    with pytest.raises(ConfigurationError, match="inbox join"):
+        async with WebhookReceiver(SECRET, webhook_id=found.id, inbox=inbox):
+            pass
+
+
+async def test_a_second_service_with_a_copied_name_founds_no_inbox_with_the_webhook_of_the_first() -> None:
+    basiq, inbox = in_memory(), MemoryInbox()
+    ensure = basiq.client.webhooks.ensure
+    await ensure(url=URL, subscribed_events=EVENTS, name="n")
+    found = await ensure(url=f"{URL}/second", subscribed_events=EVENTS, name="n", inbox=inbox)
+    assert (found.action, found.joined) == ("elsewhere", False)
+    own = await ensure(url=f"{URL}/second", subscribed_events=EVENTS, name="second", inbox=inbox)
+    assert (own.action, own.joined) == ("created", True)
+
+
+@pytest.mark.parametrize("call", ["check", "note"])
+async def test_an_inbox_that_is_away_is_found_before_anything_is_created_or_moved(call: str) -> None:
+    basiq, inbox = in_memory(), fail_in(call, error=InboxError("away"))
+    ensure = partial(basiq.client.webhooks.ensure, subscribed_events=EVENTS, name="n", inbox=inbox)
+    with pytest.raises(InboxError, match="away"):
+        await ensure(url=URL)
+    assert await basiq.client.webhooks.list().collect() == []
+    made = await create(basiq)
+    with pytest.raises(InboxError, match="away"):
+        await ensure(url=f"{URL}/new", move_from=URL)
+    assert (await basiq.client.webhooks.get(made.id)).url == URL
+    for wrong in (MemoryInbox, "inbox.db"):
+        with pytest.raises(ConfigurationError, match="inbox must be an Inbox"):
+            await ensure(url=URL, inbox=wrong)
 
 
 @pytest.mark.parametrize("action", ["unchanged", "elsewhere", "updated"])
