@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 import attrs
 
 EVENT_ID = re.compile("[0-9a-f]{64}")
 RECENT = timedelta(minutes=3)
+CLOCKS = timedelta(minutes=6)
 
 
 class Broken(Exception):
@@ -51,15 +52,21 @@ class Event:
     """Whether it was acknowledged by a version that has no handler for it."""
     dropped: bool = False
     """Whether an operator dropped it from the quarantine."""
-    forgotten: bool = False
-    """Whether a store that had acknowledged it lost it, so that Basiq believes that it was delivered."""
+    kept: datetime | None = None
+    """When a store kept it, to be handled later or in the quarantine."""
+    lost: bool = False
+    """Whether a store that kept it was flushed: Basiq believes that it was delivered."""
 
 
 class Model:
     def __init__(self, now: Callable[[], datetime]) -> None:
         self.now = now
+        self.began: datetime | None = None
+        """Since when the store has the records of this service; None until one of its machines has started with it."""
         self.events: dict[str, Event] = {}
         self.runs: list[Run] = []
+        self.stale: dict[str, datetime] = {}
+        """For each machine until when what it begins may have lost its claim; ``""`` is for all."""
         self.facts: list[tuple[datetime, str, str]] = []
         """What happened to which event: the story of a failure tells those of the events that it names."""
         self.broken: Broken | None = None
@@ -74,7 +81,9 @@ class Model:
 
     def begin(self, event_id: str, machine: str) -> Run:
         run = Run(self.events[event_id], machine)
+        run.is_stale = any(self.now() <= self.stale[name] for name in ("", machine) if name in self.stale)
         self.runs.append(run)
+        self.note(run.event, f"{machine} began to handle it{' without a claim' if run.is_stale else ''}")
         return run
 
     def end(self, run: Run) -> None:
@@ -103,21 +112,47 @@ class Model:
             effect.stands = False
             self.note(event, f"the store did not record what {machine} handled")
 
-    def end_machine(self, machine: str) -> None:
-        """A machine is gone, or was frozen for longer than its claims."""
+    def end_claims(self, machine: str = "", *, until: datetime | None = None) -> None:
+        """The claims of a machine, or of all, are over: it is gone, was frozen for long, or a store lost them.
+
+        until: what is begun before this moment may have been claimed before.
+        """
         for run in self.runs:
-            run.is_stale = run.is_stale or run.machine == machine
+            run.is_stale = run.is_stale or machine in ("", run.machine)
         for event in self.events.values():
             for effect in event.effects:
-                if effect.machine == machine and effect.recorded is None:
+                if machine in ("", effect.machine) and effect.recorded is None:
                     effect.stands = False
+        if until is not None:
+            self.stale[machine] = until
 
-    def lose_records(self, since: datetime) -> None:
-        """A store has lost what was recorded since a moment."""
+    def lose(self, since: datetime) -> None:
+        """A store has lost what was recorded since a moment.
+
+        What it kept when it was new may be lost for ever: until when Basiq delivered what no inbox knew, two clocks
+        tell differently by some minutes.
+        """
         for event in self.events.values():
+            event.lost = event.lost or (
+                event.kept is not None and (self.began is None or event.kept <= self.began + CLOCKS)
+            )
             for effect in event.effects:
                 if effect.recorded is not None and effect.recorded >= since:
                     effect.stands = False
+
+    def flush(self) -> None:
+        """A store is empty, and new: what it kept is lost."""
+        self.lose(datetime.min.replace(tzinfo=UTC))
+        self.began = None
+        for event in self.events.values():
+            event.lost = event.lost or event.kept is not None
+
+    def keep(self, key: str, waits: bool) -> None:
+        """A store has kept an event, to be handled later or in the quarantine."""
+        found = EVENT_ID.search(key)
+        if found and (event := self.events.get(found[0])):
+            event.kept = self.now()
+            self.note(event, "the store keeps it, to be handled later" if waits else "it is in the quarantine")
 
     def _unrecorded(self, key: str, machine: str) -> list[tuple[Event, Effect]]:
         found = EVENT_ID.search(key)
@@ -125,14 +160,13 @@ class Model:
         effects = [] if event is None else event.effects
         return [(event, each) for each in effects if each.machine == machine and each.recorded is None]  # type: ignore[misc]
 
-    def missed(self, types: set[str], since: datetime, until: datetime, named: set[str]) -> list[Event]:
-        """Return the events of a time that nobody has handled, and nothing names."""
+    def missed(self, types: set[str], since: datetime, until: datetime) -> list[Event]:
+        """Return the events of a time that nobody has handled."""
         return [
             event
             for event in self.events.values()
             if event.type in types
             and since <= event.at <= until
             and not event.effects
-            and not (event.dropped or event.ignored or event.forgotten)
-            and event.id not in named
+            and not (event.dropped or event.ignored or event.lost)
         ]

@@ -9,7 +9,7 @@ from typing import Any
 
 import attrs
 
-from basiq_async import BasiqClient, RetryPolicy
+from basiq_async import BasiqClient, PermissionDeniedError, RetryPolicy
 from basiq_async.receiver import Deferred, Delivery, WebhookReceiver
 from basiq_async.testing import FakeBasiq
 
@@ -41,6 +41,7 @@ class Pod:
 
     @property
     def is_up(self) -> bool:
+        """Whether the balancer hands deliveries to it."""
         return not self.machine.is_dead and not self.stopping.is_set()
 
 
@@ -50,7 +51,7 @@ class Service:
     def __init__(self, fake: FakeBasiq, model: Model, store: Store, weather: Weather, chance: random.Random) -> None:
         self.fake, self.model, self.store, self.weather, self.chance = fake, model, store, weather, chance
         self.webhook_ids: list[str] = []
-        self.version = Version()
+        self.version = self.earlier = Version()
         self.pods: list[Pod] = []
         self.started = 0
         self.poisoned: set[str] = set()
@@ -58,7 +59,7 @@ class Service:
         self.lethal: dict[str, int] = {}
         """The ids of events whose handler kills its machine, and how often."""
         self.partner = "well"
-        """Or ``refusing``, ``hanging``: what all handlers need."""
+        """Or ``refusing``, ``hanging``, ``403``: what all handlers need."""
 
     # --- pods ---
 
@@ -71,7 +72,7 @@ class Service:
         """Start one pod, and wait until it serves, for a minute at most."""
         self.started += 1
         machine = Machine(f"pod-{self.started}")
-        machine.on_death.append(partial(self.model.end_machine, machine.name))
+        machine.on_death.append(partial(self.model.end_claims, machine.name))
         ready = asyncio.Event()
         pod = Pod(machine, version, self.receiver(version, machine), asyncio.Event())
         pod.ended = machine.start(self._serve(pod, ready))
@@ -82,6 +83,7 @@ class Service:
         if pod.ended.done():
             pod.ended.result()
         self.pods.append(pod)
+        self.model.began = self.model.began or self.model.now()
         return pod
 
     async def _serve(self, pod: Pod, ready: asyncio.Event) -> None:
@@ -90,9 +92,8 @@ class Service:
             await pod.stopping.wait()
 
     def receiver(self, version: Version, machine: Machine) -> WebhookReceiver:
-        listed = {each.id for each in self.fake.webhooks()}
         receiver = WebhookReceiver(
-            [self.fake.secret(each) for each in self.webhook_ids if each in listed] or ["whsec_bm9uZQ=="],
+            self.secrets,
             webhook_id=self.webhook_ids,
             inbox=self.store.open(machine),
             deferred=Deferred() if version.deferred else False,
@@ -104,6 +105,11 @@ class Service:
 
         receiver.on(*version.types)(handle)
         return receiver
+
+    async def secrets(self) -> list[str]:
+        """Return what is in the file of the secret, where each answer of Basiq stores it."""
+        listed = {each.id for each in self.fake.webhooks()}
+        return [self.fake.secret(each) for each in self.webhook_ids if each in listed] or ["whsec_bm9uZQ=="]
 
     async def stop(self, pod: Pod) -> None:
         """Stop a pod in order: it has a minute, then it is killed."""
@@ -150,6 +156,8 @@ class Service:
             await asyncio.sleep(self.chance.uniform(0.001, 0.3))
             if self.partner == "hanging":
                 await asyncio.sleep(3_600)
+            if self.partner == "403":
+                raise PermissionDeniedError("no consent", status=403)
             if self.partner == "refusing":
                 raise ConnectionError("the partner refuses")
             if event_id in self.poisoned:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from .machines import Machine
-from .service import TYPES
+from .service import TYPES, Version
 
 if TYPE_CHECKING:
     from .world import World
@@ -105,6 +106,159 @@ async def scale(world: World, by: float) -> str:
     return f"{pod.machine.name} stopped"
 
 
+@step(4)
+async def freeze(world: World, by: float) -> str:
+    """A freeze is short, or outlives each claim."""
+    up = [each for each in world.service.pods if each.is_up and not each.machine.is_frozen]
+    if not up:
+        return "nothing"
+    machine, seconds = pick(up, by).machine, 5 * by if by < 0.5 else 600 * by
+    world.emit(pick(list(TYPES), by))
+    await asyncio.sleep(by * 13 % 0.5)
+    machine.freeze()
+
+    def thaw() -> None:
+        if seconds > 5 and not machine.is_dead:
+            world.model.end_claims(machine.name, until=world.now() + timedelta(seconds=100))
+        machine.thaw()
+
+    if seconds > 5:
+        world.model.end_claims(machine.name)
+    world.later(seconds, thaw)
+    return f"{machine.name} freezes for {seconds:.1f} s"
+
+
+@step(3)
+async def clock(world: World, by: float) -> str:
+    up = [each for each in world.service.pods if each.is_up]
+    if not up:
+        return "nothing"
+    machine, skew = pick(up, by).machine, pick([-7_200.0, -400.0, -60.0, 30.0, 250.0, 500.0, 7_200.0, 3e5], by * 3 % 1)
+    machine.skew = skew
+    if by < 0.7:
+        world.later(60 + by * 10_000, lambda: setattr(machine, "skew", 0.0))
+    return f"the clock of {machine.name} is {skew:.0f} s ahead"
+
+
+def draw_version(by: float) -> Version:
+    return Version(
+        types=TYPES if by < 0.7 else TYPES[:2],
+        deferred=by * 17 % 1 < 0.4,
+        quarantine_after=3 if by * 5 % 1 < 0.4 else None,
+    )
+
+
+@step(4)
+async def deploy(world: World, by: float) -> str:
+    """Start new pods one after the other, each beside the old ones, and stop these."""
+    service = world.service
+    service.earlier, service.version = service.version, draw_version(by)
+    for pod in list(service.pods):
+        new = await service.start(service.version)
+        await asyncio.sleep(by * 100)
+        if not new.machine.is_dead and pod in service.pods:
+            await service.stop(pod)
+    return f"{service.version} was deployed, pod by pod"
+
+
+@step(2)
+async def roll_back(world: World, by: float) -> str:
+    service = world.service
+    service.earlier, service.version = service.version, service.earlier
+    for pod in list(service.pods):
+        new = await service.start(service.version)
+        if not new.machine.is_dead and pod in service.pods:
+            await service.stop(pod)
+    return f"{service.version} was deployed once more"
+
+
+@step(2)
+async def old_pod(world: World, by: float) -> str:
+    if len(world.service.pods) > 4:
+        return "nothing"
+    pod = await world.service.start(world.service.earlier)
+    return f"{pod.machine.name} started, with the earlier {pod.version}"
+
+
+# --- stores ---
+
+
+@step(5)
+async def bad_store(world: World, by: float) -> str:
+    state, seconds = pick(["away", "slow", "read-only", "deaf"], by * 11 % 1), 10 ** (by * 4)
+    world.store.state = state
+    world.later(seconds, lambda: setattr(world.store, "state", "well"))
+    world.emit(pick(list(TYPES), by))
+    return f"the store is {state} for {seconds:.0f} s"
+
+
+@step(2)
+async def back_up(world: World, by: float) -> str:
+    world.backup = world.now(), world.model.began, world.store.snapshot()
+    return "the store was backed up"
+
+
+@step(1)
+async def restore(world: World, by: float) -> str:
+    if world.backup is None:
+        return "nothing"
+    since, began, kept = world.backup
+    world.model.began = began
+    lose(world, since, kept)
+    return f"the store was restored from the backup of {since:%d %b %H:%M:%S}"
+
+
+@step(2)
+async def fail_over(world: World, by: float) -> str:
+    """A replica takes over that lacks the last seconds."""
+    since, kept = world.now(), world.store.snapshot()
+    names = [world.emit(pick(list(TYPES), by * 7 % 1)) for _ in range(1 + int(by * 4))]
+    await asyncio.sleep(by * 20)
+    lose(world, since, kept)
+    return f"{', '.join(names)} happened, and a replica took over that lacks the last {by * 20:.1f} s"
+
+
+@step(1)
+async def flush(world: World, by: float) -> str:
+    world.model.flush()
+    world.model.end_claims(until=world.now() + timedelta(seconds=100))
+    world.store.flush()
+    world.backup = None
+    return "the store was flushed"
+
+
+def lose(world: World, since: datetime, kept: Any) -> None:
+    world.model.lose(since)
+    world.model.end_claims(until=world.now() + timedelta(seconds=100))
+    world.store.restore(kept)
+
+
+# --- the network and partners ---
+
+
+@step(3)
+async def bad_network(world: World, by: float) -> str:
+    world.weather.loss = by * 0.5
+    world.later(by * 5_000, lambda: setattr(world.weather, "loss", 0.0))
+    return f"{by * 0.5:.0%} of the requests to Basiq go wrong for {by * 5_000:.0f} s"
+
+
+@step(4)
+async def lost_responses(world: World, by: float) -> str:
+    drop: Any = pick(["response", "request"], by * 3 % 1)
+    world.fake.fail_deliveries(1 + int(by * 3), drop=drop)
+    name = world.emit(pick(list(TYPES), by))
+    return f"{name} happened, and {1 + int(by * 3)} deliveries lose their {drop}"
+
+
+@step(2)
+async def partner(world: World, by: float) -> str:
+    state, seconds = pick(["refusing", "hanging", "403"], by * 3 % 1), 10 ** (2 + by * 3)
+    world.service.partner = state
+    world.later(seconds, lambda: setattr(world.service, "partner", "well"))
+    return f"the partner is {state} for {seconds:.0f} s"
+
+
 # --- operators ---
 
 
@@ -122,8 +276,11 @@ async def reactivate(world: World, by: float) -> str:
     return "an operator reactivated the webhook"
 
 
-@step(1)
-async def outage(world: World, by: float) -> str:
-    world.service.partner = "refusing"
-    world.later(by * 20_000, lambda: setattr(world.service, "partner", "well"))
-    return f"the partner refuses for {by * 20_000:.0f} s"
+@step(2)
+async def retry(world: World, by: float) -> str:
+    return f"an operator retried the quarantine: {await world.retry()}"
+
+
+@step(3)
+async def doctor(world: World, by: float) -> str:
+    return f"doctor said {await world.diagnose()}"

@@ -1,20 +1,31 @@
-"""The stores of inboxes, and the lines to them: away, slow, read-only; backed up, restored, flushed, copied."""
+"""The stores of inboxes, and the lines to them: away, slow, read-only, deaf; backed up, restored, flushed."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import copy
+import queue
 import random
-from collections.abc import Awaitable, Callable
+import shutil
+import sqlite3
+import tempfile
+import types
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from basiq_async import InboxError
-from basiq_async.receiver import MemoryInbox
+from basiq_async._storage import sqlite
+from basiq_async.receiver import MemoryInbox, SQLiteInbox
 
 from .machines import SKEW, Machine
 from .model import EVENT_ID, Model
 
 READS = {"known", "note", "known_since", "entries", "waiting"}
+MEMORY = Path("/dev/shm") if Path("/dev/shm").is_dir() else None
+"""A file system in memory: a world is not a test of the disk."""
 
 
 class Store:
@@ -35,6 +46,13 @@ class Store:
     def restore(self, snapshot: Any) -> None:
         raise NotImplementedError
 
+    def flush(self) -> None:
+        """Empty it: somebody else's FLUSHALL, or a new volume."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        pass
+
 
 class Memory(Store):
     """A ``MemoryInbox`` that the machines share, and that outlives them."""
@@ -52,6 +70,98 @@ class Memory(Store):
     def restore(self, snapshot: Any) -> None:
         vars(self.inbox).update(copy.deepcopy(snapshot))
 
+    def flush(self) -> None:
+        vars(self.inbox).update(vars(MemoryInbox(remember=30 * 86_400.0)))
+
+
+class SQLite(Store):
+    """A file of a ``SQLiteInbox``. Each machine opens it; what the package does in a thread is done in the loop."""
+
+    def __init__(self, model: Model, chance: random.Random) -> None:
+        super().__init__(model, chance)
+        self._folder = tempfile.mkdtemp(prefix="basiq-world-", dir=MEMORY)
+        self._path = str(Path(self._folder, "inbox.db"))
+        self._opened: list[SQLiteInbox] = []
+
+    def open(self, machine: Machine) -> Any:
+        inbox = SQLiteInbox(self._path)
+        self._opened.append(inbox)
+        return line_to(self, inbox, machine)
+
+    def snapshot(self) -> Any:
+        with contextlib.closing(sqlite3.connect(self._path)) as found:
+            return found.serialize()
+
+    def restore(self, snapshot: Any) -> None:
+        with (
+            contextlib.closing(sqlite3.connect(":memory:")) as kept,
+            contextlib.closing(sqlite3.connect(self._path)) as there,
+        ):
+            # A copy of a database in WAL mode cannot be opened in memory: two bytes of its head say which mode it is.
+            kept.deserialize(snapshot[:18] + b"\x01\x01" + snapshot[20:])
+            kept.backup(there)
+
+    def flush(self) -> None:
+        empty = str(Path(self._folder, "empty.db"))
+        connection = SQLiteInbox(empty)._store._open()
+        kept = connection.serialize()
+        connection.close()
+        Path(empty).unlink()
+        self.restore(kept)
+
+    def close(self) -> None:
+        for each in self._opened:
+            connection = each._store._connection
+            if connection is not None:
+                connection.close()
+        shutil.rmtree(self._folder)
+
+
+KINDS: dict[str, type[Store]] = {"memory": Memory, "sqlite": SQLite}
+
+
+class _Inline:
+    """The queue of a SQLite store, in place of its thread: what is put in is done at once."""
+
+    def __init__(self, store: sqlite.SQLiteStore) -> None:
+        self._store = store
+
+    def put(self, calls: Any) -> None:
+        store = self._store
+        if calls is None:
+            if store._connection is not None:
+                store.file.close(store._connection)
+                store._connection = None
+            store._ended.set_result(None)
+            return
+        try:
+            store._commit(calls)
+        except BaseException as exc:
+            failure = store.file.translate(exc)
+            for each in calls:
+                each.result = failure
+        asyncio.get_running_loop().call_soon(sqlite._resolve, calls)
+
+
+@contextlib.contextmanager
+def without_threads() -> Iterator[None]:
+    """Let SQLite stores do in the loop what they do in a thread."""
+    usual = sqlite.SQLiteStore.__init__
+
+    def begin(self: sqlite.SQLiteStore, *args: Any, **options: Any) -> None:
+        usual(self, *args, **options)
+        self._calls = _Inline(self)  # type: ignore[assignment]
+
+    idle = types.SimpleNamespace(start=lambda: None, join=lambda: None)
+    threads = types.SimpleNamespace(Thread=lambda **_: idle)
+    queues = types.SimpleNamespace(SimpleQueue=queue.SimpleQueue, Empty=queue.Empty)
+    with (
+        patch.object(sqlite.SQLiteStore, "__init__", begin),
+        patch.object(sqlite, "threading", threads),
+        patch.object(sqlite, "queue", queues),
+    ):
+        yield
+
 
 class Line:
     """A machine's connection to a store: each call takes a while, and may go wrong."""
@@ -60,7 +170,7 @@ class Line:
         self._store, self._inner, self._machine = store, inbox, machine
 
     async def aclose(self) -> None:
-        if hasattr(self._inner, "aclose") and not isinstance(self._inner, MemoryInbox):
+        if not isinstance(self._inner, MemoryInbox):
             await self._inner.aclose()
 
 
@@ -77,13 +187,11 @@ def line_to(store: Store, inbox: Any, machine: Machine) -> Any:
 
 def _call(name: str) -> Callable[..., Awaitable[Any]]:
     async def call(self: Line, *args: Any, **options: Any) -> Any:
-        store, model = self._store, self._store.model
+        store, model, machine = self._store, self._store.model, self._machine.name
         handled = args[0] if name == "complete" else None
-        answered = False
+        recorded = False
         try:
-            await asyncio.sleep(store.chance.uniform(0.0005, 0.02))
-            if store.state == "slow":
-                await asyncio.sleep(store.chance.uniform(1, 9))
+            await _travel(store)
             if store.state == "away" or (store.state == "read-only" and name not in READS):
                 raise InboxError("the store is away")
             skewed = SKEW.set(None)  # the store has a clock of its own
@@ -92,16 +200,23 @@ def _call(name: str) -> Callable[..., Awaitable[Any]]:
             finally:
                 SKEW.reset(skewed)
             if handled is not None and found:
-                model.record(handled, self._machine.name)
-                answered = True
-            if name == "complete" and args[1].startswith("drop/") and (event := EVENT_ID.search(args[0])):
-                model.events[event[0]].dropped = True
-            await asyncio.sleep(store.chance.uniform(0.0005, 0.02))
+                model.record(handled, machine)
+                recorded = True
+                if args[1].startswith("drop/") and (event := EVENT_ID.search(args[0])):
+                    model.events[event[0]].dropped = True
+            if name in ("store", "quarantine") and found:
+                model.keep(args[0] if isinstance(args[0], str) else args[0].key, name == "store")
+            await _travel(store)
             if store.state == "deaf":
                 raise InboxError("the answer of the store was lost")
             return found
         finally:
-            if handled is not None and not answered:
-                model.fail_to_record(handled, self._machine.name)
+            if handled is not None and not recorded:
+                model.fail_to_record(handled, machine)
 
     return call
+
+
+async def _travel(store: Store) -> None:
+    slow = store.state == "slow" and store.chance.random() < 0.5
+    await asyncio.sleep(store.chance.uniform(1, 9) if slow else store.chance.uniform(0.0005, 0.02))

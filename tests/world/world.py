@@ -9,6 +9,7 @@ import random
 import re
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any
 
 import attrs
@@ -21,9 +22,27 @@ from .model import RECENT, Broken, Model
 from .network import Weather, deliver
 from .service import TYPES, URL, Service, Version
 from .steps import STEPS
-from .stores import Memory
+from .stores import KINDS, without_threads
 
 SECRET_TEXTS = ("whsec_", "fake-application", "Bearer ")
+
+
+EVERY_FORM = {
+    **Quirks.forms(),
+    "update": ("mixed", "replaces"),  # with ``patches``, nobody can make a disabled webhook active again
+    "disables": ("exhausted", "failing-120h"),
+}
+
+
+def draw_quirks(chance: random.Random) -> dict[str, str]:
+    """Return the forms of a Basiq: the defaults, those of the engine, or some of all."""
+    if (kind := chance.choice(("default", "engine", "mixed"))) == "mixed":
+        return {name: chance.choice(forms) for name, forms in EVERY_FORM.items() if chance.random() < 0.3}
+    return {"engine": "yes"} if kind == "engine" else {}
+
+
+def make_quirks(drawn: dict[str, str]) -> Quirks:
+    return Quirks.engine() if "engine" in drawn else Quirks(**drawn)  # type: ignore[arg-type]
 
 
 @attrs.frozen
@@ -42,6 +61,8 @@ class Story:
             "pods": chance.randint(1, 3),
             "deferred": chance.random() < 0.4,
             "quarantine_after": chance.choice((None, None, 3)),
+            "store": chance.choice(("memory", "sqlite")),
+            "quirks": draw_quirks(chance),
         }
         names, weights = list(STEPS), [weight for weight, _ in STEPS.values()]
         steps, left = [], days * 86_400
@@ -64,15 +85,19 @@ class World:
     def __init__(self, story: Story) -> None:
         self.story = story
         self.chance = random.Random(f"the course of {story.seed}")
+        self.store: Any = None
+        self.backup: tuple[datetime, datetime | None, Any] | None = None
         self.told: list[tuple[datetime, str]] = []
         """What happened when."""
+        self.model = Model(self.now)
         self.broken: Broken | None = None
         self.tasks: set[asyncio.Task[Any]] = set()
 
     async def live(self) -> None:
-        self.fake = FakeBasiq(clock=self.now, seed=self.story.seed, quirks=Quirks(), page_size=20)
-        self.model = Model(self.now)
-        self.store = Memory(self.model, self.chance)
+        self.fake = FakeBasiq(
+            clock=self.now, seed=self.story.seed, quirks=make_quirks(self.story.setting["quirks"]), page_size=20
+        )
+        self.store = KINDS[self.story.setting["store"]](self.model, self.chance)
         self.weather = Weather(self.chance)
         self.service = Service(self.fake, self.model, self.store, self.weather, self.chance)
         setting = self.story.setting
@@ -91,15 +116,24 @@ class World:
         self.check()
         await self.calm_down()
 
+    def close(self) -> None:
+        if self.store is not None:
+            self.store.close()
+
     async def calm_down(self) -> None:
         """End all faults, do what the pages say, and look what is left."""
         service = self.service
         service.partner, self.weather.loss, self.store.state = "well", 0.0, "well"
+        service.version = Version(deferred=service.version.deferred)
         service.lethal.clear()
         service.poisoned.clear()
         for pod in service.pods:
-            pod.machine.fuse = None
-        while len([each for each in service.pods if each.is_up]) < 2:
+            pod.machine.fuse, pod.machine.skew = None, 0.0
+            if pod.machine.is_frozen:
+                pod.machine.thaw()
+        for pod in list(service.pods):
+            await service.stop(pod)
+        for _ in range(2):
             await service.start(service.version)
         for each in self.fake.webhooks():
             if each.disabled:
@@ -113,7 +147,9 @@ class World:
         self.check()
         if "finished" not in last:
             raise Broken(f"when all was well, the recovery had problems: {last}")
-        self.look_for_missed(self.now(), set())
+        self.look_for_missed(self.now())
+        if (problems := await self.diagnose()) not in ([], ["clock"]):
+            raise Broken(f"when all was well, doctor said {problems}")
 
     # --- what steps do ---
 
@@ -124,7 +160,7 @@ class World:
     async def recover(self) -> str:
         """Run ``recover`` on a machine of its own. A finished one has left nothing."""
         machine = Machine(f"job-{len(self.told)}")
-        machine.on_death.append(lambda: self.model.end_machine(machine.name))
+        machine.on_death.append(partial(self.model.end_claims, machine.name))
         began = self.now()
 
         async def job() -> Any:
@@ -137,16 +173,30 @@ class World:
             return f"recover {done}"
         if not done.finished:
             return f"recover handled {done.handled}, and left {[str(each) for each in done.problems]}"
-        self.look_for_missed(began, set())
+        self.look_for_missed(began)
         return f"recover finished, and handled {done.handled}"
+
+    async def diagnose(self) -> Any:
+        """Return the codes of what doctor says, or the text of how it ended otherwise."""
+        machine = Machine(f"doctor-{len(self.told)}")
+
+        async def look() -> Any:
+            async with self.service.client() as basiq:
+                receiver = self.service.receiver(self.service.version, machine)
+                found = await basiq.webhooks.diagnose(self.service.webhook_ids[0], receiver=receiver)
+                return [each.code for each in found.problems]
+
+        return await self.run(machine, look())
 
     async def reactivate(self, webhook_id: str) -> None:
         async with self.service.client() as basiq:
             await basiq.webhooks.reactivate(webhook_id)
 
-    async def retry(self) -> None:
+    async def retry(self) -> Any:
         machine = Machine(f"job-{len(self.told)}")
-        await self.run(machine, self.service.receiver(self.service.version, machine).retry_quarantined())
+        machine.on_death.append(partial(self.model.end_claims, machine.name))
+        done = await self.run(machine, self.service.receiver(self.service.version, machine).retry_quarantined())
+        return done if isinstance(done, str) else [each.result.value for each in done]
 
     async def run(self, machine: Machine, work: Any) -> Any:
         """Run a job to its end. Return its result, or the text of how it ended otherwise."""
@@ -163,8 +213,9 @@ class World:
             return f"raised {task.exception()!r}"
         return task.result()
 
-    def look_for_missed(self, until: datetime, named: set[str]) -> None:
-        missed = self.model.missed(set(TYPES), self.now() - timedelta(days=7), until - RECENT, named)
+    def look_for_missed(self, until: datetime) -> None:
+        types, since = set(self.service.version.types), self.now() - timedelta(days=7)
+        missed = self.model.missed(types, since, until - RECENT)
         if missed:
             raise Broken(f"{', '.join(each.name for each in missed)} is missed, and the recovery was finished")
 
@@ -239,10 +290,14 @@ def live(story: Story) -> Ending:
     logger.propagate, propagate = False, logger.propagate
     broken: str | None = None
     try:
-        run_world(world.live, str(story.seed))
+        with without_threads():
+            run_world(world.live, str(story.seed))
     except Broken as exc:
         broken = str(exc)
+    except Exception as exc:  # of the package, or of the world itself
+        broken = f"{type(exc).__name__}: {exc}"
     finally:
         logger.removeHandler(listening)
         logger.propagate = propagate
+        world.close()
     return Ending(broken, world.tell_all(broken or ""))
