@@ -16,6 +16,7 @@ import attrs
 EVENT_ID = re.compile("[0-9a-f]{64}")
 RECENT = timedelta(minutes=3)
 CLOCKS = timedelta(minutes=6)
+KEEP_TRYING = timedelta(days=3)
 
 
 class Broken(Exception):
@@ -54,8 +55,20 @@ class Event:
     """Whether an operator dropped it from the quarantine."""
     kept: datetime | None = None
     """When a store kept it, to be handled later or in the quarantine."""
+    waits: datetime | None = None
+    """When a store kept it to be handled later, if it does."""
+    failures: int = 0
+    own_failures: int = 0
+    """Those that are not of an outage."""
+    kills: int = 0
+    """How often its machine died while it was at work on it."""
     lost: bool = False
     """Whether a store that kept it was flushed: Basiq believes that it was delivered."""
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nobody owes anything for it."""
+        return self.dropped or self.ignored or self.lost
 
 
 class Model:
@@ -80,6 +93,9 @@ class Model:
         return event
 
     def begin(self, event_id: str, machine: str) -> Run:
+        if event_id not in self.events:
+            self.breaks("a delivery that Basiq did not send was handled")
+            self.events[event_id] = Event(event_id, "a stranger's", "", self.now())
         run = Run(self.events[event_id], machine)
         run.is_stale = any(self.now() <= self.stale[name] for name in ("", machine) if name in self.stale)
         self.runs.append(run)
@@ -97,7 +113,29 @@ class Model:
         self.note(run.event, f"{run.machine} handled it")
         if before and not run.is_stale:
             first = f"by {before[0].machine} at {before[0].at:%d %H:%M:%S}"
-            self.broken = self.broken or Broken(f"{run.event.name} was handled twice: {first}, and by {run.machine}")
+            self.breaks(f"{run.event.name} was handled twice: {first}, and by {run.machine}")
+
+    def fail(self, run: Run, *, by_outage: bool) -> None:
+        """The handler raised, or was cancelled: what it did before may be done again."""
+        run.event.failures += 1
+        run.event.own_failures += not by_outage
+        if run.effect is not None:
+            run.effect.stands = False
+
+    def respond(self, event_id: str, machine: str, status: int, result: str) -> None:
+        """A machine has responded to a delivery. What is acknowledged is handled, or kept."""
+        event = self.events.get(event_id)
+        if event is None:
+            if status < 400:
+                self.breaks("a delivery that Basiq did not send was acknowledged")
+            return
+        event.ignored = event.ignored or result == "ignored"
+        self.note(event, f"{machine} responded {status} ({result})")
+        if status < 300 and not (event.effects or event.kept or event.is_over):
+            self.breaks(f"{event.name} was acknowledged, and neither handled nor kept")
+
+    def breaks(self, text: str) -> None:
+        self.broken = self.broken or Broken(text)
 
     def record(self, key: str, machine: str) -> None:
         """The store has recorded a key as handled, for a machine."""
@@ -119,6 +157,7 @@ class Model:
         """
         for run in self.runs:
             run.is_stale = run.is_stale or machine in ("", run.machine)
+            run.event.kills += machine in ("", run.machine)
         for event in self.events.values():
             for effect in event.effects:
                 if machine in ("", effect.machine) and effect.recorded is None:
@@ -147,12 +186,23 @@ class Model:
         for event in self.events.values():
             event.lost = event.lost or event.kept is not None
 
-    def keep(self, key: str, waits: bool) -> None:
+    def keep(self, key: str, *, waits: bool, acknowledged: bool) -> None:
         """A store has kept an event, to be handled later or in the quarantine."""
         found = EVENT_ID.search(key)
         if found and (event := self.events.get(found[0])):
+            if not waits and acknowledged:  # what a job sets aside is handled by Basiq's next attempt
+                self._check_set_aside(event)
             event.kept = self.now()
+            event.waits = event.kept if waits else None
             self.note(event, "the store keeps it, to be handled later" if waits else "it is in the quarantine")
+
+    def _check_set_aside(self, event: Event) -> None:
+        """It takes an error of the event's own, or days, or deaths of its machine."""
+        waited = event.waits is None or self.now() - event.waits >= KEEP_TRYING
+        if event.kills or (waited and event.own_failures) or (event.waits and waited):
+            return
+        if event.failures < 3 or not event.own_failures:
+            self.breaks(f"{event.name} was set aside after {event.failures} failures, {event.own_failures} its own")
 
     def _unrecorded(self, key: str, machine: str) -> list[tuple[Event, Effect]]:
         found = EVENT_ID.search(key)
@@ -165,8 +215,5 @@ class Model:
         return [
             event
             for event in self.events.values()
-            if event.type in types
-            and since <= event.at <= until
-            and not event.effects
-            and not (event.dropped or event.ignored or event.lost)
+            if event.type in types and since <= event.at <= until and not event.effects and not event.is_over
         ]

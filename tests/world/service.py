@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -18,7 +19,7 @@ from .model import Model
 from .network import Weather, Wire
 from .stores import Store
 
-URL = "https://service.example/basiq"
+NAME, URL = "service", "https://service.example/basiq"
 TYPES = ("user.created", "consent.revoked", "transactions.updated")
 
 
@@ -29,6 +30,11 @@ class Version:
     types: tuple[str, ...] = TYPES
     deferred: bool = False
     quarantine_after: int | None = None
+
+    def __str__(self) -> str:
+        kind = "deferred handlers" if self.deferred else "live handlers"
+        more = "" if self.quarantine_after is None else f", quarantine_after={self.quarantine_after}"
+        return f"a version with {kind} of {len(self.types)} types{more}"
 
 
 @attrs.define(eq=False)
@@ -48,9 +54,24 @@ class Pod:
 class Service:
     """The pods of a service, on one store. A balancer hands each delivery to one of them."""
 
-    def __init__(self, fake: FakeBasiq, model: Model, store: Store, weather: Weather, chance: random.Random) -> None:
+    def __init__(
+        self,
+        fake: FakeBasiq,
+        model: Model,
+        store: Store,
+        weather: Weather,
+        chance: random.Random,
+        spawn: Callable[[Any], None],
+    ) -> None:
+        self.spawn = spawn
         self.fake, self.model, self.store, self.weather, self.chance = fake, model, store, weather, chance
         self.webhook_ids: list[str] = []
+        self.kept_secrets: list[str] = []
+        """The file of the secrets, which all pods read."""
+        self.url = URL
+        self.wanted = 0
+        """How many pods there are to be: one that crashes is started again."""
+        self.crashes = 0
         self.version = self.earlier = Version()
         self.pods: list[Pod] = []
         self.started = 0
@@ -72,9 +93,9 @@ class Service:
         """Start one pod, and wait until it serves, for a minute at most."""
         self.started += 1
         machine = Machine(f"pod-{self.started}")
-        machine.on_death.append(partial(self.model.end_claims, machine.name))
         ready = asyncio.Event()
         pod = Pod(machine, version, self.receiver(version, machine), asyncio.Event())
+        machine.on_death.append(partial(self.crashed, pod))
         pod.ended = machine.start(self._serve(pod, ready))
         waits = [asyncio.ensure_future(each.wait()) for each in (ready, machine.died)]
         await asyncio.wait([*waits, pod.ended], timeout=60, return_when=asyncio.FIRST_COMPLETED)
@@ -107,9 +128,7 @@ class Service:
         return receiver
 
     async def secrets(self) -> list[str]:
-        """Return what is in the file of the secret, where each answer of Basiq stores it."""
-        listed = {each.id for each in self.fake.webhooks()}
-        return [self.fake.secret(each) for each in self.webhook_ids if each in listed] or ["whsec_bm9uZQ=="]
+        return self.kept_secrets
 
     async def stop(self, pod: Pod) -> None:
         """Stop a pod in order: it has a minute, then it is killed."""
@@ -119,10 +138,20 @@ class Service:
             await asyncio.wait((pod.ended,), timeout=60)
         pod.machine.kill()
 
-    def kill(self, pod: Pod) -> None:
-        pod.machine.kill()
-        if pod in self.pods:
-            self.pods.remove(pod)
+    def crashed(self, pod: Pod) -> None:
+        """Start a pod in the place of one that is gone, after a while."""
+        self.model.end_claims(pod.machine.name)
+        if pod not in self.pods:
+            return  # it was stopped
+        self.pods.remove(pod)
+        self.crashes += 1
+
+        async def start_again() -> None:
+            await asyncio.sleep(self.chance.uniform(5, 90))
+            if len(self.pods) < self.wanted:
+                await self.start(self.version)
+
+        self.spawn(start_again())
 
     # --- deliveries ---
 
@@ -142,10 +171,7 @@ class Service:
             return 502
         outcome = task.result()
         if outcome.delivery is not None:
-            event = self.model.events[outcome.delivery.event_id]
-            self.model.note(event, f"{pod.machine.name} responded {outcome.status} ({outcome.result.value})")
-        if outcome.result.value == "ignored" and outcome.delivery is not None:
-            self.model.events[outcome.delivery.event_id].ignored = True
+            self.model.respond(outcome.delivery.event_id, pod.machine.name, int(outcome.status), outcome.result.value)
         return int(outcome.status)
 
     async def _handle(self, delivery: Any, machine: Machine) -> None:
@@ -168,9 +194,8 @@ class Service:
                 await asyncio.sleep(3_600)
             self.model.take_effect(run)
             await asyncio.sleep(self.chance.uniform(0.0, 0.05))
-        except BaseException:
-            if run.effect is not None:
-                run.effect.stands = False  # it happened, and its handler failed
+        except BaseException as exc:
+            self.model.fail(run, by_outage=isinstance(exc, ConnectionError))
             raise
         finally:
             self.model.end(run)

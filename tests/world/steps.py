@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from .machines import Machine
 from .service import TYPES, Version
 
 if TYPE_CHECKING:
@@ -98,12 +98,13 @@ async def kill(world: World, by: float) -> str:
 
 @step(4)
 async def scale(world: World, by: float) -> str:
-    if len(world.service.pods) < 4:
-        pod = await world.service.start(world.service.version)
-        return f"{pod.machine.name} started"
-    pod = pick(world.service.pods, by)
-    await world.service.stop(pod)
-    return f"{pod.machine.name} stopped"
+    service = world.service
+    service.wanted = 1 + int(by * 4)
+    while len(service.pods) < service.wanted:
+        await service.start(service.version)
+    while len(service.pods) > service.wanted:
+        await service.stop(pick(service.pods, by))
+    return f"the service has {service.wanted} pods"
 
 
 @step(4)
@@ -259,28 +260,77 @@ async def partner(world: World, by: float) -> str:
     return f"the partner is {state} for {seconds:.0f} s"
 
 
+@step(2)
+async def stranger(world: World, by: float) -> str:
+    """Somebody who does not have the secret posts a delivery."""
+    body = f'{{"eventTypeId": "{TYPES[0]}", "eventId": "{"f" * 64}", "links": {{}}}}'.encode()
+    at = int(world.now().timestamp() - (0 if by < 0.7 else 1_000))
+    signature = "v1," + base64.b64encode(bytes(32)).decode()
+    headers = {"webhook-id": "msg_1", "webhook-timestamp": str(at), "webhook-signature": signature}
+    return f"a stranger posted a delivery, and got {await world.receive(headers, body)}"
+
+
 # --- operators ---
 
 
 @step(6)
 async def recover(world: World, by: float) -> str:
-    return await world.recover()
+    return await world.operators.recover()
 
 
-@step(2)
-async def reactivate(world: World, by: float) -> str:
-    disabled = [each for each in world.fake.webhooks() if each.disabled]
-    if not disabled:
-        return "nothing"
-    await world.run(Machine("operator"), world.reactivate(disabled[0].id))
-    return "an operator reactivated the webhook"
-
-
-@step(2)
-async def retry(world: World, by: float) -> str:
-    return f"an operator retried the quarantine: {await world.retry()}"
+@step(3)
+async def paste(world: World, by: float) -> str:
+    return await world.operators.paste()
 
 
 @step(3)
 async def doctor(world: World, by: float) -> str:
-    return f"doctor said {await world.diagnose()}"
+    found = await world.operators.diagnose()
+    return f"doctor {found if isinstance(found, str) else f'said {[each.code for each in found.problems]}'}"
+
+
+@step(2)
+async def replay(world: World, by: float) -> str:
+    return await world.operators.replay(**pick([{}, {"source": "events"}], by))
+
+
+@step(2)
+async def retry(world: World, by: float) -> str:
+    return f"an operator retried the quarantine: {await world.operators.retry()}"
+
+
+@step(1)
+async def drop(world: World, by: float) -> str:
+    return await world.operators.drop(by)
+
+
+@step(2)
+async def rewrite(world: World, by: float) -> str:
+    said = await world.operators.rewrite(world.service.webhook_ids[0])
+    return f"an operator wrote the webhook anew: {said}"
+
+
+@step(2)
+async def move(world: World, by: float) -> str:
+    url = f"https://service.example/{int(by * 1e6)}"
+    return f"the url was changed to {url}: {await world.operators.move(url)}"
+
+
+@step(1)
+async def subscribe(world: World, by: float) -> str:
+    world.asked = TYPES[:2] if by < 0.5 else TYPES
+    return f"the webhook was {await world.operators.subscribe(list(world.asked))}"
+
+
+@step(1)
+async def make_again(world: World, by: float) -> str:
+    """Somebody deletes the webhook. Later it is made again, and the service is deployed with both ids."""
+    deleted = await world.operators.delete()
+    name = world.emit(pick(list(TYPES), by))
+    await asyncio.sleep(10 ** (by * 4))
+    made = await world.operators.make()
+    for pod in list(world.service.pods):
+        new = await world.service.start(world.service.version)
+        if not new.machine.is_dead and pod in world.service.pods:
+            await world.service.stop(pod)
+    return f"the webhook was deleted ({deleted}), {name} happened, and it was made again ({made})"

@@ -205,7 +205,8 @@ def _call(name: str) -> Callable[..., Awaitable[Any]]:
                 if args[1].startswith("drop/") and (event := EVENT_ID.search(args[0])):
                     model.events[event[0]].dropped = True
             if name in ("store", "quarantine") and found:
-                model.keep(args[0] if isinstance(args[0], str) else args[0].key, name == "store")
+                entry = args[-1] if name == "quarantine" else args[0]
+                model.keep(entry.key, waits=name == "store", acknowledged=entry.acknowledged)
             await _travel(store)
             if store.state == "deaf":
                 raise InboxError("the answer of the store was lost")

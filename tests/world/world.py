@@ -9,17 +9,16 @@ import random
 import re
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
-from functools import partial
 from typing import Any
 
 import attrs
 
-from basiq_async.replay import recover
 from basiq_async.testing import FakeBasiq, Quirks
 
-from .machines import BEGINNING, Listening, Machine, run_world
+from .machines import BEGINNING, Listening, run_world
 from .model import RECENT, Broken, Model
 from .network import Weather, deliver
+from .operators import Operators
 from .service import TYPES, URL, Service, Version
 from .steps import STEPS
 from .stores import KINDS, without_threads
@@ -61,6 +60,7 @@ class Story:
             "pods": chance.randint(1, 3),
             "deferred": chance.random() < 0.4,
             "quarantine_after": chance.choice((None, None, 3)),
+            "recover every": chance.choice((None, None, 1_800, 86_400)),
             "store": chance.choice(("memory", "sqlite")),
             "quirks": draw_quirks(chance),
         }
@@ -92,6 +92,10 @@ class World:
         self.model = Model(self.now)
         self.broken: Broken | None = None
         self.tasks: set[asyncio.Task[Any]] = set()
+        self.is_calm = False
+        self.asked: Sequence[str] = TYPES
+        """The event types that the service asks for."""
+        self.disabled: dict[str, datetime] = {}
 
     async def live(self) -> None:
         self.fake = FakeBasiq(
@@ -99,17 +103,23 @@ class World:
         )
         self.store = KINDS[self.story.setting["store"]](self.model, self.chance)
         self.weather = Weather(self.chance)
-        self.service = Service(self.fake, self.model, self.store, self.weather, self.chance)
+        self.service = Service(self.fake, self.model, self.store, self.weather, self.chance, self.spawn)
+        self.operators = Operators(self)
         setting = self.story.setting
         self.service.version = Version(deferred=setting["deferred"], quarantine_after=setting["quarantine_after"])
-        self.service.webhook_ids.append(self.fake.add_webhook(URL, TYPES))
         self.fake.route(URL, self.receive)
         self.spawn(deliver(self.fake))
+        await self.operators.make()
+        await asyncio.sleep(1_000)
+        self.service.wanted = setting["pods"]
         for _ in range(setting["pods"]):
             await self.service.start(self.service.version)
+        if (every := setting["recover every"]) is not None:
+            self.spawn(self.recover_every(every))
         await asyncio.sleep(600)  # two clocks may differ by so much: what is lost at first is unknown
         for pause, name, by in self.story.steps:
             await asyncio.sleep(pause)
+            self.see_disabled()
             self.check()
             _, act = STEPS[name]
             self.tell(await act(self, by))
@@ -122,34 +132,53 @@ class World:
 
     async def calm_down(self) -> None:
         """End all faults, do what the pages say, and look what is left."""
-        service = self.service
+        service, operators = self.service, self.operators
         service.partner, self.weather.loss, self.store.state = "well", 0.0, "well"
+        self.fake._deliveries.faults.clear()
+        self.is_calm, service.wanted = True, 0
         service.version = Version(deferred=service.version.deferred)
         service.lethal.clear()
         service.poisoned.clear()
-        for pod in service.pods:
+        for pod in list(service.pods):
             pod.machine.fuse, pod.machine.skew = None, 0.0
             if pod.machine.is_frozen:
                 pod.machine.thaw()
-        for pod in list(service.pods):
             await service.stop(pod)
+        self.asked = TYPES
+        self.tell("calm begins")
+        if not [each for each in self.fake.webhooks() if each.id == service.webhook_ids[0]]:
+            self.tell(f"the webhook was made again: {await operators.make()}")
+            await asyncio.sleep(1_000)
+        elif set(self.subscribed_now()) != set(TYPES):
+            self.tell(await operators.subscribe(list(TYPES)))
+        service.wanted = 2
         for _ in range(2):
             await service.start(service.version)
         for each in self.fake.webhooks():
             if each.disabled:
-                await self.run(Machine("operator"), self.reactivate(each.id))
+                self.tell(f"the webhook was reactivated: {await operators.rewrite(each.id)}")
         await asyncio.sleep(45 * 60)
-        self.tell("all is well again")
-        await self.retry()
-        self.tell(await self.recover())
+        self.tell(await operators.paste())
+        self.tell(await operators.recover())
         await asyncio.sleep(45 * 60)
-        self.tell(last := await self.recover())
+        self.tell(await operators.paste())
+        self.tell(last := await operators.recover())
         self.check()
         if "finished" not in last:
             raise Broken(f"when all was well, the recovery had problems: {last}")
-        self.look_for_missed(self.now())
-        if (problems := await self.diagnose()) not in ([], ["clock"]):
-            raise Broken(f"when all was well, doctor said {problems}")
+        found = await operators.diagnose()
+        if isinstance(found, str) or not found.healthy:
+            said = found if isinstance(found, str) else [str(each) for each in found.problems]
+            raise Broken(f"when all was well, doctor said {said}")
+
+    async def recover_every(self, seconds: float) -> None:
+        """Recover again and again, as a cron job does."""
+        before = "recover finished, and handled 0"
+        while not self.is_calm:
+            await asyncio.sleep(seconds)
+            if not self.is_calm and (said := await self.operators.recover()) != before:
+                self.tell(f"{said} (it runs each {seconds:.0f} s)")
+                before = said
 
     # --- what steps do ---
 
@@ -157,67 +186,30 @@ class World:
         made = self.fake.emit(event_type)
         return self.model.happen(made.event_id, event_type).name
 
-    async def recover(self) -> str:
-        """Run ``recover`` on a machine of its own. A finished one has left nothing."""
-        machine = Machine(f"job-{len(self.told)}")
-        machine.on_death.append(partial(self.model.end_claims, machine.name))
-        began = self.now()
-
-        async def job() -> Any:
-            async with self.service.client() as basiq:
-                receiver = self.service.receiver(self.service.version, machine)
-                return await recover(basiq, self.service.webhook_ids[0], receiver)
-
-        done = await self.run(machine, job())
-        if isinstance(done, str):
-            return f"recover {done}"
-        if not done.finished:
-            return f"recover handled {done.handled}, and left {[str(each) for each in done.problems]}"
-        self.look_for_missed(began)
-        return f"recover finished, and handled {done.handled}"
-
-    async def diagnose(self) -> Any:
-        """Return the codes of what doctor says, or the text of how it ended otherwise."""
-        machine = Machine(f"doctor-{len(self.told)}")
-
-        async def look() -> Any:
-            async with self.service.client() as basiq:
-                receiver = self.service.receiver(self.service.version, machine)
-                found = await basiq.webhooks.diagnose(self.service.webhook_ids[0], receiver=receiver)
-                return [each.code for each in found.problems]
-
-        return await self.run(machine, look())
-
-    async def reactivate(self, webhook_id: str) -> None:
-        async with self.service.client() as basiq:
-            await basiq.webhooks.reactivate(webhook_id)
-
-    async def retry(self) -> Any:
-        machine = Machine(f"job-{len(self.told)}")
-        machine.on_death.append(partial(self.model.end_claims, machine.name))
-        done = await self.run(machine, self.service.receiver(self.service.version, machine).retry_quarantined())
-        return done if isinstance(done, str) else [each.result.value for each in done]
-
-    async def run(self, machine: Machine, work: Any) -> Any:
-        """Run a job to its end. Return its result, or the text of how it ended otherwise."""
-        task = machine.start(work)
-        died = asyncio.ensure_future(machine.died.wait())
-        await asyncio.wait((task, died), timeout=7_200, return_when=asyncio.FIRST_COMPLETED)
-        died.cancel()
-        if machine.is_dead:
-            return "was killed"
-        if not task.done():
-            machine.kill()
-            raise Broken(f"a job of {machine.name} did not end in two hours")
-        if task.exception() is not None:
-            return f"raised {task.exception()!r}"
-        return task.result()
-
-    def look_for_missed(self, until: datetime) -> None:
-        types, since = set(self.service.version.types), self.now() - timedelta(days=7)
-        missed = self.model.missed(types, since, until - RECENT)
+    def look_for_missed(self, why: str, until: datetime, *, sending: bool = False) -> None:
+        """Raise ``Broken`` if an event is missed. ``sending``: but for those that Basiq sends again."""
+        types = {*self.service.version.types} & {*self.subscribed_now()}
+        missed = self.model.missed(types, self.now() - timedelta(days=7), until - RECENT)
+        if sending:
+            planned = {each.message_id for each in self.fake.upcoming()}
+            sent = {each.event.id for each in self.fake.messages() if each.id in planned}
+            missed = [each for each in missed if each.id not in sent]
         if missed:
-            raise Broken(f"{', '.join(each.name for each in missed)} is missed, and the recovery was finished")
+            raise Broken(f"{', '.join(each.name for each in missed)} is missed, and {why}")
+
+    def subscribed(self) -> list[str]:
+        """The types that the service asks for."""
+        return list(self.asked)
+
+    def subscribed_now(self) -> Sequence[str]:
+        """The types that Basiq has for the webhook."""
+        found = [each for each in self.fake.webhooks() if each.id == self.service.webhook_ids[0]]
+        return (found[0].events or TYPES) if found else ()
+
+    def webhook_disabled_at(self, webhook_id: str) -> datetime | None:
+        """Since when a webhook is disabled, at the latest; None for one that is not."""
+        self.see_disabled()
+        return self.disabled.get(webhook_id)
 
     def later(self, seconds: float, act: Callable[[], None]) -> None:
         async def wait() -> None:
@@ -247,6 +239,11 @@ class World:
         for task in self.tasks:
             if task.done() and not task.cancelled() and task.exception() is not None:
                 raise task.exception()  # type: ignore[misc]
+
+    def see_disabled(self) -> None:
+        """Note since when a webhook is disabled, at the latest."""
+        disabled = {each.id for each in self.fake.webhooks() if each.disabled}
+        self.disabled = {each: self.disabled.get(each, self.now()) for each in disabled}
 
     def now(self) -> datetime:
         return BEGINNING + timedelta(seconds=asyncio.get_running_loop().time() - 1000.0)

@@ -1,0 +1,235 @@
+"""What operators do: run jobs, change the webhook, and paste the lines that doctor prints."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import datetime
+from functools import partial
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+from basiq_async import BasiqClient
+from basiq_async.cli._lines import Place, find_line  # private: what doctor prints
+from basiq_async.replay import Replay, recover
+
+from .machines import Machine
+from .model import Broken
+from .service import NAME
+
+if TYPE_CHECKING:
+    from .world import World
+
+SHOWS = (
+    "inbox waiting",
+    "messages tail",
+    "messages list",
+    "events types",
+    "whoami",
+    "webhooks doctor",
+    "quarantine list",
+)
+"""Commands that change nothing."""
+
+
+class Operators:
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.jobs = 0
+
+    async def run(self, work: Any, *, hours: float = 3) -> Any:
+        """Run a job on a machine of its own. Return its result, or a text that says how it ended otherwise.
+
+        ``work``: an async function of the machine and a client.
+        """
+        self.jobs += 1
+        machine = Machine(f"job-{self.jobs}")
+        machine.on_death.append(partial(self.world.model.end_claims, machine.name))
+
+        async def job() -> Any:
+            async with self.world.service.client() as basiq:
+                return await work(machine, basiq)
+
+        task = machine.start(job())
+        died = asyncio.ensure_future(machine.died.wait())
+        await asyncio.wait((task, died), timeout=hours * 3_600, return_when=asyncio.FIRST_COMPLETED)
+        died.cancel()
+        if machine.is_dead:
+            return "was killed"
+        if not task.done():
+            machine.kill()
+            raise Broken(f"a job did not end in {hours:g} hours")
+        if (error := task.exception()) is None:
+            return task.result()
+        if not type(error).__module__.startswith("basiq_async"):
+            raise Broken(f"a job raised a foreign error: {error!r}")
+        return f"raised {type(error).__name__}: {str(error)[:200]}"
+
+    # --- jobs ---
+
+    async def recover(self, **options: Any) -> str:
+        """Recover, and look whether a finished one has left nothing."""
+        world, service, began = self.world, self.world.service, self.world.now()
+
+        async def job(machine: Machine, basiq: BasiqClient) -> Any:
+            receiver = service.receiver(service.version, machine)
+            return await recover(basiq, service.webhook_ids[0], receiver, **options)
+
+        done = await self.run(job)
+        if isinstance(done, str):
+            return f"recover {done}"
+        if not done.finished:
+            return f"recover handled {done.handled}, and left {sorted({each.code for each in done.problems})}"
+        world.look_for_missed("the recovery was finished", began)
+        disabled = world.webhook_disabled_at(service.webhook_ids[0])
+        if disabled is not None and disabled < began:
+            raise Broken("the recovery was finished, and the webhook was disabled before it began")
+        return f"recover finished, and handled {done.handled}"
+
+    async def replay(self, **options: Any) -> str:
+        service = self.world.service
+
+        async def job(machine: Machine, basiq: BasiqClient) -> Any:
+            return await Replay(
+                basiq, service.webhook_ids[0], service.receiver(service.version, machine), **options
+            ).run()
+
+        done = await self.run(job)
+        return f"replay {done if isinstance(done, str) else f'handled {done.handled}, finished: {done.finished}'}"
+
+    async def retry(self) -> str:
+        service = self.world.service
+
+        async def job(machine: Machine, basiq: BasiqClient) -> Any:
+            return await service.receiver(service.version, machine).retry_quarantined()
+
+        done = await self.run(job)
+        return done if isinstance(done, str) else ", ".join(each.result.value for each in done)
+
+    async def drop(self, by: float) -> str:
+        service = self.world.service
+
+        async def job(machine: Machine, basiq: BasiqClient) -> Any:
+            receiver = service.receiver(service.version, machine)
+            found = await receiver.quarantined()
+            chosen = [each.event_id for each in found][int(by * len(found)) :][:1]
+            return await receiver.drop_quarantined(chosen)
+
+        return f"an operator dropped from the quarantine: {await self.run(job)}"
+
+    async def work(self) -> str:
+        service = self.world.service
+
+        async def job(machine: Machine, basiq: BasiqClient) -> Any:
+            return await service.receiver(service.version, machine).work(until_empty=True)
+
+        return str(await self.run(job))
+
+    # --- doctor ---
+
+    async def diagnose(self) -> Any:
+        """Return what doctor finds, or a text. Where it finds nothing, nothing is missed but what Basiq still sends."""
+        world, service, began = self.world, self.world.service, self.world.now()
+
+        async def job(machine: Machine, basiq: BasiqClient) -> Any:
+            receiver = service.receiver(service.version, machine)
+            return await basiq.webhooks.diagnose(service.webhook_ids[0], receiver=receiver, max_items=None)
+
+        found = await self.run(job)
+        if not isinstance(found, str) and found.healthy:
+            world.look_for_missed("doctor found nothing", began, sending=True)
+        return found
+
+    async def paste(self) -> str:
+        """Run the lines that doctor prints, in its order."""
+        found = await self.diagnose()
+        if isinstance(found, str):
+            return f"doctor {found}"
+        place, said = Place(receiver="service:receiver"), []
+        for problem in found.problems:
+            words = find_line(problem, found, place)[1:]
+            said.append(f"{problem.code}: {' '.join(words) or 'no line'} -> {await self.command(list(words))}")
+        return f"an operator pasted {'; '.join(said) or 'nothing, for all is well'}"
+
+    async def command(self, words: list[str]) -> str:
+        """Run a command of the command line, as far as doctor prints it."""
+        text = " ".join(words)
+        if not words or text.startswith(SHOWS):
+            return "-"
+        if words[0] == "recover":
+            options: dict[str, Any] = {"everything": "--everything" in words, "all_types": "--all-types" in words}
+            if "--acknowledged" in words:
+                options["acknowledged"] = datetime.fromisoformat(words[words.index("--acknowledged") + 1])
+            return await self.recover(**options)
+        if text.startswith("webhooks wait"):
+            await asyncio.sleep(1_000)
+            return "active"
+        if text.startswith(("webhooks reactivate", "webhooks secret")):
+            return await self.rewrite(words[2])
+        if text.startswith("webhooks update"):
+            types = [word for before, word in pairwise(words) if before == "--event"]
+            return await self.subscribe(types)
+        if text.startswith("quarantine retry"):
+            return await self.retry()
+        if text.startswith("work "):
+            return await self.work()
+        raise Broken(f"doctor prints a line that no one here can run: {text}")
+
+    # --- the webhook ---
+
+    async def rewrite(self, webhook_id: str) -> str:
+        """Reactivate a webhook, or write it as it is: Basiq may make a new secret."""
+
+        async def job(machine: Machine, basiq: BasiqClient) -> Any:
+            return self.keep_secret(await basiq.webhooks.reactivate(webhook_id))
+
+        return str(await self.run(job))
+
+    async def subscribe(self, types: list[str]) -> str:
+        async def job(machine: Machine, basiq: BasiqClient) -> Any:
+            return self.keep_secret(
+                await basiq.webhooks.update(self.world.service.webhook_ids[0], subscribed_events=types)
+            )
+
+        return f"subscribed to {len(types)} types: {await self.run(job)}"
+
+    async def move(self, url: str) -> str:
+        """Let a new url take the deliveries of the present one."""
+        world = self.world
+
+        async def job(machine: Machine, basiq: BasiqClient) -> Any:
+            types = world.subscribed()
+            ensure = partial(basiq.webhooks.ensure, name=NAME, subscribed_events=types)
+            found = await ensure(url=url, move_from=world.service.url)
+            world.service.url = url
+            return self.keep_secret(found)
+
+        world.fake.route(url, world.receive)
+        return str(await self.run(job))
+
+    async def make(self) -> str:
+        """Make the webhook that is gone again."""
+        world, service = self.world, self.world.service
+
+        async def job(machine: Machine, basiq: BasiqClient) -> Any:
+            types = world.subscribed()
+            found = await basiq.webhooks.ensure(url=service.url, name=NAME, subscribed_events=types)
+            if found.id not in service.webhook_ids:
+                service.webhook_ids = [found.id, *service.webhook_ids]
+            return self.keep_secret(found)
+
+        return str(await self.run(job))
+
+    async def delete(self) -> str:
+        async def job(machine: Machine, basiq: BasiqClient) -> Any:
+            await basiq.webhooks.delete(self.world.service.webhook_ids[0])
+
+        return str(await self.run(job))
+
+    def keep_secret(self, webhook: Any) -> str:
+        """Put a new secret before the former ones, in the file that all pods read; if need be by the dashboard."""
+        kept = self.world.service.kept_secrets
+        text = self.world.fake.secret(webhook.id) if webhook.secret is None else webhook.secret.reveal()
+        if text not in kept:
+            kept.insert(0, text)
+            del kept[3:]
+        return getattr(webhook, "action", "done")
