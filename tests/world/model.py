@@ -55,11 +55,11 @@ class Event:
     """Whether an operator dropped it from the quarantine."""
     kept: datetime | None = None
     """When a store kept it, to be handled later or in the quarantine."""
+    was_sent: bool = False
+    """Whether a store was asked to keep it: a machine that died then does not know whether it does."""
     waits: datetime | None = None
     """When a store kept it to be handled later, if it does."""
     failures: int = 0
-    own_failures: int = 0
-    """Those that are not of an outage."""
     kills: int = 0
     """How often its machine died while it was at work on it."""
     lost: bool = False
@@ -115,10 +115,9 @@ class Model:
             first = f"by {before[0].machine} at {before[0].at:%d %H:%M:%S}"
             self.breaks(f"{run.event.name} was handled twice: {first}, and by {run.machine}")
 
-    def fail(self, run: Run, *, by_outage: bool) -> None:
+    def fail(self, run: Run) -> None:
         """The handler raised, or was cancelled: what it did before may be done again."""
         run.event.failures += 1
-        run.event.own_failures += not by_outage
         if run.effect is not None:
             run.effect.stands = False
 
@@ -131,7 +130,7 @@ class Model:
             return
         event.ignored = event.ignored or result == "ignored"
         self.note(event, f"{machine} responded {status} ({result})")
-        if status < 300 and not (event.effects or event.kept or event.is_over):
+        if status < 300 and not (event.effects or event.was_sent or event.is_over):
             self.breaks(f"{event.name} was acknowledged, and neither handled nor kept")
 
     def breaks(self, text: str) -> None:
@@ -186,6 +185,12 @@ class Model:
         for event in self.events.values():
             event.lost = event.lost or event.kept is not None
 
+    def send(self, key: str) -> None:
+        """A store is asked to keep an event."""
+        found = EVENT_ID.search(key)
+        if found and (event := self.events.get(found[0])):
+            event.was_sent = True
+
     def keep(self, key: str, *, waits: bool, acknowledged: bool) -> None:
         """A store has kept an event, to be handled later or in the quarantine."""
         found = EVENT_ID.search(key)
@@ -197,12 +202,10 @@ class Model:
             self.note(event, "the store keeps it, to be handled later" if waits else "it is in the quarantine")
 
     def _check_set_aside(self, event: Event) -> None:
-        """It takes an error of the event's own, or days, or deaths of its machine."""
-        waited = event.waits is None or self.now() - event.waits >= KEEP_TRYING
-        if event.kills or (waited and event.own_failures) or (event.waits and waited):
+        """It takes failures, or days, or deaths of its machine."""
+        if event.kills or event.failures >= 3 or (event.waits and self.now() - event.waits >= KEEP_TRYING):
             return
-        if event.failures < 3 or not event.own_failures:
-            self.breaks(f"{event.name} was set aside after {event.failures} failures, {event.own_failures} its own")
+        self.breaks(f"{event.name} was set aside after {event.failures} failures")
 
     def _unrecorded(self, key: str, machine: str) -> list[tuple[Event, Effect]]:
         found = EVENT_ID.search(key)

@@ -194,8 +194,8 @@ class Service:
                 await asyncio.sleep(3_600)
             self.model.take_effect(run)
             await asyncio.sleep(self.chance.uniform(0.0, 0.05))
-        except BaseException as exc:
-            self.model.fail(run, by_outage=isinstance(exc, ConnectionError))
+        except BaseException:
+            self.model.fail(run)
             raise
         finally:
             self.model.end(run)

@@ -189,11 +189,13 @@ def _call(name: str) -> Callable[..., Awaitable[Any]]:
     async def call(self: Line, *args: Any, **options: Any) -> Any:
         store, model, machine = self._store, self._store.model, self._machine.name
         handled = args[0] if name == "complete" else None
-        recorded = False
+        recorded, claimed = False, ()
         try:
             await _travel(store)
             if store.state == "away" or (store.state == "read-only" and name not in READS):
                 raise InboxError("the store is away")
+            if name in ("store", "quarantine"):
+                model.send(args[0] if name == "quarantine" else args[0].key)
             skewed = SKEW.set(None)  # the store has a clock of its own
             try:
                 found = await getattr(self._inner, name)(*args, **options)
@@ -207,11 +209,15 @@ def _call(name: str) -> Callable[..., Awaitable[Any]]:
             if name in ("store", "quarantine") and found:
                 entry = args[-1] if name == "quarantine" else args[0]
                 model.keep(entry.key, waits=name == "store", acknowledged=entry.acknowledged)
+            claimed = found if name == "claim_due" else ()
             await _travel(store)
             if store.state == "deaf":
                 raise InboxError("the answer of the store was lost")
+            claimed = ()
             return found
         finally:
+            for each in claimed:  # the store counts them as attempts, whoever got the answer
+                model.events[each.delivery.event_id].kills += 1
             if handled is not None and not recorded:
                 model.fail_to_record(handled, machine)
 

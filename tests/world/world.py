@@ -162,7 +162,7 @@ class World:
         self.tell(await operators.recover())
         await asyncio.sleep(45 * 60)
         self.tell(await operators.paste())
-        self.tell(last := await operators.recover())
+        self.tell(last := await operators.recover(acknowledged=self.now()))
         self.check()
         if "finished" not in last:
             raise Broken(f"when all was well, the recovery had problems: {last}")
