@@ -183,7 +183,7 @@ class Model:
         self.lose(datetime.min.replace(tzinfo=UTC))
         self.began = None
         for event in self.events.values():
-            event.lost = event.lost or event.kept is not None
+            event.lost = event.lost or event.was_sent
 
     def send(self, key: str) -> None:
         """A store is asked to keep an event."""
