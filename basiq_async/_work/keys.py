@@ -13,6 +13,9 @@ _PLAIN = re.compile(r"[A-Za-z0-9_-]{1,200}", re.ASCII)
 _LONGEST_KEY = 370
 """With a job that posts before it, a key is at most 400 characters."""
 _POST = "post:"
+_AGAIN = "again:"
+_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII)
+_LONGEST = 400
 _MOST_AT_ONCE = 500
 """The number of keys for one statement or script of an inbox."""
 
@@ -42,6 +45,27 @@ def posting_job(name: str) -> str:
 def key_of_post(job: str, key: str) -> str:
     """Return the key under which a job that posts records an event: what it posted is not handled."""
     return f"{job}:{key}"
+
+
+def key_of_repeat(name: str, key: str) -> str:
+    """Return the key under which an event is handled again, once for each name. It is an event of the service's."""
+    found = f"{_AGAIN}{name}:{key}"
+    return found if len(found) <= _LONGEST else f"{_AGAIN}{name}:sha256:{hashlib.sha256(key.encode()).hexdigest()}"
+
+
+def name_of_repeat(key: str) -> str | None:
+    """Return the name under which the event of a key is handled again; None for any other key."""
+    return key.removeprefix(_AGAIN).partition(":")[0] if key.startswith(_AGAIN) else None
+
+
+def check_repeat_name(name: object) -> str:
+    """Return a name under which events are handled again. Raises ``ConfigurationError`` for one that is not plain."""
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise ConfigurationError(
+            'again must be a short name of letters, digits, "-", "_" and ".", such as "bug-1234": each event is '
+            "handled again once for each name"
+        )
+    return name
 
 
 def split_key(key: str) -> tuple[str | None, str]:

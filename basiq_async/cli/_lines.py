@@ -230,6 +230,9 @@ OFFERED: Mapping[str, Offered] = {
     "the history": Offered("replay WEBHOOK_ID --receiver RECEIVER"),
     "the history, counted": Offered("replay WEBHOOK_ID --receiver RECEIVER --dry-run"),
     "the history, by posts": Offered("replay WEBHOOK_ID --to URL --secret-file SECRET_FILE"),
+    "some that were handled, once more": Offered(
+        "replay WEBHOOK_ID --receiver RECEIVER --again bug-1234 --since 2d", "hand out again what is selected"
+    ),
     "the history as a file": Offered("replay WEBHOOK_ID --file history.jsonl"),
     "what failed": Offered("quarantine list --receiver RECEIVER"),
     "what failed, by the inbox": Offered("quarantine list --inbox INBOX"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from base64 import b64encode
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
@@ -12,9 +12,11 @@ import attrs
 import typer
 
 from .._redaction.text import amount
+from .._work.keys import check_repeat_name
+from ..errors import ConfigurationError
 from ._command import command
 from ._inboxes import INBOX_TIMEOUT, open_inbox, record_file, tell_newest
-from ._options import Failed, Selection
+from ._options import Failed, Selection, program_line
 from ._output import say
 from ._results import Output, View, count_details
 from ._run import DONE, NO_ANSWER, WRONG, make_client
@@ -31,8 +33,9 @@ from ._runs import (
 )
 
 if TYPE_CHECKING:
+    from ..models import Message
     from ..receiver import Inbox, WebhookReceiver
-    from ..replay import Replay, Report, Target
+    from ..replay import Replay, Report, Target, Where
 
 
 Source = Literal["messages", "events"]
@@ -48,6 +51,11 @@ class ReplayOptions(RunOptions, Selection):
     filter: A filter in Basiq's syntax, which Basiq applies.
     limit N: At most N messages in this run; 0 for all.
     dry_run: Count the messages, and hand out none.
+    again NAME: With --receiver: hand out again what is selected, whatever the inbox knows of it, once for each NAME.
+        What waits or is in the quarantine is left there. Needs a selection such as --since, --event or --id, or
+        --everything.
+    id ID: Only these messages, by their ids or those of their events; may be repeated.
+    everything: With --again: all messages of the history.
     on_error: What to do with a message that fails: quarantine, stop or skip.
     max_failures N: Stop after N failures in a row; 0 for never.
     """
@@ -60,6 +68,9 @@ class ReplayOptions(RunOptions, Selection):
     source: Source = "messages"
     filter: str | None = None
     failed: Failed = False
+    again: str | None = None
+    id: list[str] | None = None
+    everything: bool = False
     limit: Annotated[int, typer.Option(min=0)] = 0
     dry_run: bool = False
     on_error: Literal["quarantine", "stop", "skip"] = "quarantine"
@@ -73,7 +84,7 @@ class ReplayOptions(RunOptions, Selection):
 
 _PLAN = View[Any]("total by_type by_day skipped first last quarantined waiting order read_by_id")
 _REPORT = View[Any](
-    "read read_by_id handled skipped failed duration rate order finished waiting at_service quarantined"
+    "read read_by_id handled skipped failed duration rate order finished waiting at_service quarantined again"
 )
 
 
@@ -87,6 +98,7 @@ async def replay(output: Output, options: ReplayOptions) -> int:
     """
     output.expect(_PLAN if options.dry_run else _REPORT)
     watch = Watch()
+    _check_again(options)
     if options.dry_run:
         async with AsyncExitStack() as stack:
             job, record = await _make_job(stack, options, watch)
@@ -108,6 +120,7 @@ async def replay(output: Output, options: ReplayOptions) -> int:
     output.one(row, details=report_details(row))
     watch.say_errors()
     tell_not_handled(options, report.skipped)
+    _tell_held(options, report.skipped)
     if ended.early:
         options.show_line()
     if left or report.at_service:
@@ -117,6 +130,41 @@ async def replay(output: Output, options: ReplayOptions) -> int:
     if unknown:
         say(f"Basiq does not tell of {amount(unknown, 'message', 'messages')} whether the selection has them")
     return ended.exit(WRONG if stays else NO_ANSWER if unknown else DONE)
+
+
+def _tell_held(options: ReplayOptions, counts: Mapping[str, int]) -> None:
+    """Say what a run with ``--again`` left where it is."""
+    if options.again is None:
+        return
+    if count := counts.get("waiting", 0):
+        what = amount(
+            count, "event waits for its deferred handler, and was", "events wait for deferred handlers, and were"
+        )
+        say(f"{what} left to that")
+    if count := counts.get("quarantined", 0):
+        what = amount(count, "event is in the quarantine, and was", "events are in the quarantine, and were")
+        say(f"{what} left there: 'quarantine retry' handles what is in it")
+
+
+def _check_again(options: ReplayOptions) -> None:
+    """Raise ``ConfigurationError`` for options that do not go with ``--again``, or without it."""
+    if options.again is None:
+        if options.everything:
+            raise ConfigurationError("--everything is for --again: else all is selected that the inbox does not know")
+        return
+    check_repeat_name(options.again)
+    if options.receiver is None:
+        named = {"--receiver": "MODULE:RECEIVER", "--again": options.again}
+        raise ConfigurationError(
+            "--again is for --receiver: a service responds 200 (duplicate) to an event that it knows, and no more; "
+            f"its own receiver does, with a selection: {program_line('replay', options.webhook_id, options=named)}"
+        )
+    chosen = (options.since, options.until, options.event, options.id, options.filter, options.failed or None)
+    if not any(chosen) and not options.everything:
+        raise ConfigurationError(
+            "--again hands out what was handled: select it with --since, --until, --event, --id, --filter or --failed, "
+            "or say --everything"
+        )
 
 
 async def _replay(options: ReplayOptions, watch: Watch) -> tuple[Report, int]:
@@ -147,7 +195,8 @@ async def _make_job(stack: AsyncExitStack, options: ReplayOptions, watch: Watch)
         inbox=inbox,
         source=options.source,
         filter=options.filter,
-        where=where,
+        where=_select(options, where),
+        again=options.again,
         concurrency=options.concurrency,
         rate=options.rate,
         on_error=options.on_error,
@@ -155,6 +204,17 @@ async def _make_job(stack: AsyncExitStack, options: ReplayOptions, watch: Watch)
         max_pause=options.max_pause,
     )
     return job, getattr(target, "inbox", inbox)
+
+
+def _select(options: ReplayOptions, where: Where | None) -> Where | Callable[[Message], bool] | None:
+    if options.id:
+        ids = frozenset(options.id)
+
+        def is_named(message: Message) -> bool:
+            return message.id in ids or message.event_id in ids
+
+        return is_named if where is None else where & is_named
+    return where if where is not None or not options.everything else lambda message: True
 
 
 async def _open_target(

@@ -204,7 +204,11 @@ def tell_not_handled(options: RunOptions, counts: Mapping[str, int]) -> None:
         what = amount(
             count, "message was a duplicate: the service knows it", "messages were duplicates: the service knows them"
         )
-        say(f"{what}, and has handled nothing again")
+        named = {"--receiver": "MODULE:RECEIVER", "--again": "NAME"}
+        show_line(
+            f"{what}, and has handled nothing again. Its own receiver does, with a selection such as --since 2d:",
+            program_line("replay", options.webhook_id, options=named),
+        )
     if count := counts.get("ignored", 0):
         say(f"the service has no handler for {amount(count, 'message', 'messages')}, and has ignored them")
 

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import attrs
 
 from .._wire.payloads import delivered_payload, encode_payload
-from .._work.keys import inbox_key
+from .._work.keys import inbox_key, key_of_repeat
 from ..models import Event, Message, read_links, read_text
 
 try:
@@ -41,7 +41,9 @@ class Delivery:
     ``id`` is the ``webhook-id``, the same for each attempt at a message. ``event_type_id`` (such as
     ``consent.revoked``) and ``event_id`` (an opaque text) are empty if the payload does not have them.
     ``links`` are the payload's: ``event`` and ``eventEntity``. ``body`` is the bytes as received, and ``raw`` the
-    JSON object in them, decoded; ``repr`` shows neither. ``timestamp`` is the time of the signature.
+    JSON object in them, decoded; ``repr`` shows neither. ``timestamp`` is the time of the signature. ``again`` is the
+    name under which a replay hands out an event that may have been handled: ``key`` then has that name, so that a
+    partner who is given ``key`` as an idempotency key carries out the repeat too. None for any other delivery.
     """
 
     id: str
@@ -51,11 +53,13 @@ class Delivery:
     body: bytes = attrs.field(repr=False)
     raw: Mapping[str, Any] = attrs.field(hash=False, repr=False)
     timestamp: datetime
+    again: str | None = None
 
     @property
     def key(self) -> str:
-        """The inbox key of the event, which is its id: the same for each attempt, and in a replay."""
-        return inbox_key(self.event_id, self.id)
+        """The inbox key of the event, which is its id: the same for each attempt, and in a replay without ``again``."""
+        key = inbox_key(self.event_id, self.id)
+        return key if self.again is None else key_of_repeat(self.again, key)
 
     async def event(self, client: FetchesEvents) -> Event:
         """Fetch the full event from Basiq, with a ``BasiqClient``. A delivery holds only its id and links.

@@ -6,8 +6,11 @@ import json
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import aclosing
 
+import attrs
+
 from .._wire.codec import Unreadable, read_message
 from .._work.inbox_calls import InboxCalls, has_id
+from .._work.keys import name_of_repeat
 from .._work.protocol import StoredDelivery
 from ..errors import ConfigurationError
 from ._delivery import Delivery, UnreadableBodyError, read_delivery
@@ -69,6 +72,7 @@ class Quarantine:
         delivery = self.read(quarantined)
         if isinstance(delivery, Outcome):
             return delivery
+        delivery = attrs.evolve(delivery, again=name_of_repeat(quarantined.key))
         if delivery.key == quarantined.key:
             return await dispatch(delivery, retried=quarantined)
         done = await dispatch(delivery)

@@ -18,6 +18,7 @@ from .._redaction.text import printable
 from .._storage.exports import export_entries
 from .._work.failures import is_outage, reason_text
 from .._work.inbox_calls import InboxCalls
+from .._work.keys import check_repeat_name
 from .._work.limits import inbox_is_slow, limit, wait_for_event
 from .._work.noted import Noted, refusal, refuse_others
 from .._work.protocol import ClaimStatus, Inbox, StoredDelivery
@@ -35,7 +36,15 @@ from ._pages import PageJob, Pages
 from ._reading import Reading
 from ._records import QuarantineRecorder, RetryTarget, key_of, make_entry, message_of_entry
 from ._report import OnProgress, Plan, Report, make_plan
-from ._service import accepted, check_place, count_at_service, count_set_aside, end_known_entries
+from ._service import (
+    accepted,
+    check_place,
+    check_repeat,
+    count_at_service,
+    count_held,
+    count_set_aside,
+    end_known_entries,
+)
 from ._sources import (
     FixedMessages,
     MessageSource,
@@ -58,6 +67,7 @@ from .targets._adapters import CALL, AnyTarget, ReceiverTarget, choose_hand_out
 from .targets._base import HANDLED_BEFORE, BulkTarget
 from .targets._http import HttpTarget
 from .targets._json_lines import JSONLinesTarget
+from .targets._repeating import Repeating
 from .targets._shared import LEASE, PATIENCE, Shared, new_token
 
 T = TypeVar("T")
@@ -97,6 +107,10 @@ class Replay:
     max_failures: the number of failures in a row that ends the job, in front of them; None for never.
     max_pause: maximum seconds to wait for a target that is down, or that asks for a pause with ``retry_after``. A
         longer outage or pause ends the job. In an outage, nothing is set aside.
+    again: a name, such as "bug-1234", under which the selected messages are handled again, whatever the inbox knows of
+        them: once for each name, also if the run is killed and run again. The name is in ``delivery.key`` and in the
+        report. What waits for a deferred handler, or is in the quarantine, is left there, and counted. It needs a
+        ``where`` or a ``filter``: ``where=lambda message: True`` selects everything. Not for an ``HttpTarget``.
 
     If a target raises a ``ReplayError`` other than ``TargetError``, the job ends. One object does one run at a time.
     Raises ``ConfigurationError`` for invalid arguments.
@@ -117,6 +131,7 @@ class Replay:
         on_error: OnError = "quarantine",
         max_failures: int | None = 1_000,
         max_pause: Duration = 3_600.0,
+        again: str | None = None,
     ) -> None:
         if on_error not in get_args(OnError):
             raise ConfigurationError('on_error must be "quarantine", "stop" or "skip"')
@@ -127,6 +142,10 @@ class Replay:
         self._client = client
         self._webhook_id = webhook_id
         self._handling = choose_hand_out(target, inbox)
+        if again is not None:
+            check_repeat_name(again)
+            check_repeat(self._handling, webhook_id, again, selects=where is not None or filter is not None)
+            self._handling = attrs.evolve(self._handling, again=again)
         self._file = target if isinstance(target, JSONLinesTarget) else None
         receiver = self._handling.receiver
         if receiver is not None and receiver.webhook_ids:
@@ -264,6 +283,8 @@ class Replay:
             source, note_hint = await self._open_source()
             report = await self._hand_out(source, progress, plan, note_hint=note_hint)
             await source.forget_details(filtered=self._filter is not None)
+            if self._handling.again is not None:
+                return count_held(report)
             known = report.skipped.get(HANDLED_BEFORE, 0) + (accepted(report) if self._handling.job else 0)
             if known and (left := await count_at_service(self._handling, report, known)) is not None:
                 report = left
@@ -313,8 +334,9 @@ class Replay:
             recorder = QuarantineRecorder(calls, handling.key_of, self._client._api.now)
 
             def allow_extra_seconds() -> float:
-                if isinstance(opened, (Shared, ReceiverTarget)):
-                    opened.patience = PATIENCE
+                inner = opened.inner if isinstance(opened, Repeating) else opened
+                if isinstance(inner, (Shared, ReceiverTarget)):
+                    inner.patience = PATIENCE
                 return PATIENCE
 
             engine = Engine(
@@ -329,7 +351,8 @@ class Replay:
         if self._stopping.is_set():
             engine.stop()
         report = await engine.run(progress, plan)
-        return count_set_aside(report) if handling.job else report
+        report = count_set_aside(report) if handling.job else report
+        return attrs.evolve(report, again=handling.again)
 
     def _settings_of(self, *, retries: bool) -> RunSettings:
         receiver, settings = self._handling.receiver, self._settings
@@ -344,6 +367,7 @@ class Replay:
     def _make_pages(self) -> Pages:
         target, record = self._handling.value, self._handling.record
         job = [target._job] if isinstance(target, HttpTarget) else []
+        job += [] if self._handling.again is None else ["again", self._handling.again]
         return Pages(
             PageJob(
                 seal=self._client._seal("basiq page", "the page"),
@@ -491,7 +515,7 @@ class Replay:
             wanted = frozenset(webhook.subscribed_events)
         hint = selection = note_hint = None
         if self._where._steady and not counts_only:
-            job = [handling.job] if handling.job else []
+            job = [each for each in (handling.job, handling.again) if each]
             name = f"reading {json.dumps([self._source, self._webhook_id, *job])}"
             types = None if wanted is None else sorted(wanted)
             patterns = None if receiver is None else sorted(receiver.patterns)

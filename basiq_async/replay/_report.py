@@ -69,12 +69,14 @@ class Report(Progress):
     waiting: of the messages that were posted or handled before, as many may wait for a deferred handler of the service.
     at_service: for a target that posts: as many of the same are in the quarantine of the service's inbox.
     quarantined: for a shared run, as many entries the quarantine holds at its end.
+    again: the name under which the messages were handled again; else None.
     """
 
     finished: bool
     waiting: int = 0
     at_service: int = 0
     quarantined: int = 0
+    again: str | None = None
 
 
 OnProgress = Callable[[Progress], None]

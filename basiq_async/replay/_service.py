@@ -42,6 +42,30 @@ async def end_known_entries(job: HandOut) -> None:
             await job.calls.try_to_drop(posted[key])
 
 
+def check_repeat(handling: HandOut, webhook_id: str, again: str, *, selects: bool) -> None:
+    """Raise ``ConfigurationError`` unless messages can be handled again under a name, and are selected."""
+    if handling.job is not None:
+        line = f"basiq-async replay {webhook_id} --receiver MODULE:RECEIVER --again {again}"
+        raise ConfigurationError(
+            "again= is not for an endpoint: a service that knows an event responds 200 (duplicate) to it, under any "
+            "webhook-id, and a header that asked for more would let a captured delivery be repeated. Let its own "
+            f"receiver hand the messages out: {line}, with a selection"
+        )
+    if handling.calls is None:
+        raise ConfigurationError("again= needs an inbox, which records what was handled under that name")
+    if not selects:
+        raise ConfigurationError(
+            "again= hands out what was handled: select it with where= or filter=, such as where=since(moment), or "
+            "say everything with where=lambda message: True"
+        )
+
+
+def count_held(report: Report) -> Report:
+    """Return the report of a run that handles events again, with how many it left because they wait."""
+    waiting = report.skipped.get("waiting", 0)
+    return attrs.evolve(report, waiting=waiting, finished=report.finished and not waiting)
+
+
 def accepted(report: Report) -> int:
     """Return how many messages an endpoint has accepted, whatever its receiver made of them."""
     return report.handled + sum(report.skipped.get(each, 0) for each in NOT_HANDLED)

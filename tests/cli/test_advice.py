@@ -148,6 +148,9 @@ def test_a_line_that_is_offered_loses_nothing_and_repeats_nothing(name: str, dat
     assert counts.keys() == data.events, "lost"
     again = {event: count for event, count in counts.items() if count > 1}
     assert (again == {}) is (offered.again is None), (offered, again)
+    if offered.again is not None:
+        command = offered.line.split()[0]
+        assert offered.again in " ".join(data.world.run(command, "--help").output.replace("│", " ").split())
 
 
 def test_the_lines_of_doctor_with_events_in_place_lose_nothing_and_repeat_nothing(data: Data) -> None:

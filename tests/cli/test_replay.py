@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import SECRET, Endpoint, Run, Served, help_lines, write_service
+from .conftest import SECRET, Endpoint, Run, Served, help_lines, make_inbox, write_service
 
 
 def test_a_history_is_posted_and_the_same_line_again_does_nothing(run: Run, served: Served, endpoint: Endpoint) -> None:
@@ -42,6 +42,8 @@ def test_an_export_is_its_own_record(run: Run, served: Served, endpoint: Endpoin
 def test_a_receiver_is_its_own_target(run: Run, served: Served) -> None:
     webhook_id = served.fake.seed_messages(5)
     place = ("--receiver", write_service(webhook_id))
+    assert run("replay", webhook_id, "--dry-run", *place).exit_code == 3, "no service has begun the inbox"
+    make_inbox(webhook_id)
     assert run("replay", webhook_id, "--dry-run", *place).row["total"] == 5
     done = run("replay", webhook_id, *place)
     assert (done.exit_code, done.row["handled"]) == (0, 5), done.output

@@ -11,13 +11,14 @@ import attrs
 from ..._callables import has_own, is_async, with_session
 from ..._work.failures import failure_text
 from ..._work.inbox_calls import InboxCalls
-from ..._work.keys import key_of_post
+from ..._work.keys import key_of_post, key_of_repeat
 from ..._work.protocol import Inbox, Record, TransactionalInbox
 from ...errors import ConfigurationError, ReplayError, TargetError
 from ...models import Message
 from ...receiver import Delivery, MemoryInbox, Result, WebhookReceiver
 from ._base import BUSY, BulkTarget, Handler, SessionHandler, Target
 from ._http import HttpTarget
+from ._repeating import Repeating
 from ._shared import LEASE, Shared
 
 if TYPE_CHECKING:
@@ -44,11 +45,15 @@ class ReceiverTarget:
     """A target that hands messages to a receiver's handlers, with its inbox and without HTTP."""
 
     _receiver: WebhookReceiver
+    _again: str | None = None
     patience: float = 0.0
 
     async def deliver(self, message: Message) -> str | None:
         """See ``Target``."""
-        return interpret(await self._receiver.dispatch(Delivery.from_message(message), patience=self.patience))
+        delivery = Delivery.from_message(message)
+        if self._again is not None:
+            delivery = attrs.evolve(delivery, again=self._again)
+        return interpret(await self._receiver.dispatch(delivery, patience=self.patience))
 
 
 def interpret(outcome: Outcome) -> str | None:
@@ -77,11 +82,13 @@ class HandOut:
     value: the target as it was passed, or made of a function.
     calls: those of the inbox, in which each message is claimed. None if the target, or the caller, has the record.
     receiver: the target, if it is a receiver.
+    again: the name under which events are handled again, whatever the inbox knows of them.
     """
 
     value: Target | WebhookReceiver | SessionHandler
     calls: InboxCalls | None
     receiver: WebhookReceiver | None = None
+    again: str | None = None
 
     @property
     def record(self) -> Record:
@@ -105,10 +112,15 @@ class HandOut:
 
     def key_of(self, key: str) -> str:
         """Return the key under which this job records the event of a key."""
+        if self.again is not None:
+            return key_of_repeat(self.again, key)
         return key if self.job is None else key_of_post(self.job, key)
 
     async def known(self, keys: Sequence[str]) -> Collection[str]:
         """Return those of the keys of events that need not be handed out: they are recorded, or were posted."""
+        if self.again is not None:
+            repeats = {self.key_of(key): key for key in keys}
+            return {repeats[each] for each in await self.record.known([*repeats])}
         if self.job is None or self.inbox is None:
             return await self.record.known(keys)
         own = {key_of_post(self.job, key): key for key in keys}
@@ -120,8 +132,14 @@ class HandOut:
 
         ``quarantined``: its messages are in the quarantine, and are tried again.
         """
+        target = self._open(timeout=timeout, lease=lease, quarantined=quarantined)
+        if self.again is None or self.calls is None or quarantined:
+            return target
+        return Repeating(target, self.calls)
+
+    def _open(self, *, timeout: float, lease: float, quarantined: bool) -> Target:
         if self.receiver is not None:
-            return ReceiverTarget(self.receiver)
+            return ReceiverTarget(self.receiver, self.again)
         if self.inbox is None:
             return cast(Target, self.value)
         return Shared(
