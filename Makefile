@@ -38,6 +38,7 @@ LOOP ?= patient
 
 test: $(READY) ## the whole test suite in random order; TESTS=tests/receiver for a part, WORKERS=0 for one process, LOOP=eager or uvloop
 	$(BIN)/python $(PYTEST) --loop $(LOOP) $(TESTS)
+	$(if $(filter tests,$(TESTS)),$(BIN)/python $(PYTEST) --loop $(LOOP) --basiq-world engine $(ENGINE_SAMPLE))
 
 coverage: $(READY) ## the same, and whether it runs 95 % of the code; measuring takes half as long again
 	$(BIN)/coverage erase
@@ -49,6 +50,14 @@ coverage: $(READY) ## the same, and whether it runs 95 % of the code; measuring 
 SMOKE := tests/test_story.py tests/test_public.py tests/test_errors.py tests/test_filters.py tests/test_models.py \
   tests/signing tests/receiver/test_receiver.py tests/receiver/test_aiohttp.py tests/replay/test_run.py \
   tests/replay/test_recovery.py tests/cli/test_commands.py tests/cli/test_help.py
+
+# What users build on, in the world of the engine that Basiq probably runs: a sample of it is part of `make test`.
+ENGINE_ROOMS := tests/test_story.py tests/receiver tests/replay tests/services
+ENGINE_SAMPLE := tests/receiver/test_receiver.py tests/receiver/test_deferred.py tests/replay/test_run.py \
+  tests/replay/test_outages.py tests/services/test_messages.py tests/services/test_webhooks.py
+
+engine: $(READY) ## the promises of receiver, replay, recovery and doctor in the engine's world; ROOMS=tests/replay for a part
+	$(BIN)/python $(PYTEST) --basiq-world engine $(or $(ROOMS),$(ENGINE_ROOMS))
 
 smoke: $(READY) ## the tests of what most users do
 	$(BIN)/python $(PYTEST) $(SMOKE)
@@ -181,5 +190,5 @@ release-check: $(READY) ## the checklist of a release; TAG=v0.1.0 for one that i
 clean: ## remove what the other targets made
 	rm -rf $(VENV) .coverage* .pytest_cache .mypy_cache .ruff_cache .hypothesis dist docs/_build
 
-.PHONY: help demo ready test coverage smoke mutants drills generated pages lint format fuzz crash world world-faults audit bench \
+.PHONY: help demo ready test engine coverage smoke mutants drills generated pages lint format fuzz crash world world-faults audit bench \
   bench-growth bench-quick live docs pins changelog dist dist-compare install-test sdist-test tutorial release-check clean

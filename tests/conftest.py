@@ -13,10 +13,12 @@ from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import nullcontext
 from typing import Any
 
+import attrs
 import pytest
 from hypothesis import settings
 
 from basiq_async import BasiqError
+from basiq_async.testing import FakeBasiq, Quirks
 from tests.support.frames import leaks
 from tests.support.real_time import PatientLoop, Waits, begin_tasks_at_once
 from tests.support.servers import PostgresServer, postgres_server
@@ -73,6 +75,19 @@ def pytest_configure(config: pytest.Config) -> None:
     if not getattr(config.option, "numprocesses", None):
         for name in [name for name in os.environ if name.startswith("COVERAGE")]:
             del os.environ[name]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """In the engine's world, a test whose mark ``documented_world`` says why has rules of the documented one."""
+    world, mark = FakeBasiq.default_quirks, item.get_closest_marker("documented_world")
+    if mark is not None:
+        _, *names = mark.args
+        FakeBasiq.default_quirks = attrs.evolve(world, **{name: getattr(Quirks(), name) for name in names})
+    try:
+        return (yield)
+    finally:
+        FakeBasiq.default_quirks = world
 
 
 WAITS = Waits()

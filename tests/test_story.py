@@ -94,6 +94,7 @@ class Story:
         return sum(len(emission.message_ids) for _, emission in emitted)
 
 
+@pytest.mark.documented_world("its webhook is disabled after one message", "disables")
 @pytest.mark.usefixtures("warm_programs")
 async def test_thirty_days_with_an_outage_end_with_each_event_handled_once_or_named(tmp_path: Path) -> None:
     fake = FakeBasiq(clock=ManualClock((datetime.now(UTC) - timedelta(days=30)).replace(microsecond=0)))

@@ -43,13 +43,14 @@ async def test_an_outage_of_basiqs_api_is_survived(fake_basiq: FakeBasiq, watch:
     assert [attempt.status for attempt in fake_basiq.deliveries] == [503, 204]
 
 
-async def test_an_endpoint_that_is_down_for_28_hours_is_disabled(fake_basiq: FakeBasiq, watch: ConsentWatch) -> None:
+async def test_an_endpoint_that_is_down_for_a_week_is_disabled(fake_basiq: FakeBasiq, watch: ConsentWatch) -> None:
     async def down(headers: dict[str, str], body: bytes) -> int:
         return 503
 
     fake_basiq.route(URL, down)
-    await fake_basiq.emit("consent.revoked", user_id="user-3")
-    await fake_basiq.advance(hours=28)
+    for _ in range(8):
+        await fake_basiq.emit("consent.revoked", user_id="user-3")
+        await fake_basiq.advance(days=1)
     (webhook,) = await watch.basiq.webhooks.list().collect()
     assert webhook.status == "disabled"
 

@@ -39,6 +39,7 @@ async def test_a_poisoned_message_is_set_aside_and_the_job_continues() -> None:
         assert (again.failed, again.finished, len(await set_aside(replay))) == (0, True, 2), "it is known to the inbox"
 
 
+@pytest.mark.documented_world("it looks at what a list tells of attempts", "attempts")
 async def test_what_is_set_aside_has_the_time_of_its_first_attempt_or_else_that_of_its_failure() -> None:
     async with history(3) as h:
         first, *_ = await h.messages()

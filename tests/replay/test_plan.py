@@ -6,6 +6,8 @@ from collections import Counter
 from datetime import timedelta
 from pathlib import Path
 
+import pytest
+
 from basiq_async import Message
 from basiq_async.receiver import MemoryInbox, WebhookReceiver
 from basiq_async.replay import JSONLinesTarget, limit, message_time
@@ -14,6 +16,7 @@ from tests.support.histories import Receiving, Recorder, Refusing, history, list
 SECRET = "whsec_c2VjcmV0LW9mLXRoZS10ZXN0cy1vZi1yZXBsYXk="
 
 
+@pytest.mark.documented_world("it looks at what a list tells of attempts", "attempts")
 async def test_a_plan_counts_by_type_and_day_and_touches_nothing(tmp_path: Path) -> None:
     async with history(100, every=timedelta(hours=3)) as h:
         target = Recorder()

@@ -46,6 +46,7 @@ def codes(found: Recovery) -> list[str]:
 # --- finished ---
 
 
+@pytest.mark.documented_world("its webhook is disabled after one message", "disables")
 async def test_it_is_not_finished_while_the_webhook_is_disabled(world: World) -> None:
     await world.disable()
     await world.emit(2)
@@ -137,6 +138,7 @@ async def test_with_a_limit_it_is_not_finished_since_the_history_was_not_read_to
     assert (codes(found), found.events, found.handled) == (["unread", "unread"], None, 2)
 
 
+@pytest.mark.documented_world("its webhook is disabled after one message", "disables")
 async def test_events_of_the_last_two_minutes_are_left_to_the_next_recovery_and_keep_this_one_open(
     world: World,
 ) -> None:
@@ -180,6 +182,7 @@ async def test_an_event_whose_message_basiq_makes_while_the_lists_are_read_is_no
 # --- out of reach ---
 
 
+@pytest.mark.documented_world("its webhook is disabled after one message", "disables")
 async def test_what_an_earlier_run_saw_is_out_of_reach_for_a_later_one_that_begins_after_it(world: World) -> None:
     await world.disable()
     await world.emit(1)
@@ -269,6 +272,7 @@ async def test_a_type_that_is_subscribed_to_while_the_lists_are_read_is_not_note
     assert (found.read_up_to is not None, found.types) == (True, ("user.created",))
 
 
+@pytest.mark.documented_world("its webhook is disabled after one message", "disables")
 @pytest.mark.parametrize("where", [None, limit(1)], ids=["to the end", "in part"])
 async def test_a_recovery_notes_that_the_webhook_was_disabled_meanwhile(world: World, where: Where | None) -> None:
     await world.emit(1 if where is None else 2, status=500)
@@ -376,6 +380,7 @@ async def test_a_moment_without_a_time_zone_is_refused(world: World) -> None:
 # --- what only a later look shows ---
 
 
+@pytest.mark.documented_world("its webhook is disabled after one message", "disables")
 async def test_a_message_under_way_at_an_earlier_look_is_looked_at_again_before_it_says_finished(world: World) -> None:
     await world.emit(1, status=500)
     await world.fake.advance(hours=1)  # four attempts have failed, and four will

@@ -37,6 +37,7 @@ def test_a_selection_describes_itself(where: Where, description: str) -> None:
     assert where.description == description
 
 
+@pytest.mark.documented_world("it looks at what a list tells of attempts", "attempts")
 async def test_another_selection_hands_out_what_the_others_did_not() -> None:
     inbox, target = MemoryInbox(), Recorder()
     async with history(300, failed=0.3, page_size=25) as h:
@@ -66,6 +67,7 @@ async def test_what_a_function_selects_later_is_handed_out_whatever_it_is_combin
         assert (await replay.run()).handled == 200
 
 
+@pytest.mark.documented_world("without times a list is read to its end", "attempts")
 @pytest.mark.parametrize("where", [event_types("user.created"), since(NOON), limit(500), None], ids=str)
 @pytest.mark.parametrize("kind", ["inbox", "receiver", "table"])
 async def test_a_run_with_nothing_new_asks_for_few_pages_whatever_was_selected(where: Any, kind: str) -> None:

@@ -263,6 +263,7 @@ async def test_what_cannot_be_shared_is_refused_with_the_reason(tmp_path: Any) -
         assert queue.sent == []
 
 
+@pytest.mark.documented_world("it looks at what a list tells of attempts", "attempts")
 async def test_a_length_of_time_counts_back_from_the_moment_of_the_pages_in_each_process(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

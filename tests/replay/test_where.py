@@ -172,6 +172,7 @@ def test_other_operands_are_a_type_error() -> None:
         since(NOON) | 7
 
 
+@pytest.mark.documented_world("it looks at the order and attempts of a list", "attempts", "message_order")
 async def test_a_run_hands_out_what_is_chosen_and_counts_the_rest() -> None:
     async with history(1_000, failed=0.1) as h:
         messages = await h.messages()

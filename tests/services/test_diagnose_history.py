@@ -278,6 +278,7 @@ async def test_a_receiver_of_another_webhook_is_refused() -> None:
             await recover(w.basiq, w.webhook_id, receiver, inbox=receiver.inbox)
 
 
+@pytest.mark.documented_world("its webhook is disabled after one message", "disables")
 async def test_time_is_told_by_basiqs_clock_and_not_by_this_machines() -> None:
     fake = FakeBasiq(clock=ManualClock(datetime.now(UTC) + timedelta(days=30)))  # as a mock that was moved ahead
     webhook_id = fake.add_webhook(URL, ["user.created"])

@@ -31,6 +31,7 @@ from .conftest import URL, Basiq, active, create
 NOWHERE = "00000000-0000-4000-8000-000000000000"
 
 
+@pytest.mark.documented_world("it looks at what a list tells of attempts", "attempts")
 async def test_a_test_message_is_delivered_and_is_in_the_history(basiq: Basiq) -> None:
     webhook = await active(basiq)
     await basiq.client.messages.send_test("consent.revoked", text="hello")

@@ -223,6 +223,7 @@ async def disable(basiq: Basiq) -> None:
     basiq.fake.endpoint_up(URL)
 
 
+@pytest.mark.documented_world("its webhook is disabled after one message", "disables")
 async def test_ensure_reactivates_a_disabled_webhook(basiq: Basiq) -> None:
     made = await basiq.client.webhooks.ensure(url=URL, subscribed_events=EVENTS, name="n", description="d")
     await basiq.fake.advance(minutes=20)
@@ -237,6 +238,7 @@ async def test_ensure_reactivates_a_disabled_webhook(basiq: Basiq) -> None:
     assert (changed.action, changed.subscribed_events) == ("reactivated", ("user.created",))
 
 
+@pytest.mark.documented_world("its webhook is disabled after one message", "disables")
 async def test_ensure_takes_no_event_type_away_unless_told_to_and_says_what_it_left(
     basiq: Basiq, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -101,8 +101,9 @@ def test_other(fake_basiq):
     assert "key-on-operation" in shown
 
 
-def test_the_example_of_a_services_own_suite_passes() -> None:
-    command = [*PYTEST, "-q", *QUICK, str(EXAMPLE)]
+@pytest.mark.parametrize("world", ["documented", "engine"])
+def test_the_example_of_a_services_own_suite_passes(world: str) -> None:
+    command = [*PYTEST, "-q", *QUICK, f"--basiq-world={world}", str(EXAMPLE)]
     done = subprocess.run(command, cwd=EXAMPLE, capture_output=True, text=True, check=False, timeout=PATIENCE)
     assert "6 passed" in done.stdout, done.stdout + done.stderr
 

@@ -23,6 +23,7 @@ from tests.support.deliveries import quarantined_delivery
 ENDPOINT = "https://service.example/basiq"
 
 
+@pytest.mark.documented_world("what was never attempted is listed", "listed")
 async def test_of_each_event_type_what_is_one_users_goes_and_what_is_anothers_stays(any_inbox: Inbox) -> None:
     """As deliveries of a receiver, and as messages of a replay. ``u-1`` is the beginning of the others' ids."""
     fake = FakeBasiq()

@@ -78,6 +78,7 @@ async def test_what_a_target_has_no_use_for_is_skipped_for_its_reason(kind: Call
         assert (report.handled, report.skipped, report.read, report.finished) == (1, {"odd": 2}, 3, True)
 
 
+@pytest.mark.documented_world("without times a list is read to its end", "attempts")
 async def test_a_table_of_ones_own_is_the_record() -> None:
     table = Table()
     assert isinstance(table, Record)
