@@ -32,6 +32,7 @@ _SAMPLES = 16
 """The number of messages of a page by which it is seen how far it is."""
 _SEND_WITHIN = 30.0
 _LOOK_EVERY = 1.0
+_MOMENTS = int(RECENT_SECONDS / _LOOK_EVERY) + 2
 _LOOKING = 20
 """Looking takes a twentieth of the time, at most."""
 _LOG_EVERY = 30.0
@@ -80,7 +81,7 @@ class _Sharing:
         self._replay, self._pages, self._send, self._progress = replay, replay._pages, send, progress
         self._time = asyncio.get_running_loop().time
         self._began = self._logged = self._time()
-        self._finished = deque([(self._began, 0)])
+        self._finished = deque([(self._began, 0)], maxlen=_MOMENTS)
         """Moments, each with the number of messages that were handled until then."""
         self._sent: list[_SentPage] = []
         """The pages that are to be worked on, in the order of the list."""
@@ -194,8 +195,6 @@ class _Sharing:
         handled, now = self._handled, self._time()
         rate = messages_per_second(self._finished, now_seconds=now, began_seconds=self._began, finished=handled)
         self._finished.append((now, handled))
-        while self._finished[0][0] < now - RECENT_SECONDS and len(self._finished) > 1:
-            self._finished.popleft()
         remaining = self._unknown - handled if self._is_listed else None
         return Progress(
             read=self._read,

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import random
 from collections import Counter, deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from typing import Any
@@ -208,6 +208,38 @@ async def test_it_ends_for_a_receiver_that_has_no_handler_for_some_types() -> No
         again = Queue([])
         await share(h.replay(receiving.receiver), again.send)
         assert again.sent == [], "what has no handler is not left"
+
+
+@virtual.clocked
+async def test_a_list_is_read_three_times_and_looking_at_pages_asks_for_samples() -> None:
+    async with history(1_000, page_size=50) as h:
+
+        class Asked(Shared):
+            most = 0
+
+            async def known(self, keys: Sequence[str]) -> Collection[str]:
+                self.most = max(self.most, len(keys))
+                return await super().known(keys)
+
+        inbox, sent, alone = Asked(), list[str](), Recorder()
+        worker = h.replay(Recorder(), inbox=inbox)
+        h.fake.reset_log()
+
+        async def send(page: str) -> None:
+            if not sent:
+                await asyncio.sleep(0.01)
+                assert len(requests()) == 2, "the next page is requested meanwhile"
+            sent.append(page)
+            await asyncio.sleep(5)
+            await worker.work(page)
+
+        def requests() -> list[str]:
+            return [each.url for each in h.fake.requests if "/messages" in each.url]
+
+        report = await share(h.replay(alone, inbox=inbox), send)
+        assert (report.handled, report.finished, alone.ids) == (1_000, True, [])
+        assert len(requests()) <= 3 * 20 + 1
+        assert inbox.most <= 20 * 16
 
 
 # --- who may make a page, and of what ---
@@ -418,4 +450,6 @@ async def test_a_queue_that_takes_nothing_ends_it_at_once_and_one_that_fails_lat
 
         with pytest.raises(ReplayError, match="the first page could not be sent: OSError: no such queue"):
             await share(replay, refuse)
+        began = virtual.now()
         assert (await share(replay, hang)).handled == 100
+        assert virtual.now() - began == pytest.approx(4 * 30, rel=0.05)

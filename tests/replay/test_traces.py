@@ -6,8 +6,11 @@ import asyncio
 import json
 import os
 import signal
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
+import attrs
 import pytest
 
 from basiq_async import BasiqClient, InMemoryTransport, Message
@@ -16,7 +19,7 @@ from basiq_async.replay import Replay, share
 from basiq_async.replay._traces import NOTE, PageTraces  # private: two processes never meet on purpose
 from basiq_async.testing import FakeBasiq
 from tests.support import virtual
-from tests.support.histories import Recorder, Watching, history
+from tests.support.histories import History, Recorder, Watching, history
 from tests.support.killing import Hasty, start
 
 
@@ -69,6 +72,99 @@ def test_a_message_that_kills_each_process_is_set_aside_after_four_ends_and_all_
     assert json.loads(killed.report.read_text())[1:] == [1, 1, True]
     assert killed.run() == 0
     assert json.loads(killed.report.read_text()) == [0, 0, 1, True]
+
+
+class Mortal:
+    """The inbox of a process, as it sees it: after its death, no call comes through."""
+
+    def __init__(self, inbox: Watching) -> None:
+        self.is_dead = asyncio.Event()
+        for name in ("known", "note", "set_note", "check", "claim", "complete", "release", "quarantine", "entries"):
+            setattr(self, name, self._guard(getattr(inbox, name)))
+        self.known_since = inbox.known_since
+
+    def _guard(self, call: Any) -> Any:
+        async def guarded(*arguments: Any, **options: Any) -> Any:
+            if self.is_dead.is_set():
+                raise RuntimeError("the process is dead")
+            return await call(*arguments, **options)
+
+        return guarded
+
+    async def die(self) -> None:
+        self.is_dead.set()
+        await asyncio.Event().wait()
+
+
+@attrs.define(eq=False)
+class Processes:
+    """Processes that get the same page, each with a handler that dies at some messages."""
+
+    history: History
+    killers: set[str]
+    inbox: Watching = attrs.field(factory=lambda: Watching(clock=virtual.clock))
+    begun: list[list[str]] = attrs.field(factory=list)
+    handled: list[str] = attrs.field(factory=list)
+
+    async def work(self, page: str) -> bool:
+        """Start a process that works on a page. Return whether it came to its end."""
+        own, begun = Mortal(self.inbox), list[str]()
+        self.begun.append(begun)
+
+        async def handle(message: Message) -> None:
+            begun.append(message.id)
+            if message.id in self.killers:
+                await own.die()
+            self.handled.append(message.id)
+
+        replay = self.history.replay(handle, inbox=own, concurrency=3)
+        working = asyncio.create_task(replay.work(page))
+        dying = asyncio.create_task(own.is_dead.wait())
+        await asyncio.wait([working, dying], return_when=asyncio.FIRST_COMPLETED)
+        for each in (working, dying):
+            each.cancel()
+            with suppress(asyncio.CancelledError, RuntimeError):
+                await each
+        return not own.is_dead.is_set()
+
+
+@virtual.clocked
+async def test_messages_that_kill_are_found_one_after_the_other_and_the_last_run_does_not_meet_them() -> None:
+    async with history(10) as h:
+        ids = await h.ids()
+        killers = [ids[4], ids[7]]
+        processes = Processes(h, set(killers))
+        (page,) = [page async for page in h.replay(Recorder(), inbox=processes.inbox).pages()]
+        while not await processes.work(page):
+            assert len(processes.begun) < 20
+        alone = [each for each in processes.begun[1:] if each]
+        assert [len(each) for each in alone if each[0] == killers[0]][1:] == [1, 1], "the suspect comes first"
+        for killer in killers:
+            assert sum(each.count(killer) for each in alone) == 3
+        assert sorted(processes.handled) == sorted(set(ids) - set(killers)), "all others, once"
+        assert set(processes.inbox.set_aside) == set(killers)
+        entries = await processes.inbox.entries()
+        assert {each.error for each in entries} == {"the process was killed 3 times while it handled this"}
+        assert await noted(processes.inbox) == {}
+
+
+@virtual.clocked
+async def test_what_a_worker_set_aside_is_a_failure_in_the_report() -> None:
+    async with history(30, page_size=10) as h:
+        ids = await h.ids()
+        processes = Processes(h, {ids[4]})
+        pages = [page async for page in h.replay(Recorder(), inbox=processes.inbox).pages()]
+        for _ in range(4):
+            assert not await processes.work(pages[0])
+        processes.killers.clear()  # it would end the coordinator too, if it were handed out
+        done = len(processes.handled)
+
+        async def send(page: str) -> None: ...
+
+        coordinator = h.replay(Recorder(), inbox=processes.inbox)
+        report = await share(coordinator, send)
+        assert (report.handled, report.failed, report.quarantined, report.finished) == (29 - done, 1, 1, True)
+        assert report.skipped == ({"handled-before": done} if done else {})
 
 
 # --- what is noted ---

@@ -125,8 +125,8 @@ class Refusing:
 class Watching(MemoryInbox):
     """An inbox that lists what it records, call by call. Each such call takes ``delay`` seconds."""
 
-    def __init__(self, delay: float = 0.0) -> None:
-        super().__init__(max_quarantined=10_000)
+    def __init__(self, delay: float = 0.0, **options: Any) -> None:
+        super().__init__(max_quarantined=10_000, **options)
         self.completed: list[str] = []
         self.set_aside: list[str] = []
         self.delay = delay
