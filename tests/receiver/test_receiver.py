@@ -420,7 +420,7 @@ async def test_claims_carry_the_lease_that_was_set_or_one_longer_than_the_handle
 
 
 async def test_two_bodies_of_the_largest_size_may_arrive_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert WebhookReceiver(SECRET)._requests._bodies.max_total == 16 * 2**20, "SECURITY.md names this limit"
+    assert WebhookReceiver(SECRET)._requests._bodies.max_total == 16 * 2**20, "security-guarantees.md names this limit"
     monkeypatch.setattr("basiq_async.receiver._requests._BODIES", 0)
     size = 100_000
     receiver = WebhookReceiver(SECRET, max_body_size=size)

@@ -210,7 +210,7 @@ async def test_a_user_with_the_rights_of_the_security_page_can_use_an_inbox_and_
     redis: RedisServer, client: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     check_briefly(monkeypatch)
-    line = re.search(r"`(ACL SETUSER inbox .*?)`", (ROOT / "SECURITY.md").read_text())
+    line = re.search(r"`(ACL SETUSER inbox .*?)`", (ROOT / "docs" / "security-guarantees.md").read_text())
     assert line is not None
     await client.execute_command(*line[1].replace("{basiq}", "{test}").split())
     user_of = {"username": "inbox", "password": "PASSWORD"}
