@@ -20,6 +20,7 @@ import attrs
 
 from .._wire.codec import Unreadable, read_message
 from .._wire.order import raw_time
+from .._work.failures import reason_text
 from .._work.ids import digest_of
 from ..errors import BadRequestError, ConfigurationError, NotFoundError, PermissionDeniedError, ResponseDecodeError
 from ..models import Message
@@ -200,7 +201,8 @@ class Details:
             for number, text in enumerate(texts, begin):
                 await self._set_note(self._note_name(number), text)
         except Exception as exc:
-            logger.warning("what messages told could not be noted, so the next run reads them again: %s", exc)
+            why = reason_text(exc)
+            logger.warning("what messages told could not be noted, so the next run reads them again: %s", why)
             return
         self._saved, self._notes = len(facts), -(-len(facts) // _IN_A_NOTE)
 
