@@ -42,7 +42,7 @@ class Fleet:
 
         @fleet.job("refill")
         @asynccontextmanager
-        async def refill(webhook_id: str) -> AsyncIterator[Replay]:
+        async def refill(webhook_id: str) -> AsyncGenerator[Replay]:
             async with BasiqClient() as basiq, SQLiteInbox("job.db") as inbox:
                 yield Replay(basiq, webhook_id, handler, inbox=inbox)
 

@@ -38,6 +38,7 @@ class PageTraces:
 
     async def _change(self, page: str, change: Callable[[list[Any] | None], list[Any] | None]) -> list[Any] | None:
         """Change what is noted of a page; None removes it. Return what was noted before."""
+        former: list[Any] | None = None
         for _ in range(_MOST_TRIES):
             text = await self.note(NOTE)
             pages = _read(text)

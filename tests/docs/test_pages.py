@@ -8,7 +8,7 @@ import runpy
 import shutil
 import sys
 import tomllib
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
 from importlib import import_module
 from pathlib import Path
@@ -129,6 +129,7 @@ async def _known_to_readers(fake: FakeBasiq, folder: Path) -> AsyncIterator[Mapp
         packages = [import_module(module) for module in api.MODULES]
         public = {name: getattr(package, name) for package in packages for name in package.__all__}
         yield public | {
+            "AsyncGenerator": AsyncGenerator,
             "AsyncIterator": AsyncIterator,
             "AsyncSession": AsyncSession,
             "SECRET": SECRET,

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
 from typing import Any, Literal, assert_type
 
 from aiohttp import web
 from redis.asyncio import Redis
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
+from taskiq import AsyncBroker
 
 from basiq_async import (
     AiohttpTransport,
@@ -31,6 +33,7 @@ from basiq_async import (
     Transport,
     Webhook,
 )
+from basiq_async.distributed import Fleet
 from basiq_async.models import JSON, EventTypeId
 from basiq_async.receiver import (
     Delivery,
@@ -57,6 +60,7 @@ from basiq_async.replay import (
     failed_only,
     limit,
     recover,
+    share,
     since,
 )
 
@@ -144,6 +148,23 @@ async def replays(basiq: BasiqClient, receiver: WebhookReceiver) -> None:
             assert_type(await replay.quarantined(limit=5), Sequence[StoredDelivery])
             assert_type(await replay.drop_quarantined(["m1"]), int)
             replay.stop()
+
+
+async def shared_replays(replay: Replay, broker: AsyncBroker) -> None:
+    async def send(page: str) -> None: ...
+
+    async for page in replay.pages():
+        assert_type(page, str)
+        await replay.work(page)
+    assert_type(await share(replay, send, lambda progress: print(progress.pages_left)), Report)
+    fleet = Fleet(broker)
+
+    @fleet.job("refill")
+    @asynccontextmanager
+    async def refill(webhook_id: str) -> AsyncGenerator[Replay]:
+        yield replay
+
+    assert_type((await fleet.run("refill", "w")).quarantined, int)
 
 
 async def saved(message: Message, session: AsyncSession) -> None: ...
