@@ -65,6 +65,15 @@ class InboxCalls:
         async with inbox_limit(self.seconds):
             return await self.inbox.known_since()
 
+    async def newest_record(self) -> datetime | None:
+        """Return when the newest record was made; None if there is none, and for an inbox that does not tell."""
+        read = getattr(self.inbox, "newest_record", None)
+        if read is None:
+            return None
+        async with inbox_limit(self.seconds):
+            found: datetime | None = await read()
+            return found
+
     async def claim(self, key: str, token: str, *, lease: float, quarantined: bool = False) -> Claim:
         """See ``Inbox``."""
         async with inbox_limit(self.seconds):

@@ -50,7 +50,6 @@ if TYPE_CHECKING:
 _DIAGNOSIS: View[Diagnosis] = View(
     "id url status healthy problems cool_off_left failed_share by_status refused disabled_at last_success "
     "first_failure oldest_undelivered undelivered unknown never_sent unrecorded left_alone recovered quarantined "
-    "first_failure oldest_undelivered undelivered unknown never_sent unrecorded left_alone recovered quarantined "
     "waiting waiting_age out_of_reach endpoint_status endpoint_error looked_at read_by_id earliest latest "
     "complete forbidden newest_record",
     id=lambda found: found.webhook.id,

@@ -7,11 +7,13 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 
+import attrs
+
 from .._arguments import check_whole
 from .._wire.order import CLOCK_SLACK, ListOrder, item_time
 from .._work.protocol import Inbox
 from ..errors import PermissionDeniedError
-from ..models import Event, EventType, Message, Secret, Webhook, read_datetime
+from ..models import DeliveryAttempt, Event, EventType, Message, Secret, Webhook, read_datetime
 from ..pagination import OnUnreadable, Paginator, UnreadableItem
 from ._diagnosis_inbox import Ids, KnownEvents
 from ._endpoint import check_endpoint, find_signer
@@ -21,6 +23,7 @@ from .details import MOST_FOR_ACTIVITY, read_activity
 from .diagnosis import (
     DiagnosedReceiver,
     Diagnosis,
+    Lacking,
     Look,
     TypeDifferences,
     cool_off_left,
@@ -106,6 +109,7 @@ async def diagnose(
             forbidden=tuple(forbidden.paths),
             read_by_id=scan.read_by_id,
             unknown_reach=scan.unknown_reach,
+            lacking=scan.lacking,
         ),
     )
 
@@ -148,6 +152,7 @@ class _HistoryScan:
         self.latest: datetime | None = None
         self.complete = True
         self._stopped = False
+        self.lacking = Lacking(newest_record=known.newest_record)
         self._details = known.details(api)
         self._last: Sequence[tuple[Message, bool]] = ()
         """The last messages of the list, and whether the inbox knows them."""
@@ -288,11 +293,24 @@ class _HistoryScan:
         self.unknown += left_alone is None and not skipped
         if message.delivered is True:
             self.unrecorded += missed
+            if missed:
+                self._see_lacking(next(each for each in message.attempts_by_time if each.succeeded is True))
             self.left_alone += left_alone is True and self._known.has_inbox and not skipped
         elif message.delivered is False and message.attempts:
             self.recovered += known
             self.undelivered += missed
         self.attempts.add(message, recovered=(known or ignored) and message.delivered is not True)
+
+    def _see_lacking(self, attempt: DeliveryAttempt) -> None:
+        """Look at the attempt that succeeded with what the inbox lacks."""
+        found, status = self.lacking, attempt.status_code
+        times = [each for each in (found.first, found.last, attempt.timestamp) if each is not None]
+        self.lacking = attrs.evolve(
+            found,
+            statuses={**found.statuses, status: found.statuses.get(status, 0) + 1},
+            first=min(times, default=None),
+            last=max(times, default=None),
+        )
 
     @property
     def read_by_id(self) -> int:

@@ -36,6 +36,8 @@ class KnownEvents:
         """Since when the inbox has recorded every live delivery; None if it has none."""
         self._jobs: list[str] = []
         """The jobs whose posts show what was handled."""
+        self.newest_record: datetime | None = None
+        """When the inbox last recorded something, if it tells."""
         self.quarantined = 0
         self.waiting = Waiting()
         self.failing_types: tuple[FailingType, ...] = ()
@@ -64,6 +66,7 @@ class KnownEvents:
         if calls is None:
             return
         noted = await calls.noted()
+        self.newest_record = await calls.newest_record()
         self.recording_since = await find_recording_since(calls, noted, webhook_id)
         own = {*noted.webhooks, *(() if receiver is None else receiver.webhook_ids)}
 

@@ -152,6 +152,7 @@ class Look:
     read_by_id: how many messages were read by their ids, because the list does not tell their attempts.
     unknown_reach: the moment before which nothing tells whether the webhook was active, so that events may be out of
         reach; None if that is known, or without an inbox.
+    lacking: what is seen of the messages that Basiq delivered, and the inbox lacks.
     """
 
     items: int = 0
@@ -163,6 +164,22 @@ class Look:
     forbidden: tuple[str, ...] = ()
     read_by_id: int = 0
     unknown_reach: datetime | None = None
+    lacking: Lacking = attrs.field(factory=lambda: Lacking())
+
+
+@attrs.frozen
+class Lacking:
+    """What is seen of the messages that Basiq delivered, and that the inbox lacks.
+
+    statuses: how many of them got each status; None is for an attempt that does not tell it.
+    first, last: the times of the first and the last of these responses; None if no attempt tells its time.
+    newest_record: when the inbox last recorded something; None if it does not tell.
+    """
+
+    statuses: Mapping[int | None, int] = attrs.field(factory=dict)
+    first: datetime | None = None
+    last: datetime | None = None
+    newest_record: datetime | None = None
 
 
 @attrs.frozen
@@ -382,8 +399,9 @@ def _find_problems(found: Diagnosis) -> Iterator[Problem]:
         yield Problem(
             "unrecorded",
             amount(found.unrecorded, "message was", "messages were")
-            + " delivered, as Basiq says, but not to a receiver with this inbox: see that the webhook's url is the "
-            "service's, then recover what is missing",
+            + f" delivered, as Basiq says, and this inbox lacks {'it' if found.unrecorded == 1 else 'them'}: "
+            + _explain_lacking(found.look.lacking)
+            + ". A recovery hands them out, once more if another inbox has them",
         )
     for period in found.out_of_reach:
         yield Problem("out-of-reach", str(period), period)
@@ -412,6 +430,43 @@ def _find_problems(found: Diagnosis) -> Iterator[Problem]:
             f"only {found.look.items:,} messages and events were read{_describe_look(found)}, and there are more: read "
             "all of them",
         )
+
+
+def _explain_lacking(found: Lacking) -> str:
+    """Return why an inbox may lack what Basiq delivered: what is seen, else each cause that there may be."""
+    if found.first is not None and found.newest_record is not None and found.first > found.newest_record:
+        return (
+            f"all of it came after its newest record, of {_minute(found.newest_record)}. So it is a copy or a backup, "
+            "or the service has another inbox by now: see which one it uses"
+        )
+    period = (
+        "" if found.first is None or found.last is None else (f" from {_minute(found.first)} to {_minute(found.last)}")
+    )
+    if found.statuses and found.statuses.keys() <= {204}:
+        return (
+            f"it was answered with 204{period}, as a receiver responds that has handled an event, or has no handler "
+            "for its type. Either a deploy had no handler then, or the inbox has lost entries (a failover, a restore), "
+            "or a receiver with another inbox has the webhook's url"
+        )
+    if found.statuses and found.statuses.keys() <= {202}:
+        return (
+            f"it was answered with 202{period}: a receiver stored it for a deferred handler. So the inbox has lost it "
+            "(a failover, a restore), or that receiver has another inbox"
+        )
+    if found.statuses and 204 not in found.statuses and 202 not in found.statuses:
+        shown = " and ".join(str(each) for each in sorted(found.statuses, key=str) if each is not None)
+        return (
+            f"it was answered with {shown or 'success'}{period}, which a receiver says only of what it knows: another "
+            "program has the webhook's url, or a receiver with another inbox"
+        )
+    return (
+        "something else at the webhook's url answered it, or a receiver with another inbox, or one without a handler "
+        "for its type; or the inbox has lost entries (a failover, a restore)"
+    )
+
+
+def _minute(moment: datetime) -> str:
+    return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
 
 
 def _describe_look(found: Diagnosis) -> str:

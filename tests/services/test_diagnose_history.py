@@ -251,6 +251,9 @@ async def test_what_basiq_delivered_elsewhere_is_a_problem_where_the_inbox_would
             await w.fake.advance(hours=1)
             found = await w.basiq.webhooks.diagnose(w.webhook_id, inbox=inbox)
             assert (found.unrecorded, codes(found)) == (4, {"unrecorded"})
+            an_hour_ago = (w.fake.now() - timedelta(hours=1)).replace(microsecond=0)
+            assert (found.look.lacking.statuses, found.look.lacking.first) == ({204: 4}, an_hour_ago)
+            assert "answered with 204" in next(each.text for each in found.problems)
             assert (await recover(w.basiq, w.webhook_id, receiver, inbox=inbox)).finished
             assert len(got) == 4, "what it calls a problem is brought by the line that it names"
             assert (await w.basiq.webhooks.diagnose(w.webhook_id, inbox=inbox)).healthy
