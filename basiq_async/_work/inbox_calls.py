@@ -146,11 +146,29 @@ class InboxCalls:
         Raises ``ConfigurationError`` if the inbox is that of other webhooks.
         """
         for _ in range(_TRIES):
-            known = await self.noted()
-            if not known.admits(webhook_ids):
-                raise refusal(known, webhook_ids)
+            known = await self.look(webhook_ids)
             changed = known.add(webhook_ids, live=live, names=names, account=account)
             if changed == known or await self.set_note(NOTE, changed.write(), expected=known.text):
+                return changed
+        raise InboxError(_CONTENDED)
+
+    async def look(self, webhook_ids: Collection[str]) -> Noted:
+        """Return the note of an inbox that admits webhooks. Raises ``ConfigurationError`` as ``admit`` does."""
+        known = await self.noted()
+        if not known.admits(webhook_ids):
+            raise refusal(known, webhook_ids)
+        return known
+
+    async def join(self, webhook_id: str, name: str | None, account: Account) -> Noted:
+        """Note a webhook because a person says that it is of this service. A damaged note is made anew."""
+        for _ in range(_TRIES):
+            text = await self.note(NOTE)
+            try:
+                known = Noted.read(text)
+            except InboxError:
+                known = Noted()
+            changed = known.add([webhook_id], names={webhook_id: name}, account=account)
+            if await self.set_note(NOTE, changed.write(), expected=text):
                 return changed
         raise InboxError(_CONTENDED)
 

@@ -68,8 +68,8 @@ class InboxOptions:
     webhook: Annotated[str | None, option(envvar=WEBHOOK_VARIABLE)] = None
 
     @asynccontextmanager
-    async def open(self, *, write: bool = False) -> AsyncIterator[tuple[InboxCalls, str | None]]:
-        """Open the inbox, to ``write`` to it or only to look.
+    async def open(self, *, write: bool = False, joins: bool = False) -> AsyncIterator[tuple[InboxCalls, str | None]]:
+        """Open the inbox, to ``write`` to it or only to look. ``joins``: it may be that of other webhooks.
 
         Also yield the job whose entries are meant; None for those of a receiver, and ``ALL`` for all of an inbox.
         """
@@ -80,7 +80,10 @@ class InboxOptions:
             raise ConfigurationError("name the inbox with --inbox or --receiver, or with --to and --webhook")
         if self.receiver is not None:
             async with open_receiver(self.receiver, self.webhook, make=False) as opened:
-                yield InboxCalls(opened.inbox, INBOX_TIMEOUT), None
+                calls = InboxCalls(opened.inbox, INBOX_TIMEOUT)
+                if write and not joins and opened.webhook_ids:
+                    await calls.look(opened.webhook_ids)
+                yield calls, None
             return
         if self.inbox is None and self.webhook is None:
             raise ConfigurationError(f"--to needs --webhook, or {WEBHOOK_VARIABLE}: the record is of one webhook")

@@ -162,6 +162,7 @@ def _unsubscribed(problem: Problem, found: Diagnosis, place: Place) -> Words:
 
 _LINES: Mapping[str, Callable[[Problem, Diagnosis, Place], Words]] = {
     "forbidden": lambda problem, found, place: _line("whoami"),
+    "not-joined": lambda problem, found, place: _line("inbox join", found.webhook.id, *place.read),
     "no-event-types": lambda problem, found, place: _line("events types"),
     "retired-event-types": lambda problem, found, place: _subscribe(found, _kept_types(found)),
     "unknown-event-types": lambda problem, found, place: _line("events types"),
@@ -245,6 +246,7 @@ OFFERED: Mapping[str, Offered] = {
     "what waits": Offered("inbox waiting --receiver RECEIVER"),
     "what waits, by the inbox": Offered("inbox waiting --inbox INBOX"),
     "what became of an event": Offered("inbox get EVENT_ID --inbox INBOX"),
+    "that a webhook took the place of another": Offered("inbox join WEBHOOK_ID --inbox INBOX"),
     "whether the inbox works": Offered("inbox check --inbox INBOX"),
     "what waits, handled": Offered("work --receiver RECEIVER"),
 }

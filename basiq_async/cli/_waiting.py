@@ -7,18 +7,21 @@ from collections.abc import Awaitable, Sequence
 from contextlib import aclosing
 from typing import TYPE_CHECKING
 
+from .._redaction.text import amount
+from .._wire.hosts import show_url
 from .._work.keys import inbox_key, key_of_post
-from ..errors import ConfigurationError
+from ..errors import ConfigurationError, InboxError
 from ._command import Group, command
 from ._inboxes import INBOX_TIMEOUT, InboxOptions, Receiver, may_write, open_receiver, tell_newest
-from ._options import LogLevel, Oldest
+from ._options import LogLevel, Oldest, Yes
 from ._output import live, say, show_logs
-from ._quarantine import ID, show_entries
-from ._results import Column, Output, Row, View, short_time
-from ._run import DONE, WRONG, stopping
+from ._quarantine import ID, entries_of, show_entries
+from ._results import Column, Output, Row, View, cell_text, short_time
+from ._run import DONE, WRONG, confirm, stopping
 
 if TYPE_CHECKING:
     from .._work.inbox_calls import InboxCalls
+    from ..client import BasiqClient
     from ..receiver import StoredDelivery
 
 _EVERY = 1.0
@@ -122,6 +125,38 @@ async def check(place: InboxOptions) -> Row:
         async with place.open(write=True) as (calls, _):
             await calls.check()
     return {"known_since": since, "newest_record": newest, "webhooks": webhooks, "written": written}
+
+
+@inbox_app.add(View("joined webhooks waiting quarantined"))
+async def join(basiq: BasiqClient, webhook_id: str, place: InboxOptions, yes: Yes = False) -> Row:
+    """Let a webhook deliver into the inbox of another one, whose place it took. Shows what is there, and asks first.
+
+    An inbox is one service at one Basiq account. What waits in it, and what is in its quarantine, is then handled by
+    the service of this webhook. For another service, pass an inbox of its own instead: no question is needed for that.
+
+    webhook_id: The webhook that took the place of another one.
+    """
+    webhook = await basiq.webhooks.get(webhook_id)
+    async with place.open(write=True, joins=True) as (calls, _):
+        try:
+            noted = (await calls.noted()).webhooks
+        except InboxError as exc:
+            say(str(exc))
+            noted = {}
+        waiting, quarantined = await calls.count_waiting(), await calls.count_quarantined()
+        if webhook_id not in noted:
+            listed = {each.id: each.url async for each in basiq.webhooks.list()}
+            for each, found in noted.items():
+                since = "" if found.since is None else f", with live deliveries since {cell_text(found.since)}"
+                url = f"at {show_url(listed[each])}" if each in listed else "which this API key does not list"
+                say(f"the inbox is of the webhook {each}, {url}{since}")
+            await tell_newest(calls.inbox)
+            waits = amount(waiting.count, "delivery waits", "deliveries wait")
+            say(f"{waits} in it, and {entries_of(quarantined)} in its quarantine")
+            whose = f"{webhook_id}, {webhook.name or 'without a name'}, at {show_url(webhook.url)}"
+            confirm(f"Is {whose}, of the same service, and handles them from now on?", yes=yes)
+            noted = (await calls.join(webhook_id, webhook.name, basiq._api.account)).webhooks
+    return {"joined": webhook_id, "webhooks": [*noted], "waiting": waiting.count, "quarantined": quarantined}
 
 
 _STATE = View[Row]("event_id event_type_id job state since due error failures newest_record")

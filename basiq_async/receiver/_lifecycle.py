@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
-from datetime import UTC, datetime
 from weakref import WeakKeyDictionary
 
 from .._work.failures import reason_text
+from .._work.gate import Gate
 from .._work.inbox_calls import InboxCalls
+from .._work.may_work import may_work
 from .._work.protocol import Inbox, Record
 from ..errors import ConfigurationError
 from ._secrets import Secrets
@@ -22,18 +23,12 @@ _SECRETS: WeakKeyDictionary[MemoryInbox, Secrets] = WeakKeyDictionary()
 
 
 class Lifecycle:
-    """Counts how often a receiver was entered with ``async with``, and knows its event loop, and whether it is closed.
+    """Counts how often a receiver was entered with ``async with``; knows its event loop, and whether it is closed."""
 
-    clock: seconds since 1970.
-    """
-
-    def __init__(self, calls: InboxCalls, *, webhook_ids: Sequence[str], clock: Callable[[], float]) -> None:
+    def __init__(self, calls: InboxCalls, gate: Gate) -> None:
         self._calls = calls
         self._inbox = calls.inbox
-        self._webhook_ids = webhook_ids
-        self.noted = not webhook_ids
-        """Whether the inbox has noted these webhooks."""
-        self._clock = clock
+        self._gate = gate
         self._close_inbox: Callable[[], Awaitable[object]] | None = None
         self._entered = 0
         self._warned = False
@@ -95,17 +90,12 @@ class Lifecycle:
                 "receiver was closed too early, or used again after it was closed: make a new one for each start"
             )
 
-    async def note(self) -> None:
-        """Note these webhooks in the inbox. Raises ``ConfigurationError`` if it is that of others."""
-        await self._calls.admit(self._webhook_ids, live=datetime.fromtimestamp(self._clock(), UTC))
-        self.noted = True
-
     async def _look_at_inbox(self) -> None:
         # The receiver starts all the same: the database may come back, or a deployment may make the tables later.
         try:
             await self._calls.check()
-            if self._webhook_ids:
-                await self.note()
+            if may_work.get():  # a command that only looks is refused when it uses the inbox
+                await self._gate.ask(live=True)
         except ConfigurationError:
             raise
         except Exception as exc:

@@ -7,7 +7,9 @@ import logging
 import math
 
 from .._work.failures import reason_text
+from .._work.gate import Gate
 from .._work.inbox_calls import InboxCalls
+from ._secrets import Secrets
 
 logger = logging.getLogger("basiq_async.receiver")
 
@@ -16,16 +18,18 @@ _BETWEEN = 1.0
 
 
 class Readiness:
-    """Asks an inbox whether it can be used, once a second at most, however many ask and give up."""
+    """Asks whether deliveries can be handled, once a second at most, however many ask and give up."""
 
-    def __init__(self, calls: InboxCalls) -> None:
+    def __init__(self, calls: InboxCalls, gate: Gate, secrets: Secrets) -> None:
         self._calls = calls
+        self._gate = gate
+        self._secrets = secrets
         self._asking = asyncio.Lock()
         self._asked_at = -math.inf
         self._ready = False
 
     async def ask(self) -> bool:
-        """Return whether the inbox could be used when it was last asked. Never raises."""
+        """Return what was so when it was last asked: there is a secret, and the inbox admits and can be written."""
         time = asyncio.get_running_loop().time
         async with self._asking:
             if not 0 <= time() - self._asked_at < _BETWEEN:
@@ -37,8 +41,13 @@ class Readiness:
     async def _check(self) -> bool:
         try:
             await self._calls.check()
+            await self._gate.look()
+            await self._secrets.begin()
         except Exception as exc:
             text = reason_text(exc)
             logger.warning("the receiver is not ready: %s", text)
+            return False
+        if not self._secrets.keys:
+            logger.warning("the receiver is not ready: it has no signing secret, so it refuses each delivery")
             return False
         return True

@@ -14,6 +14,7 @@ from .._arguments import Duration, EventTypePattern, check_seconds, check_whole,
 from .._redaction.tracebacks import hide_arguments
 from .._signing.signature import TOLERANCE, Headers, check_body
 from .._work.clock import TimeSource, in_seconds
+from .._work.gate import Gate
 from .._work.inbox_calls import InboxCalls
 from .._work.may_work import may_work
 from .._work.protocol import ClaimedDelivery, Inbox, StoredDelivery, TransactionalInbox, Waiting
@@ -128,6 +129,7 @@ class WebhookReceiver:
         self._inbox: Inbox = MemoryInbox(clock=clock) if inbox is None else inbox
         check_inbox(self._inbox, secrets, self._webhook_ids)
         calls = self._calls = InboxCalls(self._inbox, settings.inbox_timeout)
+        gate = self._gate = Gate(calls, self._webhook_ids, live=self._live)
         self._on_delivery = on_delivery
         self._around: Around | None = None
         self._requests = RequestReader(
@@ -151,12 +153,12 @@ class WebhookReceiver:
             moment=moment,
             outages=self._dispatcher.outages,
         )
-        self._worker = Worker(self._backlog, self._handle_deferred, self.accepts_type, self._count_at_once)
+        self._worker = Worker(self._backlog, gate, self._handle_deferred, self.accepts_type, self._count_at_once)
         if settings.is_deferred:
             check_deferrable(self._inbox, given=self._has_inbox)
         self._quarantine = Quarantine(calls)
-        self._readiness = Readiness(calls)
-        self._lifecycle = Lifecycle(calls, webhook_ids=self._webhook_ids, clock=self._clock)
+        self._readiness = Readiness(calls, gate, secrets)
+        self._lifecycle = Lifecycle(calls, gate)
         self._asgi = ASGIApp(self, self._lifecycle.own_inbox)
 
     def __repr__(self) -> str:
@@ -302,7 +304,8 @@ class WebhookReceiver:
         done = (
             self._closed(delivery)
             if self._lifecycle.closed
-            else await self._dispatch(delivery, patience=patience, live=False)
+            else await self._find_refusal(delivery, live=False)
+            or await self._dispatch(delivery, patience=patience, live=False)
         )
         if done.result is Result.BUSY and self._lifecycle.closed:  # it was closed while this delivery waited
             done = self._closed(delivery)
@@ -357,8 +360,7 @@ class WebhookReceiver:
         Returns the outcome of each. Raises ``InboxError``, or the error of an inbox from elsewhere.
         """
         self._lifecycle.join_loop()
-
-        await self._secrets.begin()
+        await self._gate.ask()
 
         async def handle(delivery: StoredDelivery) -> Outcome | None:
             return None if self._lifecycle.closed else await self._retry(delivery)
@@ -405,6 +407,7 @@ class WebhookReceiver:
         that another worker is handling.
         """
         self._lifecycle.join_loop()
+        await self._gate.ask()
         return await self._quarantine.drop(ids)
 
     async def forget(self, user_id: str) -> int:
@@ -416,6 +419,7 @@ class WebhookReceiver:
         Raises ``ConfigurationError`` for an empty id, ``InboxError``, or the error of an inbox from elsewhere.
         """
         self._lifecycle.join_loop()
+        await self._gate.ask()
         return await self._quarantine.forget(user_id)
 
     def setup(self, app: web.Application, path: str = "/basiq", *, own_inbox: bool = False) -> None:
@@ -471,23 +475,34 @@ class WebhookReceiver:
 
     def _receive(self, delivery: Delivery) -> Coroutine[Any, Any, Outcome]:
         """Hand a delivery that Basiq sent to its handler, or store it for later."""
-        if not self._lifecycle.noted:
-            return self._note_and_receive(delivery)
+        if not self._gate.is_open():
+            return self._ask_and_receive(delivery)
+        return self._admitted(delivery)
+
+    def _admitted(self, delivery: Delivery) -> Coroutine[Any, Any, Outcome]:
         route = self._routes.find(delivery.event_type_id) if self._backlog.used else None
         if route is None or not route.deferred:
             return self._dispatch(delivery)
         work = self._store(delivery)
         return work if self._around is None else self._around(delivery, work)
 
-    async def _note_and_receive(self, delivery: Delivery) -> Outcome:
-        """Do the same, if the inbox accepts the webhooks: it was away at the start, or the receiver was not entered."""
+    async def _ask_and_receive(self, delivery: Delivery) -> Outcome:
+        """Do the same, if the inbox admits the webhooks of this receiver."""
+        return await self._find_refusal(delivery, live=True) or await self._admitted(delivery)
+
+    async def _find_refusal(self, delivery: Delivery, *, live: bool) -> Outcome | None:
+        """Return the outcome of a delivery whose webhook the inbox does not admit; None if it does."""
         try:
-            await self._lifecycle.note()
+            await self._gate.ask(live=live)
         except Exception as exc:
-            text = "was refused, because the inbox could not note the webhooks of this receiver"
+            text = "was refused, because the inbox does not admit the webhooks of this receiver"
             self._dispatcher.outages.report(shorten(delivery.id), text, exc, log_fields(delivery, error=exc))
             return Outcome(Result.UNAVAILABLE, delivery, error=exc, retry_after=RETRY_SOON)
-        return await self._receive(delivery)
+        return None
+
+    def _live(self) -> datetime | None:
+        """Return the present time: since then the inbox has live deliveries. None in a command that only looks."""
+        return datetime.fromtimestamp(self._clock(), UTC) if may_work.get() else None
 
     async def _store(self, delivery: Delivery) -> Outcome:
         done = await self._backlog.store(delivery)

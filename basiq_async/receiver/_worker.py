@@ -15,6 +15,7 @@ import attrs
 from .._redaction.tracebacks import hide_parameters
 from .._work.calls import HOST
 from .._work.failures import failure_text
+from .._work.gate import Gate
 from .._work.limits import wait_for_event
 from .._work.protocol import ClaimedDelivery, StoredDelivery, WaitingInbox
 from .._work.tasks import TaskOwner, wait_uncancelled
@@ -47,11 +48,13 @@ class Worker:
     def __init__(
         self,
         backlog: Backlog,
+        gate: Gate,
         handle: Callable[[Delivery, ClaimedDelivery], Awaitable[Outcome]],
         accepts_type: Callable[[str], bool],
         most: Callable[[], int],
     ) -> None:
         self._backlog = backlog
+        self._gate = gate
         self._handle = handle
         self._accepts_type = accepts_type
         self._most = most
@@ -193,6 +196,7 @@ class Worker:
         # One token for all: together with the key it names one claim.
         token = f"{HOST}/{os.getpid()}/{os.urandom(16).hex()}"
         backlog = self._backlog
+        await self._gate.ask()
         claimed = await backlog.calls.claim_due(
             token, limit=limit, retries=retries, lease=self._lease, without=(), now=backlog.moment()
         )

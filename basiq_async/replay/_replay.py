@@ -20,7 +20,7 @@ from .._work.failures import is_outage, reason_text
 from .._work.inbox_calls import InboxCalls
 from .._work.keys import check_repeat_name
 from .._work.limits import inbox_is_slow, limit, wait_for_event
-from .._work.noted import Noted, refusal, refuse_others
+from .._work.noted import Noted, refuse_others
 from .._work.protocol import ClaimStatus, Inbox, StoredDelivery
 from .._work.tasks import run_cancel_once, run_to_completion
 from ..client import BasiqClient
@@ -208,6 +208,7 @@ class Replay:
         """Count what ``run`` would do now. It reads the source, and changes neither target nor record."""
         calls, left, waiting = self._handling.calls, 0, 0
         if calls is not None:
+            await self._look_at_inbox(calls)
             left, waiting = await calls.count_quarantined(self._handling.job), (await calls.count_waiting()).count
         source, _ = await self._open_source(counts_only=True)
         plan = await make_plan(source, self._where.limit, accepts_type=self._handling.accepts_type)
@@ -225,7 +226,10 @@ class Replay:
         Return the number removed. Raises ``InboxError`` also for a message that another worker is handling.
         """
         calls, wanted = self._handling.calls, _check_ids(ids)
-        return 0 if calls is None else await calls.drop_ids(wanted, self._handling.job)
+        if calls is None:
+            return 0
+        await self._look_at_inbox(calls)
+        return await calls.drop_ids(wanted, self._handling.job)
 
     async def export_quarantined(self, path: str | os.PathLike[str]) -> int:
         """Write the webhook's entries of the quarantine to a new file, a line of JSON each. Return their number.
@@ -461,12 +465,12 @@ class Replay:
 
         The keys of posts may be those of several webhooks.
         """
-        self._noted = await calls.noted()
         target, own = self._handling.value, self._own_webhooks
         if isinstance(target, HttpTarget):
+            self._noted = await calls.noted()
             self._is_of_service = await check_place(self._client, self._noted, self._webhook_id, target)
-        elif own and not self._noted.admits(own):
-            raise refusal(self._noted, own)
+        elif own:
+            self._noted = await calls.look(own)
 
     async def _found(self, calls: InboxCalls) -> None:
         """Note the webhook in an empty inbox, and join those of the receiver's list: Basiq has shown its messages.

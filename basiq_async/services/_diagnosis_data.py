@@ -96,6 +96,7 @@ async def diagnose(
         **{name: getattr(scan, name) for name in _SCAN.split()},
         endpoint=await check_endpoint(sign, webhook.url) if test and sign is not None else None,
         quarantined=known.quarantined,
+        not_joined=known.not_joined,
         waiting=known.waiting,
         failing_types=known.failing_types,
         clock_lead=api.clock_lead(),

@@ -38,6 +38,7 @@ class KnownEvents:
         """The jobs whose posts show what was handled."""
         self.newest_record: datetime | None = None
         """When the inbox last recorded something, if it tells."""
+        self.not_joined: tuple[str, ...] = ()
         self.quarantined = 0
         self.waiting = Waiting()
         self.failing_types: tuple[FailingType, ...] = ()
@@ -67,6 +68,7 @@ class KnownEvents:
             return
         noted = await calls.noted()
         self.newest_record = await calls.newest_record()
+        self.not_joined = () if noted.admits([webhook_id]) else tuple(noted.webhooks)
         self.recording_since = await find_recording_since(calls, noted, webhook_id)
         own = {*noted.webhooks, *(() if receiver is None else receiver.webhook_ids)}
 

@@ -30,6 +30,7 @@ ProblemCode = Literal[
     "forbidden",
     "disabled",
     "pending",
+    "not-joined",
     "no-event-types",
     "retired-event-types",
     "unknown-event-types",
@@ -215,6 +216,7 @@ class Diagnosis:
     failing_types: the types whose deferred deliveries fail, with the number, since when, and an error: a problem from
         the first failure on.
     clock_lead: by how many seconds this machine's clock is ahead of Basiq's; negative if it is behind.
+    not_joined: the webhooks that the inbox has noted, if this one is none of them.
     look: what was read.
     """
 
@@ -239,6 +241,7 @@ class Diagnosis:
     waiting: Waiting = attrs.field(factory=Waiting)
     failing_types: tuple[FailingType, ...] = ()
     clock_lead: float = 0.0
+    not_joined: tuple[str, ...] = ()
     look: Look = attrs.field(factory=Look)
 
     @property
@@ -373,6 +376,14 @@ def _find_problems(found: Diagnosis) -> Iterator[Problem]:
         yield status
     if found.endpoint is not None and not found.endpoint.ok:
         yield _endpoint_problem(found.endpoint, clock=clock)
+    if found.not_joined:
+        others = ", ".join(found.not_joined)
+        yield Problem(
+            "not-joined",
+            f"the inbox is of the webhook {others}, so it refuses each delivery of this one: if this one took its "
+            "place, say so, and see what waits and is in the quarantine; for another service, name an inbox of its own",
+            found.not_joined,
+        )
     if not webhook.subscribed_events:
         yield Problem("no-event-types", "the webhook is not subscribed to any event type")
     if found.refused is not None:

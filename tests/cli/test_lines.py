@@ -22,7 +22,7 @@ from basiq_async.testing import Quirks
 
 from ..support.command_line import CommandResult
 from ..support.real_time import PATIENCE
-from .conftest import TYPE, Endpoint, Run, Served, World, install, let_wait, wait_until
+from .conftest import TYPE, Endpoint, Run, Served, World, install, let_wait, receive, wait_until
 
 if sys.platform == "win32":
     pytest.skip("there is no shell", allow_module_level=True)
@@ -159,6 +159,28 @@ def test_the_line_for_a_secret_that_is_not_there(world: World) -> None:
     assert w.endpoint.ids == []
     assert shell(line).exit_code == 0
     assert w.codes(webhook_id, "--receiver", place, "--test") == []
+
+
+def test_the_line_for_a_webhook_that_the_inbox_has_not_noted(world: World) -> None:
+    """It asks a person, who is shown what is there."""
+    w, former = world, world.webhook()
+    receive(former, "e-good", "e-bad", bad=("e-bad",), quarantine_after=1)
+    let_wait(former, "e-waits")
+    w.call(lambda basiq: basiq.webhooks.delete(former))
+    webhook_id = w.webhook()
+    at = ("--inbox", "inbox.db")
+    line = line_for("not-joined", w, webhook_id, *at)
+    asked = shell(line)
+    assert (asked.exit_code, "pass --yes" in asked.stderr) == (2, True), asked.stderr
+    for part in (f"the webhook {former}, which this API key does not list, with live deliveries since",
+                 "1 delivery waits in it, and 1 entry in its quarantine", "newest record is of"):  # fmt: skip
+        assert part in asked.stderr, asked.stderr
+    assert w.run("inbox", "check", *at).row["webhooks"] == [former]
+    for _ in range(2):
+        done = shell(f"{line} --yes")
+        assert (done.exit_code, done.row["webhooks"]) == (0, [former, webhook_id]), done.stderr
+    receive(webhook_id, "e-new")
+    assert "not-joined" not in w.codes(webhook_id, *at)
 
 
 def test_the_line_for_a_webhook_without_types(world: World) -> None:

@@ -38,6 +38,14 @@ LINES: dict[str, tuple[dict[str, Any], dict[Place, str] | str]] = {
         },
     ),
     "pending": ({"status": "pending-approval"}, "webhooks wait w"),
+    "not-joined": (
+        {"not_joined": ("other",)},
+        {
+            Place(): "inbox join w",
+            RECEIVER: "inbox join w --receiver service:receiver",
+            INBOX: "inbox join w --inbox inbox.db",
+        },
+    ),
     "no-event-types": ({"subscribed": ()}, "events types"),
     "retired-event-types": ({"types": TypeDifferences(retired=("a",))}, "webhooks update w --event b"),
     "unknown-event-types": ({"types": TypeDifferences(unknown=("x",))}, "events types"),

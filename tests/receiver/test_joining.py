@@ -65,7 +65,6 @@ async def test_a_receiver_whose_inbox_is_away_at_its_start_asks_it_at_the_first_
         assert await post(receiver, "e1") is Result.UNAVAILABLE
         inbox.away = False
         assert await post(receiver, "e1") is Result.HANDLED
-        caplog.clear()
         assert await post(wrong, "e1") is Result.UNAVAILABLE
         assert "the inbox is of the webhook 'old'" in caplog.text
     assert len(got) == 1
