@@ -149,7 +149,7 @@ def test_80_columns_have_what_a_person_needs_and_the_whole_id(run: Run, monkeypa
         assert max(map(len, [head, *lines])) <= 80
         place = lines.index(f"  {id}")
         assert lines[place - 1].startswith("consent.revoked  ")
-        assert run("inbox", "get", lines[place].strip(), *at, "--event", "consent.revoked").row["event_id"] == id
+        assert run("inbox", "get", lines[place].strip(), *at).row["event_id"] == id
 
 
 def test_what_is_removed_is_named_by_its_event_too(run: Run) -> None:

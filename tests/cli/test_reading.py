@@ -21,7 +21,7 @@ DAYS_AGO = 0
 LOOKS: tuple[tuple[str, ...], ...] = (
     ("inbox", "check"),
     ("inbox", "waiting"),
-    ("inbox", "get", "e-1", "--event", TYPE),
+    ("inbox", "get", "e-1"),
     ("quarantine", "list"),
     ("quarantine", "show", "e-1"),
     ("quarantine", "export", "export.jsonl"),

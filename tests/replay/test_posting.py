@@ -78,7 +78,7 @@ async def serving(**options: Any) -> AsyncIterator[Service]:
                     raise ValueError("broken")
                 got.append(delivery.event_id)
 
-            await receiver._lifecycle.note()  # as its start does, which would also work off what waits
+            await receiver._gate.ask(live=True)  # as its start does, which would also work off what waits
             yield made
 
 
