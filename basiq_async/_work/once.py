@@ -9,6 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any, Generic, TypeVar, TypeVarTuple, cast
+from weakref import WeakKeyDictionary
 
 import attrs
 
@@ -16,7 +17,7 @@ from .._redaction.tracebacks import drop_tracebacks, hide_parameters
 from .._work.failures import reason_text
 from ..errors import InboxError
 from .failures import leaves
-from .limits import inbox_is_slow, inbox_limit, wait_for_event
+from .limits import inbox_is_slow, inbox_limit, limit, wait_for_event
 from .protocol import Claim, ClaimStatus, Inbox, TransactionalInbox
 from .steps import Steps
 from .tasks import wait_uncancelled
@@ -33,6 +34,22 @@ _MOST_STARTS = 3
 """A call of the inbox is made so often if the event loop shuts down, and cancels the task that makes it."""
 _FIRST_WAIT = 0.02
 _LONGEST_WAIT = 5.0
+MOST_UNENDED = 3
+"""After so many attempts without an end, an event is not handled any more."""
+_ALONE: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = WeakKeyDictionary()
+"""Held by the one event of this process that is handled though an attempt before had no end.
+
+Nothing tells which of the events that were under way has killed the process. One after the other shows it, and what
+only ran beside it is not counted again.
+"""
+
+
+class KilledError(Exception):
+    """The process was killed so often while it handled an event that it is not handled any more."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__(f"the process was killed {count} times while it handled this")
+        self.count = count
 
 
 class AttemptResult(enum.Enum):
@@ -44,6 +61,8 @@ class AttemptResult(enum.Enum):
     """It was handled before, or is in the quarantine and was acknowledged."""
     BUSY = "busy"
     """Another worker holds it."""
+    ALONE = "alone"
+    """An attempt before this one had no end. It is to be handled alone, when nothing else is under way."""
     FAILED = "failed"
     """The work failed."""
     UNAVAILABLE = "unavailable"
@@ -124,6 +143,8 @@ class Unit(ABC, Generic[T]):
     """Whether to await ``prepare`` before the claim of such a transaction, which holds no connection meanwhile."""
     already_claimed = False
     """Whether the event is claimed already, by a lease of this token."""
+    can_be_alone = True
+    """Whether to handle an event though an attempt before had no end; else the end is ``ALONE``."""
 
     def __init__(
         self,
@@ -143,6 +164,9 @@ class Unit(ABC, Generic[T]):
         self.quarantined = quarantined
         self.claimed = False
         self.timed_out = False
+        self.unended = 0
+        """How many attempts before this one had no end."""
+        self._alone: asyncio.Lock | None = None
         self._loop = asyncio.get_running_loop()
         self._steps = Steps(units.grace, self._answer_late)
         self._renewal_ended: asyncio.Event | None = None
@@ -275,6 +299,8 @@ class Unit(ABC, Generic[T]):
             if ending is not None:
                 return ending
             self.claimed = True
+            if self.unended >= MOST_UNENDED:
+                raise KilledError(self.unended)
             if self.units.renew and self.session is None:
                 value = await self._work_and_renew()
             else:
@@ -291,6 +317,8 @@ class Unit(ABC, Generic[T]):
             raise
         finally:
             self._steps.close()
+            if self._alone is not None:
+                self._alone.release()
             if by_key.get(self.key) is self._steps.task:
                 del by_key[self.key]
 
@@ -327,7 +355,17 @@ class Unit(ABC, Generic[T]):
                 await self.give_back(exc)  # the inbox may have made the claim
                 return AttemptEnd(AttemptResult.UNAVAILABLE, error=exc)
             if claim.status is ClaimStatus.CLAIMED:
-                return None
+                if not claim.unended or self.quarantined or self.already_claimed:
+                    return None
+                self.unended = claim.unended
+                if self._alone is not None or claim.unended >= MOST_UNENDED:
+                    return None
+                await self.release()  # what only waits must not be counted if the process is killed meanwhile
+                if not self.can_be_alone:
+                    return AttemptEnd(AttemptResult.ALONE)
+                if not await self._interruptible(self._wait_to_be_alone, None):
+                    return AttemptEnd(AttemptResult.BUSY, claim=Claim(ClaimStatus.BUSY, self.units.lease))
+                continue
             if claim.status is ClaimStatus.DONE:
                 return AttemptEnd(AttemptResult.DONE)
             if waited >= self.patience or self.units.is_ending:
@@ -337,6 +375,17 @@ class Unit(ABC, Generic[T]):
             pause = min(wait, self.patience - waited, max(claim.retry_after, _FIRST_WAIT))
             await self._interruptible(partial(asyncio.sleep, pause), None)
             waited, wait = waited + pause, min(_LONGEST_WAIT, 1.5 * wait)
+
+    async def _wait_to_be_alone(self) -> bool:
+        """Wait until no other event is handled of which an attempt had no end. Return whether it was soon enough."""
+        lock = _ALONE.setdefault(self._loop, asyncio.Lock())
+        try:
+            async with limit(max(self.patience, _LONGEST_WAIT), TimeoutError()):
+                await lock.acquire()
+        except TimeoutError:
+            return False
+        self._alone = lock
+        return True
 
     async def _work_and_renew(self) -> T:
         ended = self._renewal_ended = asyncio.Event()

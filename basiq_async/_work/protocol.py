@@ -74,6 +74,10 @@ class Inbox(Record, Protocol):
         starts again). DONE if the event has been handled, or is in the quarantine and was acknowledged. BUSY if another
         token holds the key, by a claim of either kind.
 
+        A claim whose lease ran out, and that was neither released nor completed, is an attempt without an end: its
+        process was killed, or hung. The call that claims the key after it counts it, in one step: ``Claim.unended`` is
+        how many there were. ``release`` and ``quarantine`` leave the count as it is, and ``complete`` forgets it.
+
         An entry of the quarantine that was *not acknowledged* does not keep the key from being claimed: a live attempt
         handles the event. The entry stays until ``complete`` removes it, or ``quarantine`` replaces it.
 
@@ -154,12 +158,14 @@ class Claim:
     """The result of an attempt to claim a key.
 
     If the status is BUSY, ``retry_after`` is the number of seconds until the other worker's lease ends, and ``holder``
-    is that worker's token, or None if the inbox does not know it.
+    is that worker's token, or None if the inbox does not know it. If it is CLAIMED, ``unended`` is the number of
+    attempts before this one that had no end.
     """
 
     status: ClaimStatus
     retry_after: float = 0.0
     holder: str | None = None
+    unended: int = 0
 
 
 Kind = Literal["delivery", "message", "event", "unreadable"]

@@ -17,7 +17,7 @@ from .._redaction.tracebacks import hide_parameters
 from .._work.blocking import watch
 from .._work.calls import HOST
 from .._work.failures import failure_text, find_retry_after
-from .._work.once import AttemptEnd, AttemptResult, UnderWay, Unit
+from .._work.once import AttemptEnd, AttemptResult, KilledError, UnderWay, Unit
 from .._work.protocol import ClaimedDelivery, Inbox, StoredDelivery, TransactionalInbox, WaitingInbox
 from ..errors import InboxError
 from ._delivery import Delivery
@@ -41,6 +41,8 @@ _GIVE_BACK_SOON = 1.0
 """Seconds to give back a claim at an inbox that has just failed."""
 _MOMENT = 1.0
 """Seconds to wait for a cancelled handler to end, before Basiq gets its response."""
+ALONE = "alone"
+"""The reason of an outcome: an attempt before had no end, and a job is to hand the event out alone."""
 _TRY_BUSY = 5.0
 """Seconds until a deferred delivery is tried again that a job handles."""
 
@@ -86,11 +88,13 @@ class Dispatcher:
         claimed: ClaimedDelivery | None = None,
         patience: float = PATIENCE,
         live: bool = True,
+        can_be_alone: bool = True,
     ) -> Outcome:
         """Hand a genuine delivery to its handler, unless it was handled before or another worker is handling it.
 
         ``retried`` is its entry of the quarantine, where it stays if it fails again. ``claimed``: it was deferred, and
-        this process has claimed it. ``patience`` is in seconds. ``live``: Basiq sent it.
+        this process has claimed it. ``patience`` is in seconds. ``live``: Basiq sent it. For ``can_be_alone``, see
+        ``Unit``.
         """
         route = self._routes.find(delivery.event_type_id)
         if route is None:
@@ -101,6 +105,7 @@ class Dispatcher:
         # A replay, and a retry from the quarantine, give a deferred handler its time too.
         units = self._deferred if route.deferred or claimed is not None else self._units
         attempt = _Attempt(units, delivery, route, retried, patience, session, self, claimed, live=live)
+        attempt.can_be_alone = can_be_alone
         return attempt.outcome_of(await attempt.handle_once())
 
     @property
@@ -223,6 +228,9 @@ class _Attempt(Unit[None]):
 
     async def record_failure(self, failure: Exception) -> None:
         """Release the claim, or quarantine the delivery if it has failed too often. Log one record of it."""
+        if isinstance(failure, KilledError):
+            await self._stop_trying(failure)
+            return
         self._result = Result.TIMED_OUT if self.timed_out else Result.FAILED
         again = ""
         if self._deferred is not None:
@@ -245,6 +253,23 @@ class _Attempt(Unit[None]):
             extra=self.log_fields(failure),
         )
 
+    async def _stop_trying(self, failure: KilledError) -> None:
+        """Set aside what kills its process, and do not hand it out. Of what a job hands out, the job does that."""
+        self._failures = failure.count
+        if not self._live:
+            await self.release()
+            return
+        acknowledged = self._dispatcher.quarantine_after is not None
+        if await self._set_aside(attrs.evolve(self._make_entry(failure), acknowledged=acknowledged)) and acknowledged:
+            self._result = Result.QUARANTINED
+        logger.error(
+            "delivery %r is not handed to its handler any more, because %s; it is in the quarantine: see "
+            "receiver.quarantined()",
+            shorten(self._delivery.id),
+            failure,
+            extra=self.log_fields(failure),
+        )
+
     def outcome_of(self, ending: AttemptEnd[None]) -> Outcome:
         result, error, retry_after = Result.HANDLED, ending.error, None
         then = "the response asks Basiq to send it again" if self._deferred is None else "it is tried again"
@@ -262,6 +287,8 @@ class _Attempt(Unit[None]):
                 then,
                 extra=self.log_fields(),
             )
+        elif ending.how is AttemptResult.ALONE:
+            return Outcome(Result.BUSY, self._delivery, ALONE)
         elif ending.how is AttemptResult.FAILED:
             result, retry_after = self._result, self._retry_after
         elif ending.how is AttemptResult.LATE:

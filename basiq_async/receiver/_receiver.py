@@ -290,12 +290,16 @@ class WebhookReceiver:
         done = delivery if isinstance(delivery, Outcome) else await self._receive(delivery)
         return self._report(done, started)
 
-    async def dispatch(self, delivery: Delivery, *, patience: Duration = PATIENCE) -> Outcome:
+    async def dispatch(
+        self, delivery: Delivery, *, patience: Duration = PATIENCE, can_be_alone: bool = True
+    ) -> Outcome:
         """Hand a delivery to its handler without checking a signature, unless the event was handled before.
 
         The inbox, the handlers and the outcomes are the same as for a delivery by HTTP, but no handler is deferred. A
         replay uses this method.
         ``patience`` is the number of seconds to wait for another worker that is handling the event.
+        ``can_be_alone``: whether to handle an event though an attempt before had no end, because its process was
+        killed; else the outcome is ``Result.BUSY`` with the reason "alone".
         """
         started = time.perf_counter()
         self._lifecycle.join_loop()
@@ -305,7 +309,7 @@ class WebhookReceiver:
             self._closed(delivery)
             if self._lifecycle.closed
             else await self._find_refusal(delivery, live=False)
-            or await self._dispatch(delivery, patience=patience, live=False)
+            or await self._dispatch(delivery, patience=patience, live=False, can_be_alone=can_be_alone)
         )
         if done.result is Result.BUSY and self._lifecycle.closed:  # it was closed while this delivery waited
             done = self._closed(delivery)
@@ -529,8 +533,11 @@ class WebhookReceiver:
         claimed: ClaimedDelivery | None = None,
         patience: float = PATIENCE,
         live: bool = True,
+        can_be_alone: bool = True,
     ) -> Coroutine[Any, Any, Outcome]:
-        work = self._dispatcher.dispatch(delivery, retried=retried, claimed=claimed, patience=patience, live=live)
+        work = self._dispatcher.dispatch(
+            delivery, retried=retried, claimed=claimed, patience=patience, live=live, can_be_alone=can_be_alone
+        )
         return work if self._around is None else self._around(delivery, work)
 
     def _observe(self, around: Around) -> None:

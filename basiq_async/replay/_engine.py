@@ -14,7 +14,7 @@ from ..models import Message
 from ._report import OnProgress, Plan, Report
 from ._sources import Batch, MessageSource
 from ._tally import HintNotes, RunSettings, Tally, make_attempts, record_within
-from .targets._base import BUSY, Target
+from .targets._base import ALONE, BUSY, Target
 
 _MOST_AT_ONCE = 1_024
 """A target that never waits: the number of messages before other tasks get their turn."""
@@ -60,11 +60,12 @@ class Recorder(Protocol):
 class _Queue:
     """The messages of the source, one after the other: no more than may be under way or not recorded yet.
 
-    At the end come, once more, those that another worker held. ``allow_extra_seconds`` is called before that.
+    At the end come, once more, those that another worker held, and then, one at a time, those that are to be handled
+    alone. ``begin_end`` is called before each of both.
     """
 
-    def __init__(self, tally: Tally, settings: RunSettings, allow_extra_seconds: Callable[[], None]) -> None:
-        self._tally, self._source, self._allow_extra_seconds = tally, tally.source, allow_extra_seconds
+    def __init__(self, tally: Tally, settings: RunSettings, begin_end: Callable[[bool], None]) -> None:
+        self._tally, self._source, self._begin_end = tally, tally.source, begin_end
         self._most_open, self._left = settings.concurrency, settings.limit
         self._items: Iterator[Item] = iter(())  # the messages that were read and not taken yet
         self._reading: asyncio.Task[Any] | None = None  # the worker that waits for a page
@@ -73,6 +74,9 @@ class _Queue:
         self._stopped = False
         self.busy: deque[Item] = deque()
         """Messages that another worker holds."""
+        self.alone: deque[Item] = deque()
+        """Messages that are to be handled alone."""
+        self._at_last = False
         self.at_end = False
         """Whether all pages were taken."""
 
@@ -110,11 +114,16 @@ class _Queue:
             self._reading.cancel()  # a page may take long
 
     async def _turn_page(self) -> bool:
-        """Take the next page; at the end, once, the messages that were busy. Return False if there is neither."""
-        if self.at_end:
+        """Take the next page; at the end, once, the messages that were busy, then each that is to be handled alone.
+
+        Return False if there is nothing more.
+        """
+        if self._at_last and not self.alone:
             return False
         self._turning = True
         try:
+            if self.at_end:
+                return await self._take_alone()
             self._reading = asyncio.current_task()  # ``stop`` cancels it while it waits here, and nowhere else
             try:
                 if len(self.busy) >= _MOST_BUSY:
@@ -129,14 +138,27 @@ class _Queue:
                 self._items = iter([(each, batch, errors.get(place)) for place, each in enumerate(batch.items)])
                 return True
             self.at_end = True
-            while self._tally.open and not self._stopped:
-                await self._wait_for_change()
-            self._allow_extra_seconds()
+            await self._wait_for_open()
+            self._begin_end(False)
             self._items, self.busy = iter(self.busy), deque()
             return True
         finally:
             self._turning = False
             self._changed.set()
+
+    async def _take_alone(self) -> bool:
+        await self._wait_for_open()
+        if not self._at_last:
+            self._at_last = True
+            self._begin_end(True)
+        if self._stopped or not self.alone:
+            return False
+        self._items = iter([self.alone.popleft()])
+        return True
+
+    async def _wait_for_open(self) -> None:
+        while self._tally.open and not self._stopped:
+            await self._wait_for_change()
 
     async def _wait_for_change(self) -> None:
         self._changed.clear()
@@ -237,8 +259,9 @@ class Engine:
     record more messages each.
 
     note_hint: keeps a hint of the source for the next run.
-    allow_extra_seconds: called at the end, before the messages are handed out again that other workers held. Returns
-        the seconds for which the target waits for those workers then.
+    begin_end: called at the end, before the messages are handed out again that other workers held, with False, and
+        before each that is to be handled alone, with True. Returns the seconds for which the target waits for other
+        workers then.
     """
 
     def __init__(
@@ -249,14 +272,14 @@ class Engine:
         recorder: Recorder,
         settings: RunSettings,
         note_hint: Callable[[str], Awaitable[None]] | None = None,
-        allow_extra_seconds: Callable[[], float | None] = lambda: None,
+        begin_end: Callable[[bool], float | None] = lambda alone: None,
     ) -> None:
         self._settings = settings
         self._in_batches = recorder.in_batches
         self._attempts = make_attempts(target, settings)
 
-        def wait() -> None:
-            self._attempts.timeout += allow_extra_seconds() or 0.0
+        def wait(alone: bool) -> None:
+            self._attempts.timeout += begin_end(alone) or 0.0
 
         self._tally = Tally(source, self._attempts, settings)
         self._queue = _Queue(self._tally, settings, wait)
@@ -287,9 +310,11 @@ class Engine:
         """Record the finished messages that are not recorded yet, and the hint. Safe to repeat."""
         self.stop()
         try:
-            while self._queue.busy:
-                self._queue.busy.popleft()[1].keep_unread()
+            for left in (*self._queue.busy, *self._queue.alone):
+                left[1].keep_unread()
                 self._tally.skipped[BUSY] += 1
+            self._queue.busy.clear()
+            self._queue.alone.clear()
             self._fail(await self._recording.end(self._queue.release))
         finally:
             await self._tally.source.aclose()
@@ -323,9 +348,9 @@ class Engine:
                 if error is not None:
                     if not self._count_failure(message, batch, error):
                         break
-                elif reason == BUSY:
+                elif reason in (BUSY, ALONE):
                     self._queue.give_back()
-                    self._queue.busy.append((message, batch, None))
+                    (self._queue.busy if reason == BUSY else self._queue.alone).append((message, batch, None))
                     self._queue.release(1)
                 else:
                     self._count_success(message, batch, reason)

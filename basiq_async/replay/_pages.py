@@ -22,6 +22,7 @@ from .._redaction.tracebacks import hide_parameters
 from .._signing.seal import Seal
 from .._wire.paging import is_lost
 from .._work.failures import failure_text
+from .._work.once import KilledError
 from .._work.tasks import run_to_completion
 from ..errors import APIError, ConfigurationError
 from ..models import Message
@@ -219,8 +220,7 @@ class _PageWork:
             if self._is_over:
                 break
             if trace.ends_at(key) >= MOST_ENDS:
-                logger.error("message %r is set aside: %s", shorten(message.id), KILLED)
-                await _repeat(partial(self._job.set_aside, message, KILLED))
+                await self._stop_trying(message)
             elif await _repeat(partial(self._job.is_free, message)):  # no process that was killed holds it any more
                 await self._places.acquire()
                 await trace.attempt(key)
@@ -238,6 +238,10 @@ class _PageWork:
         if self._in_a_row >= _MOST_FAILURES:
             logger.warning("%d messages in a row failed: the page is left to the last run", self._in_a_row)
 
+    async def _stop_trying(self, message: Message) -> None:
+        logger.error("message %r is set aside: %s", shorten(message.id), KILLED)
+        await _repeat(partial(self._job.set_aside, message, KILLED))
+
     async def _deliver(self, message: Message) -> bool:
         """Hand out a message, and free its place. Return False if another worker holds it."""
         try:
@@ -249,6 +253,8 @@ class _PageWork:
             self._in_a_row = 0
         elif ends_run(error):
             self._error = self._error or error
+        elif isinstance(error, KilledError):
+            await self._stop_trying(message)
         else:
             self._in_a_row += 1
             text = failure_text(hide_parameters(error), longest=LONGEST_ERROR)

@@ -337,11 +337,11 @@ class Replay:
             calls = None if retries and handling.receiver is not None else handling.calls
             recorder = QuarantineRecorder(calls, handling.key_of, self._client._api.now)
 
-            def allow_extra_seconds() -> float:
+            def begin_end(alone: bool) -> float:
                 inner = opened.inner if isinstance(opened, Repeating) else opened
                 if isinstance(inner, (Shared, ReceiverTarget)):
-                    inner.patience = PATIENCE
-                return PATIENCE
+                    inner.patience, inner.alone = PATIENCE, alone
+                return 0.0 if alone else PATIENCE
 
             engine = Engine(
                 source,
@@ -349,7 +349,7 @@ class Replay:
                 recorder=recorder,
                 settings=settings,
                 note_hint=note_hint,
-                allow_extra_seconds=allow_extra_seconds,
+                begin_end=begin_end,
             )
         self._engine = engine
         if self._stopping.is_set():
@@ -411,6 +411,9 @@ class Replay:
 
     def _make_attempts(self) -> Attempts:
         target, settings = self._handling.open(), self._settings_of(retries=False)
+        inner = target.inner if isinstance(target, Repeating) else target
+        if isinstance(inner, (Shared, ReceiverTarget)):
+            inner.alone = True  # the trace of the page says when to hand out one message at a time
         if self._observer is not None:
             target = self._observer.wrap(target)
             self._observer.begin(self._source)

@@ -57,7 +57,7 @@ class Killed:
         return start(lambda _: self.share()).join()
 
 
-def test_a_message_that_kills_each_process_is_set_aside_after_four_ends_and_all_others_are_handled(
+def test_a_message_that_kills_each_process_is_set_aside_after_three_ends_and_all_others_are_handled(
     tmp_path: Path,
 ) -> None:
     killed = Killed(tmp_path, 40, killer=25)
@@ -65,7 +65,7 @@ def test_a_message_that_kills_each_process_is_set_aside_after_four_ends_and_all_
     while killed.run() < 0:
         ends += 1
         assert ends < 10
-    assert ends == 4
+    assert ends == 3
     effects = killed.effects.read_text().split()
     assert set(effects) == set(killed.ids) - {killed.killer}
     assert len(effects) - len(set(effects)) <= 4 * ends
@@ -138,9 +138,9 @@ async def test_messages_that_kill_are_found_one_after_the_other_and_the_last_run
         while not await processes.work(page):
             assert len(processes.begun) < 20
         alone = [each for each in processes.begun[1:] if each]
-        assert [len(each) for each in alone if each[0] == killers[0]][1:] == [1, 1], "the suspect comes first"
+        assert [len(each) for each in alone if each[0] == killers[0]][1:] == [1], "the suspect comes first"
         for killer in killers:
-            assert sum(each.count(killer) for each in alone) == 3
+            assert sum(each.count(killer) for each in processes.begun) == 3
         assert sorted(processes.handled) == sorted(set(ids) - set(killers)), "all others, once"
         assert set(processes.inbox.set_aside) == set(killers)
         entries = await processes.inbox.entries()
@@ -154,7 +154,7 @@ async def test_what_a_worker_set_aside_is_a_failure_in_the_report() -> None:
         ids = await h.ids()
         processes = Processes(h, {ids[4]})
         pages = [page async for page in h.replay(Recorder(), inbox=processes.inbox).pages()]
-        for _ in range(4):
+        for _ in range(3):
             assert not await processes.work(pages[0])
         processes.killers.clear()  # it would end the coordinator too, if it were handed out
         done = len(processes.handled)

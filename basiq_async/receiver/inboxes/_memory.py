@@ -75,6 +75,8 @@ class MemoryInbox:
         self._claims: dict[str, _Lease] = {}
         self._most_claims = _CLAIMS_TO_SWEEP
         self._failures: OrderedDict[str, int] = OrderedDict()
+        self._unended: OrderedDict[str, int] = OrderedDict()
+        """For each key, how many claims of it had no end."""
         self._quarantined: dict[str, StoredDelivery] = {}
         self._waiting: dict[str, _Wait] = {}
         self._notes: dict[str, str] = {}
@@ -97,8 +99,13 @@ class MemoryInbox:
         self, key: str, token: str, *, lease: float, quarantined: bool = False, transaction: bool = False
     ) -> Claim:
         """See ``Inbox``."""
-        done = key not in self._quarantined if quarantined else self._is_done(key)
-        return _DONE if done else self._take(key, token, lease)
+        if key not in self._quarantined if quarantined else self._is_done(key):
+            return _DONE
+        before = self._claims.get(key)
+        claim = self._take(key, token, lease)
+        if claim is _CLAIMED and before is not None and before.token != token:
+            self._count_unended(key)
+        return attrs.evolve(claim, unended=self._unended[key]) if claim is _CLAIMED and key in self._unended else claim
 
     async def complete(self, key: str, token: str) -> bool:
         """See ``Inbox``."""
@@ -107,6 +114,7 @@ class MemoryInbox:
         self._quarantined.pop(key, None)
         self._waiting.pop(key, None)
         self._failures.pop(key, None)
+        self._unended.pop(key, None)
         self._record(key)
         return True
 
@@ -247,9 +255,17 @@ class MemoryInbox:
             return Claim(ClaimStatus.BUSY, remaining, held.token)
         self._claims[key] = _Lease(token, lease, now + lease)
         if len(self._claims) > self._most_claims:
+            for each, claim in self._claims.items():
+                if claim.remaining(now) <= 0:
+                    self._count_unended(each)
             self._claims = {key: held for key, held in self._claims.items() if held.remaining(now) > 0}
             self._most_claims = max(_CLAIMS_TO_SWEEP, 2 * len(self._claims))
         return _CLAIMED
+
+    def _count_unended(self, key: str) -> None:
+        self._unended[key] = self._unended.pop(key, 0) + 1
+        if len(self._unended) > self._max_entries // 2:
+            self._unended.popitem(last=False)
 
     def _may_record(self, key: str, token: str, *, completes: bool = False) -> bool:
         held = self._claims.get(key)

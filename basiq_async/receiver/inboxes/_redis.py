@@ -93,7 +93,7 @@ class RedisInbox:
     ) -> Claim:
         """See ``Inbox``."""
         script = "claim_quarantined" if quarantined else "claim"
-        return _as_claim(await self._calls.run(script, [key], token, _milliseconds(lease), _DAY))
+        return _as_claim(await self._calls.run(script, [key], token, _milliseconds(lease), _DAY, self._remember))
 
     async def complete(self, key: str, token: str) -> bool:
         """See ``Inbox``."""
@@ -271,4 +271,4 @@ def _as_claim(result: Sequence[Any]) -> Claim:
     status, holder, remaining = ClaimStatus(text_of(result[0])), text_of(result[1]), int(result[2])
     if status is ClaimStatus.BUSY:
         return Claim(status, max(remaining, 1) / 1000, holder)
-    return Claim(status)
+    return Claim(status, unended=int(result[3])) if status is ClaimStatus.CLAIMED else Claim(status)

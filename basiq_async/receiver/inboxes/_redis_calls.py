@@ -27,7 +27,7 @@ logger = logging.getLogger("basiq_async.receiver")
 
 T = TypeVar("T")
 
-_LAYOUT = "6"
+_LAYOUT = "7"
 _SAFE_POLICY = "noeviction"
 _LOST_AFTER = 0.05
 """Seconds after which a cancelled call to Redis that still runs is cancelled again."""
@@ -67,8 +67,8 @@ class RedisCalls:
         return f"{{{self.prefix}}}:{name}"
 
     def keys(self, key: str) -> Sequence[str]:
-        """Return the keys in Redis of an inbox key: its entry, delivery, retry and failures."""
-        return [self.at(f"{kind}:{key}") for kind in ("inbox", "delivery", "retry", "failures")]
+        """Return the keys in Redis of an inbox key: its entry, delivery, retry and attempts."""
+        return [self.at(f"{kind}:{key}") for kind in ("inbox", "delivery", "retry", "attempts")]
 
     async def run(self, name: str, keys: Iterable[str], *values: str | int) -> Any:
         """Run a script about some keys of the inbox: see ``_prelude.lua``."""

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
 
+import attrs
 from sqlalchemy import URL, Executable, make_url
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
@@ -159,8 +160,9 @@ class SQLInbox(SQLRows):
         async def work(connection: AsyncConnection) -> Claim:
             statement = self._sql.lease_quarantined if quarantined else self._sql.lease
             values = {"a_key": key, "a_token": token, "a_lease": lease}
-            if (await connection.execute(statement, values)).first() is not None:
-                return CLAIMED
+            row = (await connection.execute(statement, values)).first()
+            if row is not None:
+                return attrs.evolve(CLAIMED, unended=row.unended)
             return await self._sql.describe(connection, key, quarantined=quarantined)
 
         held = await self._transactions.known(key, token, quarantined=quarantined)

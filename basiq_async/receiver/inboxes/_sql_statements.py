@@ -37,7 +37,7 @@ BUSY = Claim(ClaimStatus.BUSY, 1.0)
 
 _QUARANTINE, _WAITING = "quarantine", "waiting"
 """The queue of what was set aside, and that of what waits."""
-_LAYOUT = 6
+_LAYOUT = 7
 
 
 class Tables(StoreTables):
@@ -58,6 +58,8 @@ class Tables(StoreTables):
             sa.Column("token", sa.Text),
             sa.Column("lease", sa.Double),
             sa.Column("lease_ends", sa.Double),
+            # How many attempts had no end: their token was still there when their lease had run out.
+            sa.Column("unended", sa.Integer, nullable=False, server_default="0"),
             # What was set aside or waits has its entry. It is handled only if it is in the quarantine and was
             # acknowledged. It was placed in its queue at a time, and is due, in seconds since 1970: in the quarantine
             # at that time. Of what waits, so many attempts were begun; if one failed, ``failing`` is 1, else 0, as in
@@ -114,8 +116,8 @@ _NAME = sa.bindparam("a_name", type_=sa.Text)
 _TOKEN = sa.bindparam("a_token", type_=sa.Text)
 _LEASE = sa.bindparam("a_lease", type_=sa.Double)
 _LIMIT = sa.bindparam("a_limit", type_=sa.Integer)
-_ABANDONED = 86_400.0
-"""Seconds after which the row of an expired claim is deleted."""
+_ABANDONED, _REMEMBERED = 86_400.0, 30 * 86_400.0
+"""Seconds after which the row of a claim is deleted that was released, and of an attempt without an end."""
 
 
 class Statements:
@@ -155,7 +157,9 @@ class Statements:
         no_entry = {name: sa.cast(sa.null(), events.c[name].type) for name in in_a_queue.split()}
         never_failed, failed = (events.c.failing == sa.literal_column(number, sa.Integer) for number in "01")
         claimed = {"token": _TOKEN, "lease": _LEASE, "lease_ends": clock + _LEASE}
-        handled = {"handled_at": now, **no_claim}
+        handled = {"handled_at": now, **no_claim, "unended": sa.literal_column("0", sa.Integer)}
+        # A claim counts the one before it whose token is still there, though its lease has run out.
+        ended = {"unended": events.c.unended + sa.case((events.c.token != _TOKEN, 1), else_=0)}
         moment = sa.bindparam("a_moment", type_=events.c.placed_at.type)
         due = sa.bindparam("a_due", type_=sa.Double)
 
@@ -170,11 +174,13 @@ class Statements:
             # A worker whose lease has not expired needs no gate: no transaction has its row.
             return sa.or_(sa.exists().where(own, events.c.key == key, events.c.token == _TOKEN, live), gate(key))
 
-        def enter(values: dict[str, Any], before: sa.ColumnElement[bool], upon: sa.ColumnElement[bool]) -> Any:
+        def enter(
+            values: dict[str, Any], before: sa.ColumnElement[bool], upon: sa.ColumnElement[bool], **also: Any
+        ) -> Any:
             new = insert(events).from_select(
                 ["service", "key", *values], sa.select(service, _KEY, *values.values()).where(before)
             )
-            update = {name: new.excluded[name] for name in values}
+            update = {**{name: new.excluded[name] for name in values}, **also}
             return new.on_conflict_do_update(
                 index_elements=[events.c.service, events.c.key], set_=update, where=upon
             ).returning(events.c.key)
@@ -188,8 +194,9 @@ class Statements:
         waiting = sa.literal_column(f"'{_WAITING}'", sa.Text)
         waits = events.c.queue == waiting
         no_wait = sa.or_(events.c.queue.is_(None), in_quarantine)
-        self.lease = enter(claimed, gate(_KEY), sa.and_(not_handled, free))
-        self.lease_quarantined = change(claimed, in_quarantine, free, gate(_KEY))
+        counted = events.c.unended
+        self.lease = enter(claimed, gate(_KEY), sa.and_(not_handled, free), **ended).returning(counted)
+        self.lease_quarantined = change({**claimed, **ended}, in_quarantine, free, gate(_KEY)).returning(counted)
         self.begin = enter({**handled, **no_entry}, gate(_KEY), sa.and_(not_handled, free)).returning(*ends)
         self.begin_quarantined = change({**handled, **no_entry}, in_quarantine, unclaimed, gate(_KEY)).returning(*ends)
         not_done = sa.or_(not_handled, in_quarantine)
@@ -201,7 +208,7 @@ class Statements:
         )
         retried = sa.and_(sa.bindparam("a_quarantined", type_=sa.Boolean), in_quarantine, unclaimed)
         set_aside = {
-            **handled,
+            **no_claim,
             **no_entry,
             "handled_at": sa.case((acknowledged, now)),
             "queue": quarantine,
@@ -322,7 +329,9 @@ class Statements:
         )
         kept = sa.and_(own, events.c.queue.is_(None))
         old = sa.select(events.c.key).where(events.c.handled_at < moment, kept).order_by(events.c.handled_at)
-        abandoned = sa.select(events.c.key).where(not_handled, kept, events.c.lease_ends < clock - _ABANDONED)
+        was_released = sa.and_(events.c.token.is_(None), events.c.unended == sa.literal_column("0", sa.Integer))
+        kept_for = sa.case((was_released, _ABANDONED), else_=_REMEMBERED)
+        abandoned = sa.select(events.c.key).where(not_handled, kept, events.c.lease_ends < clock - kept_for)
         stale = sa.select(failures.c.key).where(own_failures, failures.c.failed_at < moment)
 
         def delete(table: sa.Table, found: Any) -> Any:

@@ -92,10 +92,11 @@ class SQLiteInbox:
 
         def work(connection: sqlite3.Connection) -> Claim:
             times = self._times(connection)
-            now, expires = times["now"], times["wall"] + lease
+            # What becomes of an attempt is remembered for as long as what was handled.
+            now, expires = times["now"], max(times["expires"], times["wall"] + lease)
             values = {**times, "key": key, "token": token, "lease": lease, "expires": expires}
             if connection.execute(sql.CLAIM_QUARANTINED if quarantined else sql.CLAIM, values).rowcount:
-                return Claim(ClaimStatus.CLAIMED)
+                return Claim(ClaimStatus.CLAIMED, unended=connection.execute(sql.UNENDED, (key,)).fetchone()[0])
             handled, set_aside, _, holder, length, ends = connection.execute(sql.FIND, values).fetchone() or _NONE
             if not set_aside if quarantined else handled:
                 return Claim(ClaimStatus.DONE)

@@ -6,18 +6,19 @@ from ..._storage.sqlite_files import FileKind
 
 KIND = FileKind(
     application_id=0x42515349,
-    version=8,
+    version=9,
     schema=(
         # ``expires`` is by the wall clock. The lease, of so many seconds, ends by the clock of leases, which is the
-        # monotonic one. ``entry_json`` is a quarantined delivery, and ``at`` is the time when it was set aside. The key
-        # is ``handled`` only if that was acknowledged, and its failures are then ``tried``. What waits has such an
-        # entry too, and is not handled: ``due`` is by the wall clock, ``attempts`` is how many were begun, ``failing``
-        # is 1 if one failed, first at ``failing_since``. With ``stored`` and ``size`` they stand beside the entry, so
-        # that a count does not read it.
+        # monotonic one: a token that is still there when its lease has run out had an attempt without an end, and the
+        # next claim counts it in ``unended``. ``entry_json`` is a quarantined delivery, and ``at`` is the time when it
+        # was set aside. The key is ``handled`` only if that was acknowledged, and its failures are then ``tried``. What
+        # waits has such an entry too, and is not handled: ``due`` is by the wall clock, ``attempts`` is how many were
+        # begun, ``failing`` is 1 if one failed, first at ``failing_since``. With ``stored`` and ``size`` they stand
+        # beside the entry, so that a count does not read it.
         "CREATE TABLE inbox (key TEXT PRIMARY KEY, handled INTEGER NOT NULL, failures INTEGER NOT NULL, "
-        "expires REAL NOT NULL, token TEXT, lease REAL, ends REAL, at REAL, tried INTEGER NOT NULL DEFAULT 0, "
-        "due REAL, event_type TEXT, stored REAL, failing INTEGER, failing_since REAL, attempts INTEGER, size INTEGER, "
-        "entry_json TEXT) WITHOUT ROWID",
+        "unended INTEGER NOT NULL DEFAULT 0, expires REAL NOT NULL, token TEXT, lease REAL, ends REAL, at REAL, "
+        "tried INTEGER NOT NULL DEFAULT 0, due REAL, event_type TEXT, stored REAL, failing INTEGER, "
+        "failing_since REAL, attempts INTEGER, size INTEGER, entry_json TEXT) WITHOUT ROWID",
         "CREATE INDEX inbox_expires ON inbox (expires)",
         "CREATE INDEX inbox_quarantine ON inbox (at, key) WHERE at IS NOT NULL",
         "CREATE INDEX inbox_due ON inbox (failing, due, event_type, size, stored, failing_since) WHERE due IS NOT NULL",
@@ -47,6 +48,7 @@ def _sql(statement: str) -> str:
         # A lease that begins later than now is one of before a restart, which sets the clock of leases back.
         "due": "due <= :wall AND event_type NOT IN (SELECT value FROM json_each(:without)) "
         "AND (token IS NULL OR ends <= :now OR ends - lease > :now + 1)",
+        "count_unended": "unended = unended + (token IS NOT NULL AND token <> :token)",
         "no_claim": "token = NULL, lease = NULL, ends = NULL",
         "no_entry": "at = NULL, tried = 0, entry_json = NULL, {no_wait}",
         "no_wait": "due = NULL, event_type = NULL, stored = NULL, failing = NULL, failing_since = NULL, "
@@ -61,16 +63,16 @@ CLAIM = _sql("""
 INSERT INTO inbox (key, handled, failures, expires, token, lease, ends)
 VALUES (:key, 0, 0, :expires, :token, :lease, :now + :lease)
 ON CONFLICT (key) DO UPDATE SET handled = 0, failures = {counted}, expires = max(expires, excluded.expires),
-token = excluded.token, lease = excluded.lease, ends = excluded.ends WHERE {open} AND {free}
+{count_unended}, token = excluded.token, lease = excluded.lease, ends = excluded.ends WHERE {open} AND {free}
 """)
 CLAIM_QUARANTINED = _sql("""
-UPDATE inbox SET token = :token, lease = :lease, ends = :now + :lease
+UPDATE inbox SET {count_unended}, token = :token, lease = :lease, ends = :now + :lease
 WHERE key = :key AND at IS NOT NULL AND {free}
 """)
 COMPLETE = _sql("""
 INSERT INTO inbox (key, handled, failures, expires) VALUES (:key, 1, 0, :expires)
-ON CONFLICT (key) DO UPDATE SET handled = 1, failures = 0, expires = excluded.expires, {no_claim}, {no_entry}
-WHERE {may_complete}
+ON CONFLICT (key) DO UPDATE SET handled = 1, failures = 0, unended = 0, expires = excluded.expires,
+{no_claim}, {no_entry} WHERE {may_complete}
 """)
 # A quarantined key is forgotten only when it is completed.
 QUARANTINE = _sql("""
@@ -119,6 +121,7 @@ LIST_WAITING = """
 SELECT entry_json, key, stored, due FROM inbox WHERE due IS NOT NULL AND (stored, key) > (:at, :key)
 ORDER BY stored, key LIMIT :limit
 """
+UNENDED = "SELECT unended FROM inbox WHERE key = ?"
 FIND = "SELECT handled AND expires > :horizon, at IS NOT NULL, failures, token, lease, ends FROM inbox WHERE key = :key"
 KNOWN = """
 SELECT key FROM inbox WHERE key IN (SELECT value FROM json_each(:keys))

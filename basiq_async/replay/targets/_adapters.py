@@ -16,7 +16,7 @@ from ..._work.protocol import Inbox, Record, TransactionalInbox
 from ...errors import ConfigurationError, ReplayError, TargetError
 from ...models import Message
 from ...receiver import Delivery, MemoryInbox, Result, WebhookReceiver
-from ._base import BUSY, BulkTarget, Handler, SessionHandler, Target
+from ._base import ALONE, BUSY, BulkTarget, Handler, SessionHandler, Target
 from ._http import HttpTarget
 from ._repeating import Repeating
 from ._shared import LEASE, Shared
@@ -47,13 +47,14 @@ class ReceiverTarget:
     _receiver: WebhookReceiver
     _again: str | None = None
     patience: float = 0.0
+    alone: bool = False
 
     async def deliver(self, message: Message) -> str | None:
         """See ``Target``."""
         delivery = Delivery.from_message(message)
         if self._again is not None:
             delivery = attrs.evolve(delivery, again=self._again)
-        return interpret(await self._receiver.dispatch(delivery, patience=self.patience))
+        return interpret(await self._receiver.dispatch(delivery, patience=self.patience, can_be_alone=self.alone))
 
 
 def interpret(outcome: Outcome) -> str | None:
@@ -62,7 +63,7 @@ def interpret(outcome: Outcome) -> str | None:
     if how == "handled":
         return None
     if outcome.result is Result.BUSY:
-        return BUSY
+        return ALONE if outcome.reason == ALONE else BUSY
     if how == "skipped":
         return outcome._meaning.word
     if how == "failed" and outcome.error is not None:

@@ -15,6 +15,8 @@ HANDLED_BEFORE = "handled-before"
 """The reason to skip a message that the record knows."""
 BUSY = "busy"
 """The reason to skip a message that another worker holds."""
+ALONE = "alone"
+"""The reason to hand a message out at the end, alone: a process was killed while it handled it, or something beside."""
 
 
 @runtime_checkable

@@ -17,7 +17,7 @@ from ..._work.once import AttemptResult, UnderWay, Unit
 from ..._work.protocol import Inbox, TransactionalInbox
 from ...errors import InboxError
 from ...models import Message
-from ._base import BUSY, HANDLED_BEFORE, SessionHandler, Target
+from ._base import ALONE, BUSY, HANDLED_BEFORE, SessionHandler, Target
 
 logger = logging.getLogger("basiq_async.replay")
 LEASE = 30.0
@@ -72,13 +72,15 @@ class Shared:
         self._units = UnderWay(inbox, lease=lease, call_timeout=timeout, grace=grace, renew=True, logger=logger)
         self.patience = 0.0
         """Seconds to wait for another worker that holds a message."""
+        self.alone = False
+        """Whether one message is handed out at a time."""
 
     async def deliver(self, message: Message) -> str | None:
-        """See ``Target``. Returns ``BUSY`` if another worker holds the message."""
+        """See ``Target``. Returns ``BUSY`` if another worker holds the message, and ``ALONE`` for what is dangerous."""
         key = self._key_of(inbox_key(message.event_id, message.id))
         token = new_token()
         unit = _Message(self._units, key, token, self.patience, session=self._session, quarantined=self._quarantined)
-        unit.shared, unit.message = self, message
+        unit.shared, unit.message, unit.can_be_alone = self, message, self.alone
         ending = await unit.handle_once()
         if ending.how is AttemptResult.HANDLED:
             if ending.unrecorded is not None:
@@ -88,6 +90,8 @@ class Shared:
             return HANDLED_BEFORE
         if ending.how is AttemptResult.BUSY:
             return BUSY
+        if ending.how is AttemptResult.ALONE:
+            return ALONE
         raise ending.error or InboxError("the event loop shuts down")
 
     async def _record(self, key: str, token: str, failure: Exception) -> None:

@@ -172,11 +172,12 @@ class _Key:
     attempts: int = 0
     due: float = 0.0
     note: str | None = None
+    unended: int = 0
 
     def complete(self, token: str, now: float) -> bool:
         if self.holder != token and (self.waits or (self.done and self.entry is None) or self.is_held(now)):
             return False
-        self.done, self.entry, self.holder, self.waits = True, None, None, None
+        self.done, self.entry, self.holder, self.waits, self.unended = True, None, None, None, 0
         return True
 
     def fail(self, token: str) -> int:
@@ -231,8 +232,9 @@ class Model:
                     return Claim(DONE)
                 if others:
                     return Claim(BUSY, holder=key.holder)
+                key.unended += key.holder not in (None, token)
                 key.holder, key.ends = token, lease
-                return Claim(CLAIMED)
+                return Claim(CLAIMED, unended=key.unended)
             case "complete":
                 return key.complete(token, self.now)
             case "release":

@@ -67,6 +67,15 @@ class InboxPromises(Workers[Inbox]):
         """After a lease has run out, another worker can claim the key, and the former holder changes nothing"""
         await self.follow("die a; claim b; release a; claim a; complete a; known a; known b; complete b")
 
+    async def count_attempts_without_an_end(self) -> None:
+        """A claim that runs out is counted by the next one; one that was released, or ended in any other way, is not"""
+        await self.follow(
+            "die a; claim b; release b; claim a; release a; claim b; fail b; claim a; complete a",
+            "die a; die b; die a; claim b; set_aside b; claim a; release a; retry b; complete b; claim a",
+            "claim_shortly a; claim a; pass a; release a; claim b",
+            "set_aside a; die_in_retry a; retry b; release b; claim a",
+        )
+
     async def complete_late(self) -> None:
         """A worker whose lease has run out can still complete the key if no other worker claimed it"""
         await self.follow("die a; complete a; claim b")

@@ -204,9 +204,12 @@ def _after(models: Sequence[Model], action: str, of: Call) -> list[Model]:
 
 def _is_same(found: object, expected: object) -> bool:
     if isinstance(found, Claim) and isinstance(expected, Claim):
-        return found.status is expected.status and found.holder in (None, expected.holder)
+        alike = found.status is expected.status and found.unended == expected.unended
+        return alike and found.holder in (None, expected.holder)
     return type(found) is type(expected) and found == expected
 
 
 def _show(result: object) -> str:
-    return result.status.name if isinstance(result, Claim) else repr(result)
+    if not isinstance(result, Claim):
+        return repr(result)
+    return result.status.name + (f" after {result.unended} attempts without an end" if result.unended else "")

@@ -244,6 +244,10 @@ FAULTS: dict[str, dict[str, Change]] = {
     "keeps the first lease": {"claim": fault(keep="_claims", when=is_own)},
     "endless lease": {"claim": fault(lease=lambda _, of: 1e9)},
     "not atomic": {"claim": claim_after_a_look},
+    "counts no attempt without an end": {"claim": fault(after=lambda _, of, claim: attrs.evolve(claim, unended=0))},
+    "a release forgives attempts without an end": {
+        "release": fault(then=lambda inbox, of, _: inbox._unended.pop(of.key, None)),
+    },
     "what a job set aside is done": {"claim": fault(answer=Claim(DONE), when=is_quarantined)},
     "an attempt takes out what a job set aside": {"claim": fault(then=take_out)},
     "cuts keys": {
@@ -442,6 +446,9 @@ FOUND_BY: dict[str, str] = {
     "InboxPromises.obey_the_holder_alone": "releases anybody's; completes for anybody",
     "InboxPromises.stay_completed_when_released": "release undoes",
     "InboxPromises.take_over": "endless lease; releases anybody's; completes for anybody",
+    "InboxPromises.count_attempts_without_an_end": (
+        "counts no attempt without an end; a release forgives attempts without an end; never releases"
+    ),
     "InboxPromises.complete_late": "forgets with the lease; too late is too late",
     "InboxPromises.know": "knows not what a job set aside; sees claims",
     "InboxPromises.count_failures": "each release counts; never counts; keeps the failed claim",

@@ -1,10 +1,11 @@
 -- Begins each script about keys. KEYS: the quarantine's order, the inbox's own facts, then for each key its entry, delivery,
--- retry and failures.
+-- retry and attempts.
 -- The entry is 'done' or 'held:TOKEN'. What is in the quarantine has a delivery and no entry; retry is who has claimed it:
 -- 'END:TOKEN', with the end of the lease in ms. It is kept for longer, so that a late worker can end its claim.
+-- The attempts are the number of failures, that of attempts without an end, and the token of the attempt that has not ended.
 -- A place is a time of 17 digits and the key.
 local order, meta = KEYS[1], KEYS[2]
-local entry, delivery, retry, failures = KEYS[3], KEYS[4], KEYS[5], KEYS[6]
+local entry, delivery, retry, attempts = KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 
 local function now()
   local time = redis.call('TIME')
@@ -27,13 +28,36 @@ local function take_out(delivery)
   redis.call('DEL', delivery)
 end
 
-local function claim_delivery(retry, token, lease, kept)
+-- Keeps the attempts for some ms; where entries are kept for ever, for 30 days.
+local function keep(attempts, ms)
+  redis.call('PEXPIRE', attempts, ms == '0' and 2592000000 or ms)
+end
+
+-- Begins an attempt. Returns how many before it had no end.
+local function begin(attempts, token, ms)
+  local before = redis.call('HGET', attempts, 'token')
+  if before and before ~= token then
+    redis.call('HINCRBY', attempts, 'unended', 1)
+  end
+  redis.call('HSET', attempts, 'token', token)
+  keep(attempts, ms)
+  return tonumber(redis.call('HGET', attempts, 'unended') or '0')
+end
+
+-- Ends the attempt of a token.
+local function finish(attempts, token)
+  if redis.call('HGET', attempts, 'token') == token then
+    redis.call('HDEL', attempts, 'token')
+  end
+end
+
+local function claim_delivery(retry, token, lease, kept, ms)
   local holder, remaining = holder_of(retry)
   if holder and holder ~= token and remaining > 0 then
     return {'busy', holder, remaining}
   end
   redis.call('SET', retry, string.format('%.0f:', now() + lease) .. token, 'PX', lease + kept)
-  return {'claimed', '', 0}
+  return {'claimed', '', 0, begin(attempts, token, ms)}
 end
 
 -- Sets a value for some ms; 0 is for ever.
@@ -57,6 +81,12 @@ local function record(entry, ms)
   local kept, time = 'kept:' .. ms, now()
   if ms ~= '0' and tonumber(redis.call('HGET', meta, kept) or '0') < time then
     redis.call('HSET', meta, kept, string.format('%.0f', time + 60000))
+    local facts = redis.call('HGETALL', meta) -- what was kept for another time matters until all of it is gone
+    for number = 1, #facts, 2 do
+      if string.sub(facts[number], 1, 5) == 'kept:' and tonumber(facts[number + 1]) < time - tonumber(ms) then
+        redis.call('HDEL', meta, facts[number])
+      end
+    end
   end
 end
 

@@ -1,5 +1,4 @@
 -- ARGV: token, how long to remember in ms. Returns 1 if it recorded the key, else 0.
-local entry, delivery, retry, failures = KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 if redis.call('EXISTS', delivery) == 1 then
   local holder, remaining = holder_of(retry)
   if holder and holder ~= ARGV[1] and remaining > 0 then
@@ -14,5 +13,5 @@ else
   end
 end
 record(entry, ARGV[2])
-redis.call('DEL', failures)
+redis.call('DEL', attempts)
 return 1

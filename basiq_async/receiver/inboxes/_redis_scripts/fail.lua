@@ -1,5 +1,5 @@
 -- ARGV: token, how long to remember in ms. Returns the failures so far.
-local before = tonumber(redis.call('GET', failures) or '0')
+local before = tonumber(redis.call('HGET', attempts, 'failures') or '0')
 if redis.call('EXISTS', delivery) == 1 then
   local mine = holder_of(retry) == ARGV[1]
   if is_acknowledged(delivery) then
@@ -20,5 +20,7 @@ else
     redis.call('DEL', entry)
   end
 end
-set(failures, before + 1, ARGV[2])
+finish(attempts, ARGV[1])
+redis.call('HSET', attempts, 'failures', before + 1)
+keep(attempts, ARGV[2])
 return before + 1

@@ -13,6 +13,7 @@ else
   end
 end
 redis.call('DEL', entry)
+redis.call('HDEL', attempts, 'token')
 redis.call('HSET', delivery, 'place', ARGV[2], 'failures', ARGV[3], 'text', ARGV[4], 'acknowledged', ARGV[5])
 redis.call('ZADD', order, 0, ARGV[2])
 note_record()

@@ -5,4 +5,5 @@ end
 if holder_of(retry) == ARGV[1] then
   redis.call('DEL', retry)
 end
+finish(attempts, ARGV[1])
 return 0

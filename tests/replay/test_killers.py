@@ -1,0 +1,154 @@
+"""A process that is killed again and again at the same event: that event is set aside, and nothing beside it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from basiq_async import BasiqClient, InMemoryTransport
+from basiq_async.receiver import Delivery, MemoryInbox, Result, SQLiteInbox, StoredDelivery, WebhookReceiver
+from basiq_async.replay import Replay, recover
+from basiq_async.testing import FakeBasiq
+from tests.support import virtual
+from tests.support.deliveries import SECRET, Service, payload, post
+from tests.support.killing import Hasty, start
+
+LEASE = 0.2
+KILLED = "the process was killed 3 times while it handled this"
+
+
+class Killing:
+    """Runs in forks of this process, whose handler kills its process at one event. ``effects`` has all others."""
+
+    def __init__(self, folder: Path, count: int = 12, *, killer: int = 4) -> None:
+        self.fake = FakeBasiq(seed="killer", page_size=5)
+        self.webhook_id = self.fake.seed_messages(count, failed=1.0)
+        self.place, self.effects = folder / "inbox.db", folder / "effects"
+        self.ids = asyncio.run(self._list())
+        self.killer = self.ids[killer]
+
+    async def _list(self) -> list[str]:
+        async with self.client() as client:
+            return [each.event_id or "" async for each in client.messages.list(self.webhook_id)]
+
+    def client(self) -> BasiqClient:
+        return BasiqClient(FakeBasiq.DEFAULT_API_KEY, transport=InMemoryTransport(self.fake))
+
+    async def handle(self, event: Any) -> None:
+        await asyncio.sleep(0.01)  # so that others are under way
+        if event.event_id == self.killer:
+            os.kill(os.getpid(), signal.SIGKILL)
+        with self.effects.open("a") as effects:
+            effects.write(f"{event.event_id}\n")
+
+    def receiver(self, inbox: SQLiteInbox, **options: Any) -> WebhookReceiver:
+        receiver = WebhookReceiver(SECRET, inbox=inbox, webhook_id=self.webhook_id, **options)
+        receiver.on("*")(self.handle)
+        return receiver
+
+    def run(self, work: Callable[[SQLiteInbox], Awaitable[None]]) -> int:
+        async def in_fork(ready: Callable[[], None]) -> None:
+            async with Hasty(self.place, LEASE) as inbox:
+                await work(inbox)
+
+        return start(in_fork).join()
+
+    def run_until_it_ends(self, work: Callable[[SQLiteInbox], Awaitable[None]]) -> int:
+        """Run until a run comes to its end. Return how many were killed."""
+        ends = 0
+        while self.run(work) < 0:
+            ends += 1
+            assert ends < 10
+        return ends
+
+    def handled(self) -> Counter[str]:
+        return Counter(self.effects.read_text().split())
+
+    def set_aside(self) -> list[StoredDelivery]:
+        async def read() -> list[StoredDelivery]:
+            async with SQLiteInbox(self.place) as inbox:
+                return list(await inbox.entries())
+
+        return asyncio.run(read())
+
+
+@pytest.mark.parametrize("how", ["recover", "replay", "a function", "on_error=skip"])
+def test_a_job_that_is_killed_at_an_event_sets_it_aside_after_three_ends_and_handles_all_others(
+    tmp_path: Path, how: str
+) -> None:
+    killing = Killing(tmp_path)
+
+    async def work(inbox: SQLiteInbox) -> None:
+        async with killing.client() as client:
+            target: Any = killing.handle if how in ("a function", "on_error=skip") else killing.receiver(inbox)
+            own = {} if isinstance(target, WebhookReceiver) else {"inbox": inbox}
+            if how == "recover":
+                await recover(client, killing.webhook_id, target)
+            else:
+                on_error: Any = "skip" if how == "on_error=skip" else "quarantine"
+                await Replay(client, killing.webhook_id, target, on_error=on_error, **own).run()
+
+    assert killing.run_until_it_ends(work) == 3
+    handled = killing.handled()
+    assert set(handled) == set(killing.ids) - {killing.killer}
+    assert max(handled.values()) <= 2, "what was under way beside it ran once more, alone"
+    entries = killing.set_aside()
+    innocents = [entry for entry in entries if entry.event_id != killing.killer]
+    assert len(innocents) == 0
+    if how != "on_error=skip":
+        assert KILLED in entries[0].error
+    assert killing.run(work) == 0
+    assert killing.handled() == handled
+
+
+@pytest.mark.parametrize("quarantine_after", [None, 5])
+def test_a_live_service_that_is_killed_at_an_event_sets_it_aside_and_is_killed_no_more(
+    tmp_path: Path, quarantine_after: int | None
+) -> None:
+    killing = Killing(tmp_path)
+    results: Path = tmp_path / "results"
+
+    async def work(inbox: SQLiteInbox) -> None:
+        async with killing.receiver(inbox, quarantine_after=quarantine_after) as receiver:
+            for _ in range(2):  # Basiq sends again what got no 2xx, in any order
+                bodies = {each: payload("user.created", each) for each in killing.ids}
+                found = await asyncio.gather(*[post(receiver, body) for body in bodies.values()])
+                await asyncio.sleep(1.5 * LEASE)
+            mine = dict(zip(bodies, found, strict=True))[killing.killer]
+            results.write_text(f"{mine.result.value} {mine.status}")
+
+    assert killing.run_until_it_ends(work) == 3
+    assert set(killing.handled()) == set(killing.ids) - {killing.killer}
+    (entry,) = killing.set_aside()
+    assert (entry.event_id, entry.acknowledged, entry.failures) == (killing.killer, quarantine_after is not None, 3)
+    assert KILLED in entry.error
+    expected = "failed 500" if quarantine_after is None else "duplicate 200"
+    assert results.read_text() == expected, "Basiq is told the truth"
+
+
+@virtual.clocked
+async def test_a_shutdown_in_order_leaves_no_attempt_without_an_end() -> None:
+    inbox, begun = MemoryInbox(), asyncio.Event()
+
+    async def hang(delivery: Delivery) -> None:
+        begun.set()
+        await asyncio.sleep(3600)
+
+    for _ in range(4):
+        begun.clear()
+        receiver = WebhookReceiver(SECRET, inbox=inbox)
+        receiver.on("*")(hang)
+        posted = asyncio.create_task(post(receiver, payload("user.created", "e-1")))
+        await begun.wait()
+        posted.cancel()
+        await asyncio.wait({posted})
+        await receiver.aclose()
+    service = Service(inbox=inbox)
+    assert (await service.post(payload("user.created", "e-1"))).result is Result.HANDLED
