@@ -112,10 +112,11 @@ async def _hidden(read: ReadSecrets) -> tuple[Secret | SecretText, ...] | str:
 def _hide(found: SecretLike | None) -> tuple[Secret | SecretText, ...] | str:
     if found is None:
         return ()
-    if isinstance(found, (str, Secret, SecretText)) or not isinstance(found, Sequence) or isinstance(found, bytes):
-        found = (found,)
-    kinds = [type(each).__name__ for each in found if not isinstance(each, (str, Secret, SecretText))]
-    return kinds[0] if kinds else tuple([Secret(each) if isinstance(each, str) else each for each in found])
+    is_one = isinstance(found, (str, bytes, Secret, SecretText)) or not isinstance(found, Sequence)
+    several = cast("Sequence[object]", (found,) if is_one else found)
+    hidden = [Secret(each) if isinstance(each, str) else each for each in several]
+    kinds = [type(each).__name__ for each in hidden if not isinstance(each, (Secret, SecretText))]
+    return kinds[0] if kinds else tuple([each for each in hidden if isinstance(each, (Secret, SecretText))])
 
 
 async def _ask(call: Callable[P, Awaitable[V]], *given: P.args, **named: P.kwargs) -> V:

@@ -73,6 +73,7 @@ class SecretKeeper:
             return webhook
         if self._write is None:
             return webhook
+        others: set[Secret] = set()
         for left in reversed(range(_ROUNDS)):
             await run_to_completion(partial(self._store, self._write, webhook.id, secret))
             others = set(await self._read()) - self._known

@@ -5,15 +5,16 @@ from __future__ import annotations
 import asyncio
 import logging
 import traceback
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import pytest
 from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
 
-from basiq_async import BasiqClient, BasiqError, InMemoryTransport, Message, Secret
+from basiq_async import BasiqClient, BasiqError, InMemoryTransport, Message, Request, Response, Secret
 from basiq_async._work.failures import failure_text, store_failure
 from basiq_async.receiver import Deferred, MemoryInbox, WebhookReceiver
 from basiq_async.replay import Replay, recover
@@ -159,6 +160,84 @@ async def an_inbox_of_a_receiver(w: World, error: DBAPIError) -> object:
             except (BasiqError, DBAPIError) as exc:
                 w.shown += traceback.format_exception(exc)
     return None
+
+
+class Table:
+    """A target of one's own that is its own record. One of its calls fails."""
+
+    def __init__(self, call: str, error: Exception) -> None:
+        self.rows: list[str] = []
+        self.notes: dict[str, str] = {}
+        setattr(self, call, partial(_fail, error))
+
+    async def deliver(self, message: Message) -> None:
+        self.rows.append(message.id)
+
+    async def flush(self) -> None: ...
+
+    async def known(self, keys: Sequence[str]) -> Collection[str]:
+        return set(keys) & set(self.rows)
+
+    async def note(self, name: str) -> str | None:
+        return self.notes.get(name)
+
+    async def set_note(self, name: str, text: str, *, expected: object = None) -> bool:
+        self.notes[name] = text
+        return True
+
+
+async def _fail(error: Exception, *_: object, **__: object) -> None:
+    raise error
+
+
+@entry
+async def a_target_and_its_record(w: World, error: DBAPIError) -> object:
+    for call in ("deliver", "known", "note", "set_note", "flush"):
+        table: Any = Table(call, failed(lost=error.connection_invalidated))
+        try:
+            w.shown.append(await Replay(w.basiq, w.webhook_id, table, max_pause=60).run())
+        except (BasiqError, DBAPIError) as exc:
+            w.shown += traceback.format_exception(exc)
+    return None
+
+
+@entry
+async def a_diagnosis_and_what_a_person_does_with_an_inbox(w: World, error: DBAPIError) -> object:
+    for call in ("known", "note", "known_since", "entries", "claim", "complete", "check"):
+        inbox = fail_in(call, error=failed(lost=error.connection_invalidated))
+        receiver = w.receiver(ValueError("no"), inbox=inbox)
+        for work in (
+            partial(w.basiq.webhooks.diagnose, w.webhook_id, inbox=inbox),
+            partial(w.basiq.webhooks.ensure, url=URL, subscribed_events=["user.created"], inbox=inbox),
+            receiver.quarantined,
+            receiver.retry_quarantined,
+            receiver.waiting,
+            partial(receiver.forget, "user-1"),
+            partial(receiver.drop_quarantined, ["id"]),
+        ):
+            try:
+                w.shown.append(await work())  # type: ignore[operator]  # each is called without arguments
+            except (BasiqError, DBAPIError) as exc:
+                w.shown += traceback.format_exception(exc)
+    return None
+
+
+@entry
+async def a_hook_of_a_client(w: World, error: DBAPIError) -> object:
+    def told(event: object) -> None:
+        raise error
+
+    basiq = BasiqClient(w.fake.api_key, transport=InMemoryTransport(w.fake), on_request=told)
+    return await basiq.webhooks.list().collect()
+
+
+@entry
+async def a_transport_of_ones_own(w: World, error: DBAPIError) -> object:
+    class Broken(InMemoryTransport):
+        async def send(self, request: Request, /) -> Response:
+            raise error
+
+    return await BasiqClient(w.fake.api_key, transport=Broken(w.fake)).webhooks.list().collect()
 
 
 @pytest.mark.parametrize("lost", [False, True], ids=["a failed statement", "a lost connection"])

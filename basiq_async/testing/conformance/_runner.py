@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from inspect import iscoroutinefunction
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from ..._work.failures import failure_text
 from ..._work.limits import limit
@@ -34,9 +34,9 @@ async def made(make: Callable[[], T | Awaitable[T] | AbstractAsyncContextManager
     # An inbox may itself be an async context manager, which opens and closes it.
     if isinstance(made, AbstractAsyncContextManager):
         async with made as entered:
-            yield entered
+            yield cast("T", entered)
         return
-    subject = await made if isinstance(made, Awaitable) else made
+    subject = cast("T", await made if isinstance(made, Awaitable) else made)
     try:
         yield subject
     finally:
