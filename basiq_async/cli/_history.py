@@ -201,9 +201,10 @@ class _Chosen:
                 yield message
             return
         from ..models import Message
+        from ..services.details import RawMessages
 
         async for page in messages.pages():
-            items = [each.raw for each in page.items]
+            items = RawMessages(each.raw for each in page.items)
             await self._details.fill(items, range(len(items)), self._where._judges)
             for message, raw in zip(page.items, items, strict=True):
                 yield message if raw is message.raw else Message(message.id, raw)

@@ -231,6 +231,8 @@ def report_details(row: Row) -> Iterable[tuple[str, Any]]:
 def progress_text(now: Progress) -> str:
     """Return the progress of a run as text."""
     words = [f"{now.handled + now.failed + sum(now.skipped.values()):,} done"]
+    if now.read_by_id:
+        words.append(f"{now.read_by_id:,} read by id")
     if now.failed:
         words.append(f"{now.failed:,} failed")
     words.append(f"{now.rate:,.0f}/s")

@@ -139,6 +139,7 @@ class Pages:
         link, moment = self._open(text)
         async with self._begun():
             async with aclosing(await self._job.read()) as reading:
+                reading.note_no_details()
                 try:
                     with _counted_from(moment):
                         _, batch = await reading.read_page(reading.absolute(link))

@@ -32,7 +32,7 @@ from .._wire.paging import PageRequests, is_lost
 from .._work.ids import Ids, digest_of
 from ..errors import APIError
 from ..pagination import Paginator, unreadable_item
-from ..services.details import Details, Judge
+from ..services.details import Details, Judge, RawMessages
 from ._listed import MOST_FIRST, Hint, ListedPage, Pass, place_after
 from ._sources import Batch, plain_ids
 
@@ -103,6 +103,7 @@ class Reading(PageRequests, Generic[T]):
         self._ask, self._key_of, self._convert, self._choose = known, key_of, convert or _unchanged, choose
         self._on_page, self._is_enough, self._raw_items, self._now = on_page, is_enough, raw_items, now or _now
         self._details, self._judge = details, judge
+        self._is_cut = False  # whether the rest of the list was not needed
         self._selection = None if selection is None else f"{self._listing.name} {selection}"
         self._former = None
         if hint is not None and self._selection is not None:
@@ -168,10 +169,18 @@ class Reading(PageRequests, Generic[T]):
         """The number of items that were read by their ids."""
         return 0 if self._details is None else self._details.count
 
+    def note_no_details(self) -> None:
+        """Do not note what is read by its id: another process does that for all pages."""
+        if self._details is not None:
+            self._details.is_noting = False
+
     async def forget_details(self, *, filtered: bool) -> None:
-        """Forget what was remembered of messages that are not listed any more, if this reading has finished."""
+        """Forget what was remembered of messages that are not listed any more, if this reading has finished.
+
+        filtered: whether the list has a filter, so that it does not show all.
+        """
         if self._details is not None and self.finished:
-            await self._details.forget(filtered=filtered)
+            await self._details.forget(filtered=filtered or self._is_cut)
 
     @property
     def order(self) -> Order:
@@ -333,18 +342,19 @@ class Reading(PageRequests, Generic[T]):
 
     async def _fill(self, details: Details, page: ListedPage, fresh: Sequence[int]) -> None:
         """Read by their ids the messages of a page that do not tell what must be known."""
-        await details.fill(page.items, fresh, self._judge)
+        page.items = raw = RawMessages(page.items)
+        await details.fill(raw, fresh, self._judge)
         page.forget_times()
         is_bounded = self._is_enough is not None and (not self._order.sure or self._order.order == "newest-first")
         if is_bounded and len(page.find_timed(range(len(page.items)))) < _FEW_TIMES:
-            await details.fill(page.items, range(0, len(page.items), max(1, len(page.items) // _FEW_TIMES)))
+            await details.fill(raw, range(0, len(raw), max(1, len(raw) // _FEW_TIMES)))
             page.forget_times()
         self._end_if_enough(page)
 
     def _end_if_enough(self, page: ListedPage) -> None:
         order = self._order.order if self._order.sure else "unknown"
         if self._is_enough is not None and self._is_enough(page.times, order):
-            page.next_url = None
+            page.next_url, self._is_cut = None, True
 
     def _advance(self, now: Pass, page: ListedPage, late: int, *, is_astray: bool) -> Hint | None:
         """Find out whether a pass goes on after a page. Return the hint for when all until there is done, if any."""

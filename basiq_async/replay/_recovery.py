@@ -182,6 +182,8 @@ class RecoveryRun:
         async with replay._one_run(self._check):
             handling = replay._handling
             self._left_alone = self._unknown = self._recent = 0
+            if self._details is not None:  # it has what the plan read
+                self._details.is_noting = True
             responses = 0 if self._http is None else self._http._responses
             webhook = await client.webhooks.get(self._webhook_id)
             replay._names = {webhook.id: webhook.name}
@@ -221,6 +223,7 @@ class RecoveryRun:
             )
             if activity.untold:  # what the list does not tell may have ended the webhook since the last recovery
                 surely_active = surely_active and activity.first_end(coverage.read_up_to) is None
+            self._details = None
             return Recovery(
                 messages=first,
                 events=second,

@@ -585,7 +585,8 @@ class Replay:
             self._client._api,
             self._webhook_id,
             note=lambda name: self._ask(record.note, name),
-            set_note=set_note if self._running else None,
+            set_note=set_note,
+            is_noting=self._running or self._pages.calls > 0,
         )
 
     async def _ask(self, call: Callable[[*Arguments], Awaitable[T]], *arguments: *Arguments) -> T:

@@ -19,7 +19,7 @@ from ._diagnosis_inbox import Ids, KnownEvents
 from ._endpoint import check_endpoint, find_signer
 from .api import MOST_A_PAGE, Api
 from .coverage import Activity, Inactivity, first_after, is_left_alone, is_recent
-from .details import MOST_FOR_ACTIVITY, read_activity
+from .details import MOST_FOR_ACTIVITY, RawMessages, read_activity
 from .diagnosis import (
     DiagnosedReceiver,
     Diagnosis,
@@ -258,7 +258,7 @@ class _HistoryScan:
         Of those that it knows, the first ones of the list tell too, and the last ones: they have the newest attempts.
         """
         asked = [place for place, message in enumerate(items) if not (known[place] or self._is_ignored(message))]
-        raws = [each.raw for each in items]
+        raws = RawMessages(each.raw for each in items)
         await self._details.fill(raws, asked, self._judge)
         await self._details.fill(raws, range(min(_FEW, len(raws))) if is_first else ())
         told = [each if each.raw is raw else Message(each.id, raw) for each, raw in zip(items, raws, strict=True)]
@@ -267,7 +267,7 @@ class _HistoryScan:
 
     async def _see_last(self) -> None:
         """Read the last messages of the list that do not tell their attempts."""
-        raws = [each.raw for each, _ in self._last]
+        raws = RawMessages(each.raw for each, _ in self._last)
         await self._details.fill(raws, range(len(raws)))
         for (message, known), raw in zip(self._last, raws, strict=True):
             if raw is not message.raw:

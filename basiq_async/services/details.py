@@ -33,7 +33,7 @@ Judge: TypeAlias = Callable[[Message], bool | None]
 """Says whether a message is wanted; None if it does not tell."""
 
 logger = logging.getLogger("basiq_async.messages")
-_AT_ONCE = 16
+_AT_ONCE = 8
 _FACT = struct.Struct(">8sII")
 """A digest of the message's id, the time of its first attempt, and that of its last success or 0, in seconds."""
 _IN_A_NOTE, _MOST_NOTES = 2_800, 36
@@ -42,6 +42,13 @@ MOST_FOR_ACTIVITY = 2_000
 """The number of messages that are read by their ids only to find out when the webhook was active."""
 _LONGEST = timedelta(days=120)
 """For how long a message is remembered that readings of a filtered list do not show."""
+
+
+class RawMessages(list[Any]):
+    """Messages as Basiq listed them. ``repr`` does not show them: error reports show local variables."""
+
+    def __repr__(self) -> str:
+        return f"<{len(self)} messages>"
 
 
 @attrs.frozen(repr=False)
@@ -58,6 +65,7 @@ class Details:
     """Fills in what the messages of a list do not tell of their attempts.
 
     note, set_note: read and write a note of the record; None if there is none, or if nothing may be written.
+    is_noting: whether what is read is noted now.
     """
 
     def __init__(
@@ -67,8 +75,10 @@ class Details:
         *,
         note: Callable[[str], Awaitable[str | None]] | None = None,
         set_note: Callable[[str, str], Awaitable[object]] | None = None,
+        is_noting: bool = True,
     ) -> None:
         self._api, self._webhook_id, self._note, self._set_note = api, webhook_id, note, set_note
+        self.is_noting = is_noting
         self._facts: dict[bytes, tuple[int, int]] | None = None
         """What earlier messages told, by a digest of their ids; None before it was read."""
         self._met = set[bytes]()
@@ -78,10 +88,10 @@ class Details:
         self.is_refused = False
         """Whether the API key may not read single messages."""
 
-    async def fill(self, items: list[Any], places: Iterable[int], judge: Judge | None = None) -> None:
+    async def fill(self, items: RawMessages, places: Iterable[int], judge: Judge | None = None) -> None:
         """Replace the messages at ``places`` that do not tell whether they are wanted by what is known of them.
 
-        items: messages as Basiq listed them. Without ``judge``, all that do not show their attempts are replaced.
+        Without ``judge``, all that do not show their attempts are replaced.
         What is remembered of a message only leaves it out: one that may be wanted is read again. Raises the errors of
         requests.
         """
@@ -90,10 +100,10 @@ class Details:
             message = _read(items[place])
             if message is None or tells_attempts(message):
                 continue
+            remembered = await self._remember(message)
             found = None if judge is None else judge(message)
             if found is False or (found is not None and message.delivered is None):
                 continue
-            remembered = await self._remember(message)
             is_enough = remembered is not None and (
                 remembered.delivered is True if judge is None else judge(remembered) is False
             )
@@ -105,7 +115,7 @@ class Details:
             await self._read_all(items, unread)
             await self._save()
 
-    async def _read_all(self, items: list[Any], unread: Sequence[int]) -> None:
+    async def _read_all(self, items: RawMessages, unread: Sequence[int]) -> None:
         places, failures = iter(unread), list[Exception]()
 
         async def work() -> None:
@@ -113,7 +123,7 @@ class Details:
                 if failures or self.is_refused:
                     return
                 try:
-                    items[place] = await self._read_one(items[place])
+                    await self._read_one(items, place)
                 except Exception as exc:
                     failures.append(exc)
 
@@ -123,25 +133,23 @@ class Details:
         if failures:
             raise failures[0]
 
-    async def _read_one(self, listed: dict[str, Any]) -> dict[str, Any]:
-        """Return a message with what its own answer tells; the listed one if that cannot be read."""
-        message_id = str(listed["id"])
+    async def _read_one(self, items: RawMessages, place: int) -> None:
+        """Add to a message what its own answer tells, if that can be read."""
+        message_id = str(items[place]["id"])
         self.count += 1
         try:
             one = self._api.at(MESSAGES.one, webhook_id=self._webhook_id, message_id=message_id)
-            found = {**listed, **await self._api.get(dict[str, Any], one)}
+            message = _read({**items[place], **await self._api.get(dict[str, Any], one)})
         except PermissionDeniedError as exc:
             if not self.is_refused:
                 logger.warning("what the list of messages does not tell cannot be read from the messages: %s", exc)
             self.is_refused = True
-            return listed
         except (BadRequestError, NotFoundError, ResponseDecodeError, ConfigurationError):
-            return listed
-        message = _read(found)
-        if message is None or message.id != message_id:
-            return listed
-        self._keep(message)
-        return found
+            pass  # it stays as it is listed
+        else:
+            if message is not None and message.id == message_id:
+                self._keep(message)
+                items[place] = message.raw
 
     # --- what is remembered ---
 
@@ -188,7 +196,7 @@ class Details:
 
     async def _save(self) -> None:
         """Note what was read since the last time."""
-        if self._set_note is None or self._facts is None or self._saved == len(self._facts):
+        if not self.is_noting or self._set_note is None or self._facts is None or self._saved == len(self._facts):
             return
         facts = [_FACT.pack(name, *fact) for name, fact in self._facts.items()]
         begin = self._saved // _IN_A_NOTE
@@ -227,7 +235,7 @@ async def read_activity(details: Details, messages: Paginator[Message]) -> Activ
     """Return what the whole history shows of when the webhook was active. Messages are read by their ids for that."""
     activity = Activity()
     async for page in messages.pages():
-        items = [each.raw for each in page.items]
+        items = RawMessages(each.raw for each in page.items)
         await details.fill(items, range(len(items)))
         activity.see(items, list(map(raw_time, items)))
     return activity
