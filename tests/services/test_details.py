@@ -57,7 +57,7 @@ class History:
 
 
 def failed(message: Message) -> bool | None:
-    return None if message.delivered is None else not message.delivered
+    return None if message.delivered is None else message.delivered is False
 
 
 @asynccontextmanager
