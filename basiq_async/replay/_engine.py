@@ -12,7 +12,7 @@ import attrs
 
 from ..models import Message
 from ._report import OnProgress, Plan, Report
-from ._sources import Batch, MessageSource
+from ._sources import EXPIRED, Batch, MessageSource, is_expired
 from ._tally import HintNotes, RunSettings, Tally, make_attempts, record_within
 from .targets._base import ALONE, BUSY, Target
 
@@ -338,8 +338,8 @@ class Engine:
                 self._working += 1
                 if self._working == self._started < self._settings.concurrency:  # a target that never awaits needs few
                     self._start_worker()
-                reason = None
-                if error is None:
+                reason = EXPIRED if error is None and is_expired(message) else None
+                if error is None and reason is None:
                     ending = await self._attempts.deliver(message)
                     if ending is None:
                         break

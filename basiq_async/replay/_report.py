@@ -27,7 +27,7 @@ class Progress:
     skipped: the number of messages that did not have to be handled, by reason: ``handled-before`` (the record knows it:
         it was handled, or is in the quarantine), ``where`` (not selected), ``unknown`` (Basiq does not tell whether it
         is selected), ``no-handler`` (no handler is registered for its type), ``busy`` (another worker holds it and did
-        not end), ``quarantined`` (the receiver set it aside).
+        not end), ``quarantined`` (the receiver set it aside), ``expired`` (Basiq no longer has its payload).
     failed: the number of messages that the target did not accept; with ``on_error="quarantine"`` they are set aside.
     in_flight: the number of messages that are handed out and not recorded yet.
     duration: in seconds.

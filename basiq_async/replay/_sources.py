@@ -56,6 +56,19 @@ class Batch(Generic[T]):
         self._keeps_unread = True
 
 
+EXPIRED = "expired"
+"""Why a message was skipped whose payload Basiq no longer has."""
+
+
+def is_expired(message: Message) -> bool:
+    """Return whether Basiq no longer has a message's payload, so that nothing tells what it was about.
+
+    No source of Basiq says that this occurs. The engine that it probably runs does it after 5 to 90 days.
+    """
+    payload = message.raw.get("payload")
+    return isinstance(payload, dict) and payload.get("expired") is True and message.event_id is None
+
+
 def plain_id(raw: Mapping[str, Any]) -> str:
     """Return the id by which a file or a table knows a message: the id in its JSON, or a digest of that.
 

@@ -34,7 +34,7 @@ from basiq_async.replay import Progress, Replay, Report, Target, limit, recover
 from basiq_async.replay._engine import Engine, Finished  # private: a replay drives it
 from basiq_async.replay._sources import FixedMessages  # private: a replay drives it
 from basiq_async.replay._tally import RunSettings  # private: a replay drives it
-from basiq_async.testing import FakeBasiq, ManualClock
+from basiq_async.testing import FakeBasiq, ManualClock, Quirks
 from tests.support import virtual
 from tests.support.deliveries import SECRET
 from tests.support.histories import Collecting, Recorder, Refusing, Table, Watching, history, listed, set_aside
@@ -83,6 +83,21 @@ async def test_a_second_run_handles_what_came_since() -> None:
         more = await replay.run()
         assert (more.handled, more.finished) == (2, True)
         assert sorted(target.ids) == sorted(await h.ids())
+
+
+@pytest.mark.parametrize("kind", ["function", "receiver"])
+async def test_a_message_whose_payload_has_expired_is_skipped_and_not_recorded(kind: str) -> None:
+    fake = FakeBasiq(quirks=Quirks(payloads="expire-90d"))
+    webhook_id = fake.seed_messages(5, every=timedelta(days=40), failed=1)  # 200, 160, 120, 80 and 40 days ago
+    inbox, handled = MemoryInbox(clock=fake.clock), Recorder()
+    receiver = WebhookReceiver(SECRET, inbox=inbox)
+    receiver.on("*")(handled)
+    async with BasiqClient(fake.api_key, transport=InMemoryTransport(fake)) as basiq:
+        replay = Replay(basiq, webhook_id, handled if kind == "function" else receiver, inbox=inbox)
+        first, again = await replay.run(), await replay.run()
+    assert (first.handled, first.skipped, first.finished) == (2, {"expired": 3}, True)
+    assert (again.handled, again.skipped) == (0, {"expired": 3, "handled-before": 2})
+    assert len(inbox) == 2
 
 
 @pytest.mark.parametrize("concurrency", [1, 3, 32])
