@@ -54,7 +54,7 @@ SMOKE := tests/test_story.py tests/test_public.py tests/test_errors.py tests/tes
 # What users build on, in the world of the engine that Basiq probably runs: a sample of it is part of `make test`.
 ENGINE_ROOMS := tests/test_story.py tests/receiver tests/replay tests/services
 ENGINE_SAMPLE := tests/receiver/test_receiver.py tests/receiver/test_deferred.py tests/replay/test_run.py \
-  tests/replay/test_outages.py tests/services/test_messages.py tests/services/test_webhooks.py
+  tests/replay/test_outages.py tests/services/test_messages.py tests/services/test_webhooks.py tests/services/test_ensure.py
 
 engine: $(READY) ## the promises of receiver, replay, recovery and doctor in the engine's world; ROOMS=tests/replay for a part
 	$(BIN)/python $(PYTEST) --basiq-world engine $(or $(ROOMS),$(ENGINE_ROOMS))

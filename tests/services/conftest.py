@@ -14,6 +14,8 @@ from basiq_async.testing import FakeBasiq, serve
 
 URL = "https://example.com/basiq"
 EVENTS = ["consent.revoked", "account.updated"]
+RULES: list[Any] = ["mixed", "replaces", "patches"]
+"""What an update may do to what a request leaves out, and to the status."""
 
 
 @attrs.frozen
@@ -53,3 +55,11 @@ async def active(basiq: Basiq, url: str = URL) -> Webhook:
 
 async def accept(headers: object, body: bytes) -> int:
     return 204
+
+
+async def disable(basiq: Basiq) -> None:
+    """Let every attempt of a delivery fail, until Basiq gives the endpoint up."""
+    basiq.fake.endpoint_down(URL)
+    await basiq.fake.emit("consent.revoked")
+    await basiq.fake.advance(hours=40)
+    basiq.fake.endpoint_up(URL)
