@@ -38,7 +38,7 @@ from ._problems import (
     show_problem,
     tell_left_alone,
 )
-from ._results import Output, Row, View, as_row, count_details
+from ._results import Output, Row, View, as_row, cell_text, count_details
 from ._run import DONE, NO_ANSWER, WRONG, exit_code, make_client
 
 if TYPE_CHECKING:
@@ -166,6 +166,9 @@ async def doctor(
             if diagnosis.endpoint is not None and diagnosis.endpoint.ok:
                 say("the test proves the address, and not that Basiq signs with the secret that it was signed with")
             found_codes.update(each.code for each in diagnosis.problems)
+            if looked.store is not None:
+                say(looked.store)
+                found_codes.add("store")
             seen += 1
     if not seen:
         say("there is no webhook, so nothing is delivered; create one with 'basiq-async webhooks create'")
@@ -181,13 +184,14 @@ async def doctor(
 class _Looked:
     """What was found. ``set_aside``: the oldest entry of the quarantine. ``newest``: the time of the newest record.
 
-    last_line: what is said at the end.
+    last_line: what is said at the end. ``store``: what is wrong with the inbox itself.
     """
 
     found: Diagnosis
     set_aside: SetAside | None
     newest: datetime | None
     last_line: str | None
+    store: str | None = None
 
 
 def _show_problems(found: Diagnosis, find: Callable[[Problem], Words], set_aside: SetAside | None) -> None:
@@ -228,4 +232,21 @@ async def _diagnose(
         known = inbox if receiver is None else receiver.inbox
         oldest = await oldest_set_aside(known, url) if found.quarantined else None
         newest = None if known is None else await tell_newest(known)
-        return _Looked(found, oldest, newest, missing)
+        return _Looked(found, oldest, newest, missing, None if known is None else await _look_at_store(known, found))
+
+
+async def _look_at_store(inbox: Inbox, found: Diagnosis) -> str | None:
+    """Say since when an inbox has records, if Basiq delivered before. Return what is wrong with it, if anything."""
+    from .._work.limits import inbox_limit
+
+    if found.left_alone:
+        async with inbox_limit(INBOX_TIMEOUT):
+            began = cell_text(await inbox.known_since())
+        lost = "if it was in use before, it was emptied, and what waited or was in its quarantine is gone"
+        say(f"the inbox has records since {began}: {lost}")
+    is_read_only = getattr(inbox, "is_read_only", None)  # only a database tells
+    if is_read_only is None or not await is_read_only():
+        return None
+    return (
+        "the inbox's database is read-only, so that each delivery gets a 503: use a server that can write (the primary)"
+    )

@@ -82,7 +82,8 @@ def _line(command: str, argument: str = "", *options: str) -> Words:
 
 
 def _recover(found: Diagnosis, place: Place, *options: str) -> Words:
-    return _line("recover", found.webhook.id, *place.target(found.webhook), *place.kept, *options)
+    unrecorded = ("--unrecorded", str(found.unrecorded)) if found.unrecorded else ()
+    return _line("recover", found.webhook.id, *place.target(found.webhook), *place.kept, *unrecorded, *options)
 
 
 def _doctor(found: Diagnosis, place: Place, *options: str) -> Words:

@@ -11,18 +11,21 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import attrs
 
-from ..errors import NotFoundError
+from .._redaction.text import amount
+from ..errors import ConfigurationError, NotFoundError
 from ._command import command
 from ._inboxes import find_secret_file
 from ._lines import status_line
 from ._options import option
-from ._output import is_terminal, say, session
+from ._output import is_terminal, live, say, session
 from ._problems import oldest_set_aside, problem_rows, show_head, show_problem, tell_left_alone
 from ._results import Output, Row, View, as_row, count_details
-from ._run import DONE, NO_ANSWER, WRONG, exit_code, make_client
+from ._run import DONE, NO_ANSWER, WRONG, confirm, exit_code, make_client
 from ._runs import RunEnd, RunOptions, Watch, check_places, open_target, report_row, run_watched, tell_not_handled
 
 if TYPE_CHECKING:
+    from ..client import BasiqClient
+    from ..receiver import Inbox
     from ..replay import Recovery
 
 
@@ -46,6 +49,15 @@ class RecoverOptions(RunOptions):
     acknowledged: Annotated[
         str | None,
         option("Accept that events before this time are out of reach: a date, or how long ago (9d).", metavar="WHEN"),
+    ] = None
+    unrecorded: Annotated[
+        int | None,
+        option(
+            "Hand out up to N messages that Basiq delivered and the inbox lacks, and nothing at all if there are more: "
+            "another inbox may have handled them. A terminal is asked without it.",
+            min=0,
+            metavar="N",
+        ),
     ] = None
     since: Annotated[
         str | None,
@@ -113,6 +125,34 @@ async def recover(output: Output, options: RecoverOptions) -> int:
     return ended.exit(DONE if row["finished"] else NO_ANSWER if only_unknown else WRONG)
 
 
+async def _ask_of_unrecorded(basiq: BasiqClient, options: RecoverOptions, target: object, inbox: Inbox | None) -> None:
+    """Ask a person before messages are handed out that Basiq delivered: another inbox may know that they are handled.
+
+    Without a terminal, ``--unrecorded`` says how many there may be. Raises ``ConfigurationError`` if there are more.
+    """
+    from ..receiver import WebhookReceiver
+
+    can_ask = sys.stdin is not None and is_terminal(sys.stdin) and is_terminal(sys.stderr)
+    if options.everything or (options.unrecorded is None and not can_ask):
+        return
+    receiver = target if isinstance(target, WebhookReceiver) else None
+    live("looking what would be handed out")
+    found = await basiq.webhooks.diagnose(
+        options.webhook_id, receiver=receiver, inbox=inbox if receiver is None else None, max_items=None
+    )
+    live(None)
+    if found.unrecorded <= (options.unrecorded or 0):
+        return
+    what = amount(found.unrecorded, "message was", "messages were")
+    text = f"{what} delivered, as Basiq says, and this inbox does not have {'it' if found.unrecorded == 1 else 'them'}"
+    if options.unrecorded is not None:
+        raise ConfigurationError(
+            f"{text}: more than --unrecorded {options.unrecorded} allows, so nothing was handed out"
+        )
+    elsewhere = "what another inbox has handled (another region, a copy, a move) is handled again"
+    confirm(f"{text}; {elsewhere}. Hand out all?", yes=False)
+
+
 async def _recover(options: RecoverOptions, watch: Watch) -> Recovery:
     from ..replay import recover as hand_out_missed
 
@@ -120,6 +160,7 @@ async def _recover(options: RecoverOptions, watch: Watch) -> Recovery:
         basiq = await stack.enter_async_context(make_client())
         options = watch.options = await options.fix_moments(basiq)
         target, inbox = await open_target(stack, options.webhook_id, options, concurrency=options.concurrency)
+        await _ask_of_unrecorded(basiq, options, target, inbox)
         run = hand_out_missed(
             basiq,
             options.webhook_id,

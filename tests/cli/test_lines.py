@@ -252,6 +252,10 @@ def test_the_line_for_messages_that_are_not_recorded(world: World) -> None:
     w.emit(2)  # to another service: the endpoint is none of the receiver's
     w.pass_time(minutes=10)
     line = line_for("unrecorded", w, webhook_id, "--receiver", place)
+    assert line.endswith(" --unrecorded 2")
+    refused = shell(line[:-1] + "1")
+    assert (refused.exit_code, "more than --unrecorded 1 allows" in refused.stderr) == (2, True), refused.output
+    assert w.handled() == 0
     assert shell(line).exit_code == 0
     assert (w.handled(), w.codes(webhook_id, "--receiver", place)) == (2, [])
 

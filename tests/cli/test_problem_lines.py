@@ -88,7 +88,7 @@ LINES: dict[str, tuple[dict[str, Any], dict[Place, str] | str]] = {
         },
     ),
     "never-sent": ({"never_sent": 1}, {RECEIVER: "recover w --receiver service:receiver"}),
-    "unrecorded": ({"unrecorded": 1}, {RECEIVER: "recover w --receiver service:receiver"}),
+    "unrecorded": ({"unrecorded": 1}, {RECEIVER: "recover w --receiver service:receiver --unrecorded 1"}),
     "unreadable": ({"look": Look(unreadable=1)}, "messages list w"),
     "partial": ({"look": Look(complete=False)}, {RECEIVER: "webhooks doctor w --receiver service:receiver --limit 0"}),
     "quarantined": (

@@ -13,6 +13,8 @@ import pytest
 from basiq_async._work.inbox_kinds import kind_of
 from basiq_async.receiver import SQLiteInbox
 
+from ..support.databases import engine_of
+from ..support.databases import run as run_statements
 from ..support.deliveries import Service, payload
 from ..support.servers import redis_server
 from .conftest import TYPE, CommandResult, Run, World, make_inbox, receive, write_service
@@ -165,3 +167,33 @@ def test_each_kind_of_inbox_knows_when_its_newest_record_was_made(run: Run, plac
         asyncio.run(receive_one(bad, f"e-{number}"))
         found.append(run("inbox", "check", "--inbox", place).row["newest_record"])
     assert found[0] < found[1]
+
+
+def test_a_database_that_only_reads_is_named_by_doctor(world: World, database: str) -> None:
+    w, webhook_id = world, world.webhook()
+
+    async def make(*statements: str) -> None:
+        async with AsyncExitStack() as stack:
+            inbox = kind_of(database).open(stack, database, make=True, remember=None)
+            await inbox.check()
+        async with engine_of(database, isolation_level="AUTOCOMMIT") as engine:
+            await run_statements(engine, *statements)
+
+    asyncio.run(make())
+    at = ("webhooks", "doctor", webhook_id, "--inbox", database)
+    assert w.run(*at).exit_code == 0
+    name = database.rpartition("/")[2]
+    asyncio.run(make(f"ALTER DATABASE {name} SET default_transaction_read_only = on"))
+    done = w.run(*at)
+    assert (done.exit_code, "the inbox's database is read-only" in done.stderr) == (1, True), done.output
+
+
+def test_an_inbox_that_was_emptied_is_told_since_when_it_has_records(world: World) -> None:
+    w, webhook_id = world, world.webhook()
+    w.emit(2)
+    w.pass_time(hours=1)
+    make_inbox(webhook_id)
+    done = w.run("webhooks", "doctor", webhook_id, "--inbox", "inbox.db")
+    assert done.row["left_alone"] == 2, done.output
+    assert "the inbox has records since 20" in done.stderr
+    assert "what waited or was in its quarantine is gone" in done.stderr

@@ -74,6 +74,13 @@ class SQLRows:
         [row] = await self._store.rows(self._sql.newest)
         return max((as_aware(moment) for moment in row if moment is not None), default=None)
 
+    async def is_read_only(self) -> bool:
+        """Return whether the database can only be read, as a standby of PostgreSQL."""
+        if not self._store.on_postgresql:
+            return False
+        [row] = await self._store.rows(self._sql.read_only)
+        return bool(row[0] == "on")
+
     async def entries(
         self, *, waiting: bool = False, after: StoredDelivery | None = None, limit: int = 100
     ) -> Sequence[StoredDelivery]:

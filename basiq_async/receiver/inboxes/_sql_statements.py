@@ -321,6 +321,7 @@ class Statements:
             )
         ]
         self.newest = sa.select(*newest)
+        self.read_only = sa.select(func.current_setting("transaction_read_only"))
         forgotten = sa.bindparam("a_forgotten", type_=version.c.forgotten_at.type)
         self.forget = (
             sa.update(version)
