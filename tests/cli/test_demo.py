@@ -5,8 +5,11 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from basiq_async.testing import FakeBasiq, Quirks
 
 from .conftest import Run
 
@@ -29,6 +32,20 @@ def test_the_story_is_told_to_the_end_and_every_step_is_true(run: Run) -> None:
     assert EXAMPLE.read_text(encoding="utf-8").rstrip() in result.stdout
     assert "\x1b" not in result.stdout
     assert "\r" not in result.stdout
+
+
+@pytest.mark.parametrize("listed", ["objects", "strings", "absent"])
+@pytest.mark.parametrize("alone", ["objects", "strings", "absent"])
+def test_the_story_is_true_in_each_form_of_attempts_or_says_what_is_not_known(
+    run: Run, monkeypatch: pytest.MonkeyPatch, listed: Any, alone: Any
+) -> None:
+    monkeypatch.setattr(FakeBasiq, "default_quirks", Quirks(attempts=listed, attempts_by_id=alone))
+    result = run("demo")
+    is_told = "objects" in (listed, alone)
+    assert result.exit_code == (0 if is_told else 1), result.output
+    assert ("All of it came true" in result.stdout) is is_told
+    if not is_told:
+        assert "did not come true: recover, from its messages: 0 are handled, 12 were known" in result.stderr
 
 
 def test_in_a_process_of_its_own_it_leaves_no_warning() -> None:
