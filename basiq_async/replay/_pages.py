@@ -12,8 +12,6 @@ import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection, Iterator, Sequence
 from contextlib import aclosing, asynccontextmanager, contextmanager
 from datetime import UTC, datetime
-from functools import partial
-from hashlib import blake2b
 
 import attrs
 
@@ -22,25 +20,19 @@ from .._redaction.tracebacks import hide_parameters
 from .._signing.seal import Seal
 from .._wire.paging import is_lost
 from .._work.failures import failure_text
-from .._work.once import KilledError
-from .._work.tasks import run_to_completion
 from ..errors import APIError, ConfigurationError
 from ..models import Message
 from ._reading import Reading
 from ._sources import Batch
 from ._throttle import LONGEST_ERROR, Attempts, ends_run
-from ._traces import MOST_ENDS, PageTraces, Trace
 from ._where import SUBMITTED
-from .targets._base import BUSY
-from .targets._shared import PATIENCE
+from .targets._base import ALONE, BUSY
 
 logger = logging.getLogger("basiq_async.replay")
 
 _VERSION = 1
 _MOST_FAILURES = 100
 """A page is left after so many failures in a row."""
-_LONGEST_PAUSE = 5.0
-KILLED = f"the process was killed {MOST_ENDS} times while it handled this"
 
 
 @attrs.frozen(kw_only=True)
@@ -53,8 +45,6 @@ class PageJob:
     known: returns those of the keys that the record knows.
     accepts_type: whether there is a handler for an event type.
     make_attempts: makes what hands messages to the target.
-    is_free: returns whether no worker holds a message.
-    set_aside: puts a message into the quarantine. Returns whether nobody need handle it any more.
     """
 
     seal: Seal
@@ -65,9 +55,6 @@ class PageJob:
     known: Callable[[Sequence[str]], Awaitable[Collection[str]]]
     accepts_type: Callable[[str], bool] | None
     make_attempts: Callable[[], Attempts]
-    traces: PageTraces
-    is_free: Callable[[Message], Awaitable[bool]]
-    set_aside: Callable[[Message, str], Awaitable[bool]]
 
 
 @attrs.frozen
@@ -78,7 +65,6 @@ class ListedPage:
     """
 
     text: str
-    name: str
     keys: Sequence[str]
     count: int
     known: int
@@ -105,10 +91,6 @@ class Pages:
         """Return those of the keys that need not be handed out."""
         return await self._job.known(keys)
 
-    async def begun_pages(self) -> set[str]:
-        """Return the names of the pages that were begun, and not ended."""
-        return await self._job.traces.names()
-
     async def listed(self) -> AsyncGenerator[ListedPage]:
         """Yield each page of the list, in its order. It ends early at a link that has expired."""
         moment = datetime.now(UTC)
@@ -128,7 +110,7 @@ class Pages:
                 keys, link = [key for key, _ in self._to_do(batch)], reading.relative(url)
                 text = self._job.seal.seal(_VERSION, self._job.name, link, moment.isoformat())
                 count = len(keys) + len(batch.errors)
-                yield ListedPage(text, self._name(link), keys, count, reading.known_count - known)
+                yield ListedPage(text, keys, count, reading.known_count - known)
                 if page.error is not None:
                     raise page.error
                 seen.add(hash(url))
@@ -152,12 +134,8 @@ class Pages:
             if not todo:
                 return
             self._attempts = self._attempts or self._job.make_attempts()
-            work = _PageWork(self._job, self._attempts, self._places, todo)
-            trace = await self._job.traces.begin(self._name(link))
-            try:
-                await (work.hand_out() if trace.former is None else work.hand_out_alone(trace))
-            finally:
-                await run_to_completion(trace.end)
+            work = _PageWork(self._attempts, self._places, todo)
+            await work.hand_out()
 
     def _to_do(self, batch: Batch[Message]) -> list[tuple[str, Message]]:
         """Return what a page has to hand out, by key: not what fails at once, and what has no handler."""
@@ -178,9 +156,6 @@ class Pages:
             raise ConfigurationError("the page is of another replay: another webhook, source, filter or endpoint")
         return link, datetime.fromisoformat(moment)
 
-    def _name(self, link: str) -> str:
-        return blake2b(f"{self._job.name} {link}".encode(errors="surrogatepass"), digest_size=8).hexdigest()
-
     @asynccontextmanager
     async def _begun(self) -> AsyncIterator[None]:
         self.calls += 1
@@ -194,15 +169,16 @@ class Pages:
 class _PageWork:
     """Hands out the messages of one page, by their keys in the inbox."""
 
-    def __init__(
-        self, job: PageJob, attempts: Attempts, places: asyncio.Semaphore, todo: Sequence[tuple[str, Message]]
-    ) -> None:
-        self._job, self._attempts, self._places, self._todo = job, attempts, places, todo
+    def __init__(self, attempts: Attempts, places: asyncio.Semaphore, todo: Sequence[tuple[str, Message]]) -> None:
+        self._attempts, self._places, self._todo = attempts, places, todo
         self._in_a_row = 0
         self._error: Exception | None = None
 
     async def hand_out(self) -> None:
-        """Hand out all at once, as many as there are places. What another worker holds is left to it."""
+        """Hand out all at once, as many as there are places. What another worker holds is left to it.
+
+        Left is also what was under way when a process was killed: the last run hands it out alone.
+        """
         async with asyncio.TaskGroup() as group:
             for _, message in self._todo:
                 await self._places.acquire()
@@ -210,23 +186,6 @@ class _PageWork:
                     self._places.release()
                     break
                 group.create_task(self._deliver(message))
-        self._end()
-
-    async def hand_out_alone(self, trace: Trace) -> None:
-        """Hand out one after the other, because a process that had this page has not ended it.
-
-        First comes the one that such a process had alone. One that ended several processes is set aside.
-        """
-        for key, message in sorted(self._todo, key=lambda each: each[0] != trace.key):
-            if self._is_over:
-                break
-            if trace.ends_at(key) >= MOST_ENDS:
-                await self._stop_trying(message)
-            elif await _repeat(partial(self._job.is_free, message)):  # no process that was killed holds it any more
-                await self._places.acquire()
-                await trace.attempt(key)
-                if not await self._deliver(message):
-                    await trace.take_back(key)
         self._end()
 
     @property
@@ -239,37 +198,21 @@ class _PageWork:
         if self._in_a_row >= _MOST_FAILURES:
             logger.warning("%d messages in a row failed: the page is left to the last run", self._in_a_row)
 
-    async def _stop_trying(self, message: Message) -> None:
-        logger.error("message %r is set aside: %s", shorten(message.id), KILLED)
-        await _repeat(partial(self._job.set_aside, message, KILLED))
-
-    async def _deliver(self, message: Message) -> bool:
-        """Hand out a message, and free its place. Return False if another worker holds it."""
+    async def _deliver(self, message: Message) -> None:
+        """Hand out a message, and free its place."""
         try:
             ending = await self._attempts.deliver(message)
         finally:
             self._places.release()
         reason, error = ending or (BUSY, None)
         if error is None:
-            self._in_a_row = 0
+            self._in_a_row = self._in_a_row if reason in (BUSY, ALONE) else 0
         elif ends_run(error):
             self._error = self._error or error
-        elif isinstance(error, KilledError):
-            await self._stop_trying(message)
         else:
             self._in_a_row += 1
             text = failure_text(hide_parameters(error), longest=LONGEST_ERROR)
             logger.warning("message %r failed, and is left to the last run: %s", shorten(message.id), printable(text))
-        return reason != BUSY
-
-
-async def _repeat(call: Callable[[], Awaitable[bool]]) -> bool:
-    """Repeat a call until it returns True, for as long as a worker that was killed can hold a message."""
-    until, pause = asyncio.get_running_loop().time() + PATIENCE, 0.5
-    while not (done := await call()) and asyncio.get_running_loop().time() < until:
-        await asyncio.sleep(pause)
-        pause = min(2 * pause, _LONGEST_PAUSE)
-    return done
 
 
 @contextmanager

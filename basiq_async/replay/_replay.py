@@ -21,7 +21,7 @@ from .._work.inbox_calls import InboxCalls
 from .._work.keys import check_repeat_name
 from .._work.limits import inbox_is_slow, limit, wait_for_event
 from .._work.noted import Noted, refuse_others
-from .._work.protocol import ClaimStatus, Inbox, StoredDelivery
+from .._work.protocol import Inbox, StoredDelivery
 from .._work.tasks import run_cancel_once, run_to_completion
 from ..client import BasiqClient
 from ..errors import ConfigurationError, ReplayError
@@ -34,7 +34,7 @@ from ._engine import Engine
 from ._hints import ListHints
 from ._pages import PageJob, Pages
 from ._reading import Reading
-from ._records import QuarantineRecorder, RetryTarget, key_of, make_entry, message_of_entry
+from ._records import QuarantineRecorder, RetryTarget, message_of_entry
 from ._report import OnProgress, Plan, Report, make_plan
 from ._service import (
     accepted,
@@ -60,7 +60,6 @@ from ._sources import (
 )
 from ._tally import Observer, OnError, RunSettings, make_attempts
 from ._throttle import FIRST_PAUSE, LONGEST_PAUSE, Attempts
-from ._traces import PageTraces
 from ._where import Predicate, Where, as_where, choose, everything
 from ._writer import PageWriter
 from .targets._adapters import CALL, AnyTarget, ReceiverTarget, choose_hand_out
@@ -68,7 +67,7 @@ from .targets._base import HANDLED_BEFORE, BulkTarget
 from .targets._http import HttpTarget
 from .targets._json_lines import JSONLinesTarget
 from .targets._repeating import Repeating
-from .targets._shared import LEASE, PATIENCE, Shared, new_token
+from .targets._shared import PATIENCE, Shared
 
 T = TypeVar("T")
 Arguments = TypeVarTuple("Arguments")
@@ -255,11 +254,10 @@ class Replay:
     async def work(self, page: str) -> None:
         """Hand the messages of a page that the inbox does not know to the target: in any process, any number of times.
 
-        What it handles is recorded. What fails, or is held by another worker, is left to the next run; a page is left
-        after 100 failures in a row. Where a process was killed while it had the page, its messages are handed out one
-        after the other, and one that ends three processes is set aside. Calls that are under way at once share the
-        ``concurrency``, the rate, and the pauses. Raises ``ConfigurationError`` for a text that another API key or
-        replay has made, and the errors that end a run.
+        What it handles is recorded. Left to the next run is what fails, what another worker holds, and what was under
+        way when a process was killed; a page is left after 100 failures in a row. Calls that are under way at once
+        share the ``concurrency``, the rate, and the pauses. Raises ``ConfigurationError`` for a text that another API
+        key or replay has made, and the errors that end a run.
         """
         await run_cancel_once(self._pages.work(page))
 
@@ -369,7 +367,7 @@ class Replay:
     # --- pages that several processes share ---
 
     def _make_pages(self) -> Pages:
-        target, record = self._handling.value, self._handling.record
+        target = self._handling.value
         job = [target._job] if isinstance(target, HttpTarget) else []
         job += [] if self._handling.again is None else ["again", self._handling.again]
         return Pages(
@@ -382,12 +380,6 @@ class Replay:
                 known=lambda keys: self._ask(self._known, keys),
                 accepts_type=self._handling.accepts_type,
                 make_attempts=self._make_attempts,
-                traces=PageTraces(
-                    lambda name: self._ask(record.note, name),
-                    lambda name, text, expected: self._ask(partial(record.set_note, expected=expected), name, text),
-                ),
-                is_free=self._is_free,
-                set_aside=self._set_aside,
             )
         )
 
@@ -411,9 +403,6 @@ class Replay:
 
     def _make_attempts(self) -> Attempts:
         target, settings = self._handling.open(), self._settings_of(retries=False)
-        inner = target.inner if isinstance(target, Repeating) else target
-        if isinstance(inner, (Shared, ReceiverTarget)):
-            inner.alone = True  # the trace of the page says when to hand out one message at a time
         if self._observer is not None:
             target = self._observer.wrap(target)
             self._observer.begin(self._source)
@@ -421,21 +410,6 @@ class Replay:
 
     async def _count_quarantined(self) -> int:
         return await cast(InboxCalls, self._handling.calls).count_quarantined(self._handling.job)
-
-    async def _is_free(self, message: Message) -> bool:
-        """Return whether no worker holds a message."""
-        key, token = self._handling.key_of(key_of(message)), new_token()
-        inbox = cast(Inbox, self._handling.inbox)
-        claim = await self._ask(partial(inbox.claim, lease=LEASE), key, token)
-        if claim.status is ClaimStatus.CLAIMED:
-            await self._ask(inbox.release, key, token)
-        return claim.status is not ClaimStatus.BUSY
-
-    async def _set_aside(self, message: Message, error: str) -> bool:
-        """Put a message into the quarantine. Return False if another worker holds it."""
-        key, inbox = self._handling.key_of(key_of(message)), cast(Inbox, self._handling.inbox)
-        entry = make_entry(message, key, error, now=self._client._api.now())
-        return await self._ask(inbox.quarantine, key, new_token(), entry) or bool(await self._ask(inbox.known, [key]))
 
     @asynccontextmanager
     async def _one_run(self, check: Callable[[], Awaitable[None]] | None = None) -> AsyncIterator[None]:

@@ -65,7 +65,6 @@ class _SentPage:
     """A page that was sent. ``unknown``: those of its ``samples`` keys that the inbox does not know yet."""
 
     text: str
-    name: str
     count: int
     unknown: Sequence[str]
     samples: int
@@ -121,7 +120,7 @@ class _Sharing:
             while self._sent:
                 page = self._here = self._sent.pop()
                 await self._look([page])
-                if page.unknown or page.name in await self._pages.begun_pages():
+                if page.unknown:
                     await self._pages.work(page.text)
                     await self._look([page])
                 self._left_behind += page.left
@@ -138,7 +137,7 @@ class _Sharing:
                 self._left_behind += page.count - len(page.keys)  # they fail at once
                 if page.keys:
                     sample = page.keys[:: -(-len(page.keys) // _SAMPLES)]
-                    self._sent.append(_SentPage(page.text, page.name, len(page.keys), sample, len(sample)))
+                    self._sent.append(_SentPage(page.text, len(page.keys), sample, len(sample)))
                     await self._send_page(page.text, must=len(self._sent) == 1)
         self._is_listed = True
 
@@ -222,7 +221,7 @@ class _Sharing:
             logger.info("%s handled, %.0f a second, something left on %s%s", handled, now.rate, pages, left)
 
     async def _merge(self, last: Report, aside_before: int, *, at_end: bool) -> Report:
-        """Return the report of the last run, with what was handled, and set aside, before it.
+        """Return the report of the last run, with what was handled, or set aside by a receiver, before it.
 
         The samples show what was handled at least; a run that came to its end has shown what was left.
         """

@@ -14,7 +14,7 @@ import pytest
 
 from basiq_async import BasiqClient, InMemoryTransport
 from basiq_async.receiver import Delivery, MemoryInbox, Result, SQLiteInbox, StoredDelivery, WebhookReceiver
-from basiq_async.replay import Replay, recover
+from basiq_async.replay import Replay, recover, share
 from basiq_async.testing import FakeBasiq
 from tests.support import virtual
 from tests.support.deliveries import SECRET, Service, payload, post
@@ -79,18 +79,22 @@ class Killing:
         return asyncio.run(read())
 
 
-@pytest.mark.parametrize("how", ["recover", "replay", "a function", "on_error=skip"])
+@pytest.mark.parametrize("how", ["recover", "replay", "a function", "on_error=skip", "share"])
 def test_a_job_that_is_killed_at_an_event_sets_it_aside_after_three_ends_and_handles_all_others(
     tmp_path: Path, how: str
 ) -> None:
     killing = Killing(tmp_path)
 
+    async def lose(page: str) -> None: ...
+
     async def work(inbox: SQLiteInbox) -> None:
         async with killing.client() as client:
-            target: Any = killing.handle if how in ("a function", "on_error=skip") else killing.receiver(inbox)
+            target: Any = killing.handle if how in ("a function", "on_error=skip", "share") else killing.receiver(inbox)
             own = {} if isinstance(target, WebhookReceiver) else {"inbox": inbox}
             if how == "recover":
                 await recover(client, killing.webhook_id, target)
+            elif how == "share":
+                await share(Replay(client, killing.webhook_id, target, **own), lose)
             else:
                 on_error: Any = "skip" if how == "on_error=skip" else "quarantine"
                 await Replay(client, killing.webhook_id, target, on_error=on_error, **own).run()
