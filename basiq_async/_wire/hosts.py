@@ -51,6 +51,8 @@ def show_url(url: str) -> str:
     return f"{found['scheme']}{found['place']}{'?…' if found['query'] else ''}"
 
 
+_SERVICE = re.compile(r"[A-Za-z0-9._-]{1,100}", re.ASCII)
+
 ENCODE = "a '/', '@', '?', '#' or ':' in its user or password must be percent-encoded"
 """What to do about a URL that is not readable."""
 
@@ -61,8 +63,26 @@ def is_readable_url(url: str) -> bool:
 
 
 def show_place(place: str) -> str:
-    """Return the name of a file as it is, and a URL, or what may have been meant as one, as ``show_url`` does."""
-    return show_url(place) if _INTENDED.match(place) else place
+    """Return the name of a file as it is, and a URL, or what may have been meant as one, as ``show_url`` does.
+
+    The service in the query of a database is shown: it is no key.
+    """
+    if not _INTENDED.match(place):
+        return place
+    place, service = split_service(place)
+    shown = show_url(place)
+    return f"{shown}?service={service}" if service and "?" not in shown else shown
+
+
+def split_service(place: str) -> tuple[str, str]:
+    """Return the URL of a database without ``service=NAME`` of its query, and that name; else an empty name."""
+    base, _, query = place.partition("?")
+    parts = query.split("&")
+    names = [part.removeprefix("service=") for part in parts if part.startswith("service=")]
+    if len(names) != 1 or not _SERVICE.fullmatch(names[0]):
+        return place, ""
+    rest = "&".join(part for part in parts if not part.startswith("service="))
+    return f"{base}?{rest}" if rest else base, names[0]
 
 
 def show_urls_in(text: str) -> str:

@@ -7,6 +7,8 @@ import logging
 from collections.abc import Awaitable, Callable, Sequence
 from weakref import WeakKeyDictionary
 
+import attrs
+
 from .._work.failures import reason_text
 from .._work.gate import Gate
 from .._work.inbox_calls import InboxCalls
@@ -20,6 +22,19 @@ logger = logging.getLogger("basiq_async.receiver")
 
 _SECRETS: WeakKeyDictionary[MemoryInbox, Secrets] = WeakKeyDictionary()
 """The secrets of the first receiver without a ``webhook_id`` that used an inbox."""
+
+
+@attrs.define
+class _Shared:
+    """An inbox, the receivers that have it open, and what closes it, if one of them owns it."""
+
+    inbox: Inbox
+    receivers: set[int] = attrs.Factory(set[int])
+    close: Callable[[], Awaitable[object]] | None = None
+
+
+_SHARED: dict[int, _Shared] = {}
+"""The inboxes of the receivers that are open, by their ids: an inbox of the user's own need not be hashable."""
 
 
 class Lifecycle:
@@ -56,10 +71,12 @@ class Lifecycle:
             )
         self._entered += 1
         if self._entered == 1:
+            self._share()
             try:
                 await self._look_at_inbox()
             except BaseException:
                 self._entered -= 1
+                self._leave_inbox()
                 raise
         return self._entered == 1
 
@@ -77,9 +94,25 @@ class Lifecycle:
             raise ConfigurationError(f"own_inbox needs an inbox with aclose(); {type(self._inbox).__name__} has none")
 
     async def close_own_inbox(self) -> None:
-        """Close the inbox, if it is the receiver's own."""
-        if self._close_inbox is not None:
-            await self._close_inbox()
+        """Close the inbox, if this receiver or another one owns it, and this was the last one that was open."""
+        self._share()
+        if (close := self._leave_inbox()) is not None:
+            await close()
+
+    def _share(self) -> None:
+        """Count this receiver among the open ones of its inbox."""
+        shared = _SHARED.setdefault(id(self._inbox), _Shared(self._inbox))
+        shared.receivers.add(id(self))
+        shared.close = shared.close or self._close_inbox
+
+    def _leave_inbox(self) -> Callable[[], Awaitable[object]] | None:
+        """Return what closes the inbox if no receiver has it open any more, and one of them owns it."""
+        shared = _SHARED[id(self._inbox)]
+        shared.receivers.discard(id(self))
+        if shared.receivers:
+            return None
+        del _SHARED[id(self._inbox)]
+        return shared.close
 
     def log_closed(self) -> None:
         """Log, once, that a delivery came to a closed receiver."""

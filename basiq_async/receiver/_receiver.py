@@ -153,7 +153,13 @@ class WebhookReceiver:
             moment=moment,
             outages=self._dispatcher.outages,
         )
-        self._worker = Worker(self._backlog, gate, self._handle_deferred, self.accepts_type, self._count_at_once)
+        self._worker = Worker(
+            self._backlog,
+            gate,
+            self._handle_deferred,
+            self.accepts_type,
+            self._count_at_once,
+        )
         if settings.is_deferred:
             check_deferrable(self._inbox, given=self._has_inbox)
         self._quarantine = Quarantine(calls)

@@ -35,7 +35,9 @@ class Deferred:
     """How a receiver's deferred handlers work: ``WebhookReceiver(..., deferred=Deferred(timeout=30))``.
 
     timeout: the limit for a deferred handler, in seconds.
-    concurrency: how many deferred deliveries are worked on at once, by this process.
+    concurrency: how many deferred deliveries are worked on at once, by this process. Where several event types come,
+        one type holds little more than half of these places, so that a partner that hangs stops no
+        other type. With 1, whatever hangs stops all others.
     keep_trying: a delivery that fails goes to the quarantine after eight failures, and not before so long after the
         first of them. It is tried again after 5 s, 30 s, 5 min, and then every 30 min.
     max_waiting: how many deliveries that never failed are stored. More are refused with 503, so that Basiq sends them

@@ -6,7 +6,8 @@ import asyncio
 import logging
 import os
 import weakref
-from collections.abc import Awaitable, Callable
+from collections import Counter
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from weakref import WeakKeyDictionary
 
@@ -77,6 +78,12 @@ class Worker:
         """Those of receivers that took the place of this one's, and were not entered themselves."""
         self._without_handler: set[str] = set()
         """The event types, without a handler in this process, that were logged."""
+        self._look_again_at: dict[str, float] = {}
+        """The same, and until when nothing of them is claimed: it would be taken away from a process that has one."""
+        self._places = Counter[str]()
+        """How many places each event type holds."""
+        self._types: set[str] = set()
+        """The types that this process has begun to handle, two at most: one alone may hold all places."""
 
     def begin(self, *, certainly: bool = False) -> None:
         """Begin to work off what waits, if the inbox can keep it. ``certainly``: look for it every second."""
@@ -132,7 +139,7 @@ class Worker:
         """Handle what is due now, without a pause, and what runs. Return whether an attempt ended. For a test."""
         ended = self._ended
         most = self._most()
-        await self._claim(most, most)
+        await self._claim(most, most, every=True)
         await self._wait_for_running()
         return self._ended > ended
 
@@ -191,23 +198,51 @@ class Worker:
         self._away = 0.0
         return found
 
-    async def _claim(self, limit: int, retries: int) -> int:
-        """Claim what is due, and begin to handle it. Return how many were claimed."""
+    async def _claim(self, limit: int, retries: int, *, every: bool = False) -> int:
+        """Claim what is due, and begin to handle it. Return how many were claimed.
+
+        ``every``: of each type. Otherwise none of a type that has no handler here, and none of a type that holds more
+        than half of the places: a partner that hangs must not stop the others.
+        """
         # One token for all: together with the key it names one claim.
         token = f"{HOST}/{os.getpid()}/{os.urandom(16).hex()}"
-        backlog = self._backlog
         await self._gate.ask()
-        claimed = await backlog.calls.claim_due(
-            token, limit=limit, retries=retries, lease=self._lease, without=(), now=backlog.moment()
-        )
-        self._backlog.used = self._backlog.used or bool(claimed)
-        for each in claimed:
-            task = self._tasks.spawn(self._handle_one(each))
-            self._running.add(task)
-            again = each.delivery.failures > 0
-            self._running_again += again
-            task.add_done_callback(partial(self._end_one, again=again))
-        return len(claimed)
+        found, at_once = 0, limit if every or not self._has_several else _most_of_one(self._most())
+        while found < limit:
+            part = min(limit - found, at_once)
+            without = () if every else self._left_out(at_once)
+            claimed = await self._backlog.calls.claim_due(
+                token, limit=part, retries=retries, lease=self._lease, without=without, now=self._backlog.moment()
+            )
+            self._backlog.used = self._backlog.used or bool(claimed)
+            for each in claimed:
+                retries -= each.delivery.failures > 0
+                self._begin_one(each)
+            found += len(claimed)
+            if len(claimed) < part:
+                break
+        return found
+
+    @property
+    def _has_several(self) -> bool:
+        return len(self._types) > 1
+
+    def _begin_one(self, claimed: ClaimedDelivery) -> None:
+        again, type_id = claimed.delivery.failures > 0, claimed.delivery.event_type_id
+        task = self._tasks.spawn(self._handle_one(claimed))
+        self._running.add(task)
+        self._running_again += again
+        self._places[type_id] += 1
+        if not self._has_several and self._accepts_type(type_id):
+            self._types.add(type_id)
+        task.add_done_callback(partial(self._end_one, again=again, type_id=type_id))
+
+    def _left_out(self, most: int) -> Sequence[str]:
+        """Return the types of which nothing is claimed now."""
+        now = asyncio.get_running_loop().time()
+        self._look_again_at = {each: at for each, at in self._look_again_at.items() if at > now}
+        crowded = [each for each, count in self._places.items() if count >= most] if self._has_several else []
+        return [*self._look_again_at, *crowded]
 
     async def _put_off(self, then: NextAttempt, token: str) -> None:
         backlog, entry = self._backlog, then.entry
@@ -231,9 +266,12 @@ class Worker:
         except Exception as exc:
             self._backlog.outages.report(shorten(entry.delivery_id), otherwise, exc, {})
 
-    def _end_one(self, task: asyncio.Task[None], *, again: bool) -> None:
+    def _end_one(self, task: asyncio.Task[None], *, again: bool, type_id: str) -> None:
         self._running.discard(task)
         self._running_again -= again
+        self._places[type_id] -= 1
+        if not self._places[type_id]:
+            del self._places[type_id]
         if self._more:
             self._news.set()
 
@@ -274,6 +312,9 @@ class Worker:
 
     def _leave(self, claimed: ClaimedDelivery, event_type_id: str) -> NextAttempt:
         """Leave a delivery to other processes. Log that, once for each type."""
+        if len(self._look_again_at) < _MOST_TYPES:
+            seconds = jittered(_LOOK_ANYWAY, _LOOK_JITTER)
+            self._look_again_at[claimed.delivery.event_type_id] = asyncio.get_running_loop().time() + seconds
         event_type_id = shorten(event_type_id)
         why = f"no handler is registered for event type {event_type_id!r} in a process that works off what waits"
         if event_type_id not in self._without_handler and len(self._without_handler) < _MOST_TYPES:
@@ -285,6 +326,13 @@ class Worker:
 _LAST: WeakKeyDictionary[WaitingInbox, weakref.ref[Worker]] = WeakKeyDictionary()
 """The worker that began last in this process, for each inbox."""
 _MOST_TYPES = 256
+
+
+def _most_of_one(places: int) -> int:
+    """Return how many places one type may hold beside others: more than half, and where there are two, not all."""
+    return max(1, min(places // 2 + 1, places - 1))
+
+
 _SHOWN_BY = {
     Result.HANDLED: False,
     Result.FAILED: True,

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from .fake._fake import FakeBasiq
 
 _FIRST_STEP = 1.0
-_GROWTH = 1.1
+_GROWTH, _LONGEST_STEP = 1.1, 600.0
 """While nothing is handled or fails, as without a handler, each step of the clock is longer by a tenth."""
 
 
@@ -54,4 +54,4 @@ async def handle_waiting(
             )
         step = min(max(await receiver._backlog.seconds_until_due(fake.now().timestamp()), shortest), limit - advanced)
         await fake.advance(step)
-        advanced, shortest = advanced + step, shortest * _GROWTH
+        advanced, shortest = advanced + step, min(shortest * _GROWTH, _LONGEST_STEP)

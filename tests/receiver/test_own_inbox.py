@@ -82,3 +82,25 @@ async def test_an_inbox_that_cannot_be_closed_is_refused_and_the_default_one_nee
     with pytest.raises(ConfigurationError, match="own_inbox needs an inbox with aclose"):
         receiver.setup(web.Application(), own_inbox=True)
     WebhookReceiver(SECRET).setup(web.Application(), own_inbox=True)
+
+
+@pytest.mark.parametrize("owner", ["the first that ends", "the last that ends", "both"])
+async def test_of_receivers_that_share_an_inbox_the_last_one_that_is_open_closes_it(owner: str) -> None:
+    inbox = Closing()
+    first, last = (WebhookReceiver(SECRET, webhook_id="w", inbox=inbox) for _ in range(2))
+    for receiver in (first, last):
+        receiver.on("*")(_nothing)
+        own = owner == "both" or (receiver is first) == (owner == "the first that ends")
+        receiver.setup(web.Application(), own_inbox=own)
+    async with last:
+        async with first:
+            pass
+        assert inbox.closed == 0
+        assert (await post(last)).status == 204
+    assert inbox.closed == 1
+    async with WebhookReceiver(SECRET, webhook_id="w", inbox=inbox):
+        pass
+    assert inbox.closed == 1, "one that owns nothing closes nothing"
+
+
+async def _nothing(delivery: Delivery) -> None: ...

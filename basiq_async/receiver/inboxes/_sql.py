@@ -16,7 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, a
 
 from ..._arguments import Duration, check_remember, check_seconds
 from ..._storage.sql import LONGEST_SERVICE, BusyError, SQLStore, as_aware
-from ..._wire.hosts import ENCODE, is_readable_url, show_url
+from ..._wire.hosts import ENCODE, is_readable_url, show_url, split_service
 from ..._work.notes import check_note
 from ..._work.protocol import Claim, StoredDelivery, unpack_entry
 from ..._work.store_use import store_use
@@ -303,7 +303,8 @@ _DRIVER = "name an async driver that is installed, such as postgresql+asyncpg://
 
 
 def open_place(stack: AsyncExitStack, place: str, *, make: bool = False, **options: Any) -> SQLInbox:
-    """See ``InboxKind.open``. ``make``: whether to create missing tables."""
+    """See ``InboxKind.open``. ``make``: whether to create missing tables. The place may end with ``?service=NAME``."""
+    place, service = split_service(place)
     shown = f"the URL {show_url(place)!r} of the database cannot be used"
     if not is_readable_url(place):
         raise ConfigurationError(f"{shown}: {ENCODE}")
@@ -314,6 +315,6 @@ def open_place(stack: AsyncExitStack, place: str, *, make: bool = False, **optio
     except (SQLAlchemyError, ImportError, ValueError, TypeError) as exc:  # the error's text can hold the password
         raise ConfigurationError(f"{shown}: {type(exc).__name__}; {_DRIVER}; {ENCODE}") from None
     stack.push_async_callback(engine.dispose)
-    inbox = SQLInbox(engine, create_tables=make, **options)
+    inbox = SQLInbox(engine, create_tables=make, service=service, **options)
     stack.push_async_callback(inbox.aclose)  # what it does in the background ends before its engine
     return inbox

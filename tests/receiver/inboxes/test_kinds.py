@@ -10,9 +10,11 @@ from pathlib import Path
 import pytest
 
 from basiq_async import InboxError, receiver
+from basiq_async._wire.hosts import show_place
 from basiq_async._work.inbox_kinds import EXTRAS, KINDS, InboxKind, kind_of
 from tests.support.command_line import run_command
 from tests.support.environment import ROOT
+from tests.support.inboxes import opened
 
 PLACES = [kind for kind in KINDS if kind.places is not None]
 
@@ -51,3 +53,19 @@ async def test_the_place_that_the_command_line_names_is_of_its_kind(
     if kind.extra != "redis":  # which has nothing of its own to end
         with pytest.raises(InboxError, match="closed"):
             await opened.known(["k"])
+
+
+@pytest.mark.parametrize(
+    ("place", "shown"),
+    [
+        ("sqlite+aiosqlite:///FOLDER/sql.db?service=mailer", "sqlite+aiosqlite:///FOLDER/sql.db?service=mailer"),
+        ("sqlite+aiosqlite:///FOLDER/sql.db?timeout=3&service=mailer", "sqlite+aiosqlite:///FOLDER/sql.db?…"),
+    ],
+)
+async def test_a_place_in_a_database_names_the_service_which_is_shown(place: str, shown: str, tmp_path: Path) -> None:
+    place, shown = (each.replace("FOLDER", str(tmp_path)) for each in (place, shown))
+    async with opened(place) as mailer, opened(place.partition("?")[0]) as other:
+        assert await mailer.complete("k", "a")
+        assert (await mailer.known(["k"]), await other.known(["k"])) == ({"k"}, set())
+        assert "of mailer" in repr(mailer)
+    assert show_place(place) == shown
