@@ -109,22 +109,18 @@ async def ensure(
     remove_event_types: Remove the event types that are not named.
     """
     types = await expand_event_types(basiq, event)
-    from .._signing.secret_file import SecretFile
-
-    store = None if secret_file is None else SecretFile(secret_file)
-    earlier = () if store is None else await store.read()
     async with AsyncExitStack() as stack:
-        found = await basiq.webhooks.ensure(
+        found: EnsuredWebhook = await _keep_secret(
+            secret_file,
+            basiq.webhooks.ensure,
             url=url,
             subscribed_events=types,
             name=name,
             description=description,
             move_from=move_from,
             remove_event_types=remove_event_types,
-            secret=store,
             inbox=None if inbox is None else await stack.enter_async_context(open_inbox(inbox, make=True)),
         )
-    _say_where(found, secret_file, earlier)
     if found.action == "elsewhere":
         say(
             f"the webhook {found.name!r} has another URL, and this one gets no deliveries: nothing was done. "
@@ -177,13 +173,7 @@ async def update(
 @webhooks_app.add(_WEBHOOK)
 async def reactivate(basiq: BasiqClient, webhook_id: WebhookId, secret_file: SecretPath = None) -> Webhook:
     """Make a disabled webhook active again, and change nothing else."""
-    from .._signing.secret_file import SecretFile
-
-    store = None if secret_file is None else SecretFile(secret_file)
-    earlier = () if store is None else await store.read()
-    found = await basiq.webhooks.reactivate(webhook_id, secret=store)
-    _say_where(found, secret_file, earlier)
-    return found
+    return await _keep_secret(secret_file, basiq.webhooks.reactivate, webhook_id)
 
 
 webhooks_app.command()(doctor)
@@ -208,10 +198,10 @@ async def secret(
         raise ConfigurationError(
             "the secret would stay on the screen: use --secret-file FILE or a pipe, or pass --show"
         )
-    if secret_file is not None:
-        updated = await _keep_secret(secret_file, basiq.webhooks.update, webhook_id)
-    else:
+    if secret_file is None:
         updated = await basiq.webhooks.update(webhook_id)
+    else:
+        updated = await _keep_secret(secret_file, basiq.webhooks.update, webhook_id)
     if updated.secret is None:
         raise ConfigurationError("Basiq's response to the update holds no secret")
     if secret_file is not None:
@@ -244,22 +234,15 @@ async def wait(
 
 
 async def _keep_secret(file: Path | None, request: Callable[..., Awaitable[W]], *given: Any, **named: Any) -> W:
-    """Make a request, write the secret of its webhook to a file, and say where it is.
+    """Make a request that writes the secret of its webhook to a file, and say where it is.
 
     Raises ``ConfigurationError`` before the request if the file cannot be written, or holds something else.
     """
-    if file is None:
-        found = await request(*given, **named)
-        _say_where(found, None, ())
-        return found
     from .._signing.secret_file import SecretFile
 
-    store = SecretFile(file)
-    await store.check()
-    earlier = await store.read()
-    found = await request(*given, **named)
-    if found.secret is not None:
-        await store.write(found.secret)
+    store = None if file is None else SecretFile(file)
+    earlier = () if store is None else await store.read()
+    found = await request(*given, secret=store, **named)
     _say_where(found, file, earlier)
     return found
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from .._arguments import Duration, check_event_type_ids, check_seconds, describe_unknown, select_texts
+from .._redaction.tracebacks import hide_arguments
 from .._signing.secret_store import SecretStore, WriteSecret
 from .._wire.urls import absolute_url
 from .._work.clock import Clock, LoopClock, clock_of
@@ -43,13 +44,21 @@ class Webhooks:
         subscribed_events: Sequence[str],
         name: str | None = None,
         description: str | None = None,
+        secret: SecretStore | WriteSecret | None = None,
     ) -> Webhook:
-        """Create a webhook that subscribes a url to event types. Keep the ``secret`` of the result.
+        """Create a webhook that subscribes a url to event types.
 
+        Keep the ``secret`` of the result, or pass a store as to ``ensure``.
         Deliveries can take up to 15 minutes to start (the vendor's guide): see ``wait_until_active``. Raises
         ``ConflictError`` if a webhook with this url exists, and ``BadRequestError`` for event types that do not exist.
         """
-        return await self._write(self._api.at(WEBHOOKS.path), _body(url, subscribed_events, name, description))
+        try:
+            keeper = self._keep_in(secret)
+        finally:
+            del secret  # error reporters show local variables, and a caller may have passed the text of a secret
+        body = _body(url, subscribed_events, name, description)
+        await keeper.begin()
+        return await keeper.keep(await self._write(self._api.at(WEBHOOKS.path), body))
 
     async def ensure(
         self,
@@ -106,7 +115,7 @@ class Webhooks:
             absolute_url(move_from)
         encode(body)  # text that cannot be sent is refused before the first request
         try:
-            keeper = SecretKeeper(secret, self._clock, self.update)
+            keeper = self._keep_in(secret)
         finally:
             del secret  # error reporters show local variables, and a caller may have passed the text of a secret
         from ._ensure import Wanted, ensure  # what they need is large, and few programs need it
@@ -136,45 +145,47 @@ class Webhooks:
         subscribed_events: Sequence[str] | None = None,
         name: str | None = None,
         description: str | None = None,
+        secret: SecretStore | WriteSecret | None = None,
     ) -> Webhook:
         """Change a webhook. What is None is not changed.
 
         No source says whether an update clears what a request leaves out. So the whole webhook is sent; what is None is
         read first. A webhook without event types gets all of them, and stays so: none are sent.
 
-        The result has the secret. Keep it: no source says whether an update makes a new one. No source says either
-        whether a disabled webhook becomes active again: look at the ``status``, or see ``reactivate``. Raises
-        ``NotFoundError`` if the webhook does not exist.
+        The result has the secret. Keep it, or pass a store as to ``ensure``: no source says whether an update makes a
+        new one. No source says either whether a disabled webhook becomes active again: look at the ``status``, or see
+        ``reactivate``. Raises ``NotFoundError`` if the webhook does not exist.
         """
+        try:
+            keeper = self._keep_in(secret)
+        finally:
+            del secret
         body = select_texts(url=None if url is None else absolute_url(url), name=name, description=description)
         fields: dict[str, Any] = dict(body)
         if subscribed_events is not None:
             fields["subscribedEvents"] = check_event_type_ids("subscribed_events", subscribed_events)
         encode(fields)  # text that cannot be sent is refused before the first request
+        await keeper.begin()
         if len(fields) < 4:
             found = await self.get(webhook_id)
             read = select_texts(url=found.url, name=found.name, description=found.description)
             types = {"subscribedEvents": [*found.subscribed_events]} if found.subscribed_events else {}
             fields = {**read, **types, **fields}
-        return await self._write(self._at(webhook_id), fields)
+        return await keeper.keep(await self._write(self._at(webhook_id), fields))
 
     async def reactivate(self, webhook_id: str, *, secret: SecretStore | WriteSecret | None = None) -> Webhook:
         """Make a disabled webhook active again, and change nothing else.
 
-        It is updated with its own url, event types, name and description. The result has the secret. Keep it, or let it
-        be stored, as by ``ensure``: no source says whether an update makes a new one. Events that happened while the
+        It is updated with its own url, event types, name and description. The result has the secret. Keep it, or pass a
+        store as to ``ensure``: no source says whether an update makes a new one. Events that happened while the
         webhook was disabled did not become messages: see ``recover``. Raises ``NotFoundError`` if the webhook does not
         exist, and ``ConfigurationError`` if Basiq says that it is still disabled.
         """
         from ._ensure import check_enabled
 
-        try:
-            keeper = SecretKeeper(secret, self._clock, self.update)
-        finally:
-            del secret  # error reporters show local variables, and a caller may have passed the text of a secret
-        await keeper.begin()
-        updated = await self.update(webhook_id)
-        updated = await keeper.keep(updated)
+        work = self.update(webhook_id, secret=secret)
+        del secret  # error reporters show local variables, and a caller may have passed the text of a secret
+        updated = await work
         check_enabled(updated)
         return updated
 
@@ -269,6 +280,10 @@ class Webhooks:
             if unknown:
                 exc.args = (f"{exc.detail or exc.title or 'the request was refused'} {', '.join(unknown)}",)
             raise
+
+    @hide_arguments
+    def _keep_in(self, secret: SecretStore | WriteSecret | None) -> SecretKeeper:
+        return SecretKeeper(secret, self._clock, self.update)
 
     def _at(self, webhook_id: str) -> Endpoint:
         return self._api.at(WEBHOOKS.one, webhook_id=webhook_id)
