@@ -52,11 +52,11 @@ SMOKE := tests/test_story.py tests/test_public.py tests/test_errors.py tests/tes
   tests/replay/test_recovery.py tests/cli/test_commands.py tests/cli/test_help.py
 
 # What users build on, in the world of the engine that Basiq probably runs: a sample of it is part of `make test`.
-ENGINE_ROOMS := tests/test_story.py tests/receiver tests/replay tests/services
+ENGINE_ROOMS := tests/test_story.py tests/receiver tests/replay tests/services tests/cli
 ENGINE_SAMPLE := tests/receiver/test_receiver.py tests/receiver/test_deferred.py tests/replay/test_run.py \
   tests/replay/test_outages.py tests/services/test_messages.py tests/services/test_webhooks.py tests/services/test_ensure.py
 
-engine: $(READY) ## the promises of receiver, replay, recovery and doctor in the engine's world; ROOMS=tests/replay for a part
+engine: $(READY) ## the promises of receiver, replay, recovery, doctor and command line in the engine's world; ROOMS=tests/replay for a part
 	$(BIN)/python $(PYTEST) --basiq-world engine $(or $(ROOMS),$(ENGINE_ROOMS))
 
 smoke: $(READY) ## the tests of what most users do

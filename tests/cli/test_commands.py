@@ -28,6 +28,10 @@ from tests.support.environment import unmeasured
 from ..support.command_line import HASTY, program
 from .conftest import Run, Served, Terminal, on_a_terminal, wait_until
 
+pytestmark = pytest.mark.documented_world(
+    "it compares lists with what was emitted", "attempts", "message_order", "event_order"
+)
+
 URL = "https://example.com/basiq"
 
 

@@ -16,6 +16,7 @@ from .conftest import Run
 EXAMPLE = Path(__file__).parents[2] / "examples" / "recover_after_outage.py"
 
 
+@pytest.mark.documented_world("it tells of the documented schedule", "disables", "waits", "message_order")
 def test_the_story_is_told_to_the_end_and_every_step_is_true(run: Run) -> None:
     result = run("demo")
     assert result.exit_code == 0, result.output

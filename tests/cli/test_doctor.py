@@ -13,6 +13,8 @@ from basiq_async.services.diagnosis import find_status_problem
 
 from .conftest import Endpoint, Run, Served, World, write_service
 
+pytestmark = pytest.mark.documented_world("its webhooks are disabled after one message", "disables")
+
 DAYS_AGO = 4
 
 ID = "w-1"
@@ -75,6 +77,7 @@ def test_it_posts_nothing_unless_it_is_asked_to(run: Run, served: Served, endpoi
     assert len(endpoint.ids) == 2
 
 
+@pytest.mark.documented_world("its last attempt is at a certain hour", "disables", "waits")
 def test_it_says_when_it_began_and_what_the_endpoint_answered(run: Run, served: Served) -> None:
     url = "https://service.example/basiq"
     served.fake.add_webhook(url, ["user.created"])

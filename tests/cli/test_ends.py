@@ -18,6 +18,8 @@ from ..support.real_time import PATIENCE
 from ..support.served import Handler, answering
 from .conftest import SECRET, Endpoint, Run, Served, help_lines, launched, on_a_terminal
 
+pytestmark = pytest.mark.documented_world("its webhooks are disabled after one message", "disables")
+
 if sys.platform != "win32":
     from .conftest import Terminal
 

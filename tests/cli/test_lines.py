@@ -24,6 +24,8 @@ from ..support.command_line import CommandResult
 from ..support.real_time import PATIENCE
 from .conftest import TYPE, Endpoint, Run, Served, World, install, let_wait, receive, wait_until
 
+pytestmark = pytest.mark.documented_world("its webhooks are disabled after one message", "disables")
+
 if sys.platform == "win32":
     pytest.skip("there is no shell", allow_module_level=True)
 

@@ -69,6 +69,7 @@ def test_what_python_can_arrange_a_shell_can(run: Run, served: Served) -> None:
     assert call(run, "message", f"messageId={message_id}")["data"] == {"x": 1}
 
 
+@pytest.mark.documented_world("it looks at what a list tells of attempts", "attempts")
 def test_a_value_is_json_or_text_and_a_text_stays_one(run: Run, served: Served) -> None:
     fake = served.fake
     webhook_id = fake.add_webhook("https://unreachable.example/basiq")

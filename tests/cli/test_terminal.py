@@ -6,12 +6,15 @@ import os
 import re
 from pathlib import Path
 
+import pytest
+
 from .conftest import SECRET, Served, Terminal, World, on_a_terminal
 
 pytestmark = on_a_terminal
 DAYS_AGO = 4
 
 
+@pytest.mark.documented_world("it looks at the order and attempts of a list", "attempts", "message_order")
 def test_a_history_is_shown_newest_first_with_whole_ids_and_how_to_get_more(served: Served) -> None:
     webhook_id = served.fake.seed_messages(120)
     with Terminal("messages", "list", webhook_id, env=served.environment) as terminal:
@@ -34,6 +37,7 @@ def _first_lines(world: World, *words: str) -> str:
     return "".join(screen.splitlines()[:10])
 
 
+@pytest.mark.documented_world("its webhooks are disabled after one message", "disables")
 def test_the_first_ten_lines_of_a_narrow_terminal_say_what_is_wrong_since_when_and_what_to_run(world: World) -> None:
     w, webhook_id = world, world.webhook()
     place = w.service(webhook_id)

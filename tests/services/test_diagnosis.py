@@ -249,25 +249,25 @@ async def test_the_endpoint_is_asked_with_a_signed_test() -> None:
 
 @pytest.mark.parametrize("seconds", [-3_600, 3_600])
 async def test_a_service_whose_clock_is_wrong_is_told_apart_from_one_with_another_secret(seconds: int) -> None:
-    wrong = datetime.now(UTC) + timedelta(seconds=seconds)
+    ahead = timedelta(seconds=seconds)
 
-    def serve_at(secret: str, date: datetime) -> Any:
-        receiver = WebhookReceiver(secret, clock=lambda: wrong)
+    def serve_at(secret: str, date: timedelta) -> Any:
+        receiver = WebhookReceiver(secret, clock=lambda: datetime.now(UTC) + ahead)
 
         async def handle(request: web.Request) -> web.StreamResponse:
             response = await receiver.aiohttp_handler(request)
-            response.headers["Date"] = format_datetime(date, usegmt=True)
+            response.headers["Date"] = format_datetime(datetime.now(UTC) + date, usegmt=True)
             return response
 
         return serving(handle)
 
-    other, now = "whsec_c29tZSBvdGhlciBzaWduaW5nIHNlY3JldA==", datetime.now(UTC)
+    other, right = "whsec_c29tZSBvdGhlciBzaWduaW5nIHNlY3JldA==", timedelta()
     way = "ahead of" if seconds > 0 else "behind"
-    told: dict[tuple[str, datetime], str] = {
-        (SECRET, wrong): f"its secret is right, and its clock is 3,600 s {way} this machine's",
-        (other, wrong): "is the receiver's secret this webhook's? If the service's log says too-old or too-new",
-        (SECRET, now): "is the receiver's secret this webhook's? If the service's log says too-old or too-new",
-        (other, now): "is the receiver's secret this webhook's? If the service's log says too-old or too-new",
+    told: dict[tuple[str, timedelta], str] = {
+        (SECRET, ahead): f"its secret is right, and its clock is 3,600 s {way} this machine's",
+        (other, ahead): "is the receiver's secret this webhook's? If the service's log says too-old or too-new",
+        (SECRET, right): "is the receiver's secret this webhook's? If the service's log says too-old or too-new",
+        (other, right): "is the receiver's secret this webhook's? If the service's log says too-old or too-new",
     }
     for (secret, date), text in told.items():
         async with serve_at(secret, date) as url:
