@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import random
 from collections import Counter, deque
@@ -15,6 +16,7 @@ import attrs
 import pytest
 
 from basiq_async import (
+    APIError,
     BasiqClient,
     ConfigurationError,
     InboxError,
@@ -23,7 +25,7 @@ from basiq_async import (
     ReplayError,
     TargetError,
 )
-from basiq_async.replay import HttpTarget, JSONLinesTarget, Progress, Replay, limit, share, since
+from basiq_async.replay import HttpTarget, JSONLinesTarget, Progress, Replay, Report, limit, share, since
 from tests.support import virtual
 from tests.support.deliveries import SECRET
 from tests.support.histories import Away, Receiving, Recorder, Refusing, Watching, history, set_aside
@@ -236,10 +238,37 @@ async def test_a_list_is_read_three_times_and_looking_at_pages_asks_for_samples(
         def requests() -> list[str]:
             return [each.url for each in h.fake.requests if "/messages" in each.url]
 
-        report = await share(h.replay(alone, inbox=inbox), send)
+        seen: list[Progress] = []
+        report = await share(h.replay(alone, inbox=inbox), send, seen.append)
         assert (report.handled, report.finished, alone.ids) == (1_000, True, [])
+        assert seen[0].remaining is None, "how many there are is not known yet"
         assert len(requests()) <= 3 * 20 + 1
         assert inbox.most <= 20 * 16
+
+
+@virtual.clocked
+async def test_what_a_receiver_sets_aside_itself_is_a_failure_in_the_report() -> None:
+    async with history(60, page_size=20) as h:
+        receiving = Receiving(Shared(), webhook_id=h.webhook_id, quarantine_after=1)
+        receiving.refused = set((await h.ids())[::20])
+        report = await share(h.replay(receiving.receiver), Queue([]).send)
+        assert (report.handled, report.failed, report.quarantined, report.finished) == (57, 3, 3, True)
+        assert report.skipped == {}
+
+
+@virtual.clocked
+async def test_pages_are_sent_again_ever_later_while_nobody_handles_them() -> None:
+    async with history(40, page_size=20) as h:
+        times: list[float] = []
+
+        async def lose(page: str) -> None:
+            times.append(virtual.now())
+
+        alone = slowly(Recorder(), 120)
+        assert (await share(h.replay(alone, inbox=Shared(), concurrency=1), lose)).handled == 40
+        later = [second - first for first, second in itertools.pairwise(times[1:])]
+        assert len(later) > 6
+        assert later == pytest.approx([30, 60, 120, 240, *[300] * (len(later) - 4)], abs=8)
 
 
 # --- who may make a page, and of what ---
@@ -386,7 +415,7 @@ async def test_the_inbox_may_be_away_for_a_while() -> None:
 @virtual.clocked
 async def test_a_page_whose_link_has_expired_is_left_to_the_last_run() -> None:
     async with history(100, page_size=20) as h:
-        target, queue = Recorder(), Queue([])
+        target, queue = slowly(Recorder(), 1), Queue([])
         replay = h.replay(target, inbox=Shared())
         pages = [page async for page in replay.pages()]
         h.fake.fail_next(status=410)
@@ -398,8 +427,29 @@ async def test_a_page_whose_link_has_expired_is_left_to_the_last_run() -> None:
             if len(queue.sent) == 1:  # the second page was requested already
                 h.fake.fail_next(status=410)
 
-        assert (await share(replay, send)).handled == 100
+        seen: list[Progress] = []
+        assert (await share(replay, send, seen.append)).handled == 100
         assert len(queue.sent) < 5
+        assert [isinstance(each, Report) for each in seen[:-1]] == [False] * (len(seen) - 1)
+        assert [each.handled for each in seen] == sorted(each.handled for each in seen)
+        in_last_run = [each.handled for each in seen if each.in_flight]
+        assert min(in_last_run) >= 20, "it goes on from what was handled before"
+
+
+@pytest.mark.parametrize(("page", "status"), [(1, 410), (2, 403)])
+async def test_a_list_that_cannot_be_read_raises_its_error(page: int, status: int) -> None:
+    async with history(100, page_size=20) as h:
+        replay = h.replay(Recorder(), inbox=Shared())
+
+        async def send(text: str) -> None: ...
+
+        if page == 1:
+            h.fake.fail_next(status=status)
+        pages = replay.pages()
+        with pytest.raises(APIError) as caught:
+            async for _ in pages:
+                h.fake.fail_next(status=status)
+        assert caught.value.status == status
 
 
 # --- what people see ---
