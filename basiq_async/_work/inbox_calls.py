@@ -13,7 +13,7 @@ from ..errors import ConfigurationError, InboxError
 from .failing import FailingType, count_failing
 from .keys import split_key
 from .limits import inbox_limit
-from .noted import JOBS, NOTE, Account, Noted, add_job, read_jobs, refusal
+from .noted import HANDLED, JOBS, NOTE, Account, Noted, add_handled, add_job, read_handled, read_jobs, refusal
 from .personal_data import names_user
 from .protocol import Claim, ClaimedDelivery, ClaimStatus, Inbox, StoredDelivery, Waiting, WaitingInbox
 
@@ -200,6 +200,19 @@ class InboxCalls:
         for _ in range(_TRIES):
             text = await self.note(JOBS)
             if job in read_jobs(text) or await self.set_note(JOBS, add_job(text, job), expected=text):
+                return
+
+    async def handled_types(self) -> tuple[str, ...]:
+        """Return the patterns of event types for which receivers have noted that they have handlers."""
+        return read_handled(await self.note(HANDLED))
+
+    async def note_handled_types(self, patterns: Collection[str]) -> None:
+        """Note the patterns of a receiver, which tell a look at the inbox alone what the service handles."""
+        for _ in range(_TRIES):
+            text = await self.note(HANDLED)
+            if {*patterns} <= {*read_handled(text)}:
+                return
+            if await self.set_note(HANDLED, add_handled(text, patterns), expected=text):
                 return
 
     # --- what is in the quarantine, and what waits ---

@@ -17,6 +17,7 @@ from ..errors import ConfigurationError, InboxError
 NOTE = "webhooks"
 """The name of the note."""
 JOBS = "posting jobs"
+HANDLED = "handled types"
 _MOST = 500
 """The number of webhooks and of jobs that are noted; an inbox has a few."""
 _MOST_KEYS = 20
@@ -141,6 +142,16 @@ def read_jobs(text: str | None) -> list[str]:
 def add_job(text: str | None, job: str) -> str:
     """Return that note with one more job."""
     return json.dumps([*read_jobs(text)[1 - _MOST :], job])
+
+
+def read_handled(text: str | None) -> tuple[str, ...]:
+    """Return the patterns of event types for which receivers of an inbox had handlers, from its note."""
+    return tuple(read_jobs(text))
+
+
+def add_handled(text: str | None, patterns: Iterable[str]) -> str:
+    """Return that note with these patterns too. They stay: a deploy may have lost a handler by mistake."""
+    return json.dumps(list(dict.fromkeys([*read_jobs(text), *patterns]))[-_MOST:])
 
 
 def _read_webhook(since: str | None, name: str | None) -> NotedWebhook:

@@ -164,7 +164,7 @@ class WebhookReceiver:
             check_deferrable(self._inbox, given=self._has_inbox)
         self._quarantine = Quarantine(calls)
         self._readiness = Readiness(calls, gate, secrets)
-        self._lifecycle = Lifecycle(calls, gate)
+        self._lifecycle = Lifecycle(calls, gate, lambda: self._routes.patterns)
         self._asgi = ASGIApp(self, self._lifecycle.own_inbox)
 
     def __repr__(self) -> str:

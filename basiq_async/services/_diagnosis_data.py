@@ -77,7 +77,7 @@ async def diagnose(
         return None
 
     await known.open(webhook.url, find_working)
-    scan = _HistoryScan(api, webhook, known, now, (lambda _: True) if receiver is None else receiver.accepts_type)
+    scan = _HistoryScan(api, webhook, known, now, known.accepts_type)
     await scan.read(max_items, forbidden)
     subscribed = webhook.subscribed_events
     patterns = receiver.patterns if receiver is not None else ()
@@ -89,7 +89,7 @@ async def diagnose(
             unknown=tuple(
                 one for one in patterns if offered is not None and not any(matches(one, each) for each in offered)
             ),
-            unhandled=tuple(one for one in subscribed if receiver is not None and not receiver.accepts_type(one)),
+            unhandled=tuple(one for one in subscribed if not known.accepts_type(one)),
             unsubscribed=tuple(one for one in patterns if not any(matches(one, each) for each in subscribed)),
         ),
         **{name: getattr(scan.attempts, name) for name in _ATTEMPTS.split()},

@@ -14,7 +14,7 @@ from .._work.protocol import Inbox, Waiting
 from .api import Api
 from .coverage import Activity, Coverage, Inactivity, coverage_note, find_recording_since, read_coverage
 from .details import Details
-from .diagnosis import DiagnosedReceiver
+from .diagnosis import DiagnosedReceiver, matches
 
 Ids = tuple[str | None, str | None, str | None]
 """The ids of an event type, of an event and of a message."""
@@ -39,6 +39,8 @@ class KnownEvents:
         self.newest_record: datetime | None = None
         """When the inbox last recorded something, if it tells."""
         self.not_joined: tuple[str, ...] = ()
+        self.patterns: tuple[str, ...] | None = None if receiver is None else receiver.patterns
+        """The event types with a handler, as the receiver has them, or has noted them; None if that is not known."""
         self.quarantined = 0
         self.waiting = Waiting()
         self.failing_types: tuple[FailingType, ...] = ()
@@ -68,6 +70,8 @@ class KnownEvents:
             return
         noted = await calls.noted()
         self.newest_record = await calls.newest_record()
+        if receiver is None:
+            self.patterns = await calls.handled_types() or None
         self.not_joined = () if noted.admits([webhook_id]) else tuple(noted.webhooks)
         self.recording_since = await find_recording_since(calls, noted, webhook_id)
         own = {*noted.webhooks, *(() if receiver is None else receiver.webhook_ids)}
@@ -89,6 +93,10 @@ class KnownEvents:
         self.quarantined = await calls.count_quarantined()
         for job in self._jobs:
             self.quarantined += await calls.count_quarantined(job)
+
+    def accepts_type(self, event_type_id: str) -> bool:
+        """Return whether there is a handler for an event type, as far as that is known."""
+        return self.patterns is None or any(matches(each, event_type_id) for each in self.patterns)
 
     async def find(self, ids: Sequence[Ids]) -> list[bool]:
         """Return for the ids of each event type, event and message whether the inbox knows that event."""

@@ -129,7 +129,8 @@ class TypeDifferences:
 
     retired: subscribed event types that are not in Basiq's list.
     unknown: event types of handlers that are not in Basiq's list.
-    unhandled: subscribed event types without a handler; empty without a receiver.
+    unhandled: subscribed event types without a handler, as the receiver has them, or has noted them in the inbox; empty
+        where neither tells.
     unsubscribed: event types with a handler that the webhook is not subscribed to; empty without a receiver.
     """
 

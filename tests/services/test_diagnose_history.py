@@ -330,3 +330,22 @@ async def test_what_a_job_posted_is_evidence_only_without_a_service_that_handles
         assert (found.recovered, found.undelivered) == ((0, 2) if of_a_service else (2, 0))
         asked = await w.basiq.webhooks.diagnose(w.webhook_id, receiver=receiver)
         assert (asked.recovered, asked.undelivered) == (0, 2), "a receiver knows what it handled itself"
+
+
+async def test_what_has_no_handler_is_not_missed_though_only_the_inbox_is_looked_at() -> None:
+    """The receiver has noted its handlers; without such a note, every type counts."""
+    fake = FakeBasiq(clock=ManualClock(datetime.now(UTC) - timedelta(hours=2)))
+    webhook_id = fake.add_webhook(URL, ["user.created", "consent.revoked"])
+    inbox = MemoryInbox(clock=fake.clock)
+    async with BasiqClient(fake.api_key, transport=InMemoryTransport(fake)) as basiq:
+        fake.endpoint_down(URL)
+        for kind in ("user.created", "user.created", "consent.revoked"):
+            await fake.emit(kind)
+        await fake.advance(minutes=6)
+        assert (await basiq.webhooks.diagnose(webhook_id, inbox=inbox)).undelivered == 3
+        receiver = taking(SECRET, "consent.*", webhook_id=webhook_id, inbox=inbox, clock=fake.clock)
+        async with receiver:
+            found = await basiq.webhooks.diagnose(webhook_id, inbox=inbox)
+            by_receiver = await basiq.webhooks.diagnose(webhook_id, receiver=receiver)
+    assert (found.undelivered, found.types.unhandled) == (1, ("user.created",))
+    assert (by_receiver.undelivered, by_receiver.types.unhandled) == (1, ("user.created",))
