@@ -85,7 +85,7 @@ class World:
         options: dict[str, Any] = {"inbox": self.inbox, "clock": self.fake.clock, "tolerance": AGES}
         self.receiver = WebhookReceiver(secrets, webhook_id=self.ids, deferred=self.deferred, **options)
         self.receiver.on("*")(self.handle)
-        await self.receiver._lifecycle.note()  # as its start does, which would also work off what waits
+        await self.receiver._gate.ask(live=True)  # as its start does, which would also work off what waits
         await self.fake.advance(minutes=6)  # two clocks may differ by so much: what is lost at first is unknown
         self.backups.clear()
 
