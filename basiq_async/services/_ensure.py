@@ -52,7 +52,7 @@ async def ensure(webhooks: Webhooks, wanted: Wanted, keeper: SecretKeeper) -> En
         with_usable_id(existing)
         if done is None and wanted.url != existing.url != wanted.move_from:
             _log_elsewhere(existing, wanted)
-            await keeper.keep(existing)
+            await keeper.keep(attrs.evolve(existing, secret=None))  # it may be another service's, so none is stored
             return EnsuredWebhook.of(existing, "elsewhere")
         # Another service may have written what it read before this one wrote. Only a look afterwards shows that.
         if done is not None and _has_types(existing, wanted.event_types):
@@ -63,7 +63,7 @@ async def ensure(webhooks: Webhooks, wanted: Wanted, keeper: SecretKeeper) -> En
         if written.action == "unchanged":
             return written
         check_enabled(written)
-        done = written if done is None else attrs.evolve(written, action=done.action)
+        done = written if done is None else attrs.evolve(written, action=done.action, same_name=done.same_name)
     raise ConflictError(
         "other services change the event types of this webhook again and again",
         status=409,

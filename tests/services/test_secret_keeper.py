@@ -147,6 +147,18 @@ async def test_where_others_store_secrets_without_an_end_it_is_said(caplog: pyte
     assert (store.writes, "store secrets of the webhook" in caplog.text) == (5, True)
 
 
+async def test_the_secret_of_a_webhook_elsewhere_is_not_stored_though_basiq_shows_it(tmp_path: Path) -> None:
+    """It may be another service's, whose name was copied."""
+    basiq, store = in_memory(), SecretFile(tmp_path / "secret")
+    basiq.fake.quirks = Quirks(signing_key_in="everywhere")
+    await create(basiq)
+    with pytest.raises(ConfigurationError, match="Copy it from where this service ran before"):
+        await basiq.client.webhooks.ensure(url=f"{URL}/new", subscribed_events=EVENTS, name="n", secret=store)
+    assert await store.read() == ()
+    found = await basiq.client.webhooks.ensure(url=URL, subscribed_events=EVENTS, secret=store)
+    assert (found.action, await store.read()) == ("unchanged", (found.secret,))
+
+
 async def test_an_empty_store_is_asked_again_because_another_process_may_be_storing() -> None:
     basiq = in_memory()
     await create(basiq)
