@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -124,6 +125,24 @@ async def test_what_the_list_no_longer_has_is_forgotten_unless_a_filter_hides_it
         told = await history.fill(history.details())
         delivered = [each.delivered is True for each in told]
         assert len(history.transport.alone) == delivered.count(False) + (0 if filtered else sum(delivered[10:]))
+
+
+async def test_what_was_delivered_since_it_was_noted_as_failed_is_noted_anew() -> None:
+    async with a_history(20) as history:
+        told = await history.fill(history.details())
+        late = next(each for each in told if each.delivered is False)
+        success = {"timestamp": "2026-03-01T00:00:00Z", "status": "Success", "responseStatusCode": 200}
+        body = json.dumps({"id": late.id, "attempts": [*late.raw["attempts"], success]}).encode()
+
+        def deliver(request: Request) -> Response | None:
+            return answer(200, body)(request) if request.url.endswith(late.id) else None
+
+        history.transport.respond = deliver
+        await history.fill(history.details())
+        history.transport.alone.clear()
+        again = await history.fill(history.details())
+        assert late.id not in history.transport.alone
+        assert next(each for each in again if each.id == late.id).delivered is True
 
 
 async def test_nothing_is_noted_by_what_may_not_write() -> None:
