@@ -247,6 +247,23 @@ async def test_a_list_is_read_three_times_and_looking_at_pages_asks_for_samples(
 
 
 @virtual.clocked
+async def test_a_message_that_fails_at_once_is_no_workers_and_counts_once() -> None:
+    async with history(60, page_size=20) as h:
+        ids = await h.ids()
+        bad = {*ids[:20], ids[30]}  # the whole first page, and one
+
+        def where(message: Message) -> bool:
+            if message.id in bad:
+                raise KeyError("no such field")
+            return True
+
+        queue, target = Queue([]), Recorder()
+        report = await share(h.replay(target, inbox=Shared(), where=where), queue.send)
+        assert len(queue.sent) == 2
+        assert (report.handled, report.failed, report.quarantined, report.finished) == (39, 21, 21, True)
+
+
+@virtual.clocked
 async def test_what_a_receiver_sets_aside_itself_is_a_failure_in_the_report() -> None:
     async with history(60, page_size=20) as h:
         receiving = Receiving(Shared(), webhook_id=h.webhook_id, quarantine_after=1)
@@ -410,6 +427,13 @@ async def test_the_inbox_may_be_away_for_a_while() -> None:
             report = await sharing
             assert (report.handled, report.finished) == (100, True), call
             assert Counter(target.ids) == Counter(await h.ids())
+        away = Away("known", InboxError("away"), 0)
+        replay = h.replay(Recorder(), inbox=away)
+        await share(replay, Queue([]).send)
+        away.until, began = virtual.now() + 1_000, virtual.now()
+        with pytest.raises(InboxError, match="away"):
+            await replay.plan()
+        assert virtual.now() - began < 10, "it waits, and nothing is under way"
 
 
 @virtual.clocked
