@@ -16,12 +16,15 @@ from typing import Any
 
 import attrs
 import pytest
+from sqlalchemy import text
 
 import basiq_async
 from basiq_async.cli._lines import OFFERED, Offered  # private: the lines before they are printed
 from tests.support.environment import ROOT
 
 from ..support.command_line import program
+from ..support.databases import engine_of
+from ..support.databases import run as run_statements
 from .conftest import TYPE, CommandResult, World, launched, wait_until
 
 DAYS_AGO = 0
@@ -166,6 +169,95 @@ def test_the_lines_of_doctor_with_events_in_place_lose_nothing_and_repeat_nothin
     assert data.end() == Counter(data.events)
 
 
+# --- the example for production ---
+
+_BREAKS = (
+    "CREATE TABLE broken (n int)",
+    "CREATE FUNCTION fail() RETURNS trigger AS $$ BEGIN IF EXISTS (SELECT 1 FROM broken) THEN RAISE 'broken'; END IF; "
+    "RETURN NEW; END $$ LANGUAGE plpgsql",
+    "CREATE TRIGGER fails BEFORE INSERT ON change FOR EACH ROW EXECUTE FUNCTION fail()",
+)
+"""The effects of the example fail while the table ``broken`` has a row."""
+_OF_PRODUCTION = [
+    name for name, each in OFFERED.items() if "RECEIVER" in each.line and not each.line.startswith("work")
+]
+
+
+@attrs.frozen
+class Production:
+    """The service of ``examples/service_parts.py``, with events that it handled, set aside and missed."""
+
+    world: World
+    database: str
+    webhook_id: str
+
+    def sql(self, *statements: str) -> Any:
+        async def execute() -> Any:
+            async with engine_of(self.database) as engine:
+                await run_statements(engine, *statements[:-1])
+                async with engine.begin() as connection:
+                    found = await connection.execute(text(statements[-1]))
+                    return [each[0] for each in found] if found.returns_rows else []
+
+        return asyncio.run(execute())
+
+    def run(self, line: str) -> CommandResult:
+        names = {"WEBHOOK_ID": self.webhook_id, "RECEIVER": "service_parts:receiver", "INBOX": self.database}
+        done = self.world.run(*Offered(line).words(**names))
+        assert done.exit_code in (0, 1), (line, done.output)
+        return done
+
+
+@pytest.fixture
+def production(world: World, database: str, monkeypatch: pytest.MonkeyPatch) -> Production:
+    w, webhook_id = world, world.webhook(TYPE)
+    w.call(lambda basiq: basiq.webhooks.update(webhook_id, url=w.endpoint.url, name="changes"))
+    w.pass_time(minutes=16)
+    w.endpoint.secret = w.fake.secret(webhook_id)
+    monkeypatch.setenv("DATABASE_URL", database)
+    monkeypatch.syspath_prepend(str(ROOT / "examples"))
+    module: Any = importlib.import_module("service_parts")
+    made = Production(w, database, webhook_id)
+
+    async def begin() -> None:
+        async with module.opened() as (_, inbox), module.make_receiver(webhook_id, w.endpoint.secret, inbox):
+            ...
+
+    def service(headers: Mapping[str, str], body: bytes) -> int:
+        async def handle() -> Any:
+            async with module.opened() as (_, inbox):
+                return await module.make_receiver(webhook_id, w.endpoint.secret, inbox).handle(headers, body)
+
+        return int(asyncio.run(handle()).status)
+
+    asyncio.run(begin())
+    w.endpoint.service = service
+    w.emit(3)
+    made.sql(*_BREAKS, "INSERT INTO broken VALUES (1)")
+    w.emit(2)
+    w.pass_time(hours=8)  # five attempts
+    made.sql("DELETE FROM broken")
+    w.fake.endpoint_down(w.endpoint.url)
+    w.emit(2)
+    w.pass_time(minutes=3)
+    w.fake.endpoint_up(w.endpoint.url)
+    return made
+
+
+def test_the_lines_lose_and_repeat_nothing_of_the_example_for_production(production: Production) -> None:
+    """One after the other, on one database: whatever each leaves, the next begins with."""
+    p = production
+    assert len(p.run("quarantine list --receiver RECEIVER").rows) == 2
+    assert len(p.sql("SELECT event_id FROM change")) == 3
+    events = [row["event_id"] for row in p.world.run("messages", "list", p.webhook_id).rows]
+    for name in _OF_PRODUCTION:
+        if OFFERED[name].again is None:
+            p.run(OFFERED[name].line)
+    assert Counter(p.sql("SELECT event_id FROM change")) == Counter(events)
+    p.run("replay WEBHOOK_ID --receiver RECEIVER --again bug-1234 --since 2d")
+    assert Counter(p.sql("SELECT event_id FROM change")) == Counter(events * 2)
+
+
 # --- the lines of pages and errors are in the table ---
 
 _LINE = re.compile(r"basiq-async ((?:--\S+ \S+ )?[a-z][^`'\"\n|#;>]*)")
@@ -189,8 +281,8 @@ def _offered_lines() -> Iterator[tuple[str, str]]:
     pages = [*(ROOT / "docs" / "howto").glob("*.md"), ROOT / "docs" / "troubleshooting.md", ROOT / "docs" / "cli.md"]
     sources = [each for each in Path(basiq_async.__file__).parent.rglob("*.py") if "testing" not in each.parts]
     for file in [*pages, *sources]:
-        text = file.read_text(encoding="utf-8").partition("<!-- Everything below")[0]
-        for line in _LINE.findall(text):
+        shown = file.read_text(encoding="utf-8").partition("<!-- Everything below")[0]
+        for line in _LINE.findall(shown):
             if (name := _command_of(line.strip())) is not None and not name.startswith(_LOCAL):
                 yield name, f"{file.name}: {line}"
 
