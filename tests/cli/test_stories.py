@@ -8,7 +8,7 @@ import pytest
 
 from ..support.command_line import run_command
 from ..support.real_time import PATIENCE
-from .conftest import TYPE, World, help_lines, launched, write_service
+from .conftest import TYPE, Terminal, World, help_lines, launched, on_a_terminal, write_service
 
 DAYS_AGO = 0  # as the clock of the service's inbox
 
@@ -261,3 +261,23 @@ def test_two_recoveries_at_once_share_the_work_of_the_services_inbox(world: Worl
         shown = [each.communicate(timeout=PATIENCE) for each in (first, second)]
         assert (first.returncode, second.returncode) == (0, 0), shown
     assert w.handled() == 40
+
+
+@on_a_terminal
+@pytest.mark.parametrize(("answer", "handled"), [("n", 0), ("y", 2)])
+def test_a_terminal_is_asked_before_a_recovery_hands_out_what_basiq_delivered(
+    world: World, answer: str, handled: int
+) -> None:
+    """A second region, or the inbox of before a restore: another inbox may know that it was handled."""
+    w, webhook_id = world, world.webhook()
+    place = w.service(webhook_id)
+    w.pass_time(hours=1)
+    w.emit(2)
+    w.pass_time(minutes=10)
+    with Terminal("recover", webhook_id, "--receiver", place, env=w.served.environment) as terminal:
+        terminal.read_until("[y/N]")
+        terminal.type(f"{answer}\n")
+        screen = terminal.end()
+        assert terminal.process.returncode == (0 if handled else 1), screen
+    assert "2 messages were delivered, as Basiq says, and this inbox does not have them" in " ".join(screen.split())
+    assert w.handled() == handled
