@@ -53,8 +53,11 @@ def check_whole(name: str, value: object, *, least: int = 0, most: int | None = 
     return value
 
 
-def check_event_type_ids(name: str, value: Iterable[str]) -> list[str]:
-    """Return a list of at least one event type id. A single text in place of a list is refused too."""
+def check_event_type_ids(name: str, value: Iterable[str], *, patterns: bool = False) -> list[str]:
+    """Return a list of at least one event type id. A single text in place of a list is refused too.
+
+    patterns: whether patterns are accepted. Basiq knows exact types only.
+    """
     if isinstance(value, (str, bytes)) or not isinstance(value, Iterable):
         raise ConfigurationError(f"{name} must be a list of event type ids, such as ['user.created']")
     found = list(value)
@@ -62,6 +65,12 @@ def check_event_type_ids(name: str, value: Iterable[str]) -> list[str]:
         raise ConfigurationError(f"{name} must name at least one event type")
     if not all(isinstance(entry, str) and entry.strip() for entry in found):
         raise ConfigurationError(f"{name} must hold event type ids as text, none of them empty")
+    if not patterns and (pattern := next((each for each in found if "*" in each), None)) is not None:
+        matching = ", ".join(map(repr, match_event_types(pattern, EVENT_TYPES))) or "none of those that Basiq documents"
+        raise ConfigurationError(
+            f"{name} must name exact event types, because Basiq knows no patterns: {pattern!r} is {matching}. "
+            "event_types.list() (basiq-async events types) lists all"
+        )
     return found
 
 

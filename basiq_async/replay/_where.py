@@ -204,7 +204,7 @@ def event_types(*ids: str) -> Where:
 
     Raises ``ConfigurationError``.
     """
-    wanted = check_event_type_ids("event_types", ids)
+    wanted = check_event_type_ids("event_types", ids, patterns=True)
     if any(
         "*" in entry[:-1] or (entry.endswith("*") and entry != "*" and not entry.endswith(".*")) for entry in wanted
     ):

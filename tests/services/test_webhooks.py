@@ -49,6 +49,21 @@ async def test_an_event_type_that_does_not_exist_is_a_bad_request(basiq: Basiq) 
         await basiq.client.webhooks.create(url=URL, subscribed_events=["no.such"])
 
 
+async def test_a_pattern_is_refused_before_the_request_and_the_types_are_named(basiq: Basiq) -> None:
+    webhooks, before = basiq.client.webhooks, len(basiq.fake.request_log)
+    for call in (
+        webhooks.create(url=URL, subscribed_events=["user.created", "consent.*"]),
+        webhooks.ensure(url=URL, subscribed_events=["consent.*"]),
+        webhooks.update("w", subscribed_events=["consent.*"]),
+        basiq.client.messages.send_test_to(URL, ["consent.*"]),
+    ):
+        with pytest.raises(ConfigurationError, match=r"'consent\.\*' is 'consent.created', .*events types"):
+            await call
+    with pytest.raises(ConfigurationError, match="'payout.*' is none of those that Basiq documents"):
+        await webhooks.create(url=URL, subscribed_events=["payout.*"])
+    assert len(basiq.fake.request_log) == before
+
+
 async def test_the_refusal_of_an_event_type_says_which_and_names_the_nearest(basiq: Basiq) -> None:
     webhooks = basiq.client.webhooks
     made = await create(basiq)
