@@ -149,7 +149,7 @@ async def test_thirty_days_with_an_outage_end_with_each_event_handled_once_or_na
                     target,
                     inbox=inbox,
                 )
-                assert recovery.finished
+                assert recovery.finished, recovery.problems
                 assert recovery.handled
         finally:
             await service.kill()

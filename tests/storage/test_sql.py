@@ -17,7 +17,7 @@ from basiq_async._storage.sql import BusyError, EntryType, SQLStore, StoreTables
 
 class Tables(StoreTables):
     def __init__(self, table: str = "shelf", layout: int = 3) -> None:
-        super().__init__(layout, table, None)
+        super().__init__(layout, table, None, "")
         self.entries = sa.Table(f"{table}_entries", self.metadata, sa.Column("entry_json", EntryType, primary_key=True))
 
 
