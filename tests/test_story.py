@@ -149,7 +149,10 @@ async def test_thirty_days_with_an_outage_end_with_each_event_handled_once_or_na
                     target,
                     inbox=inbox,
                 )
-                assert recovery.finished, recovery.problems
+                assert len(recovery.problems) == 1, recovery.problems
+                (left,) = recovery.problems  # both poisons: the service said that they are in its quarantine
+                assert (left.code, recovery.at_service) == ("quarantined", 2)
+                assert recovery.messages.read_to_end
                 assert recovery.handled
         finally:
             await service.kill()

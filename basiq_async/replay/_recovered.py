@@ -116,8 +116,11 @@ class Recovery:
             busy = 0 if report is None else report.skipped.get(BUSY, 0)
             if busy:
                 yield Problem("unread", f"another worker holds {busy:,} of the {name}: run the same again")
-            elif report is None or not report.finished:
+            elif report is None or not report.read_to_end:
                 yield Problem("unread", f"the {name} was not read to its end: run the same again to continue")
+            elif not (report.finished or report.skipped.get("unknown")):
+                failed = amount(report.failed, "message", "messages")
+                yield Problem("unread", f"{failed} of the {name} failed, and are kept nowhere: run the same again")
         if self.unknown:
             yield find_unknown_problem(self.unknown)
         if self.recent:

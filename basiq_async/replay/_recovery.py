@@ -36,7 +36,7 @@ from ._reading import Reading
 from ._recovered import Recovery, RecoveryPlan
 from ._replay import Replay
 from ._report import OnProgress, make_plan
-from ._service import end_known_entries
+from ._service import end_known_entries, set_aside_at_service
 from ._sources import (
     EventMessage,
     UnreadableMessage,
@@ -231,7 +231,8 @@ class RecoveryRun:
                 unknown=self._unknown,
                 recent=0 if surely_active else self._recent,
                 at_service=max(
-                    await self._count_at_service(), sum(each.at_service for each in (first, second) if each)
+                    await self._count_at_service(),
+                    sum(set_aside_at_service(each) for each in (first, second) if each and handling.job),
                 ),
                 quarantined=await self._calls.count_quarantined(handling.job),
                 waiting=await self._calls.count_waiting(),

@@ -288,11 +288,12 @@ class Replay:
             if self._handling.again is not None:
                 return count_held(report)
             known = report.skipped.get(HANDLED_BEFORE, 0) + (accepted(report) if self._handling.job else 0)
-            if known and (left := await count_at_service(self._handling, report, known)) is not None:
-                report = left
-                if progress is not None:
-                    call_hook(progress, report)
-            return report
+            left = count_set_aside(report) if self._handling.job else report
+            if known and (found := await count_at_service(self._handling, left, known)) is not None:
+                left = found
+            if left != report and progress is not None:
+                call_hook(progress, left)
+            return left
 
     async def _retry(self, progress: OnProgress | None, ids: frozenset[str] | None) -> Report:
         calls = self._handling.calls
@@ -301,7 +302,8 @@ class Replay:
         async with self._one_run():
             await end_known_entries(self._handling)
             source = FixedMessages(_as_messages(calls.read_pages(self._handling.job, ids=ids)))
-            return await self._hand_out(source, progress, retries=True)
+            report = await self._hand_out(source, progress, retries=True)
+            return count_set_aside(report) if self._handling.job else report
 
     async def _hand_out(
         self,
@@ -352,9 +354,7 @@ class Replay:
         self._engine = engine
         if self._stopping.is_set():
             engine.stop()
-        report = await engine.run(progress, plan)
-        report = count_set_aside(report) if handling.job else report
-        return attrs.evolve(report, again=handling.again)
+        return attrs.evolve(await engine.run(progress, plan), again=handling.again)
 
     def _settings_of(self, *, retries: bool) -> RunSettings:
         receiver, settings = self._handling.receiver, self._settings

@@ -66,6 +66,7 @@ class Report(Progress):
     finished: whether the history was read to its end, and each selected message is handled or set aside. False if
         messages failed with ``on_error="skip"``, are held by another worker, wait for a deferred handler, or are
         ``unknown``, and if posted ones failed at the service.
+    read_to_end: whether the history was read to its end.
     waiting: of the messages that were posted or handled before, as many may wait for a deferred handler of the service.
     at_service: for a target that posts: as many of the same are in the quarantine of the service's inbox.
     quarantined: for a shared run, as many entries the quarantine holds at its end.
@@ -73,6 +74,7 @@ class Report(Progress):
     """
 
     finished: bool
+    read_to_end: bool = False
     waiting: int = 0
     at_service: int = 0
     quarantined: int = 0

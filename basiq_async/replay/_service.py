@@ -71,9 +71,14 @@ def accepted(report: Report) -> int:
     return report.handled + sum(report.skipped.get(each, 0) for each in NOT_HANDLED)
 
 
+def set_aside_at_service(report: Report) -> int:
+    """Return how many messages the receiver of an endpoint has said to be in its quarantine."""
+    return report.skipped.get(Result.QUARANTINED, 0)
+
+
 def count_set_aside(report: Report) -> Report:
     """Return the report of a job that posts, with what the receiver has said to be in its quarantine."""
-    aside = report.skipped.get(Result.QUARANTINED, 0)
+    aside = set_aside_at_service(report)
     return attrs.evolve(report, at_service=aside, finished=False) if aside else report
 
 

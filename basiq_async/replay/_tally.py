@@ -163,10 +163,12 @@ class Tally:
 
     def _report(self, plan: Plan | None, *, at_end: bool) -> Report:
         progress = self._progress(plan)
-        finished = at_end and self.source.finished and not self.open and self.error is None
+        read = at_end and self.source.finished
+        finished = read and not self.open and self.error is None
         return Report(
             **attrs.asdict(progress, recurse=False, filter=attrs.filters.exclude("rate")),
             rate=(self.handled + self.failed) / progress.duration if progress.duration > 0 else 0.0,
+            read_to_end=read,
             finished=finished and not self.given_up and not self.skipped[BUSY] and not self.source.unknown_count,
         )
 

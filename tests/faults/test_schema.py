@@ -117,7 +117,7 @@ def with_value(original: Any, path: tuple[Any, ...], value: Any) -> Any:
 
 
 KINDS: dict[str, Any] = {
-    "attempts": tuple, "subscribed_events": tuple, "delivered": (bool, type(None)), "succeeded": bool, "status_code": (int, type(None)),
+    "attempts": tuple, "subscribed_events": tuple, "delivered": (bool, type(None)), "succeeded": (bool, type(None)), "status_code": (int, type(None)),
     "created": (datetime, type(None)), "timestamp": (datetime, type(None)),
 }  # fmt: skip
 

@@ -27,7 +27,9 @@ def test_a_response_shows_no_header_and_no_body() -> None:
     assert repr(RESPONSE) == "Response(status=200, attempts=1, repeated=False)"
 
 
-@pytest.mark.parametrize("one", [REQUEST, RESPONSE, Seal(b"key", "purpose", "a text")], ids=lambda one: type(one).__name__)
+@pytest.mark.parametrize(
+    "one", [REQUEST, RESPONSE, Seal(b"key", "purpose", "a text")], ids=lambda one: type(one).__name__
+)
 def test_a_copy_is_the_object_itself_and_a_pickle_is_refused(one: object) -> None:
     assert copy.copy(one) is copy.deepcopy(one) is one
     with pytest.raises(TypeError, match=r"holds? a credential"):
