@@ -84,7 +84,8 @@ class ReplayOptions(RunOptions, Selection):
 
 _PLAN = View[Any]("total by_type by_day skipped first last quarantined waiting order read_by_id")
 _REPORT = View[Any](
-    "read read_by_id handled skipped failed duration rate order finished read_to_end waiting at_service quarantined again"
+    "read read_by_id handled skipped failed duration rate order finished read_to_end waiting at_service quarantined "
+    "again"
 )
 
 

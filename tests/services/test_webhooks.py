@@ -59,7 +59,7 @@ async def test_a_pattern_is_refused_before_the_request_and_the_types_are_named(b
     ):
         with pytest.raises(ConfigurationError, match=r"'consent\.\*' is 'consent.created', .*events types"):
             await call
-    with pytest.raises(ConfigurationError, match="'payout.*' is none of those that Basiq documents"):
+    with pytest.raises(ConfigurationError, match=r"'payout\.\*' is none of those that Basiq documents"):
         await webhooks.create(url=URL, subscribed_events=["payout.*"])
     assert len(basiq.fake.request_log) == before
 
