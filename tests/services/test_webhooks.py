@@ -12,6 +12,7 @@ import pytest
 
 from basiq_async import (
     BadRequestError,
+    ConfigurationError,
     ConflictError,
     NotFoundError,
     Request,
