@@ -117,6 +117,23 @@ async def test_a_diagnosis_counts_what_a_recovery_hands_out(listed: str, order: 
 
 @each_form
 @each_order
+async def test_a_url_that_refuses_everything_is_named_though_a_recovery_has_handled_it_all(
+    listed: str, order: str
+) -> None:
+    async with a_world(timedelta(days=3), quirks=quirks(listed, order=order)) as world:
+        await world.emit(20, status=204)
+        await world.fake.advance(hours=1)
+        await world.emit(20, status=401)
+        await world.fake.advance(minutes=4)
+        assert (await world.recover(world.handle, inbox=world.inbox, everything=True)).finished
+        looked = await world.basiq.webhooks.diagnose(world.webhook_id, inbox=world.inbox)
+        assert (looked.refused, [each.code for each in looked.problems]) == (401, ["refused"])
+        # Eight at each end of the list. What was delivered is remembered.
+        assert looked.look.read_by_id == (0 if listed == "objects" else 8)
+
+
+@each_form
+@each_order
 async def test_a_selection_has_what_the_messages_tell(listed: str, order: str) -> None:
     async with a_service(quirks(listed, order=order)) as service:
         world = service.world
