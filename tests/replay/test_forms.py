@@ -15,6 +15,7 @@ import pytest
 from basiq_async import BasiqClient, InMemoryTransport, Message, RetryPolicy
 from basiq_async.receiver import MemoryInbox
 from basiq_async.replay import Recovery, Replay, failed_only, recover, since, until
+from basiq_async.services.coverage import Coverage, coverage_note
 from basiq_async.testing import FakeBasiq, ManualClock, Quirks
 from tests.support.worlds import World, a_world
 
@@ -130,6 +131,41 @@ async def test_a_url_that_refuses_everything_is_named_though_a_recovery_has_hand
         assert (looked.refused, [each.code for each in looked.problems]) == (401, ["refused"])
         # Eight at each end of the list. What was delivered is remembered.
         assert looked.look.read_by_id == (0 if listed == "objects" else 8)
+
+
+@untold_alone
+async def test_what_is_unknown_is_not_noted_as_read(alone: str) -> None:
+    async with a_service(quirks("absent", alone)) as service:
+        world = service.world
+
+        async def is_read() -> bool:
+            return Coverage.read(await world.inbox.note(coverage_note(world.webhook_id))).read_up_to is not None
+
+        began = world.fake.clock() - timedelta(minutes=30)
+        lately = await world.recover(world.receiver(), since=began)
+        assert ([each.code for each in lately.problems], await is_read()) == (["unknown"], False)
+        everything = await world.recover(world.receiver(), since=began - timedelta(days=9), everything=True)
+        assert ([each.code for each in everything.problems], await is_read()) == (["unknown-activity"], False)
+        known = await world.recover(world.receiver(), acknowledged=world.fake.clock())
+        assert (known.finished, await is_read()) == (True, True)
+
+
+@each_form
+async def test_an_event_of_the_minute_before_the_webhook_was_active_again_is_left_to_the_next_recovery(
+    listed: str,
+) -> None:
+    async with a_world(timedelta(days=9), quirks=quirks(listed)) as world:
+        await world.emit(20)
+        await world.fake.advance(minutes=4)
+        assert (await world.recover(world.handle, inbox=world.inbox, everything=True)).finished
+        await world.disable()
+        (late,) = await world.emit(1)
+        await world.basiq.webhooks.reactivate(world.webhook_id)
+        found = await world.recover(world.handle, inbox=world.inbox)
+        assert (found.webhook.status, found.recent, found.finished, late in world.got) == ("active", 1, False, False)
+        await world.fake.advance(minutes=4)
+        assert (await world.recover(world.handle, inbox=world.inbox)).finished
+        assert late in world.got
 
 
 @each_form
