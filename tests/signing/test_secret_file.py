@@ -195,6 +195,23 @@ async def test_a_writer_waits_for_another_one_in_no_thread(tmp_path: Path, monke
     assert [each.name for each in tmp_path.iterdir()] == ["secret"]
 
 
+async def test_a_lock_on_a_file_that_the_writer_before_has_removed_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else two writers would each have a lock, and one would lose the other's secret."""
+    real, locks = fcntl.flock, list[int]()
+
+    def flock(descriptor: int, operation: int) -> None:
+        if not locks:
+            os.unlink(tmp_path / ".secret.lock")
+        locks.append(descriptor)
+        real(descriptor, operation)
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    await SecretFile(tmp_path / "secret").write(SECRET)
+    assert len(locks) == 2
+
+
 async def test_a_file_of_another_user_is_read_and_not_adopted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who planted it knows its secret, which would be valid for 28 hours more."""
     file = SecretFile(tmp_path / "secret")

@@ -174,6 +174,30 @@ async def test_a_proof_of_the_key_is_good_for_one_request_and_no_other(fake: Fak
     assert len(fake.webhooks()) == 1
 
 
+async def test_a_proof_of_the_token_is_good_for_one_request_and_no_other(
+    fake: FakeBasiq, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("basiq_async._web.access.is_loopback", lambda request: False)
+    async with serve(fake, control_token="t0ken") as base_url, aiohttp.ClientSession() as session:
+
+        async def headers(token: str = "t0ken", path: str = "/_fake/state") -> dict[str, str]:
+            async with session.get(f"{base_url}/_fake/challenge") as response:
+                given = str((await response.json())["challenge"])
+            state = f"{given}.{prove(fake.api_key, given, 'GET', path, b'')}"
+            return {"X-Fake-State": state, "X-Fake-Token-Proof": prove(token, given, "GET", path, b"")}
+
+        async def send(sent: dict[str, str], path: str = "/_fake/state") -> int:
+            return await _status(session, "GET", base_url + path, headers=sent)
+
+        first = await headers()
+        assert [await send(first), await send(first)] == [200, 403]
+        assert await send(await headers("another")) == 403
+        assert await send(await headers(), "/_fake/webhooks") == 403
+        assert await send({**await headers(), "X-Fake-State": (await headers())["X-Fake-State"]}) == 403
+        for name in first:
+            assert await send({name: (await headers())[name]}) == 403
+
+
 async def test_two_host_headers_are_refused(fake: FakeBasiq) -> None:
     async with serve(fake) as base_url:
         head = "GET /_fake/state HTTP/1.1\r\nHost: {host}\r\nHost: attacker.example\r\n\r\n"
