@@ -173,6 +173,10 @@ async def test_messages_that_always_fail_are_not_recorded_by_workers_and_the_las
         pages = [page async for page in worker.pages()]
         await worker.work(pages[0])
         assert len(tried) == 100, "a page is left after so many failures in a row"
+        many = await h.ids()
+        mixed = Refusing(*many[::2])
+        await h.replay(mixed, inbox=Shared(), concurrency=1).work(pages[0])
+        assert len(mixed.taken) == 250, "250 failures, none after another"
         coordinator = h.replay(fail, inbox=inbox, concurrency=1)
         async with Queue([worker]).served() as queue:
             with pytest.raises(ReplayError, match="1,000 messages in a row failed") as caught:
@@ -365,6 +369,7 @@ async def test_a_length_of_time_counts_back_from_the_moment_of_the_pages_in_each
         for page in pages:
             await late.work(page)
         assert target.ids
+        assert not any(since(timedelta(hours=2))(each) for each in await h.messages()), "for these pages alone"
 
 
 # --- one process ---
