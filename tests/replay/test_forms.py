@@ -13,7 +13,7 @@ import attrs
 import pytest
 
 from basiq_async import BasiqClient, InMemoryTransport, Message, RetryPolicy
-from basiq_async.receiver import MemoryInbox
+from basiq_async.receiver import MemoryInbox, WebhookReceiver
 from basiq_async.replay import Recovery, Replay, failed_only, recover, since, until
 from basiq_async.services.coverage import Coverage, coverage_note
 from basiq_async.testing import FakeBasiq, ManualClock, Quirks
@@ -131,6 +131,27 @@ async def test_a_url_that_refuses_everything_is_named_though_a_recovery_has_hand
         assert (looked.refused, [each.code for each in looked.problems]) == (401, ["refused"])
         # Eight at each end of the list. What was delivered is remembered.
         assert looked.look.read_by_id == (0 if listed == "objects" else 8)
+
+
+@untold
+@pytest.mark.parametrize("alone", LISTED)
+async def test_a_message_without_a_handler_is_neither_asked_for_nor_unknown(listed: str, alone: str) -> None:
+    fake = FakeBasiq(quirks=quirks(listed, alone))
+    webhook_id = fake.seed_messages(20, event_types=["user.created", "consent.revoked"], failed=0.5)
+    types = [each.event.type_id for each in fake.messages(webhook_id)]
+    inbox = MemoryInbox(clock=fake.clock)
+    receiver = WebhookReceiver(fake.secret(webhook_id), webhook_id=webhook_id, inbox=inbox)
+
+    @receiver.on("consent.*")
+    async def handle(delivery: object) -> None: ...
+
+    async with BasiqClient(fake.api_key, transport=InMemoryTransport(fake)) as client:
+        report = await Replay(client, webhook_id, receiver, inbox=inbox, where=failed_only()).run()
+        assert report.skipped["no-handler"] == types.count("user.created")
+        assert report.read_by_id == asked(fake)[1] == types.count("consent.revoked")
+        found = await recover(client, webhook_id, receiver, inbox=inbox)
+        assert found.messages.skipped["no-handler"] == types.count("user.created")
+        assert found.unknown == (0 if alone == "objects" else types.count("consent.revoked"))
 
 
 @untold_alone
