@@ -339,3 +339,18 @@ async def test_a_list_that_begins_with_the_newest_is_read_back_only_as_far_as_th
     assert newest.alone[2] <= 8 * 12
     oldest = await recover_often(quirks(listed), 1_200, runs=3, every=3_600, page_size=50)
     assert (oldest.pages[2] >= 24, oldest.alone[2]) == (True, 0)
+
+
+async def test_a_recovery_that_stops_early_forgets_nothing_of_what_it_did_not_read() -> None:
+    fake = FakeBasiq(quirks=quirks("absent", order="newest-first"), clock=ManualClock(datetime.now(UTC)), page_size=50)
+    webhook_id = fake.seed_messages(600, failed=0.05, every=3_600)
+    inbox = MemoryInbox(clock=fake.clock)
+
+    async def handle(message: object) -> None: ...
+
+    async with BasiqClient(fake.api_key, transport=InMemoryTransport(fake)) as client:
+        for _ in range(2):
+            found = await recover(client, webhook_id, handle, inbox=inbox)
+        assert found.messages.read < 600
+        whole = await Replay(client, webhook_id, handle, inbox=inbox, where=failed_only()).run()
+        assert (whole.read, whole.read_by_id) == (600, 0)
