@@ -178,6 +178,7 @@ _LINES: Mapping[str, Callable[[Problem, Diagnosis, Place], Words]] = {
     "unknown": lambda problem, found, place: _recover(found, place, "--everything"),
     "never-sent": lambda problem, found, place: _recover(found, place),
     "unrecorded": lambda problem, found, place: _recover(found, place),
+    "joined-later": lambda problem, found, place: _recover(found, place, "--everything"),
     "unreadable": lambda problem, found, place: _line("messages list", found.webhook.id),
     "partial": lambda problem, found, place: _doctor(found, place, "--limit", "0"),
     "quarantined": _quarantined,

@@ -68,8 +68,8 @@ class RecoverOptions(RunOptions):
 
 
 _RECOVERY: View[Recovery] = View(
-    "finished messages events out_of_reach status quarantined at_service waiting waiting_age left_alone unknown "
-    "recent problems",
+    "finished messages events out_of_reach status quarantined at_service waiting waiting_age left_alone "
+    "before_joining unknown recent problems",
     messages=lambda found: report_row(found.messages),
     events=lambda found: None if found.events is None else report_row(found.events),
     out_of_reach=lambda found: [as_row(each) for each in found.out_of_reach],
@@ -200,6 +200,8 @@ def _lines(options: RecoverOptions, ended: RunEnd[Recovery]) -> dict[str, Callab
     if found.quarantined or found.at_service:
         said = is_terminal(sys.stdout) and not session().json  # then the problem's text stands above the line
         lines["quarantined"] = partial(options.show_retry, found.quarantined, found.at_service, said=said)
+    if found.before_joining:
+        lines["joined-later"] = partial(_show_both, options)
     if ends := [each.until for each in found.out_of_reach if each.until is not None]:
         known = attrs.evolve(options, acknowledged=max(ends).astimezone(UTC).isoformat())
         text = "after you have fetched the present state, acknowledge what is out of reach with:"
@@ -209,6 +211,13 @@ def _lines(options: RecoverOptions, ended: RunEnd[Recovery]) -> dict[str, Callab
         text = "if the webhook was active then, or after you have fetched the present state, acknowledge that with:"
         lines["unknown-activity"] = partial(known.show_line, text)
     return lines
+
+
+def _show_both(options: RecoverOptions) -> None:
+    """Show the two lines for what was delivered before its webhook joined: one hands it out, one says it is handled."""
+    attrs.evolve(options, everything=True).show_line("to hand out all that the inbox does not know:")
+    now = datetime.now(UTC).replace(microsecond=0).isoformat()
+    attrs.evolve(options, acknowledged=now).show_line("if another service handled them, acknowledge them with:")
 
 
 def _show_problems(found: Recovery, lines: dict[str, Callable[[], None]], watch: Watch) -> None:

@@ -10,7 +10,7 @@ import attrs
 from .._redaction.text import amount
 from .._work.protocol import Waiting
 from ..models import Webhook
-from ..services.coverage import Inactivity
+from ..services.coverage import Inactivity, describe_before_joining
 from ..services.diagnosis import (
     Problem,
     describe_waiting,
@@ -58,6 +58,8 @@ class Recovery:
         ``handled`` counts events that never were a message.
     left_alone: the number of messages that Basiq delivered, and that the inbox need not know. ``everything=True``
         hands them out.
+    before_joining: the number of messages that Basiq delivered while the service was live, before this webhook joined
+        its inbox, which does not know them. They were left alone too.
     unknown: the number of messages for which Basiq does not tell whether they were delivered: neither the list nor the
         message itself. They were not handed out; ``everything=True`` hands them out.
     recent: the number of events of the last two minutes, if the webhook may not have been active then: the next
@@ -75,6 +77,7 @@ class Recovery:
     messages: Report
     events: Report | None
     left_alone: int
+    before_joining: int
     unknown: int
     recent: int
     quarantined: int
@@ -139,6 +142,8 @@ class Recovery:
             yield Problem("quarantined", f"{what} in its quarantine: fix the handler, then retry with its receiver")
         if self.waiting.count:
             yield Problem("waiting", describe_waiting(self.waiting))
+        if self.before_joining:
+            yield Problem("joined-later", describe_before_joining(self.before_joining))
         for period in self.out_of_reach:
             yield Problem("out-of-reach", str(period))
         if self.unknown_reach is not None:

@@ -24,7 +24,7 @@ from ..services.coverage import (
     Activity,
     Coverage,
     coverage_note,
-    find_recording_since,
+    find_recording,
     is_left_alone,
     is_recent,
     latest,
@@ -136,6 +136,7 @@ class RecoveryRun:
     _on_plan: Callable[[RecoveryPlan], object] = attrs.field(default=lambda plan: logger.warning("%s", plan))
     """Called before a first recovery hands out anything."""
     _left_alone: int = 0
+    _before_joining: int = 0
     _unknown: int = 0
     _recent: int = 0
     _details: Details | None = None
@@ -181,7 +182,7 @@ class RecoveryRun:
         replay, client = self._replay, self._replay._client
         async with replay._one_run(self._check):
             handling = replay._handling
-            self._left_alone = self._unknown = self._recent = 0
+            self._left_alone = self._before_joining = self._unknown = self._recent = 0
             if self._details is not None:  # it has what the plan read
                 self._details.is_noting = True
             responses = 0 if self._http is None else self._http._responses
@@ -228,6 +229,7 @@ class RecoveryRun:
                 messages=first,
                 events=second,
                 left_alone=self._left_alone,
+                before_joining=self._before_joining,
                 unknown=self._unknown,
                 recent=0 if surely_active else self._recent,
                 at_service=max(
@@ -309,7 +311,8 @@ class RecoveryRun:
         self, back_to: datetime | None, begins: datetime | None, activity: Activity, passed: Ids
     ) -> Reading[Message]:
         """Return the messages to hand out: those that were not delivered, as far as the inbox can tell."""
-        since = await find_recording_since(self._calls, self._replay._noted, self._webhook_id)
+        recording = await find_recording(self._calls, self._replay._noted, self._webhook_id)
+        since, acknowledged = recording.since, latest(self._acknowledged, (await self._read_coverage()).acknowledged)
         if self._details is None:
             self._details = self._replay._make_details()
 
@@ -333,7 +336,9 @@ class RecoveryRun:
             left_alone = is_left_alone(message, since)
             if left_alone is False or (left_alone is None and judge(message, early=False) is not None):
                 return message
-            self._left_alone += left_alone is True
+            before_joining = left_alone is True and recording.is_before_joining(message, acknowledged)
+            self._before_joining += before_joining
+            self._left_alone += left_alone is True and not before_joining
             self._unknown += left_alone is None
             passed.extend([digest_of(message_key(message.raw))])  # its event is left alone too
             return None

@@ -41,7 +41,7 @@ _FEW = 8
 _MOST_EVENTS = 100_000
 """Maximum number of events in memory, to compare them with the messages."""
 _ATTEMPTS = "failed_share last_success by_status first_failure oldest_undelivered"
-_SCAN = "refused undelivered never_sent unrecorded left_alone recovered disabled_at out_of_reach"
+_SCAN = "refused undelivered never_sent unrecorded left_alone before_joining recovered disabled_at out_of_reach"
 """What a ``Diagnosis`` takes from the scan."""
 
 
@@ -147,7 +147,8 @@ class _HistoryScan:
         """The creation times of events for which no message was found, by event type and id."""
         self._activity = Activity()
         self.attempts = _Attempts(now)
-        self.undelivered = self.never_sent = self.unrecorded = self.left_alone = self.recovered = 0
+        self.undelivered = self.never_sent = self.unrecorded = self.left_alone = 0
+        self.before_joining = self.recovered = 0
         self.unreadable = self.unknown = self.looked_at = 0
         self.earliest: datetime | None = None
         self.latest: datetime | None = None
@@ -278,7 +279,7 @@ class _HistoryScan:
         """Return whether a message was missed; None if it does not tell."""
         if self._is_unwanted(item_time(message)):
             return False
-        left_alone = is_left_alone(message, self._known.recording_since)
+        left_alone = is_left_alone(message, self._known.recording.since)
         return None if left_alone is None else not left_alone
 
     def _is_ignored(self, message: Message) -> bool:
@@ -289,14 +290,18 @@ class _HistoryScan:
         self._without_message.pop((message.event_type_id, message.event_id), None)
         ignored = self._is_ignored(message)
         skipped = known or ignored or self._is_unwanted(item_time(message))
-        left_alone = is_left_alone(message, self._known.recording_since)
+        left_alone = is_left_alone(message, self._known.recording.since)
         missed = left_alone is False and not skipped
         self.unknown += left_alone is None and not skipped
         if message.delivered is True:
             self.unrecorded += missed
             if missed:
                 self._see_lacking(next(each for each in message.attempts_by_time if each.succeeded is True))
-            self.left_alone += left_alone is True and self._known.has_inbox and not skipped
+            if left_alone is True and self._known.has_inbox and not skipped:
+                acknowledged = self._known.coverage.acknowledged
+                before = self._known.recording.is_before_joining(message, acknowledged)
+                self.before_joining += before
+                self.left_alone += not before
         elif message.delivered is False and message.attempts:
             self.recovered += known
             self.undelivered += missed

@@ -12,7 +12,7 @@ from .._work.keys import inbox_key, key_of_post, posting_job
 from .._work.noted import refuse_others
 from .._work.protocol import Inbox, Waiting
 from .api import Api
-from .coverage import Activity, Coverage, Inactivity, coverage_note, find_recording_since, read_coverage
+from .coverage import Activity, Coverage, Inactivity, Recording, coverage_note, find_recording, read_coverage
 from .details import Details
 from .diagnosis import DiagnosedReceiver, matches
 
@@ -32,8 +32,8 @@ class KnownEvents:
         if self._receiver is not None:
             refuse_others(self._receiver.webhook_ids, webhook_id)
         self.coverage = Coverage()
-        self.recording_since: datetime | None = None
-        """Since when the inbox has recorded every live delivery; None if it has none."""
+        self.recording = Recording()
+        """Since when the inbox has recorded every live delivery."""
         self._jobs: list[str] = []
         """The jobs whose posts show what was handled."""
         self.newest_record: datetime | None = None
@@ -73,7 +73,7 @@ class KnownEvents:
         if receiver is None:
             self.patterns = await calls.handled_types() or None
         self.not_joined = () if noted.admits([webhook_id]) else tuple(noted.webhooks)
-        self.recording_since = await find_recording_since(calls, noted, webhook_id)
+        self.recording = await find_recording(calls, noted, webhook_id)
         own = {*noted.webhooks, *(() if receiver is None else receiver.webhook_ids)}
 
         async def find_surely_working() -> Collection[str]:

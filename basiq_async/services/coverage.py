@@ -240,15 +240,44 @@ def latest(*moments: datetime | None) -> datetime | None:
     return max((each for each in moments if each is not None), default=None)
 
 
-async def find_recording_since(calls: InboxCalls, noted: Noted, webhook_id: str) -> datetime | None:
-    """Return since when an inbox has recorded every live delivery of a webhook; None if it does not record them.
+@attrs.frozen
+class Recording:
+    """Since when an inbox has recorded every live delivery, as its receivers noted it when they started.
 
-    Its note says so, which each receiver makes when it starts.
+    since: of one webhook; None if it records none. of_service: of the first webhook of its service.
     """
-    found = noted.webhooks.get(webhook_id)
-    if found is None or found.since is None:
-        return None
-    return max(await calls.known_since(), found.since)
+
+    since: datetime | None = None
+    of_service: datetime | None = None
+
+    def is_before_joining(self, message: Message, acknowledged: datetime | None) -> bool:
+        """Return whether a message was delivered while the service was live, before the webhook joined its inbox.
+
+        The inbox does not know it, though the service was there: something else responded, or the inbox is a backup of
+        before. Not if it was delivered before the moment that was ``acknowledged``.
+        """
+        if self.since is None or self.of_service is None:
+            return False
+        after = max(self.of_service + _SKEW, acknowledged or self.of_service)
+        times = [each.timestamp for each in message.attempts if each.succeeded is True and each.timestamp is not None]
+        return bool(times) and after <= max(times) < self.since + _SKEW
+
+
+async def find_recording(calls: InboxCalls, noted: Noted, webhook_id: str) -> Recording:
+    """Return since when an inbox has recorded the live deliveries of a webhook, and of its service."""
+    found, all_since = noted.webhooks.get(webhook_id), [each.since for each in noted.webhooks.values() if each.since]
+    known = await calls.known_since() if all_since else None
+    own = None if found is None or found.since is None else latest(known, found.since)
+    return Recording(own, latest(known, min(all_since)) if all_since else None)
+
+
+def describe_before_joining(count: int) -> str:
+    """Return the problem with messages that were delivered before their webhook joined, with the remedy."""
+    return (
+        f"delivered while this service was live, before this webhook joined: {count:,}. The inbox does not know them: "
+        "something else responded, or it is a backup of before. Hand out all with everything=True (--everything), or, "
+        "if they were handled, pass the time as acknowledged"
+    )
 
 
 async def read_coverage(

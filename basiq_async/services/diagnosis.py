@@ -12,7 +12,7 @@ from .._redaction.text import amount
 from .._work.failing import FailingType
 from .._work.protocol import Inbox, Waiting
 from ..models import EventTypeId, Webhook
-from .coverage import Inactivity
+from .coverage import Inactivity, describe_before_joining
 
 __all__ = ["Diagnosis", "EndpointCheck", "Look", "Problem", "ProblemCode", "TypeDifferences"]
 
@@ -48,6 +48,7 @@ ProblemCode = Literal[
     "unreadable",
     "partial",
     "unrecorded",
+    "joined-later",
     "quarantined",
     "waiting",
     "deferred-failing",
@@ -209,6 +210,8 @@ class Diagnosis:
     undelivered: how many messages have no successful attempt, and are not known to the inbox.
     never_sent: how many events of the last 7 days, of subscribed types, have no message, and are not known to it.
     unrecorded: how many messages Basiq delivered, and the inbox would know, but lacks.
+    before_joining: how many messages Basiq delivered while the service was live, before this webhook joined its inbox,
+        which does not know them: a recovery leaves them alone, and is not finished.
     left_alone: how many messages Basiq delivered, and the inbox need not know: a recovery leaves them alone.
     recovered: how many messages and events would count as undelivered or never sent, but are known to the inbox.
     quarantined: how many deliveries are in the quarantine of the inbox.
@@ -237,6 +240,7 @@ class Diagnosis:
     never_sent: int = 0
     unrecorded: int = 0
     left_alone: int = 0
+    before_joining: int = 0
     recovered: int = 0
     quarantined: int = 0
     waiting: Waiting = attrs.field(factory=Waiting)
@@ -415,6 +419,8 @@ def _find_problems(found: Diagnosis) -> Iterator[Problem]:
             + _explain_lacking(found.look.lacking)
             + ". A recovery hands them out, once more if another inbox has them",
         )
+    if found.before_joining:
+        yield Problem("joined-later", describe_before_joining(found.before_joining))
     for period in found.out_of_reach:
         yield Problem("out-of-reach", str(period), period)
     if found.look.unknown_reach is not None:

@@ -6,6 +6,7 @@ password.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import signal
@@ -17,12 +18,14 @@ from typing import Any, get_args
 
 import pytest
 
+from basiq_async._work.inbox_calls import InboxCalls
+from basiq_async.receiver import SQLiteInbox
 from basiq_async.services.diagnosis import ProblemCode
 from basiq_async.testing import Quirks
 
 from ..support.command_line import CommandResult
 from ..support.real_time import PATIENCE
-from .conftest import TYPE, Endpoint, Run, Served, World, install, let_wait, receive, wait_until
+from .conftest import TYPE, Endpoint, Run, Served, World, install, let_wait, make_inbox, receive, wait_until
 
 pytestmark = pytest.mark.documented_world("its webhooks are disabled after one message", "disables")
 
@@ -183,6 +186,32 @@ def test_the_line_for_a_webhook_that_the_inbox_has_not_noted(world: World) -> No
         assert (done.exit_code, done.row["webhooks"]) == (0, [former, webhook_id]), done.stderr
     receive(webhook_id, "e-new")
     assert "not-joined" not in w.codes(webhook_id, *at)
+
+
+def test_the_line_for_what_was_delivered_before_its_webhook_joined(world: World) -> None:
+    w, former = world, world.webhook()
+    make_inbox(former)
+    w.pass_time(minutes=20)
+    w.call(lambda basiq: basiq.webhooks.delete(former))
+    webhook_id = w.webhook()
+    w.emit(2)  # something else says 204
+    w.pass_time(minutes=10)
+    moment = w.fake.clock()
+
+    async def join() -> None:
+        async with SQLiteInbox("inbox.db") as inbox:
+            await InboxCalls(inbox, 5).admit([webhook_id, former], live=moment)
+
+    asyncio.run(join())
+    at = (webhook_id, "--receiver", w.service(webhook_id))
+    line = line_for("joined-later", w, *at)
+    left = w.run("recover", *at)
+    assert (left.exit_code, left.row["before_joining"], w.handled()) == (1, 2, 0), left.output
+    everything, acknowledged = shown(left)
+    assert ("--everything" in everything, "--acknowledged" in acknowledged) == (True, True)
+    assert (shell(line).exit_code, w.handled()) == (0, 2)
+    assert "joined-later" not in w.codes(*at)
+    assert (shell(everything).exit_code, shell(acknowledged).exit_code, w.handled()) == (0, 0, 2)
 
 
 def test_the_line_for_a_webhook_without_types(world: World) -> None:

@@ -38,6 +38,14 @@ LINES: dict[str, tuple[dict[str, Any], dict[Place, str] | str]] = {
         },
     ),
     "pending": ({"status": "pending-approval"}, "webhooks wait w"),
+    "joined-later": (
+        {"before_joining": 2},
+        {
+            RECEIVER: "recover w --receiver service:receiver --everything",
+            INBOX: f"recover w {TO} --inbox inbox.db --everything",
+            FILE: f"recover w {TO} --secret-file 'the secret' --everything",
+        },
+    ),
     "not-joined": (
         {"not_joined": ("other",)},
         {

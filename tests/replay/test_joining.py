@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from datetime import UTC, datetime, timedelta
@@ -276,3 +277,35 @@ async def test_the_time_between_a_webhook_that_is_gone_and_the_next_is_named(ser
     assert (found.finished, len(found.out_of_reach)) == (False, 1)
     assert (await s.recover(new, acknowledged=s.fake.clock())).finished
     assert (await s.basiq.webhooks.diagnose(new, receiver=s.receiver())).healthy
+
+
+async def test_what_was_delivered_before_a_webhook_joined_is_counted_until_it_is_handed_out_or_acknowledged(
+    service: Service,
+) -> None:
+    """The inbox was restored from a backup of before the second webhook joined, which joined again."""
+    s = service
+    await s.emit(3)
+    backup = copy.deepcopy(vars(s.inbox))
+    await s.fake.advance(hours=1)
+    new = s.add_webhook(SECOND_URL)
+    await s.start(new, s.first)
+    await s.delete(s.first)
+    await s.emit(4)
+    await s.fake.advance(hours=1)
+    vars(s.inbox).update(backup)
+    s.got.clear()
+    await s.start(new, s.first)
+    for found in (await s.recover(new), await s.recover(new)):
+        assert [each.code for each in found.problems] == ["joined-later"]
+        assert (found.before_joining, found.finished, s.got) == (4, False, [])
+        assert "before this webhook joined: 4." in str(found.problems[0])
+    diagnosed = await s.basiq.webhooks.diagnose(new, receiver=s.receiver())
+    assert (diagnosed.before_joining, "joined-later" in [each.code for each in diagnosed.problems]) == (4, True)
+    kept = copy.deepcopy(vars(s.inbox))
+    assert (await s.recover(new, everything=True)).finished
+    assert len(s.got) == 4
+    vars(s.inbox).update(kept)
+    found = await s.recover(new, acknowledged=s.fake.clock())
+    assert (found.finished, found.before_joining, found.left_alone) == (True, 0, 4)
+    assert "joined-later" not in [each.code for each in
+                                  (await s.basiq.webhooks.diagnose(new, receiver=s.receiver())).problems]  # fmt: skip
