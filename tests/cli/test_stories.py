@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
 from ..support.command_line import run_command
 from ..support.real_time import PATIENCE
-from .conftest import TYPE, Terminal, World, help_lines, launched, on_a_terminal, write_service
+from .conftest import TYPE, Terminal, World, help_lines, launched, on_a_terminal, wait_until, write_service
 
 DAYS_AGO = 0  # as the clock of the service's inbox
 
@@ -281,3 +282,24 @@ def test_a_terminal_is_asked_before_a_recovery_hands_out_what_basiq_delivered(
         assert terminal.process.returncode == (0 if handled else 1), screen
     assert "2 messages were delivered, as Basiq says, and this inbox does not have them" in " ".join(screen.split())
     assert w.handled() == handled
+
+
+def test_a_repeat_that_is_killed_is_continued_under_its_name(world: World) -> None:
+    w, webhook_id, count = world, world.webhook(), 40
+    place = w.service(webhook_id)
+    w.outage(count)
+    assert w.run("recover", webhook_id, "--receiver", place).exit_code == 0
+    Path("handled").unlink()
+    line = ("replay", webhook_id, "--receiver", place, "--again", "bug-1234", "--since", "2d", "--concurrency", "2")
+
+    def counts() -> Counter[str]:
+        return Counter(Path("handled").read_text().split() if Path("handled").exists() else [])
+
+    with launched(*line) as process:
+        wait_until(lambda: counts().total() >= 5)
+        process.kill()
+    assert counts().total() < count
+    assert w.run(*line).exit_code == 0
+    assert len(counts()) == count
+    assert counts().total() <= count + 2, "as many as were under way"
+    assert w.run(*line).row["handled"] == 0
