@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 import attrs
@@ -45,16 +45,226 @@ FAULTS = (
         "return handled is not None and handled + 3_600 > self._retention.read()[0]",
     ),
     Fault(
+        "memory: a worker takes what another one has claimed",
+        "receiver/inboxes/_memory.py",
+        "if is_held or (again and not retries) or",
+        "if (again and not retries) or",
+    ),
+    Fault(
+        "memory: what was handled is stored again when it comes again",
+        "receiver/inboxes/_memory.py",
+        "        if key in self._waiting or self._is_done(key):\n            return False",
+        "        if key in self._waiting:\n            return False",
+    ),
+    Fault(
+        "memory: what was handled still waits",
+        "receiver/inboxes/_memory.py",
+        "        self._waiting.pop(key, None)\n        self._failures.pop(key, None)\n",
+        "        self._failures.pop(key, None)\n",
+    ),
+    Fault(
+        "sqlite: a claim ignores the lease of another worker",
+        "receiver/inboxes/_sqlite_statements.py",
+        '"live": "(token IS NOT NULL AND ends > :now)"',
+        '"live": "(token IS NOT NULL AND ends > :now + 1e9)"',
+    ),
+    Fault(
+        "sqlite: what was handled is not recorded",
+        "receiver/inboxes/_sqlite_statements.py",
+        "ON CONFLICT (key) DO UPDATE SET handled = 1, failures = 0, unended",
+        "ON CONFLICT (key) DO UPDATE SET handled = 0, failures = 0, unended",
+    ),
+    Fault(
+        "sqlite: what was handled is stored again when it comes again",
+        "receiver/inboxes/_sqlite_statements.py",
+        "entry_json = excluded.entry_json WHERE {open} AND due IS NULL\n",
+        "entry_json = excluded.entry_json WHERE due IS NULL\n",
+    ),
+    Fault(
+        "sqlite: a worker takes what another one has claimed",
+        "receiver/inboxes/_sqlite_statements.py",
+        '"due": "due <= :wall AND event_type NOT IN (SELECT value FROM json_each(:without)) "\n',
+        '"due": "due <= :wall OR due <= :wall AND event_type NOT IN (SELECT value FROM json_each(:without)) "\n',
+    ),
+    Fault(
+        "sqlite: what was put off is due at once, for ever",
+        "receiver/inboxes/_sqlite_statements.py",
+        "UPDATE inbox SET due = :wall + :seconds, {no_claim}",
+        "UPDATE inbox SET due = :wall + 1e9 * :seconds, {no_claim}",
+    ),
+    Fault(
+        "a claim that another worker holds is good enough",
+        "_work/once.py",
+        "            if claim.status is ClaimStatus.CLAIMED:\n",
+        "            if claim.status is not ClaimStatus.DONE:\n",
+    ),
+    Fault(
+        "an inbox that is away lets the handler run",
+        "_work/once.py",
+        "                return AttemptEnd(AttemptResult.UNAVAILABLE, error=exc)\n            if claim",
+        "                return None\n            if claim",
+    ),
+    Fault(
+        "a failure counts as handled",
+        "_work/once.py",
+        "        return AttemptEnd(AttemptResult.FAILED, error=failure)",
+        "        return AttemptEnd(AttemptResult.HANDLED, error=failure)",
+    ),
+    Fault(
+        "what was handled is not completed",
+        "_work/once.py",
+        "            recorded = await self.call(self.units.inbox.complete, self.key, self.token)",
+        "            recorded = True",
+    ),
+    Fault(
         "a delivery whose handler failed is acknowledged",
         "receiver/_results.py",
         'Result.FAILED: Meaning(500, "failed")',
         'Result.FAILED: Meaning(200, "failed")',
     ),
     Fault(
+        "a delivery whose handler took too long is acknowledged",
+        "receiver/_results.py",
+        'Result.TIMED_OUT: Meaning(500, "failed")',
+        'Result.TIMED_OUT: Meaning(200, "failed")',
+    ),
+    Fault(
+        "a delivery is acknowledged while the inbox is away",
+        "receiver/_results.py",
+        "Result.UNAVAILABLE: Meaning(503)",
+        "Result.UNAVAILABLE: Meaning(200)",
+    ),
+    Fault(
+        "a delivery is acknowledged while another worker has it",
+        "receiver/_results.py",
+        "Result.BUSY: Meaning(503)",
+        "Result.BUSY: Meaning(200)",
+    ),
+    Fault(
+        "a delivery that comes to a closing receiver is acknowledged",
+        "receiver/_results.py",
+        'Result.CLOSED: Meaning(503, "ends")',
+        'Result.CLOSED: Meaning(200, "ends")',
+    ),
+    Fault(
+        "a delivery with a wrong signature is acknowledged",
+        "receiver/_results.py",
+        "Result.REJECTED: Meaning(401)",
+        "Result.REJECTED: Meaning(200)",
+    ),
+    Fault(
+        "a signature need not fit",
+        "_signing/signature.py",
+        "    return None if matched else _explain_mismatch(entries)",
+        "    return None if entries else _explain_mismatch(entries)",
+    ),
+    Fault(
+        "a delivery that could not be stored is acknowledged",
+        "receiver/_backlog.py",
+        "            return Outcome(Result.UNAVAILABLE, delivery, error=exc, retry_after=RETRY_SOON)",
+        "            return Outcome(Result.DEFERRED, delivery)",
+    ),
+    Fault(
+        "one attempt without an end sets a delivery aside",
+        "receiver/_trying.py",
+        "_MOST_UNENDED = 8",
+        "_MOST_UNENDED = 1",
+    ),
+    Fault(
+        "one failure sets a deferred delivery aside",
+        "receiver/_trying.py",
+        "_LEAST_FAILURES = 8",
+        "_LEAST_FAILURES = -9",
+    ),
+    Fault(
         "a recovery leaves the events alone that no message has",
         "replay/_recovery.py",
-        "            if first.finished:\n",
-        "            if not first.finished:\n",
+        "            if first.finished:\n                events =",
+        "            if not first.finished:\n                events =",
+    ),
+    Fault(
+        "a recovery is finished although events are in the quarantine",
+        "replay/_recovered.py",
+        "        if self.quarantined:\n            fix",
+        "        if self.quarantined > 1e9:\n            fix",
+    ),
+    Fault(
+        "a recovery is finished although events wait",
+        "replay/_recovered.py",
+        "        if self.waiting.count:\n",
+        "        if self.waiting.count > 1e9:\n",
+    ),
+    Fault(
+        "a recovery is finished although another worker has a message",
+        "replay/_recovered.py",
+        "            busy = 0 if report is None else report.skipped.get(BUSY, 0)",
+        "            busy = 0",
+    ),
+    Fault(
+        "a recovery is finished although it read no events",
+        "replay/_recovered.py",
+        "            elif report is None or not report.read_to_end:\n",
+        "            elif report is not None and not report.read_to_end:\n",
+    ),
+    Fault(
+        "a recovery is finished although the webhook is disabled",
+        "replay/_recovered.py",
+        "        status = find_status_problem(self.webhook, None)\n",
+        "        status = None\n",
+    ),
+    Fault(
+        "a recovery takes what Basiq says that it delivered for handled",
+        "services/coverage.py",
+        "    return max(times) < recording_since + _SKEW if times else None\n",
+        "    return True\n",
+    ),
+    Fault(
+        "a recovery reads back to the last one, and no further",
+        "services/coverage.py",
+        "        return latest(min(now - LISTED, self.read_up_to) - ATTEMPTED, self.begins)",
+        "        return latest(self.read_up_to, self.begins)",
+    ),
+    Fault(
+        "doctor finds no undelivered messages",
+        "services/diagnosis.py",
+        "    if found.undelivered:\n",
+        "    if found.undelivered > 1e9:\n",
+    ),
+    Fault(
+        "doctor finds no events without a message",
+        "services/diagnosis.py",
+        "    if found.never_sent:\n",
+        "    if found.never_sent > 1e9:\n",
+    ),
+    Fault(
+        "doctor finds nothing in the quarantine",
+        "services/diagnosis.py",
+        "    if found.quarantined:\n",
+        "    if found.quarantined > 1e9:\n",
+    ),
+    Fault(
+        "doctor finds no disabled webhook",
+        "services/diagnosis.py",
+        "    if status is not None:\n        yield status\n",
+        "    if status is not None and found is None:\n        yield status\n",
+    ),
+    Fault(
+        "doctor has no line for what was not delivered",
+        "cli/_lines.py",
+        '    "undelivered": lambda problem, found, place: _recover(found, place),\n',
+        '    "undelivered": lambda problem, found, place: _line("webhooks remake", found.webhook.id),\n',
+    ),
+    Fault(
+        "a replay counts what failed as handled",
+        "replay/_records.py",
+        "        await calls.quarantine(entry.key, self._token, entry)",
+        "        await calls.complete(entry.key, self._token)",
+    ),
+    Fault(
+        "a log shows the secret",
+        "receiver/_dispatcher.py",
+        '            "the handler of delivery %r %s%s",\n',
+        '            "whsec_ the handler of delivery %r %s%s",\n',
     ),
 )
 
@@ -92,7 +302,9 @@ def hunt(names: Sequence[str], *, most: int, workers: int) -> int:
     chosen = [each for each in FAULTS if not names or each.name.startswith(tuple(names))]
     missed = 0
     with ThreadPoolExecutor(workers) as pool:
-        for fault, found in zip(chosen, pool.map(lambda each: find(each, most), chosen), strict=True):
+        work = {pool.submit(find, each, most): each for each in chosen}
+        for done in as_completed(work):
+            fault, found = work[done], done.result()
             missed += found is None
             print(f"{'not found' if found is None else found[0]:>9}  {fault.name}", flush=True)
             if found is not None:

@@ -7,18 +7,21 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import gc
 import heapq
 import logging
 import os
 import random
 import sys
 import time
+import warnings
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime, timedelta, tzinfo
 from typing import Any, Self
 from unittest.mock import patch
 
+from basiq_async._work import once
 from basiq_async.receiver import _worker  # private: how often a worker looks
 from tests.support.virtual import VirtualLoop
 
@@ -131,6 +134,7 @@ class WorldLoop(VirtualLoop):
 
 def run_world(main: Callable[[], Coroutine[Any, Any, None]], seed: str) -> None:
     """Run a world to its end. What its killed machines left is thrown away before the next one begins."""
+    gc.freeze()  # what the world does not make need not be looked through at its end
     loop = WorldLoop()
     with _everything_from(seed, loop):
         try:
@@ -141,10 +145,14 @@ def run_world(main: Callable[[], Coroutine[Any, Any, None]], seed: str) -> None:
             left = asyncio.all_tasks(loop) | loop.abandoned
             loop._ready.clear()  # type: ignore[attr-defined]
             loop._scheduled.clear()  # type: ignore[attr-defined]
-            with patch.object(sys, "unraisablehook", lambda _: None):
-                for task in left:
-                    _throw_away(task)
+            with patch.object(sys, "unraisablehook", lambda _: None), warnings.catch_warnings(action="ignore"):
+                logging.disable()  # a pool tells of each connection that is not closed
+                while left:
+                    _throw_away(left.pop())
+                loop.abandoned.clear()
                 loop.close()
+                gc.collect()
+                logging.disable(logging.NOTSET)
 
 
 def _throw_away(task: asyncio.Task[Any]) -> None:
@@ -154,6 +162,16 @@ def _throw_away(task: asyncio.Task[Any]) -> None:
         with suppress(BaseException):
             task.get_coro().close()  # type: ignore[union-attr]
             return
+
+
+class _PerMachine:
+    """What a process has for its one loop: here the machines share a loop, and each has its own."""
+
+    def __init__(self) -> None:
+        self._kept: dict[Machine | None, Any] = {}
+
+    def setdefault(self, loop: object, value: Any) -> Any:
+        return self._kept.setdefault(MACHINE.get(), value)
 
 
 @contextmanager
@@ -187,6 +205,7 @@ def _everything_from(seed: str, loop: WorldLoop) -> Iterator[None]:
             (os, "urandom", chance.randbytes),
             (os, "getpid", lambda: 1),
             (random, "_urandom", chance.randbytes),
+            (once, "_ALONE", _PerMachine()),
             (_worker, "_LOOK_EVERY", 240.0),  # each second, three days would be a quarter of a million looks
             (_worker, "_LOOK_ANYWAY", 240.0),
         ]:

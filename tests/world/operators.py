@@ -124,6 +124,16 @@ class Operators:
 
         return str(await self.run(job))
 
+    async def join(self) -> str:
+        """Let the newest webhook join the inbox: a receiver whose list holds a noted one does that at its start."""
+        service = self.world.service
+
+        async def job(machine: Machine, basiq: BasiqClient) -> Any:
+            async with service.receiver(service.version, machine):
+                return "joined"
+
+        return str(await self.run(job))
+
     # --- doctor ---
 
     async def diagnose(self) -> Any:
@@ -172,6 +182,8 @@ class Operators:
             return await self.retry()
         if text.startswith("work "):
             return await self.work()
+        if text.startswith("inbox join"):
+            return await self.join()
         raise Broken(f"doctor prints a line that no one here can run: {text}")
 
     # --- the webhook ---

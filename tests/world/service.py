@@ -77,6 +77,8 @@ class Service:
         self.started = 0
         self.poisoned: set[str] = set()
         """The ids of events whose handler raises."""
+        self.slow: set[str] = set()
+        """The ids of events whose handler takes long: live ones up to 8 s, deferred ones up to 50 s."""
         self.lethal: dict[str, int] = {}
         """The ids of events whose handler kills its machine, and how often."""
         self.partner = "well"
@@ -122,7 +124,7 @@ class Service:
         )
 
         async def handle(delivery: Delivery) -> None:
-            await self._handle(delivery, machine)
+            await self._handle(delivery, machine, 50 if version.deferred else 8)
 
         receiver.on(*version.types)(handle)
         return receiver
@@ -132,6 +134,8 @@ class Service:
 
     async def stop(self, pod: Pod) -> None:
         """Stop a pod in order: it has a minute, then it is killed."""
+        if pod not in self.pods:
+            return  # it has crashed
         self.pods.remove(pod)
         pod.stopping.set()
         if pod.ended is not None and not pod.machine.is_dead:
@@ -174,12 +178,12 @@ class Service:
             self.model.respond(outcome.delivery.event_id, pod.machine.name, int(outcome.status), outcome.result.value)
         return int(outcome.status)
 
-    async def _handle(self, delivery: Any, machine: Machine) -> None:
+    async def _handle(self, delivery: Any, machine: Machine, longest: float) -> None:
         """What every handler does: half of its work, its effect, and the rest."""
         event_id = delivery.event_id
         run = self.model.begin(event_id, machine.name)
         try:
-            await asyncio.sleep(self.chance.uniform(0.001, 0.3))
+            await asyncio.sleep(self.chance.uniform(0.001, longest if event_id in self.slow else 0.3))
             if self.partner == "hanging":
                 await asyncio.sleep(3_600)
             if self.partner == "403":

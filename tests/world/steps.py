@@ -55,6 +55,13 @@ async def poison(world: World, by: float) -> str:
     return f"{name} happened, whose handler raises"
 
 
+@step(4)
+async def slow(world: World, by: float) -> str:
+    names = [world.emit(pick(list(TYPES), by)) for _ in range(1 + int(by * 5))]
+    world.service.slow.update(world.id_of(name) for name in names)
+    return f"{', '.join(names)} happened, whose handler takes long"
+
+
 @step(2)
 async def lethal(world: World, by: float) -> str:
     name = world.emit(pick(list(TYPES), by))

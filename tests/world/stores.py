@@ -11,7 +11,7 @@ import shutil
 import sqlite3
 import tempfile
 import types
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -19,6 +19,7 @@ from unittest.mock import patch
 from basiq_async import InboxError
 from basiq_async._storage import sqlite
 from basiq_async.receiver import MemoryInbox, SQLiteInbox
+from basiq_async.receiver.protocol import ClaimStatus
 
 from .machines import SKEW, Machine
 from .model import EVENT_ID, Model
@@ -117,9 +118,6 @@ class SQLite(Store):
         shutil.rmtree(self._folder)
 
 
-KINDS: dict[str, type[Store]] = {"memory": Memory, "sqlite": SQLite}
-
-
 class _Inline:
     """The queue of a SQLite store, in place of its thread: what is put in is done at once."""
 
@@ -209,19 +207,25 @@ def _call(name: str) -> Callable[..., Awaitable[Any]]:
             if name in ("store", "quarantine") and found:
                 entry = args[-1] if name == "quarantine" else args[0]
                 model.keep(entry.key, waits=name == "store", acknowledged=entry.acknowledged)
-            claimed = found if name == "claim_due" else ()
+            claimed = _claimed(name, args, found)
             await _travel(store)
             if store.state == "deaf":
                 raise InboxError("the answer of the store was lost")
             claimed = ()
             return found
         finally:
-            for each in claimed:  # the store counts them as attempts, whoever got the answer
-                model.events[each.delivery.event_id].kills += 1
+            for key in claimed:  # the store counts them as attempts, whoever got the answer
+                model.count_lost_claim(key)
             if handled is not None and not recorded:
                 model.fail_to_record(handled, machine)
 
     return call
+
+
+def _claimed(name: str, args: Any, found: Any) -> Sequence[str]:
+    if name == "claim_due":
+        return [each.delivery.key for each in found]
+    return [args[0]] if name == "claim" and found.status is ClaimStatus.CLAIMED else ()
 
 
 async def _travel(store: Store) -> None:
