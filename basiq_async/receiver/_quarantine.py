@@ -90,6 +90,10 @@ class Quarantine:
                 return Outcome(Result.UNREADABLE, self._by_its_ids(delivery), error=exc)
         try:
             message = read_message(json.loads(delivery.body))
+            if delivery.kind == "unreadable" and not (message.event_type_id or message.event_id):
+                raise Unreadable(
+                    "has neither an event type nor an event id"
+                )  # an event of Basiq's list, and no message
             return Delivery.from_message(message, timestamp=delivery.signed_at)
         except (Unreadable, ValueError, RecursionError) as exc:
             # No cause is attached: a JSONDecodeError holds the whole body.

@@ -317,7 +317,7 @@ class RecoveryRun:
             self._details = self._replay._make_details()
 
         def judge(message: Message, *, early: bool = True) -> bool | None:
-            if not self._replay._has_handler(message):
+            if isinstance(message, UnreadableMessage) or not self._replay._has_handler(message):
                 return True  # the target says so
             time, found = item_time(message), [self._replay._judge(message, early=early)]
             if begins is not None:

@@ -16,7 +16,7 @@ from .._wire.order import Order
 from .._wire.paging import made_up_id, ordinary_ids, raw_id
 from .._work.keys import inbox_key
 from ..client import BasiqClient
-from ..models import Event, Message, read_text
+from ..models import DeliveryAttempt, Event, Message, read_text
 from ..pagination import Paginator, UnreadableItem
 
 T = TypeVar("T")
@@ -120,6 +120,21 @@ class UnreadableMessage(Message):
 
     error: Exception = attrs.field(eq=False)
     of_event: bool = False
+
+    @property
+    def payload(self) -> Mapping[str, Any]:
+        """Nothing of it can be relied on."""
+        found = self.raw.get("payload")
+        return found if isinstance(found, dict) else {}
+
+    @property
+    def attempts(self) -> tuple[DeliveryAttempt, ...]:
+        """It has none to read, and no times: one bad date must not end a run."""
+        return ()
+
+    @property
+    def delivered(self) -> None:
+        """That is not known."""
 
 
 def placeholder_for(item: UnreadableItem) -> UnreadableMessage:

@@ -131,7 +131,7 @@ class RedisCalls:
         if former or found.get("layout") != _LAYOUT:
             raise InboxError(
                 f"the keys below {self.at('')} in Redis were written by another version of basiq-async: pass another "
-                "prefix=, or delete them"
+                "prefix= once nothing is in their quarantine, or keep the version that wrote them"
             )
         return found
 
