@@ -45,7 +45,8 @@ async def test_a_partner_that_hangs_stops_no_other_type() -> None:
         for number in range(600):
             await post_event(receiver, f"q-{number}", "user.created", at=virtual.clock())
             await asyncio.sleep(1)
-        assert handled["user.created"] - before >= 597
+        await asyncio.sleep(70)  # after five failures in a row one is tried alone: it may be one that hangs
+        assert handled["user.created"] - before == 600
         assert handled["consent.revoked"] > 5 * 5, "and those that hang have their turn"
 
 
