@@ -21,6 +21,10 @@ MOST = 2_000
 """A fault that is not found in so many worlds shows that the world is too narrow."""
 
 
+TABLE = Path(__file__).with_name("faults.txt")
+"""What the last hunt for all of them found."""
+
+
 @attrs.frozen
 class Fault:
     """A line of a file of the package, and what it is changed into."""
@@ -87,7 +91,7 @@ FAULTS = (
         '"due": "due <= :wall OR due <= :wall AND event_type NOT IN (SELECT value FROM json_each(:without)) "\n',
     ),
     Fault(
-        "sqlite: what was put off is due at once, for ever",
+        "sqlite: what was put off is never due again",
         "receiver/inboxes/_sqlite_statements.py",
         "UPDATE inbox SET due = :wall + :seconds, {no_claim}",
         "UPDATE inbox SET due = :wall + 1e9 * :seconds, {no_claim}",
@@ -300,14 +304,18 @@ def find(fault: Fault, most: int = MOST, first: int = 0) -> tuple[int, str] | No
 def hunt(names: Sequence[str], *, most: int, workers: int) -> int:
     """Look for the faults whose names begin with one of these, or all. Return 1 if one is not found."""
     chosen = [each for each in FAULTS if not names or each.name.startswith(tuple(names))]
-    missed = 0
+    missed, table = 0, dict[str, str]()
     with ThreadPoolExecutor(workers) as pool:
         work = {pool.submit(find, each, most): each for each in chosen}
         for done in as_completed(work):
             fault, found = work[done], done.result()
             missed += found is None
-            print(f"{'not found' if found is None else found[0]:>9}  {fault.name}", flush=True)
+            table[fault.name] = f"{f'not in {most}' if found is None else found[0]:>11}  {fault.name}"
+            print(table[fault.name], flush=True)
             if found is not None:
                 print(f"           {found[1][:150]}", flush=True)
+    if not names:
+        lines = [table[each.name] for each in FAULTS]
+        TABLE.write_text("\n".join(["How many worlds were lived until a planted fault was found.", "", *lines, ""]))
     print(f"{len(chosen) - missed} of {len(chosen)} planted faults were found")
     return int(missed > 0)

@@ -174,6 +174,8 @@ class Service:
         if not task.done():
             return 502
         outcome = task.result()
+        if outcome.delivery is None and outcome.status < 300:
+            self.model.breaks("a delivery was acknowledged, and not read")
         if outcome.delivery is not None:
             self.model.respond(outcome.delivery.event_id, pod.machine.name, int(outcome.status), outcome.result.value)
         return int(outcome.status)

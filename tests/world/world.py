@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import math
 import random
 import re
 from collections.abc import Callable, Sequence
@@ -71,7 +72,7 @@ class Story:
         names, weights = list(STEPS), [weight for weight, _ in STEPS.values()]
         steps, left = [], days * 86_400
         while left > 0 and len(steps) < 40:
-            pause = round(min(10 ** chance.uniform(-1, 4.6), left), 3)
+            pause = round(min(10 ** chance.uniform(-1, 4.6 + math.log10(max(days / 3, 1))), left), 3)
             steps.append((pause, chance.choices(names, weights)[0], round(chance.random(), 6)))
             left -= pause
         return cls(seed, setting, tuple(steps))
