@@ -111,7 +111,7 @@ class PageSize:
 
     Basiq keeps the responses of endpoints, so that after a long outage one page may have a hundred megabytes. A next
     link is opaque: the smaller size replaces its parameter ``limit``, or is added. If the API ignores that, a page with
-    a limit of 1 is too large too, and the error says so.
+    a limit of 1 is too large too. The link past it is in that response, so the list cannot go on: the error says where.
     """
 
     def __init__(self, usual: int) -> None:
@@ -127,12 +127,15 @@ class PageSize:
         kept = [part for part in query.split("&") if part and not part.startswith("limit=")]
         return f"{path}?{'&'.join([*kept, f'limit={self._size}'])}"
 
-    def shrink(self, failure: BasiqError) -> None:
-        """Halve the size after a page was too large. Raises the failure if it cannot be smaller."""
+    def shrink(self, failure: BasiqError, place: str = "at an unknown place") -> None:
+        """Halve the size after a page was too large. Raises the failure, with its place, if it cannot be smaller."""
         if not failure._too_large:
             raise failure
         if self._size == 1:
-            said = "that is so with a limit of 1 too: Basiq ignores the limit, or that one item is too large"
+            said = (
+                f"that is so with a limit of 1 too: Basiq ignores the limit, or one item is too large, {place}. Only "
+                "that response says what comes after: to read the rest, leave it out with a filter, such as by type"
+            )
             failure.args = (f"{failure.args[0]}; {said}", *failure.args[1:])
             raise failure
         self._size, self._read, self._is_said = max(1, self._size // 2), 0, True

@@ -21,7 +21,17 @@ from ._output import is_terminal, live, say, session
 from ._problems import oldest_set_aside, problem_rows, show_head, show_problem, tell_left_alone
 from ._results import Output, Row, View, as_row, count_details
 from ._run import DONE, NO_ANSWER, WRONG, confirm, exit_code, make_client
-from ._runs import RunEnd, RunOptions, Watch, check_places, open_target, report_row, run_watched, tell_not_handled
+from ._runs import (
+    RunEnd,
+    RunOptions,
+    Watch,
+    check_places,
+    open_target,
+    progress_text,
+    report_row,
+    run_watched,
+    tell_not_handled,
+)
 
 if TYPE_CHECKING:
     from ..client import BasiqClient
@@ -178,7 +188,7 @@ async def _recover(options: RecoverOptions, watch: Watch) -> Recovery:
         stored = options.secret_file or find_secret_file(target)
         watch.store = () if stored is None else ("--secret-file", str(stored))
         run._on_plan = lambda plan: say(str(plan))
-        found = await run.run()
+        found = await run.run(lambda now: live(progress_text(now)))
         if found.quarantined:
             known = getattr(target, "inbox", inbox)
             watch.set_aside = await oldest_set_aside(known, options.job or options.to)

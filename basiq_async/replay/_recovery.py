@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable, Collection, Generator
 from datetime import datetime
@@ -15,9 +16,10 @@ from .._wire.order import is_past, item_time
 from .._work.ids import Ids, digest_of
 from .._work.inbox_calls import InboxCalls
 from .._work.protocol import Inbox
-from .._work.tasks import run_cancel_once
+from .._work.tasks import run_cancel_once, run_to_completion
 from ..client import BasiqClient
 from ..errors import BasiqError, ConfigurationError
+from ..hooks import call_hook
 from ..models import Message, Webhook
 from ..services.coverage import (
     TIME_TO_APPEAR,
@@ -35,7 +37,7 @@ from ..services.diagnosis import find_status_problem, is_inactive
 from ._reading import Reading
 from ._recovered import Recovery, RecoveryPlan
 from ._replay import Replay
-from ._report import OnProgress, make_plan
+from ._report import OnProgress, Progress, make_plan
 from ._service import end_known_entries, set_aside_at_service
 from ._sources import (
     EventMessage,
@@ -44,7 +46,7 @@ from ._sources import (
     event_key,
     message_key,
 )
-from ._tally import Observer
+from ._tally import REPORT_EVERY, Observer
 from ._where import Predicate, Where, everything
 from .targets._adapters import AnyTarget
 from .targets._http import HttpTarget
@@ -146,7 +148,10 @@ class RecoveryRun:
         return self.run().__await__()
 
     async def run(self, progress: OnProgress | None = None) -> Recovery:
-        """Recover, and return what was handled and what is left. ``progress`` is called as by ``Replay.run``."""
+        """Recover, and return what was handled and what is left. ``progress`` is called as by ``Replay.run``.
+
+        While a first recovery counts, it has only ``read_by_id``.
+        """
         return await run_cancel_once(self._run(progress))
 
     async def plan(self) -> RecoveryPlan:
@@ -180,7 +185,7 @@ class RecoveryRun:
 
     async def _run(self, progress: OnProgress | None) -> Recovery:
         replay, client = self._replay, self._replay._client
-        async with replay._one_run(self._check):
+        async with replay._one_run(partial(self._check, progress)):
             handling = replay._handling
             self._left_alone = self._before_joining = self._unknown = self._recent = 0
             if self._details is not None:  # it has what the plan read
@@ -257,18 +262,29 @@ class RecoveryRun:
     def _calls(self) -> InboxCalls:
         return cast(InboxCalls, self._replay._handling.calls)  # ``recover`` refuses a target without an inbox
 
-    async def _check(self) -> None:
+    async def _check(self, progress: OnProgress | None) -> None:
         """Log how much a first recovery hands out."""
         if self._plan is None and (await self._read_coverage()).read_up_to is None:
+            telling = asyncio.create_task(self._tell_reading(self._replay._chain_listeners(progress)))
             try:
                 await self.plan()
             except ConfigurationError:
                 raise
             except BasiqError:
                 pass  # the run itself says what is wrong
+            finally:
+                telling.cancel()
+                await run_to_completion(partial(asyncio.wait, (telling,)))
         if self._plan is not None and self._plan.first and self._plan.total:
             self._on_plan(self._plan)
         self._plan = None
+
+    async def _tell_reading(self, progress: OnProgress | None) -> None:
+        """Tell how many messages are read by their ids, until it is cancelled."""
+        while True:
+            await asyncio.sleep(REPORT_EVERY)
+            if self._details is not None and self._details.count:
+                call_hook(progress, Progress(read_by_id=self._details.count))
 
     async def _begin_coverage(self, now: datetime, *, active: bool) -> Coverage:
         """Read what earlier recoveries found out, and note what is known before anything is handed out."""

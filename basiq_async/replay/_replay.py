@@ -278,6 +278,11 @@ class Replay:
         self._listeners.append(listener)
         return lambda: self._listeners.remove(listener)
 
+    def _chain_listeners(self, progress: OnProgress | None) -> OnProgress | None:
+        for listener in self._listeners:
+            progress = chain_hooks(progress, listener)
+        return progress
+
     # --- a run ---
 
     async def _run(self, progress: OnProgress | None, plan: Plan | None) -> Report:
@@ -320,8 +325,7 @@ class Replay:
         opened = target = handling.open(quarantined=retries)
         if retries:
             target = RetryTarget(target, handling.receiver)
-        for listener in self._listeners:
-            progress = chain_hooks(progress, listener)
+        progress = self._chain_listeners(progress)
         if self._observer is not None:
             target = self._observer.wrap(target)
             self._observer.begin(kind or self._source)

@@ -27,7 +27,7 @@ logger = logging.getLogger("basiq_async.replay")
 
 OnError = Literal["quarantine", "stop", "skip"]
 
-_REPORT_EVERY = 0.25
+REPORT_EVERY = 0.25
 _NOTE_EVERY = 5.0
 """Seconds between two hints."""
 
@@ -98,7 +98,7 @@ class Tally:
         self.error: Exception | None = None
         self._time = asyncio.get_running_loop().time
         self._began = 0.0
-        self._samples: deque[tuple[float, int]] = deque(maxlen=int(RECENT_SECONDS / _REPORT_EVERY) + 1)
+        self._samples: deque[tuple[float, int]] = deque(maxlen=int(RECENT_SECONDS / REPORT_EVERY) + 1)
         """Times of the event loop, each with the number of messages that were handled or failed until then."""
 
     def count_failure(self, message: Message, error: Exception) -> tuple[str | None, Exception | None]:
@@ -174,7 +174,7 @@ class Tally:
 
     async def _report_progress(self, progress: OnProgress, plan: Plan | None) -> None:
         while True:
-            await asyncio.sleep(_REPORT_EVERY)
+            await asyncio.sleep(REPORT_EVERY)
             call_hook(progress, self._progress(plan))
             self._samples.append((self._time(), self.handled + self.failed))
 

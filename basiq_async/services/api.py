@@ -16,7 +16,7 @@ from .._redaction.credentials import Redactor
 from .._wire.codec import Codec, ListPage
 from .._wire.cursors import CursorSeal
 from .._wire.hosts import is_this_machine
-from .._wire.paging import Listing, PageSize
+from .._wire.paging import Listing, PageSize, raw_id
 from .._wire.urls import PLAIN_SEGMENT, BaseURL, LinkError, quote_segment
 from .._work.clock import LoopClock, clock_of
 from .._work.tasks import TaskOwner
@@ -168,6 +168,8 @@ class Api:
             start += ("&" if "?" in start else "?") + urlencode(query, quote_via=quote, safe="")
 
         size = PageSize(page_size or MOST_A_PAGE)
+        first = {start: "the first of the list"}
+        places = first.copy()
 
         async def fetch(url: str) -> ListPage:
             while True:
@@ -175,9 +177,13 @@ class Api:
                 try:
                     found = self._read(await self.request("GET", page), "GET", page, self.codec.page)
                 except BasiqError as exc:
-                    size.shrink(exc)
+                    size.shrink(exc, places.get(url, "at an unknown place"))
                 else:
                     size.grow()
+                    after = listing.resolve(found.next_link, page.url)[0]
+                    if after is not None and found.items:
+                        places.clear()  # one page is read after the other
+                        places.update(first | {str(after): f"the one after {raw_id(found.items[-1])!r}"})
                     return found
 
         listing = Listing(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
@@ -14,9 +15,11 @@ import pytest
 
 from basiq_async import BasiqClient, InMemoryTransport, Message, RetryPolicy
 from basiq_async.receiver import MemoryInbox, WebhookReceiver
-from basiq_async.replay import Recovery, Replay, failed_only, recover, since, until
+from basiq_async.replay import Progress, Recovery, Replay, failed_only, recover, since, until
 from basiq_async.services.coverage import Coverage, coverage_note
 from basiq_async.testing import FakeBasiq, ManualClock, Quirks
+from basiq_async.transports.base import Request, Response
+from tests.support import virtual
 from tests.support.worlds import World, a_world
 
 LISTED = ("objects", "strings", "absent")
@@ -152,6 +155,28 @@ async def test_a_message_without_a_handler_is_neither_asked_for_nor_unknown(list
         found = await recover(client, webhook_id, receiver, inbox=inbox)
         assert found.messages.skipped["no-handler"] == types.count("user.created")
         assert found.unknown == (0 if alone == "objects" else types.count("consent.revoked"))
+
+
+@virtual.clocked
+async def test_progress_is_told_while_a_first_recovery_counts_by_reading_single_messages() -> None:
+    fake = FakeBasiq(quirks=quirks("absent"))
+    webhook_id = fake.seed_messages(64, failed=0.5)
+    told: list[Progress] = []
+    counted: list[int] = []
+
+    class Slow(InMemoryTransport):
+        async def send(self, request: Request, /) -> Response:
+            await asyncio.sleep(0.1)
+            return await super().send(request)
+
+    async def take(message: Message) -> None: ...
+
+    async with BasiqClient(fake.DEFAULT_API_KEY, transport=Slow(fake)) as client:
+        run = recover(client, webhook_id, take, inbox=MemoryInbox())
+        run._on_plan = lambda plan: counted.extend(each.read_by_id for each in told)
+        await run.run(told.append)
+    assert counted == sorted(counted)
+    assert 0 < counted[0] < 64
 
 
 @untold_alone

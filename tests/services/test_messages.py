@@ -23,6 +23,7 @@ from basiq_async import (
 from basiq_async.receiver import MemoryInbox
 from basiq_async.replay import recover
 from basiq_async.testing import FakeBasiq, Quirks, serve
+from basiq_async.transports.base import Request, Response
 from tests.support import virtual
 from tests.support.scripted import Scripted, answer, client
 
@@ -144,14 +145,45 @@ async def _read_all(fake: FakeBasiq, webhook_id: str) -> AsyncIterator[dict[str,
             yield dict(message.raw)
 
 
+def too_large() -> TransportError:
+    failure = TransportError("the response's body is larger than 9 bytes")
+    failure._too_large = True
+    return failure
+
+
 async def test_a_server_that_ignores_the_limit_or_one_item_that_is_too_large_is_an_error_that_says_so() -> None:
-    too_large = TransportError("the response's body is larger than 9 bytes")
-    too_large._too_large = True
-    transport = Scripted(too_large)
+    transport = Scripted(too_large())
     async with client(transport) as basiq:
-        with pytest.raises(TransportError, match=r"larger than 9 bytes; that is so with a limit of 1 too"):
+        with pytest.raises(
+            TransportError, match=r"larger than 9 bytes; that is so with a limit of 1 too.*, the first of"
+        ):
             await basiq.messages.list("w").collect()
     assert [url.rpartition("=")[2] for url in transport.urls] == ["500", "250", "125", "62", "31", "15", "7", "3", "1"]
+
+
+async def test_one_message_that_is_too_large_is_named_by_its_place_and_what_is_before_it_is_handed_out() -> None:
+    fake = FakeBasiq(quirks=Quirks(message_order="oldest-first"))
+    webhook_id = fake.seed_messages(700)
+    whole = [each async for each in _read_all(fake, webhook_id)]
+    got: list[str] = []
+
+    async def take(message: Message) -> None:
+        got.append(message.id)
+
+    class Small(InMemoryTransport):
+        async def send(self, request: Request, /) -> Response:
+            response = await super().send(request)
+            if whole[340]["id"].encode() in response.body:
+                raise too_large()
+            return response
+
+    async with BasiqClient(fake.DEFAULT_API_KEY, transport=Small(fake)) as client:
+        place = f"the one after '{whole[339]['id']}'.*with a filter"
+        with pytest.raises(TransportError, match=place):
+            await client.messages.list(webhook_id).collect()
+        with pytest.raises(TransportError, match=place):
+            await recover(client, webhook_id, take, inbox=MemoryInbox(), everything=True)
+    assert got == [each["id"] for each in whole[:340]]
 
 
 async def test_an_error_of_another_kind_makes_no_page_smaller() -> None:
