@@ -38,14 +38,10 @@ _SHARED: dict[int, _Shared] = {}
 
 
 class Lifecycle:
-    """Counts how often a receiver was entered with ``async with``; knows its event loop, and whether it is closed.
+    """Counts how often a receiver was entered with ``async with``; knows its event loop, and whether it is closed."""
 
-    patterns: returns those of the handlers.
-    """
-
-    def __init__(self, calls: InboxCalls, gate: Gate, patterns: Callable[[], tuple[str, ...]]) -> None:
+    def __init__(self, calls: InboxCalls, gate: Gate) -> None:
         self._calls = calls
-        self._patterns = patterns
         self._inbox = calls.inbox
         self._gate = gate
         self._close_inbox: Callable[[], Awaitable[object]] | None = None
@@ -133,7 +129,6 @@ class Lifecycle:
             await self._calls.check()
             if may_work.get():  # a command that only looks is refused when it uses the inbox
                 await self._gate.ask(live=True)
-                await self._calls.note_handled_types(self._patterns())
         except ConfigurationError:
             raise
         except Exception as exc:

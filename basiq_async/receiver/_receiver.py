@@ -129,7 +129,7 @@ class WebhookReceiver:
         self._inbox: Inbox = MemoryInbox(clock=clock) if inbox is None else inbox
         check_inbox(self._inbox, secrets, self._webhook_ids)
         calls = self._calls = InboxCalls(self._inbox, settings.inbox_timeout)
-        gate = self._gate = Gate(calls, self._webhook_ids, live=self._live)
+        gate = self._gate = Gate(calls, self._webhook_ids, live=self._live, patterns=lambda: self._routes.patterns)
         self._on_delivery = on_delivery
         self._around: Around | None = None
         self._requests = RequestReader(
@@ -164,7 +164,7 @@ class WebhookReceiver:
             check_deferrable(self._inbox, given=self._has_inbox)
         self._quarantine = Quarantine(calls)
         self._readiness = Readiness(calls, gate, secrets)
-        self._lifecycle = Lifecycle(calls, gate, lambda: self._routes.patterns)
+        self._lifecycle = Lifecycle(calls, gate)
         self._asgi = ASGIApp(self, self._lifecycle.own_inbox)
 
     def __repr__(self) -> str:

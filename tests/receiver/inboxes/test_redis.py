@@ -225,6 +225,32 @@ async def test_a_user_with_the_rights_of_the_security_page_can_use_an_inbox_and_
         await client.execute_command("ACL", "DELUSER", "inbox")
 
 
+@pytest.mark.parametrize("asked", ["by a probe", "by a delivery"])
+async def test_a_receiver_logs_once_that_its_inbox_was_flushed_and_notes_its_webhook_again(
+    client: Redis, asked: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("basiq_async._work.gate._HOLDS", 0.0)
+    monkeypatch.setattr("basiq_async.receiver._readiness._BETWEEN", 0.0)
+    inbox = RedisInbox(client)
+    service = Service(inbox=inbox, quarantine_after=1, webhook_id="w1")
+    async with service.receiver as receiver:
+        assert (await service.post(payload("user.broken", "e-1"))).result is Result.QUARANTINED
+        assert await receiver.is_ready()
+        assert "emptied" not in caplog.text
+        before = datetime.now(UTC)
+        await client.flushall()
+        for _ in range(2):
+            if asked == "by a probe":
+                assert await receiver.is_ready()
+            assert (await service.post(payload())).result is Result.HANDLED
+        (said,) = [each.getMessage() for each in caplog.records if "emptied while it was in use" in each.getMessage()]
+        shown = re.search(r"since (\S+ \S+) UTC only: what waited or was in its quarantine is gone", said)
+        assert shown is not None
+        assert datetime.fromisoformat(shown[1] + "+00:00") >= before.replace(microsecond=0)
+        calls = InboxCalls(inbox, PATIENCE)
+        assert ((await calls.noted()).live(), await calls.handled_types()) == (["w1"], ("*",))
+
+
 async def test_a_rotation_of_the_secret_touches_nothing_in_the_quarantine(client: Redis) -> None:
     service = Service(inbox=RedisInbox(client), quarantine_after=1, webhook_id="w1")
     assert (await service.post(payload("user.broken", "e-broken"))).result is Result.QUARANTINED
