@@ -48,7 +48,8 @@ class KilledError(Exception):
     """The process was killed so often while it handled an event that it is not handled any more."""
 
     def __init__(self, count: int) -> None:
-        super().__init__(f"the process was killed {count} times while it handled this")
+        # A claim whose answer is lost looks the same to the next worker.
+        super().__init__(f"the process was killed {count} times while it handled this, or the inbox lost its responses")
         self.count = count
 
 

@@ -25,14 +25,17 @@ class Target:
     headers: dict[str, str]
 
 
+USER = "6ecdd4be-4f42-4f7c-9a54-0d1c9a3c5b6e"
+
+
 def target(quirks: Quirks) -> Iterator[Target]:
     fake = FakeBasiq(quirks=quirks)
     webhook_id = fake.seed_messages(30, failed=0.3)
     *_, message = fake.messages(webhook_id)
     ids = {"webhookId": webhook_id, "messageId": message.id, "eventId": message.event.id, "id": message.event.id}
     for kind in fake.event_types:  # so that there is an entity of each kind
-        fake.emit(kind, user_id="one", entity_id="one")
-    ids |= {"userId": "one", "accountId": "one", "connectionId": "one", "consentId": "one"}
+        fake.emit(kind, user_id=USER, entity_id="one")
+    ids |= {"userId": USER, "accountId": "one", "connectionId": "one", "consentId": "one"}
     with served(fake) as base_url:
         yield Target(base_url, ids, {"Authorization": f"Bearer {Caller(fake).authorize()}"})
 

@@ -113,7 +113,7 @@ def test_the_suite_for_the_real_api_passes_on_the_fake(fake_server: Target) -> N
     suite = str(Path(__file__).with_name("test_live.py"))
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:randomly", "-p", "no:cacheprovider", suite]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=PATIENCE)
-    assert "5 passed" in done.stdout, done.stdout
+    assert "7 passed" in done.stdout, done.stdout
 
 
 async def test_it_is_served_and_says_what_a_delivery_is() -> None:

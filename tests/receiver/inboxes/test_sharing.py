@@ -54,7 +54,8 @@ class World:
 
     async def receive(self, inbox: Inbox, webhook_id: str) -> set[Result]:
         """Have a new receiver take each message of a webhook."""
-        receiver = WebhookReceiver(ONE if webhook_id == self.one else TWO, webhook_id=webhook_id, inbox=inbox)
+        ids = [webhook_id, self.one] if webhook_id != self.one else [webhook_id]  # the second one joins the first
+        receiver = WebhookReceiver(ONE if webhook_id == self.one else TWO, webhook_id=ids, inbox=inbox)
 
         @receiver.on("*")
         async def handler(delivery: Delivery) -> None:
