@@ -34,7 +34,7 @@ async def demo() -> None:
 
     from .._web.serving import listening
     from ..client import BasiqClient
-    from ..receiver import SQLiteInbox, WebhookReceiver
+    from ..receiver import SecretFile, SQLiteInbox, WebhookReceiver
     from ..testing import FakeBasiq, ManualClock, serve
 
     catch_up = runpy.run_path(str(_example_file()))["catch_up"]
@@ -104,7 +104,7 @@ async def demo() -> None:
         async with listening(make_service(), port=address.port):
             every = _BEFORE + _DURING + _DISABLED
             steps.narrate(f"{every - len(handled)} events never reached it")
-            recovery = await catch_up(basiq, receiver, url, folder, _EVENTS)
+            recovery = await catch_up(basiq, receiver, url, SecretFile(folder / "basiq.secret"), _EVENTS)
             status = (await basiq.webhooks.get(webhook.id)).status
             steps.confirm(f"ensure: the webhook is {status} again", true=status == "active")
             done, known = recovery.messages.handled, recovery.messages.skipped.get("handled-before", 0)

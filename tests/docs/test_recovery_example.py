@@ -1,4 +1,4 @@
-"""The examples of a service that was down."""
+"""The example of a service that was down."""
 
 from __future__ import annotations
 
@@ -6,26 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from basiq_async import ConfigurationError
 from basiq_async.testing import FakeBasiq, serve
 from examples import recover_after_outage
-from examples.replay_after_outage import main, outage
 
 URL = "https://service.example/basiq"
-
-
-async def test_every_event_of_the_outage_is_handled_once(tmp_path: Path) -> None:
-    handled, report = await outage(tmp_path)
-    assert len(handled) == handled.total() == 160
-    assert 0 < report.handled <= 60
-    assert report.handled + report.skipped["handled-before"] == 160
-    with pytest.raises(ConfigurationError, match="inbox join"):  # another Basiq, whose webhook is another
-        await outage(tmp_path)
-
-
-def test_it_tells_what_it_did(capsys: pytest.CaptureFixture[str]) -> None:
-    main()
-    assert capsys.readouterr().out.startswith("160 events, each handled 1 time")
 
 
 async def test_a_second_start_of_the_recovery_finds_nothing_left(
@@ -37,7 +21,7 @@ async def test_a_second_start_of_the_recovery_finds_nothing_left(
         await fake.emit("consent.revoked")
     await fake.advance(hours=2)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("BASIQ_WEBHOOK_SECRET", fake.secret(webhook_id))
+    Path("basiq.secret").write_text(fake.secret(webhook_id))
     monkeypatch.setenv("BASIQ_WEBHOOK_ID", webhook_id)
     monkeypatch.setenv("BASIQ_API_KEY", fake.api_key)
     async with serve(fake) as url:
