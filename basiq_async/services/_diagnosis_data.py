@@ -13,7 +13,7 @@ from .._arguments import check_whole
 from .._wire.order import CLOCK_SLACK, ListOrder, item_time
 from .._work.protocol import Inbox
 from ..errors import PermissionDeniedError
-from ..models import DeliveryAttempt, Event, EventType, Message, Secret, Webhook, read_datetime
+from ..models import DeliveryAttempt, Event, EventType, Message, Secret, Webhook
 from ..pagination import OnUnreadable, Paginator, UnreadableItem
 from ._diagnosis_inbox import Ids, KnownEvents
 from ._endpoint import check_endpoint, find_signer
@@ -29,6 +29,7 @@ from .diagnosis import (
     cool_off_left,
     is_inactive,
     matches,
+    subscribed_at,
 )
 from .resources import EVENT_TYPES, EVENTS, MESSAGES, WEBHOOKS
 
@@ -83,7 +84,7 @@ async def diagnose(
     patterns = receiver.patterns if receiver is not None else ()
     return Diagnosis(
         webhook=webhook,
-        cool_off_left=cool_off_left(webhook, _subscribed_at(webhook), now),
+        cool_off_left=cool_off_left(webhook, subscribed_at(webhook), now),
         types=TypeDifferences(
             retired=tuple(one for one in subscribed if offered is not None and one not in offered),
             unknown=tuple(
@@ -111,6 +112,7 @@ async def diagnose(
             read_by_id=scan.read_by_id,
             unknown_reach=scan.unknown_reach,
             lacking=scan.lacking,
+            unsent=scan.unsent,
         ),
     )
 
@@ -155,6 +157,7 @@ class _HistoryScan:
         self.complete = True
         self._stopped = False
         self.lacking = Lacking(newest_record=known.newest_record)
+        self.unsent: dict[str, tuple[datetime, datetime] | None] = {}
         self._details = known.details(api)
         self._last: Sequence[tuple[Message, bool]] = ()
         """The last messages of the list, and whether the inbox knows them."""
@@ -180,8 +183,8 @@ class _HistoryScan:
         for start in range(0, len(left), MOST_A_PAGE):
             page = left[start : start + MOST_A_PAGE]
             known = await self._known.find([(*ids, None) for ids, _ in page])
-            for (_, created), is_known in zip(page, known, strict=True):
-                self._judge_event(created, known=is_known)
+            for ((event_type, _), created), is_known in zip(page, known, strict=True):
+                self._judge_event(event_type or "", created, known=is_known)
 
     @property
     def refused(self) -> int | None:
@@ -336,7 +339,7 @@ class _HistoryScan:
             return datetime.min.replace(tzinfo=UTC)
         return min(self._covered, self._now - LATELY) - CLOCK_SLACK * 4
 
-    def _judge_event(self, created: datetime | None, *, known: bool) -> None:
+    def _judge_event(self, event_type: str, created: datetime | None, *, known: bool) -> None:
         """Count an event that has no message."""
         if is_recent(created, self._now) and not is_inactive(self._webhook):
             return  # its message may still come
@@ -346,6 +349,9 @@ class _HistoryScan:
         else:
             self.recovered += known
             self.never_sent += not known
+            if not known:
+                times = [each for each in (created, *(self.unsent.get(event_type) or ())) if each is not None]
+                self.unsent[event_type] = (min(times), max(times)) if times else None
 
     def _is_unwanted(self, time: datetime | None) -> bool:
         """Return whether it happened before the time at which the recoveries begin."""
@@ -425,11 +431,3 @@ class _Attempts:
     def first_failure(self) -> datetime | None:
         """See ``Diagnosis``."""
         return first_after(self._failures.values(), self.last_success)
-
-
-def _subscribed_at(webhook: Webhook) -> datetime | None:
-    """Return when a webhook was created or last changed; None if its JSON, beyond the reference, does not say so."""
-    try:
-        return read_datetime(webhook.raw.get("lastUpdated") or webhook.raw.get("createdDate"))
-    except ValueError:
-        return None

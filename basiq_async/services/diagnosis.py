@@ -11,7 +11,7 @@ import attrs
 from .._redaction.text import amount
 from .._work.failing import FailingType
 from .._work.protocol import Inbox, Waiting
-from ..models import EventTypeId, Webhook
+from ..models import EventTypeId, Webhook, read_datetime
 from .coverage import Inactivity, describe_before_joining
 
 __all__ = ["Diagnosis", "EndpointCheck", "Look", "Problem", "ProblemCode", "TypeDifferences"]
@@ -23,6 +23,7 @@ _TOLERANCE = 300.0
 """Seconds by which a receiver's clock may differ from Basiq's: by default it refuses other deliveries."""
 _LONG_WAIT = 300.0
 """Seconds after which a deferred delivery that still waits is a problem."""
+_MOST_TYPES = 5
 _WORKING = ("active", "pending-approval")
 
 ProblemCode = Literal[
@@ -156,6 +157,8 @@ class Look:
     unknown_reach: the moment before which nothing tells whether the webhook was active, so that events may be out of
         reach; None if that is known, or without an inbox.
     lacking: what is seen of the messages that Basiq delivered, and the inbox lacks.
+    unsent: the types of the events that never became a message, with the times of the first and the last of each; None
+        if they do not tell it.
     """
 
     items: int = 0
@@ -168,6 +171,7 @@ class Look:
     read_by_id: int = 0
     unknown_reach: datetime | None = None
     lacking: Lacking = attrs.field(factory=lambda: Lacking())
+    unsent: Mapping[str, tuple[datetime, datetime] | None] = attrs.field(factory=dict)
 
 
 @attrs.frozen
@@ -268,6 +272,14 @@ class Diagnosis:
 def is_inactive(webhook: Webhook) -> bool:
     """Whether a webhook gets no deliveries: its status is known, and neither ``active`` nor ``pending-approval``."""
     return webhook.status is not None and webhook.status.lower() not in _WORKING
+
+
+def subscribed_at(webhook: Webhook) -> datetime | None:
+    """Return when a webhook was created or last changed; None if its JSON, beyond the reference, does not say so."""
+    try:
+        return read_datetime(webhook.raw.get("lastUpdated") or webhook.raw.get("createdDate"))
+    except ValueError:
+        return None
 
 
 def cool_off_left(webhook: Webhook, subscribed_at: datetime | None, now: datetime) -> float | None:
@@ -409,7 +421,8 @@ def _find_problems(found: Diagnosis) -> Iterator[Problem]:
         yield Problem(
             "never-sent",
             amount(found.never_sent, "event", "events")
-            + " of the last 7 days never became a message: recover while the event list has what is missing",
+            + f" of the last 7 days never became a message: {_explain_unsent(found)}. Recover while the event list has "
+            + "what is missing",
         )
     if found.unrecorded:
         yield Problem(
@@ -480,6 +493,33 @@ def _explain_lacking(found: Lacking) -> str:
     return (
         "something else at the webhook's url answered it, or a receiver with another inbox, or one without a handler "
         "for its type; or the inbox has lost entries (a failover, a restore)"
+    )
+
+
+def _explain_unsent(found: Diagnosis) -> str:
+    """Return why events may have no message: what is seen, else each cause that there may be."""
+    times = [each for each in found.look.unsent.values() if each is not None]
+    first, last = min((each[0] for each in times), default=None), max((each[1] for each in times), default=None)
+    changed = subscribed_at(found.webhook)
+    types = ", ".join(sorted(found.look.unsent)[:_MOST_TYPES]) + (", …" if len(found.look.unsent) > _MOST_TYPES else "")
+    period = "" if first is None or last is None else f" from {_minute(first)} to {_minute(last)}"
+    shown = f"{types}{period}" if types else "of its types"
+    if (
+        is_inactive(found.webhook)
+        and found.disabled_at is not None
+        and first is not None
+        and first >= found.disabled_at
+    ):
+        return f"{shown}, after the webhook was disabled"
+    if changed is not None and last is not None and last < changed and not is_inactive(found.webhook):
+        return (
+            f"{shown}, before the webhook was made or last changed, at {_minute(changed)}: it was inactive, or not "
+            "subscribed to that, until then"
+        )
+    now = f" (now it is {found.webhook.status})" if is_inactive(found.webhook) else ""
+    return (
+        f"{shown}: the webhook was inactive then{now}, or was not subscribed to that, or Basiq does not list the "
+        "messages any more"
     )
 
 

@@ -221,6 +221,7 @@ async def test_what_is_out_of_reach_stays_a_problem_until_it_is_acknowledged() -
 async def test_events_that_never_became_messages_are_counted() -> None:
     found = await diagnose(messages=[message(1)], events=[event(1), event(2), event(3, "consent.revoked")])
     assert found.never_sent == 1
+    assert list(found.look.unsent) == ["user.created"]
     assert codes(found) == ["never-sent"]
 
 
@@ -411,8 +412,7 @@ def test_a_diagnosis_of_nothing_has_no_problem_and_counts_nothing() -> None:
     found = attrs.asdict(Diagnosis(HOOK, 0.0), recurse=False)
     assert {name for name, value in found.items() if value} == {"webhook", "look", "types", "waiting"}
     assert found["waiting"] == Waiting()
-    assert attrs.astuple(found["look"])[:-1] == (0, None, None, True, 0, 0, (), 0, None)
-    assert attrs.astuple(found["look"])[-1] == ({}, None, None, None)
+    assert attrs.astuple(found["look"], recurse=False) == (0, None, None, True, 0, 0, (), 0, None, Lacking(), {})
     assert attrs.astuple(found["types"]) == ((),) * 4
     assert Diagnosis(HOOK, 0.0).status == "active"
 
@@ -464,6 +464,33 @@ def test_what_an_inbox_lacks_is_explained_by_what_is_seen_else_by_each_cause(lac
     assert "2 messages were delivered, as Basiq says, and this inbox lacks them" in problem.text
     assert text in problem.text
     assert problem.text.endswith("A recovery hands them out, once more if another inbox has them")
+
+
+@pytest.mark.parametrize(
+    ("webhook", "disabled_at", "text"),
+    [
+        ({"status": "disabled"}, FIRST, ", after the webhook was disabled. Recover while"),
+        ({"status": "disabled"}, LAST, ": the webhook was inactive then (now it is disabled), or was not subscribed"),
+        ({"status": "disabled"}, None, ": the webhook was inactive then (now it is disabled), or was not subscribed"),
+        (
+            {"lastUpdated": "2026-01-02T00:01:00Z"},
+            None,
+            ", before the webhook was made or last changed, at 2026-01-02 00:01 UTC: it was inactive, or not",
+        ),
+        ({"lastUpdated": "2026-01-02T00:00:00Z"}, None, ": the webhook was inactive then, or was not subscribed to"),
+        ({}, None, ": the webhook was inactive then, or was not subscribed to that, or Basiq does not list"),
+    ],
+)
+def test_what_was_never_sent_is_explained_by_what_is_seen_else_by_each_cause(
+    webhook: dict[str, str], disabled_at: datetime | None, text: str
+) -> None:
+    fields = {"id": "w", "status": "active", "subscribedEvents": ["user.created", "user.updated"], **webhook}
+    hook = attrs.evolve(HOOK, status=fields["status"], raw=fields)
+    unsent = {"user.updated": (FIRST, LAST), "user.created": None}
+    found = Diagnosis(hook, 0.0, never_sent=3, disabled_at=disabled_at, look=Look(unsent=unsent))
+    problem = next(each for each in found.problems if each.code == "never-sent")
+    shown = "user.created, user.updated from 2026-01-01 00:00 UTC to 2026-01-02 00:00 UTC"
+    assert f"3 events of the last 7 days never became a message: {shown}{text}" in problem.text
 
 
 def test_what_was_looked_at_is_told_with_its_times() -> None:
