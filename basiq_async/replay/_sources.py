@@ -6,6 +6,7 @@ import hashlib
 import re
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from datetime import datetime
+from functools import cached_property
 from typing import Any, Generic, Literal, Protocol, TypeAlias, TypeVar
 
 import attrs
@@ -127,7 +128,7 @@ class UnreadableMessage(Message):
         found = self.raw.get("payload")
         return found if isinstance(found, dict) else {}
 
-    @property
+    @cached_property
     def attempts(self) -> tuple[DeliveryAttempt, ...]:
         """It has none to read, and no times: one bad date must not end a run."""
         return ()
