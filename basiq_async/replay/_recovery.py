@@ -165,6 +165,7 @@ class RecoveryRun:
         began, passed = client._api.now(), Ids()
         coverage = await self._read_coverage()
         begins = self._since or coverage.begins
+        await self._replay._read_memory("recovery", applies=not self._also_delivered)
         messages = await self._read_messages(latest(coverage.read_back_to(began), begins), begins, Activity(), passed)
         where, accepts_type = self._replay._where, self._replay._handling.accepts_type
         first = (await make_plan(messages, where.limit, accepts_type=accepts_type)).total
@@ -197,13 +198,15 @@ class RecoveryRun:
             was_active = find_status_problem(webhook, None) is None
             coverage = await self._begin_coverage(began, active=was_active)
             activity, passed, begins = Activity(), Ids(), coverage.begins
-            messages = await self._read_messages(coverage.read_back_to(began), begins, activity, passed)
-            first = await replay._hand_out(messages, progress)
+            back_to = coverage.read_back_to(began)
+            await replay._read_memory("recovery", applies=not self._also_delivered)
+            messages = await self._read_messages(back_to, begins, activity, passed)
+            first = replay._count_decided(await replay._hand_out(messages, progress))
             await messages.forget_details(filtered=False)
             second = None
             if first.finished:
                 events = self._read_events(webhook, messages.began or began, begins, passed)
-                second = await replay._hand_out(events, progress, kind="events")
+                second = replay._count_decided(await replay._hand_out(events, progress, kind="events"))
             subscribed = webhook.subscribed_events  # those that were read: others may have come since
             webhook = await client.webhooks.get(self._webhook_id)
             inactive_now = None if find_status_problem(webhook, None) is None else began
@@ -222,6 +225,8 @@ class RecoveryRun:
                     coverage, read_up_to=began - TIME_TO_APPEAR, seen_inactive=seen, lost=lost, types=types
                 )
                 await self._note(read)
+                if replay._memory is not None:
+                    await replay._memory.note(latest(back_to, begins), began)
             elif inactive_now is not None and coverage.seen_inactive is None:
                 await self._note(attrs.evolve(coverage, seen_inactive=inactive_now))
             surely_active = was_active and all(
@@ -379,6 +384,8 @@ class RecoveryRun:
         def is_wanted(event_type: str) -> bool:
             return self._accepts_type(event_type) and (self._all_types or event_type in subscribed)
 
+        if self._replay._memory is not None:
+            self._replay._memory.wants = is_wanted
         convert = convert_events(self._webhook_id, is_wanted)
 
         def choose(event: Any) -> Message | None:

@@ -8,6 +8,7 @@ import logging
 import os
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection, Iterable, Sequence
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from datetime import datetime
 from functools import partial
 from typing import Any, TypeVar, TypeVarTuple, cast, get_args
 
@@ -32,6 +33,7 @@ from ..receiver import MemoryInbox
 from ..services.details import Details
 from ._engine import Engine
 from ._hints import ListHints
+from ._memory import DECIDED, Kind, Memory, read_memory
 from ._pages import PageJob, Pages
 from ._reading import Reading
 from ._records import QuarantineRecorder, RetryTarget, message_of_entry
@@ -174,6 +176,8 @@ class Replay:
         """Whether the run hands out, and has not noted its webhook yet."""
         self._is_of_service = False
         """Whether the target posts, and the inbox is that of the service: its notes are about the service."""
+        self._memory: Memory | None = None
+        """What earlier runs decided; None for a job that is its own record, and for one that handles again."""
         self._stopping = asyncio.Event()
         self._pages = self._make_pages()
 
@@ -288,7 +292,8 @@ class Replay:
     async def _run(self, progress: OnProgress | None, plan: Plan | None) -> Report:
         async with self._one_run():
             source, note_hint = await self._open_source()
-            report = await self._hand_out(source, progress, plan, note_hint=note_hint)
+            report = self._count_decided(await self._hand_out(source, progress, plan, note_hint=note_hint))
+            await self._note_decided(source, report)
             await source.forget_details(filtered=self._filter is not None)
             if self._handling.again is not None:
                 return count_held(report)
@@ -495,9 +500,12 @@ class Replay:
         """Return what to read, and the function that notes a hint for the next run, if there can be one."""
         handling, record = self._handling, self._handling.record
         receiver, wanted = handling.receiver, None
+        await self._read_memory(self._source)
         if self._source == "events" and receiver is None:
             webhook = await self._client.webhooks.get(self._webhook_id)
             wanted = frozenset(webhook.subscribed_events)
+            if self._memory is not None:
+                self._memory.wants = wanted.__contains__
         hint = selection = note_hint = None
         if self._where._steady and not counts_only:
             job = [each for each in (handling.job, handling.again) if each]
@@ -526,6 +534,8 @@ class Replay:
         else:
             listing = self._client.messages.list(self._webhook_id, filter=self._filter, on_unreadable=placeholder_for)
         selects = None if options.get("raw_items") else self._choose
+        if (memory := self._memory) is not None:
+            options["on_page"] = _both(memory.see, options.get("on_page"))
         if source == "messages" and selects is not None and self._where._predicate is not everything:
             options = {"details": self._make_details(), "judge": partial(self._judge, early=True), **options}
         return Reading(
@@ -539,12 +549,46 @@ class Replay:
 
     def _choose(self, message: Message) -> tuple[bool | None, Exception | None]:
         """Return what ``choose`` does; but what has no handler is not asked for: the target says so."""
+        if self._memory is not None and self._memory.is_decided(message):
+            self._memory.skipped += 1
+            return False, None
         found, error = choose(self._where, message)
         return found if found is not None or self._has_handler(message) else True, error
 
     def _judge(self, message: Message, *, early: bool) -> bool | None:
         found, _ = choose(self._where, message, early=early)
         return found if found is not None or self._has_handler(message) else True
+
+    async def _read_memory(self, kind: Kind, *, applies: bool = True) -> None:
+        """Read what earlier runs decided. ``applies``: whether the run leaves that out."""
+        handling, noted = self._handling, self._noted.webhooks.get(self._webhook_id)
+        self._memory = None
+        if handling.calls is not None and handling.again is None:
+            self._memory = await read_memory(
+                handling.calls,
+                self._webhook_id,
+                kind=kind,
+                job=handling.job,
+                live_since=None if noted is None or handling.job else noted.since,
+                accepts_type=handling.accepts_type,
+                ask=self._ask,
+            )
+            self._memory.applies = applies
+
+    def _count_decided(self, report: Report) -> Report:
+        """Count apart what was left out because it was decided before."""
+        if self._memory is None or not (count := self._memory.skipped):
+            return report
+        self._memory.skipped = 0
+        logger.info("%d messages are older than the inbox remembers, and were decided by earlier runs", count)
+        skipped = {**report.skipped, "where": report.skipped.get("where", 0) - count, DECIDED: count}
+        return attrs.evolve(report, skipped={word: number for word, number in skipped.items() if number})
+
+    async def _note_decided(self, source: Reading[Message], report: Report) -> None:
+        """Note up to when all was decided, if this run left nothing and selected everything."""
+        selects = self._filter is not None or self._where._predicate is not everything or self._where.limit is not None
+        if self._memory is not None and report.finished and not selects and source.began is not None:
+            await self._memory.note(None, source.began)
 
     def _has_handler(self, message: Message) -> bool:
         accepts_type = self._handling.accepts_type
@@ -595,6 +639,18 @@ class Replay:
                 if await wait_for_event(self._stopping, min(pause, left)):
                     raise
             pause = min(2 * pause, LONGEST_PAUSE)
+
+
+OnPage = Callable[[Sequence[Any], Sequence[datetime | None]], object]
+
+
+def _both(first: OnPage, second: OnPage | None) -> OnPage:
+    def see(items: Sequence[Any], times: Sequence[datetime | None]) -> None:
+        first(items, times)
+        if second is not None:
+            second(items, times)
+
+    return see
 
 
 def _record_is_slow(seconds: float) -> Exception:

@@ -1,0 +1,152 @@
+"""What earlier runs decided: an inbox forgets what it handled, and a history shows some of it for longer.
+
+A message that is older than what the inbox remembers, and of a time that a run has decided, is not handed out again.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from datetime import datetime, timedelta
+from typing import Any, Literal
+
+import attrs
+
+from .._wire.order import item_time
+from .._work.failures import failure_text
+from .._work.inbox_calls import InboxCalls
+from ..models import Message
+from ..services.coverage import TIME_TO_APPEAR, latest
+from ._sources import EventMessage, UnreadableMessage, ids_of, ids_of_event
+
+logger = logging.getLogger("basiq_async.replay")
+DECIDED = "decided-before"
+"""The reason to skip a message that is older than the inbox remembers, and that an earlier run decided."""
+Kind = Literal["recovery", "recovered events", "messages", "events"]
+_MOST_TYPES = 200
+_SKEW = timedelta(minutes=5)
+Period = tuple[datetime | None, datetime]
+"""From when, or from ever, and up to when the messages of an event type were decided, by Basiq's clock."""
+
+
+@attrs.define(eq=False)
+class Memory:
+    """What the runs of a job decided, up to when, and what this run sees. It is a note in the inbox.
+
+    kind: "recovery", or the list that a replay reads.
+    known_since: since when the inbox surely knows what was handled.
+    live_since: since when the inbox had live deliveries of the webhook; None if it has none.
+    """
+
+    _calls: InboxCalls
+    _name: str
+    _kind: Kind
+    _periods: dict[str, dict[str, Period]]
+    known_since: datetime
+    live_since: datetime | None
+    _accepts_type: Callable[[str], bool] | None
+    applies: bool = True
+    """Whether to leave out anything: a recovery of everything does not."""
+    skipped: int = 0
+    wants: Callable[[str], bool] | None = None
+    """Which types of events are handed out; None for all that have a handler."""
+    _seen: tuple[set[str], set[str]] = attrs.field(factory=lambda: (set(), set()))
+    """The types of the messages that were listed, and of the events."""
+
+    def see(self, items: Sequence[Any], times: Sequence[datetime | None]) -> None:
+        """Record the event types of the items of a page, as Basiq sent them."""
+        for item in items:
+            if isinstance(item, dict):
+                is_message = "payload" in item
+                event_type, *_ = (ids_of if is_message else ids_of_event)(item)
+                if event_type is not None:
+                    self._seen[not is_message].add(event_type)
+
+    def is_decided(self, message: Message) -> bool:
+        """Return whether not to hand a message out, because it was decided, and the inbox may have forgotten it."""
+        time = item_time(message)
+        is_old = self.applies and time is not None and time < self.known_since
+        if time is None or not is_old or isinstance(message, UnreadableMessage):
+            return False
+        kinds: tuple[Kind, ...] = ("recovery", "messages")
+        if isinstance(message, EventMessage):
+            kinds = ("recovered events", "events")
+        elif self._kind == "messages" and message.delivered is True:
+            # A recovery leaves alone what Basiq delivered. Live, this inbox had it, if it was there then.
+            if self.live_since is not None and time >= self.live_since + _SKEW:
+                return True
+            kinds = ("messages",)
+        return any(self._covers(kind, message.event_type_id or "", time) for kind in kinds)
+
+    def _covers(self, kind: Kind, event_type: str, time: datetime) -> bool:
+        found = self._periods.get(kind, {}).get(event_type)
+        return found is not None and (found[0] is None or found[0] <= time) and time < found[1]
+
+    async def note(self, since: datetime | None, began: datetime) -> None:
+        """Note that all of the types that were seen is decided that happened in a time.
+
+        Call it only after a run that left nothing. ``began``: when it began to read, by Basiq's clock.
+        """
+        messages, events = self._seen
+        wanted = {each for each in events if self.wants is None or self.wants(each)}
+        if self._kind != "events":
+            self._extend(self._kind, messages, since, began)
+        if self._kind != "messages":
+            self._extend("events" if self._kind == "events" else "recovered events", wanted, since, began)
+        try:
+            await self._calls.set_note(self._name, _write(self._periods))
+        except Exception as exc:
+            text = failure_text(exc)
+            logger.warning("up to when all was decided could not be noted, so that the next run notes it: %s", text)
+
+    def _extend(self, kind: Kind, types: Collection[str], since: datetime | None, began: datetime) -> None:
+        until, periods = began - TIME_TO_APPEAR, self._periods.setdefault(kind, {})
+        for each in sorted(types):
+            if self._accepts_type is not None and not self._accepts_type(each):
+                continue
+            former = periods.pop(each, None)
+            is_joined = former is not None and (since is None or former[1] >= since)
+            start = former[0] if former is not None and is_joined else since
+            periods[each] = (start, latest(until, former and former[1]) or until)
+        while len(periods) > _MOST_TYPES:
+            del periods[next(iter(periods))]
+
+
+async def read_memory(
+    calls: InboxCalls,
+    webhook_id: str,
+    *,
+    kind: Kind,
+    job: str | None,
+    live_since: datetime | None,
+    accepts_type: Callable[[str], bool] | None,
+    ask: Callable[..., Awaitable[Any]],
+) -> Memory:
+    """Return what earlier runs decided. ``ask`` makes a call of the inbox, and waits while it is away."""
+    name = f"decided {json.dumps([webhook_id, *([job] if job else [])])}"
+    periods = _read(await ask(calls.inbox.note, name))
+    return Memory(calls, name, kind, periods, await ask(calls.inbox.known_since), live_since, accepts_type)
+
+
+def _write(periods: dict[str, dict[str, Period]]) -> str:
+    fields = {
+        kind: {each: [since and since.isoformat(), until.isoformat()] for each, (since, until) in found.items()}
+        for kind, found in periods.items()
+    }
+    return json.dumps(fields, separators=(",", ":"))
+
+
+def _read(text: str | None) -> dict[str, dict[str, Period]]:
+    """Return the periods of a note; none if another program wrote it: then more is handed out."""
+    try:
+        found: dict[str, dict[str, Period]] = {}
+        for kind, types in dict(json.loads(text or "{}")).items():
+            for each, (since, until) in types.items():
+                period = None if since is None else datetime.fromisoformat(since), datetime.fromisoformat(until)
+                if any(moment is not None and moment.tzinfo is None for moment in period):
+                    return {}
+                found.setdefault(kind, {})[each] = period
+    except (ValueError, TypeError, AttributeError, RecursionError):
+        return {}
+    return found
