@@ -184,16 +184,23 @@ async def test_a_worker_whose_inbox_was_given_to_another_service_idles_and_logs_
 
 
 @virtual.clocked
-async def test_after_a_flush_a_service_founds_its_inbox_anew_within_a_minute_of_deliveries() -> None:
+async def test_after_a_flush_a_service_founds_its_inbox_anew_within_a_minute_of_deliveries(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     inbox = MemoryInbox(clock=virtual.clock)
     receiver = WebhookReceiver(SECRET, webhook_id="w1", inbox=inbox, clock=virtual.clock)
     receiver.on("*")(Neighbour.handle.__get__(Neighbour(None, "")))  # type: ignore[arg-type]  # it uses no client
     async with receiver:
         inbox._notes.clear()  # private: as a server that was flushed
+        fail_in("known_since", error=OSError("away"), inbox=inbox)
         await asyncio.sleep(61)
         body = payload("user.created", "e1")
+        assert (await receiver.handle(signed(body, at=virtual.clock()), body)).result is Result.UNAVAILABLE
+        assert "emptied" not in caplog.text
+        del inbox.known_since
         assert (await receiver.handle(signed(body, at=virtual.clock()), body)).result is Result.HANDLED
         assert "w1" in (await inbox.note("webhooks") or "")
+        assert caplog.text.count("the inbox was emptied while it was in use") == 1
 
 
 # --- ready ---
