@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import attrs
@@ -108,9 +108,17 @@ def _out_of_reach(problem: Problem, found: Diagnosis, place: Place) -> Words:
     return _recover(found, place, *(() if until is None else ("--acknowledged", until.astimezone(UTC).isoformat())))
 
 
+def acknowledge_reach(reach: datetime) -> str:
+    """Return the moment to acknowledge where nothing tells of the time before ``reach``, which moves on with the clock.
+
+    A person has a day to run the line: what happened since is in the event list, which the same run reads.
+    """
+    return (reach + timedelta(days=1)).astimezone(UTC).isoformat()
+
+
 def _unknown_activity(problem: Problem, found: Diagnosis, place: Place) -> Words:
     before = problem.about
-    known = () if not isinstance(before, datetime) else ("--acknowledged", before.astimezone(UTC).isoformat())
+    known = () if not isinstance(before, datetime) else ("--acknowledged", acknowledge_reach(before))
     return _recover(found, place, *known)
 
 

@@ -15,7 +15,7 @@ from .._redaction.text import amount
 from ..errors import ConfigurationError, NotFoundError
 from ._command import command
 from ._inboxes import find_secret_file
-from ._lines import status_line
+from ._lines import acknowledge_reach, status_line
 from ._options import option
 from ._output import is_terminal, live, say, session
 from ._problems import oldest_set_aside, problem_rows, show_head, show_problem, tell_left_alone
@@ -217,7 +217,7 @@ def _lines(options: RecoverOptions, ended: RunEnd[Recovery]) -> dict[str, Callab
         text = "after you have fetched the present state, acknowledge what is out of reach with:"
         lines["out-of-reach"] = partial(known.show_line, text)
     if found.unknown_reach is not None:
-        known = attrs.evolve(options, acknowledged=found.unknown_reach.astimezone(UTC).isoformat())
+        known = attrs.evolve(options, acknowledged=acknowledge_reach(found.unknown_reach))
         text = "if the webhook was active then, or after you have fetched the present state, acknowledge that with:"
         lines["unknown-activity"] = partial(known.show_line, text)
     return lines

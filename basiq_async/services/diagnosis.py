@@ -360,7 +360,7 @@ def find_unknown_activity(before: datetime) -> Problem:
         "unknown-activity",
         f"Basiq's list does not tell whether the webhook was active before {before.astimezone(UTC):%Y-%m-%d %H:%M} "
         "UTC, and the event list no longer has the events of that time: if it may have been disabled, fetch the "
-        "present state from the API, then pass that time as acknowledged",
+        "present state from the API, then acknowledge a time up to a day later",
         before,
     )
 

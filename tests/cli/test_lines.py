@@ -340,6 +340,7 @@ def test_the_line_for_a_list_that_does_not_tell_when_the_webhook_was_active(worl
     found = w.run("recover", webhook_id, *at)
     assert (found.exit_code, found.row["finished"], w.handled()) == (3, False, 2), found.output
     line = line_for("unknown-activity", w, webhook_id, *at)
+    w.pass_time(hours=20)  # a person is asleep first
     assert (shell(line).exit_code, w.handled()) == (0, 2)
     assert w.codes(webhook_id, *at) == []
 
