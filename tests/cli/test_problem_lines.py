@@ -126,8 +126,8 @@ LINES: dict[str, tuple[dict[str, Any], dict[Place, str] | str]] = {
     "unknown-activity": (
         {"look": Look(unknown_reach=datetime(2026, 1, 2, tzinfo=UTC))},
         {
-            RECEIVER: "recover w --receiver service:receiver --acknowledged 2026-01-02T00:00:00+00:00",
-            INBOX: f"recover w {TO} --inbox inbox.db --acknowledged 2026-01-02T00:00:00+00:00",
+            RECEIVER: "recover w --receiver service:receiver --acknowledged 2026-01-03T00:00:00+00:00",
+            INBOX: f"recover w {TO} --inbox inbox.db --acknowledged 2026-01-03T00:00:00+00:00",
         },
     ),
     "out-of-reach": (
