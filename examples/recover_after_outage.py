@@ -1,4 +1,4 @@
-"""A service that was down catches up: it handles every event that it missed, each once.
+"""A service that was down catches up: it handles what it missed, as far as Basiq lists it.
 
     BASIQ_API_KEY=... BASIQ_WEBHOOK_ID=... python -m examples.recover_after_outage https://service.example/basiq
 

@@ -1,4 +1,4 @@
-"""``basiq-async recover``: everything that a service missed, each event once."""
+"""``basiq-async recover``: what a service missed, as far as Basiq lists it."""
 
 from __future__ import annotations
 

@@ -69,7 +69,7 @@ def recover(
     rate: float | None = None,
     max_pause: Duration = 3_600.0,
 ) -> RecoveryRun:
-    """Hand to a target everything that it missed: the webhook's messages, then the events that made no message.
+    """Hand to a target what it missed, as far as Basiq lists it: messages, then events of 7 days that made no message.
 
     .. code-block:: python
 

@@ -86,7 +86,8 @@ class Replay:
         await Replay(basiq, webhook_id, handle, inbox=SQLiteInbox("job.db")).run()   # an inbox of the job's own
         await Replay(basiq, webhook_id, JSONLinesTarget("history.jsonl")).run()      # the file is the record
 
-    After a crash at any moment, run the same again: no message is lost, and none is repeated that was recorded.
+    After a crash at any moment, run the same again: what was recorded is not repeated, and the rest is handed out.
+    ``docs/guarantees.md`` has each case, and what holds for which record.
 
     target: an async function that accepts a ``Message``; a ``WebhookReceiver``, whose handlers and inbox are used
         without HTTP; an ``HttpTarget``; a ``JSONLinesTarget``; or any ``Target``.

@@ -43,6 +43,8 @@ class BulkTarget(Target, Protocol):
     which ids of messages it has.
 
     ``deliver`` has to raise for a message that could not be written: then the job goes on without it.
+
+    Two runs at once both write what both read: let one run at a time, or the table refuse a key that it has.
     """
 
     async def flush(self) -> None:
