@@ -13,6 +13,7 @@ from urllib.parse import quote, urlencode, urlsplit
 import attrs
 
 from .._redaction.credentials import Redactor
+from .._redaction.tracebacks import UnshownText
 from .._wire.codec import Codec, ListPage
 from .._wire.cursors import CursorSeal
 from .._wire.hosts import is_this_machine
@@ -183,7 +184,7 @@ class Api:
                     after = listing.resolve(found.next_link, page.url)[0]
                     if after is not None and found.items:
                         places.clear()  # one page is read after the other
-                        places.update(first | {str(after): f"the one after {raw_id(found.items[-1])!r}"})
+                        places.update(first | {UnshownText(after): f"the one after {raw_id(found.items[-1])!r}"})
                     return found
 
         listing = Listing(

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -102,13 +103,19 @@ def test_every_form_of_an_answer_is_a_documented_one(quirks: Quirks) -> None:
                 case.validate_response(response)
 
 
-def test_the_suite_for_the_real_api_passes_on_the_fake(fake_server: Target) -> None:
+@pytest.fixture
+def untouched_server() -> Iterator[Target]:
+    """One to which no other test has sent anything."""
+    yield from target(Quirks())
+
+
+def test_the_suite_for_the_real_api_passes_on_the_fake(untouched_server: Target) -> None:
     """It is run by hand against the real one: here it cannot rot."""
     environment = {
         **os.environ,
         "BASIQ_LIVE": "1",
         "BASIQ_API_KEY": FakeBasiq.DEFAULT_API_KEY,
-        "BASIQ_BASE_URL": fake_server.base_url,
+        "BASIQ_BASE_URL": untouched_server.base_url,
     }
     suite = str(Path(__file__).with_name("test_live.py"))
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:randomly", "-p", "no:cacheprovider", suite]
