@@ -25,7 +25,8 @@ from basiq_async import (
     ReplayError,
     TargetError,
 )
-from basiq_async.replay import HttpTarget, JSONLinesTarget, Progress, Replay, Report, limit, share, since
+from basiq_async.replay import HttpTarget, JSONLinesTarget, Progress, Replay, Report, failed_only, limit, share, since
+from basiq_async.testing import Quirks
 from tests.support import virtual
 from tests.support.deliveries import SECRET
 from tests.support.histories import Away, Receiving, Recorder, Refusing, Watching, history, set_aside
@@ -85,6 +86,23 @@ async def test_several_processes_handle_each_message_once_and_the_report_counts_
         assert Counter(id for each in targets for id in each.ids) == Counter(await h.ids())
         assert all(len(each.ids) > 100 for each in targets), "one process did it all"
         assert len(queue.sent) == 20
+
+
+@pytest.mark.parametrize("listed", ["objects", "strings", "absent"])
+@pytest.mark.parametrize("alone", ["objects", "strings", "absent"])
+@virtual.clocked
+async def test_a_selection_is_shared_in_each_form_of_attempts_or_said_to_be_unknown(listed: Any, alone: Any) -> None:
+    async with history(60, page_size=20, failed=0.5, quirks=Quirks(attempts=listed, attempts_by_id=alone)) as h:
+        inbox, targets = Shared(), [slowly(Recorder()) for _ in range(3)]
+        failed = {each.id for each in h.fake.messages(h.webhook_id) if not any(one.ok for one in each.attempts)}
+        coordinator, *workers = [h.replay(each, inbox=inbox, where=failed_only()) for each in targets]
+        async with Queue(workers).served() as queue:
+            report = await share(coordinator, queue.send)
+        handled = [id for each in targets for id in each.ids]
+        if listed != "objects" and alone != "objects":
+            assert (handled, report.finished, report.skipped["unknown"]) == ([], False, 60)
+        else:
+            assert (sorted(handled), report.handled, report.finished) == (sorted(failed), len(failed), True)
 
 
 @pytest.mark.parametrize("seed", range(12))
