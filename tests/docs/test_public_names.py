@@ -85,3 +85,21 @@ def test_each_name_that_a_user_can_type_is_on_a_page_or_has_a_reason() -> None:
     missing = {path for path, name in found.items() if name not in words()}
     assert sorted(missing - EXEMPT.keys()) == [], "show them where a user would look, or make them private"
     assert sorted(EXEMPT.keys() & found.keys() - missing) == [], "these are shown: take them out of EXEMPT"
+
+
+_GONE = re.compile(
+    r"\bidentity=|--identity\b|\banother_service=|--another-service\b|\bformerly\b|--formerly\b|not-sealed|\bexclusive=True\b"
+    r"|basiq-async (?:jobs|worker)\b|name is `connection`|\bother_webhooks=|\baccept_loss\b"
+)
+"""Options, commands and problems that there were once."""
+
+
+def test_no_page_names_what_is_gone() -> None:
+    pages = [
+        ROOT / "README.md",
+        ROOT / "SECURITY.md",
+        *(ROOT / "docs").rglob("*.md"),
+        *(ROOT / "examples").rglob("*.*"),
+    ]
+    found = [f"{page.name}: {name[0]}" for page in pages if page.is_file() for name in _GONE.finditer(page.read_text())]
+    assert found == []
