@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import sys
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -20,6 +21,9 @@ from tests.support import virtual
 from tests.support.deliveries import SECRET, Service, payload, post
 from tests.support.killing import Hasty, start
 
+pytestmark = pytest.mark.skipif(
+    sys.version_info >= (3, 12), reason="it forks this process, whose threads newer Pythons warn of: run on 3.11"
+)
 LEASE = 0.2
 KILLED = "the process was killed 3 times while it handled this, or the inbox lost its responses"
 
