@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import typer
@@ -175,18 +175,25 @@ def on_signals(handle: Callable[[int], None]) -> Iterator[None]:
         return
     loop = asyncio.get_running_loop()
 
-    def receive(number: int, _: object) -> None:
+    def receive(number: int, _: object = None) -> None:
         session().hung_up |= number == _HANG_UP
         loop.call_soon_threadsafe(handle, number)
 
     numbers = [signal.SIGINT, signal.SIGTERM]
     if _HANG_UP is not None and signal.getsignal(_HANG_UP) is not signal.SIG_IGN:
         numbers.append(_HANG_UP)
-    before = [(number, signal.signal(number, receive)) for number in numbers]
+    before = [(number, signal.getsignal(number)) for number in numbers]
     try:
+        for number in numbers:
+            try:  # it wakes a loop that has nothing to do, also where the signal comes just before it waits
+                loop.add_signal_handler(number, receive, number)
+            except NotImplementedError:  # Windows, whose loop wakes for each signal
+                signal.signal(number, receive)
         yield
     finally:
         for number, handler in before:
+            with suppress(NotImplementedError):
+                loop.remove_signal_handler(number)
             signal.signal(number, handler)
 
 

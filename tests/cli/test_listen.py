@@ -7,6 +7,8 @@ import gzip
 import json
 import os
 import signal
+import threading
+import time
 from contextlib import suppress
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -107,6 +109,23 @@ async def test_signals_need_nothing_that_windows_lacks(number: int, monkeypatch:
         async with asyncio.timeout(PATIENCE):
             assert await received.get() == number
     assert signal.getsignal(number) == before
+
+
+async def test_a_signal_that_interrupts_no_system_call_wakes_an_idle_loop() -> None:
+    received = asyncio.Queue[int]()
+
+    def send() -> None:
+        time.sleep(0.02)  # until the loop waits, in another thread than the one that gets the signal
+        signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
+
+    with on_signals(received.put_nowait):
+        sender = threading.Thread(target=send)
+        began = time.monotonic()
+        sender.start()
+        async with asyncio.timeout(PATIENCE):
+            assert await received.get() == signal.SIGTERM
+        assert time.monotonic() - began < PATIENCE / 2  # and no limit woke the loop
+        sender.join()
 
 
 async def test_a_second_signal_ends_it_at_once_and_in_order_though_the_service_hangs() -> None:
