@@ -67,14 +67,19 @@ class Quarantine:
         await self.tell_changed()
         return outcomes
 
-    async def hand_out(self, quarantined: StoredDelivery, dispatch: Callable[..., Awaitable[Outcome]]) -> Outcome:
-        """Hand a quarantined delivery to its handler again."""
+    async def retry_one(
+        self,
+        quarantined: StoredDelivery,
+        dispatch: Callable[[Delivery], Awaitable[Outcome]],
+        retry: Callable[[Delivery, StoredDelivery], Awaitable[Outcome]],
+    ) -> Outcome:
+        """Pass a quarantined delivery to its handler again: with ``retry``, unless its event has another key."""
         delivery = self.read(quarantined)
         if isinstance(delivery, Outcome):
             return delivery
         delivery = attrs.evolve(delivery, again=name_of_repeat(quarantined.key))
         if delivery.key == quarantined.key:
-            return await dispatch(delivery, retried=quarantined)
+            return await retry(delivery, quarantined)
         done = await dispatch(delivery)
         if done.result in (Result.HANDLED, Result.DUPLICATE):
             # It was handled under another key: what was unreadable has that of its event.

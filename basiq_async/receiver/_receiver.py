@@ -21,9 +21,10 @@ from .._work.protocol import ClaimedDelivery, Inbox, StoredDelivery, Transaction
 from ..errors import ConfigurationError
 from ..hooks import call_hook, chain_hooks
 from ._asgi import ASGIApp, check_path, make_fastapi_router
+from ._attempts import PATIENCE
 from ._backlog import Backlog, check_deferrable
 from ._delivery import Delivery
-from ._dispatcher import PATIENCE, Dispatcher
+from ._dispatcher import Dispatcher
 from ._lifecycle import Lifecycle, check_inbox
 from ._outcome import RETRY_SOON, OnDelivery, Outcome, event_of, log_fields, shorten
 from ._quarantine import Quarantine
@@ -315,7 +316,10 @@ class WebhookReceiver:
             self._closed(delivery)
             if self._lifecycle.closed
             else await self._find_refusal(delivery, live=False)
-            or await self._dispatch(delivery, patience=patience, live=False, can_be_alone=can_be_alone)
+            or await self._observed(
+                delivery,
+                self._dispatcher.dispatch(delivery, patience=patience, live=False, can_be_alone=can_be_alone),
+            )
         )
         if done.result is Result.BUSY and self._lifecycle.closed:  # it was closed while this delivery waited
             done = self._closed(delivery)
@@ -408,7 +412,7 @@ class WebhookReceiver:
 
     async def _retry(self, quarantined: StoredDelivery) -> Outcome:
         started = time.perf_counter()
-        return self._report(await self._quarantine.hand_out(quarantined, self._dispatch), started)
+        return self._report(await self._quarantine.retry_one(quarantined, self._dispatch, self._retry_entry), started)
 
     async def drop_quarantined(self, ids: Iterable[str]) -> int:
         """Remove deliveries from the quarantine, by the ids of deliveries or events; they stay recorded as handled.
@@ -493,8 +497,7 @@ class WebhookReceiver:
         route = self._routes.find(delivery.event_type_id) if self._backlog.used else None
         if route is None or not route.deferred:
             return self._dispatch(delivery)
-        work = self._store(delivery)
-        return work if self._around is None else self._around(delivery, work)
+        return self._observed(delivery, self._store(delivery))
 
     async def _ask_and_receive(self, delivery: Delivery) -> Outcome:
         """Do the same, if the inbox admits the webhooks of this receiver."""
@@ -529,21 +532,16 @@ class WebhookReceiver:
 
     async def _handle_deferred(self, delivery: Delivery, claimed: ClaimedDelivery) -> Outcome:
         started = time.perf_counter()
-        return self._report(await self._dispatch(delivery, claimed=claimed), started, deferred=True)
+        work = self._dispatcher.handle_deferred(delivery, claimed)
+        return self._report(await self._observed(delivery, work), started, deferred=True)
 
-    def _dispatch(
-        self,
-        delivery: Delivery,
-        *,
-        retried: StoredDelivery | None = None,
-        claimed: ClaimedDelivery | None = None,
-        patience: float = PATIENCE,
-        live: bool = True,
-        can_be_alone: bool = True,
-    ) -> Coroutine[Any, Any, Outcome]:
-        work = self._dispatcher.dispatch(
-            delivery, retried=retried, claimed=claimed, patience=patience, live=live, can_be_alone=can_be_alone
-        )
+    def _dispatch(self, delivery: Delivery) -> Coroutine[Any, Any, Outcome]:
+        return self._observed(delivery, self._dispatcher.dispatch(delivery))
+
+    def _retry_entry(self, delivery: Delivery, entry: StoredDelivery) -> Coroutine[Any, Any, Outcome]:
+        return self._observed(delivery, self._dispatcher.retry(delivery, entry))
+
+    def _observed(self, delivery: Delivery, work: Coroutine[Any, Any, Outcome]) -> Coroutine[Any, Any, Outcome]:
         return work if self._around is None else self._around(delivery, work)
 
     def _observe(self, around: Around) -> None:

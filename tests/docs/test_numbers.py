@@ -10,7 +10,7 @@ import attrs
 import pytest
 
 from basiq_async.receiver import Deferred, SQLInbox, WebhookReceiver
-from basiq_async.receiver._dispatcher import PATIENCE  # private: what pages say in words
+from basiq_async.receiver._attempts import PATIENCE  # private: what pages say in words
 from basiq_async.receiver._trying import _WAITS  # private: what pages say in words
 from basiq_async.replay._reading import _LATE  # private: what pages say in words
 from basiq_async.replay._tally import RunSettings  # private: what pages say in words

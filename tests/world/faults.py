@@ -266,7 +266,7 @@ FAULTS = (
     ),
     Fault(
         "a log shows the secret",
-        "receiver/_dispatcher.py",
+        "receiver/_attempts.py",
         '            "the handler of delivery %r %s%s",\n',
         '            "whsec_ the handler of delivery %r %s%s",\n',
     ),
