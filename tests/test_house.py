@@ -28,6 +28,8 @@ PRIVATE = re.compile(r"basiq_async\.[a-z]\w*\.(\w+\.)*_(?!_)")
 REASON = re.compile(r"# private: \w+ \w+")
 KINDS = {"contract", "docs", "faults", "support", "typing", "world"}
 """Folders of tests that stand for a kind of test, or for helpers, and not for a folder of the package."""
+MOST_BORROWED = 67
+"""How often a module uses a private attribute of another module's object. Lower it when you take one away."""
 
 
 def imports() -> Iterator[tuple[str, str]]:
@@ -57,6 +59,42 @@ def test_no_folder_imports_a_private_module_of_another() -> None:
         if not folder or folder[0].startswith("_") or source.split(".")[1:2] == folder:
             continue
         assert not any(part.startswith("_") for part in inside), f"{source} imports {target}"
+
+
+def borrowed(path: Path) -> list[str]:
+    """Return the private attributes that a module uses and that none of its own classes defines or sets."""
+    tree = ast.parse(path.read_text())
+    own: set[str] = set()
+    for node in (each for kind in ast.walk(tree) if isinstance(kind, ast.ClassDef) for each in ast.walk(kind)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            own.add(node.name)
+        elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+            own.add(node.target.id)
+        elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store) and ast.unparse(node.value) == "self":
+            own.add(node.attr)
+    return [
+        f"{path.relative_to(ROOT)}:{node.lineno} {ast.unparse(node)}"
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute) and re.match("_(?!_)", node.attr) and node.attr not in own
+        if ast.unparse(node.value) not in ("self", "cls")
+    ]
+
+
+def test_objects_borrow_no_more_of_each_others_privacy() -> None:
+    found = [each for path in sorted(ROOT.rglob("*.py")) for each in borrowed(path)]
+    assert len(found) <= MOST_BORROWED, "\n".join(found)
+
+
+def test_a_borrowed_attribute_is_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("tests.test_house.ROOT", tmp_path)
+    lines = (
+        "class A:",
+        "    def f(self, a, b):",
+        "        self._x = a._x, self._y, a._f, b.c._z, b.__dict__",
+        "    _f: int",
+    )
+    (tmp_path / "one.py").write_text("\n".join(lines))
+    assert borrowed(tmp_path / "one.py") == ["one.py:3 b.c._z"]
 
 
 def test_a_test_says_why_it_imports_a_private_module_of_a_public_folder() -> None:

@@ -177,7 +177,7 @@ async def _replay(options: ReplayOptions, watch: Watch) -> tuple[Report, int]:
         watch.follow(job)
         report = await job.run()
         calls = None if record is None else InboxCalls(record, INBOX_TIMEOUT)
-        return report, 0 if calls is None else await calls.count_quarantined(job._handling.job)
+        return report, 0 if calls is None else await calls.count_quarantined(job._job.handling.job)
 
 
 async def _make_job(stack: AsyncExitStack, options: ReplayOptions, watch: Watch) -> tuple[Replay, Inbox | None]:

@@ -7,7 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import AsyncExitStack
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, Protocol, Self, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, Self, TypeVar
 
 import attrs
 import typer
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from ..client import BasiqClient
     from ..models import Message
     from ..receiver import Inbox, WebhookReceiver
-    from ..replay import Progress, Target
+    from ..replay import Progress, RecoveryRun, Replay, Target
 
 T = TypeVar("T")
 
@@ -259,12 +259,6 @@ class _Counted:
             raise
 
 
-class _Stoppable(Protocol):
-    def stop(self) -> None: ...
-
-    def _observe(self, observer: Any) -> None: ...
-
-
 _SAY_EVERY = 60.0
 _MOST_TEXTS = 1_000
 _LONGEST_TEXT = 300
@@ -280,7 +274,7 @@ class Watch:
         self.options: Any = None
         """The options of the run with moments in place of lengths of time; None before they are known."""
         self._errors = Counter[str]()
-        self._run: _Stoppable | None = None
+        self._run: Replay | RecoveryRun | None = None
         self.store: Words = ()
         """The words that name the file in which the service keeps its secrets."""
         self.set_aside: SetAside | None = None
@@ -290,10 +284,10 @@ class Watch:
         self._down = False
         self._noted_at = 0.0
 
-    def follow(self, run: _Stoppable) -> None:
+    def follow(self, run: Replay | RecoveryRun) -> None:
         """Observe this run."""
         self._run = run
-        run._observe(self)
+        run._job.observe(self)
 
     def stop(self) -> bool:
         """Let the run begin no more messages. Return False if it has begun nothing, so that it can end at once."""

@@ -66,7 +66,8 @@ def instrument(
         elif isinstance(one, WebhookReceiver):
             _instrument_receiver(one, telemetry)
         else:
-            one._observe(ReplayTelemetry(telemetry, one._webhook_id))
+            job = one._job
+            job.observe(ReplayTelemetry(telemetry, job.webhook_id))
 
 
 def _refuse_what_cannot_be(instrumented: Sequence[BasiqClient | WebhookReceiver | Replay | RecoveryRun]) -> None:
@@ -75,10 +76,8 @@ def _refuse_what_cannot_be(instrumented: Sequence[BasiqClient | WebhookReceiver 
             kind, done = "client", one._observed
         elif isinstance(one, WebhookReceiver):
             kind, done = "receiver", one._around is not None
-        elif isinstance(one, Replay):
-            kind, done = "replay", one._observer is not None
-        elif isinstance(one, RecoveryRun):
-            kind, done = "recovery", one._replay._observer is not None
+        elif isinstance(one, (Replay, RecoveryRun)):
+            kind, done = "replay" if isinstance(one, Replay) else "recovery", one._job.observer is not None
         else:
             raise ConfigurationError(
                 f"instrument accepts clients, receivers, replays and recoveries, not {type(one).__name__}"

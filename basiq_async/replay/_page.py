@@ -70,7 +70,7 @@ async def serve_page(
     async with AsyncExitStack() as stack:
         address = await stack.enter_async_context(listening(app, host, port, handler_cancellation=True))
         stack.push_async_callback(lambda: run_to_completion(feed.aclose))
-        stack.callback(replay._listen(feed.hear))
+        stack.callback(feed.job.listen(feed.hear))
         yield guard.page(address)
 
 
@@ -121,15 +121,15 @@ async def _show(feed: ReplayFeed) -> Json:
 
 
 def _show_state(feed: ReplayFeed) -> Json:
-    replay, progress = feed.replay, feed.progress
+    job, progress = feed.job, feed.progress
     return {
         "job": {
-            "webhookId": replay._webhook_id,
-            "filter": replay._filter or "",
-            "source": replay._source,
-            "selection": replay._where.description,
+            "webhookId": job.webhook_id,
+            "filter": job.filter or "",
+            "source": job.source,
+            "selection": job.where.description,
         },
-        "running": replay.running,
+        "running": job.running,
         "finished": isinstance(progress, Report) and progress.finished,
         "progress": None if progress is None else attrs.asdict(progress),
         "error": feed.wrong,
@@ -161,7 +161,7 @@ class ReplayFeed:
     """Listens to the runs of a replay, and calls its listeners after each change."""
 
     def __init__(self, replay: Replay) -> None:
-        self.replay = replay
+        self.replay, self.job = replay, replay._job
         self.revision = 0
         self.progress: Progress | None = None
         self.wrong: str | None = None

@@ -8,8 +8,9 @@ order. Only successes are recorded: a last ordinary run hands out what is left, 
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from contextlib import aclosing, asynccontextmanager, contextmanager
 from datetime import UTC, datetime
 
@@ -17,11 +18,13 @@ import attrs
 
 from .._redaction.text import printable, shorten
 from .._redaction.tracebacks import hide_parameters
-from .._signing.seal import Seal
 from .._wire.paging import is_lost
 from .._work.failures import failure_text
 from ..errors import APIError, ConfigurationError
 from ..models import Message
+from ..receiver import MemoryInbox
+from ._history import History
+from ._job import Job
 from ._reading import Reading
 from ._sources import Batch
 from ._throttle import LONGEST_ERROR, Attempts, ends_run
@@ -33,28 +36,6 @@ logger = logging.getLogger("basiq_async.replay")
 _VERSION = 1
 _MOST_FAILURES = 100
 """A page is left after so many failures in a row."""
-
-
-@attrs.frozen(kw_only=True)
-class PageJob:
-    """What the pages of a replay need of it.
-
-    name: of the list, and of what is done with it: pages of another one are refused.
-    begin: checks the inbox, as a run does before it reads. Raises ``ConfigurationError`` for a replay without pages.
-    read: returns the list, with what the record knows of it.
-    known: returns those of the keys that the record knows.
-    accepts_type: whether there is a handler for an event type.
-    make_attempts: makes what hands messages to the target.
-    """
-
-    seal: Seal
-    name: str
-    concurrency: int
-    begin: Callable[[], Awaitable[None]]
-    read: Callable[[], Awaitable[Reading[Message]]]
-    known: Callable[[Sequence[str]], Awaitable[Collection[str]]]
-    accepts_type: Callable[[str], bool] | None
-    make_attempts: Callable[[], Attempts]
 
 
 @attrs.frozen
@@ -76,25 +57,42 @@ class Pages:
     All pages of a process share one rate, one pause, and the places for ``concurrency`` messages.
     """
 
-    def __init__(self, job: PageJob) -> None:
-        self._job = job
-        self._places = asyncio.Semaphore(job.concurrency)
+    def __init__(self, job: Job, history: History) -> None:
+        handling = job.handling
+        jobs = [each for each in (handling.job, handling.again and "again", handling.again) if each]
+        self._job, self._history = job, history
+        self._seal = job.client._seal("basiq page", "the page")
+        self._name = json.dumps([job.source, job.webhook_id, job.filter, *jobs])
+        """Of the list, and of what is done with it: pages of another one are refused."""
+        self._places = asyncio.Semaphore(job.settings.concurrency)
         self._attempts: Attempts | None = None
-        self.calls = 0
-        """How many are under way. Then the record is waited for while it is away."""
 
     async def begin(self) -> None:
-        """Check the inbox, and whether the replay has pages. Raises ``ConfigurationError``."""
-        await self._job.begin()
+        """Check the inbox, as a run does before it reads. Raises ``ConfigurationError`` for a replay without pages."""
+        await self._job.patiently(self._begin)
 
-    async def known(self, keys: Sequence[str]) -> Collection[str]:
-        """Return those of the keys that need not be handed out."""
-        return await self._job.known(keys)
+    async def _begin(self) -> None:
+        job, calls = self._job, self._job.handling.calls
+        if calls is None:
+            raise ConfigurationError(
+                "the target is its own record, which one process writes. Reading the list is the limit there, so run() "
+                "in one process is as fast; several lists, such as one for each filter, are several runs"
+            )
+        if type(calls.inbox) is MemoryInbox:
+            raise ConfigurationError("no other process can see a MemoryInbox: pass an inbox that all of them reach")
+        if job.where.limit is not None:
+            raise ConfigurationError("limit() counts the messages of one run: it cannot be shared")
+        await job.begin_secrets()
+        await job.admission.look(calls)
+        job.admission.may_found = True
+
+    async def _read(self) -> Reading[Message]:
+        return (await self._history.open(counts_only=True))[0]
 
     async def listed(self) -> AsyncGenerator[ListedPage]:
         """Yield each page of the list, in its order. It ends early at a link that has expired."""
         moment = datetime.now(UTC)
-        async with self._begun(), aclosing(await self._job.read()) as reading:
+        async with self._begun(), aclosing(await self._read()) as reading:
             url: str | None = reading.start
             seen: set[int] = set()
             while url is not None:
@@ -108,7 +106,7 @@ class Pages:
                     logger.info("a page of the list was refused: the last run reads the rest (%s)", exc)
                     return
                 keys, link = [key for key, _ in self._to_do(batch)], reading.relative(url)
-                text = self._job.seal.seal(_VERSION, self._job.name, link, moment.isoformat())
+                text = self._seal.seal(_VERSION, self._name, link, moment.isoformat())
                 count = len(keys) + len(batch.errors)
                 yield ListedPage(text, keys, count, reading.known_count - known)
                 if page.error is not None:
@@ -120,7 +118,7 @@ class Pages:
         """Hand out the messages of a page that the inbox does not know. See ``Replay.work``."""
         link, moment = self._open(text)
         async with self._begun():
-            async with aclosing(await self._job.read()) as reading:
+            async with aclosing(await self._read()) as reading:
                 reading.note_no_details()
                 try:
                     with _counted_from(moment):
@@ -139,7 +137,7 @@ class Pages:
 
     def _to_do(self, batch: Batch[Message]) -> list[tuple[str, Message]]:
         """Return what a page has to hand out, by key: not what fails at once, and what has no handler."""
-        accepts, errors = self._job.accepts_type, batch.errors
+        accepts, errors = self._job.handling.accepts_type, batch.errors
         return [
             (key, message)
             for place, (key, message) in enumerate(zip(batch.keys, batch.items, strict=True))
@@ -148,22 +146,22 @@ class Pages:
 
     def _open(self, text: str) -> tuple[str, datetime]:
         """Return the link and the moment of a page. Raises ``ConfigurationError``."""
-        version, *fields = self._job.seal.open(text)
+        version, *fields = self._seal.open(text)
         if version != _VERSION:
             raise ConfigurationError(f"the page is of version {version}, which this release does not know")
         name, link, moment = fields
-        if name != self._job.name:
+        if name != self._name:
             raise ConfigurationError("the page is of another replay: another webhook, source, filter or endpoint")
         return link, datetime.fromisoformat(moment)
 
     @asynccontextmanager
     async def _begun(self) -> AsyncIterator[None]:
-        self.calls += 1
+        self._job.under_way += 1
         try:
-            await self._job.begin()
+            await self.begin()
             yield
         finally:
-            self.calls -= 1
+            self._job.under_way -= 1
 
 
 class _PageWork:

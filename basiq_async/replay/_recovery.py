@@ -34,9 +34,10 @@ from ..services.coverage import (
 )
 from ..services.details import MOST_FOR_ACTIVITY, Details, read_activity
 from ..services.diagnosis import find_status_problem, is_inactive
+from ._history import History
+from ._job import Job
 from ._reading import Reading
 from ._recovered import Recovery, RecoveryPlan
-from ._replay import Replay
 from ._report import OnProgress, Progress, make_plan
 from ._service import end_known_entries, set_aside_at_service
 from ._sources import (
@@ -46,8 +47,8 @@ from ._sources import (
     event_key,
     message_key,
 )
-from ._tally import REPORT_EVERY, Observer
-from ._where import Predicate, Where, everything
+from ._tally import REPORT_EVERY
+from ._where import Predicate, Where, selects_everything
 from .targets._adapters import AnyTarget
 from .targets._http import HttpTarget
 
@@ -104,7 +105,7 @@ def recover(
     for name, moment in (("acknowledged", acknowledged), ("since", since)):
         if moment is not None and moment.tzinfo is None:
             raise ConfigurationError(f"{name} must be a datetime with a time zone, such as datetime.now(UTC)")
-    replay = Replay(
+    job = Job(
         client,
         webhook_id,
         target,
@@ -114,21 +115,21 @@ def recover(
         rate=rate,
         max_pause=max_pause,
     )
-    if replay._handling.inbox is None:
+    if job.handling.inbox is None:
         raise ConfigurationError(
             "recover needs an inbox, because most events were messages too: pass the live service's inbox for a "
             "function, and an inbox of its own for an HttpTarget"
         )
     begins = None if since is None else since.replace(microsecond=0)  # Basiq's times have whole seconds
     http = target if isinstance(target, HttpTarget) else None
-    return RecoveryRun(replay, everything, all_types, acknowledged, begins, http)
+    return RecoveryRun(job, everything, all_types, acknowledged, begins, http)
 
 
 @attrs.define(eq=False)
 class RecoveryRun:
     """A recovery: await it, or its ``run``. ``instrument`` of ``basiq_async.otel`` observes it."""
 
-    _replay: Replay
+    _job: Job
     _also_delivered: bool
     _all_types: bool
     _acknowledged: datetime | None
@@ -143,6 +144,7 @@ class RecoveryRun:
     _recent: int = 0
     _details: Details | None = None
     """Reads single messages: the same for the plan and the run."""
+    _history: History = attrs.field(default=attrs.Factory(lambda run: History(run._job), takes_self=True))
 
     def __await__(self) -> Generator[Any, None, Recovery]:
         return self.run().__await__()
@@ -159,15 +161,16 @@ class RecoveryRun:
 
         Raises ``ConfigurationError`` for an inbox of others.
         """
-        client = self._replay._client
-        await self._replay._look_at_inbox(self._calls)
+        job, history = self._job, self._history
+        client = job.client
+        await job.admission.look(self._calls)
         webhook = await client.webhooks.get(self._webhook_id)
-        began, passed = client._api.now(), Ids()
+        began, passed = job.api.now(), Ids()
         coverage = await self._read_coverage()
         begins = self._since or coverage.begins
-        await self._replay._read_memory("recovery", applies=not self._also_delivered)
+        await history.read_memory("recovery", applies=not self._also_delivered)
         messages = await self._read_messages(latest(coverage.read_back_to(began), begins), begins, Activity(), passed)
-        where, accepts_type = self._replay._where, self._replay._handling.accepts_type
+        where, accepts_type = job.where, job.handling.accepts_type
         first = (await make_plan(messages, where.limit, accepts_type=accepts_type)).total
         events = self._read_events(webhook, began, begins, passed)
         plan = RecoveryPlan(coverage.read_up_to is None, first, (await make_plan(events, where.limit)).total)
@@ -176,57 +179,51 @@ class RecoveryRun:
 
     def stop(self) -> None:
         """Begin no more messages. ``run`` returns when the messages under way are recorded."""
-        self._replay.stop()
-
-    def _observe(self, observer: Observer) -> None:
-        self._replay._observe(observer)
-
-    def _listen(self, listener: OnProgress) -> Callable[[], None]:
-        return self._replay._listen(listener)
+        self._job.stop()
 
     async def _run(self, progress: OnProgress | None) -> Recovery:
-        replay, client = self._replay, self._replay._client
-        async with replay._one_run(partial(self._check, progress)):
-            handling = replay._handling
+        job, history, client = self._job, self._history, self._job.client
+        async with job.one_run(partial(self._check, progress)):
+            handling = job.handling
             self._left_alone = self._before_joining = self._unknown = self._recent = 0
             if self._details is not None:  # it has what the plan read
                 self._details.is_noting = True
             responses = 0 if self._http is None else self._http._responses
             webhook = await client.webhooks.get(self._webhook_id)
-            replay._names = {webhook.id: webhook.name}
-            began = client._api.now()  # by Basiq's clock, from the response above
+            job.admission.names = {webhook.id: webhook.name}
+            began = job.api.now()  # by Basiq's clock, from the response above
             was_active = find_status_problem(webhook, None) is None
             coverage = await self._begin_coverage(began, active=was_active)
             activity, passed, begins = Activity(), Ids(), coverage.begins
             back_to = coverage.read_back_to(began)
-            await replay._read_memory("recovery", applies=not self._also_delivered)
+            await history.read_memory("recovery", applies=not self._also_delivered)
             messages = await self._read_messages(back_to, begins, activity, passed)
-            first = replay._count_decided(await replay._hand_out(messages, progress))
+            first = history.count_decided(await job.hand_out(messages, progress))
             await messages.forget_details(filtered=False)
             second = None
             if first.finished:
                 events = self._read_events(webhook, messages.began or began, begins, passed)
-                second = replay._count_decided(await replay._hand_out(events, progress, kind="events"))
+                second = history.count_decided(await job.hand_out(events, progress, kind="events"))
             subscribed = webhook.subscribed_events  # those that were read: others may have come since
             webhook = await client.webhooks.get(self._webhook_id)
             inactive_now = None if find_status_problem(webhook, None) is None else began
-            now = client._api.now()
+            now = job.api.now()
             if coverage.find_unknown_reach(activity, now) is not None and activity.untold <= MOST_FOR_ACTIVITY:
-                history = client.messages.list(self._webhook_id, on_unreadable=lambda item: None)
-                activity = await read_activity(self._details or replay._make_details(), history)
+                listed = client.messages.list(self._webhook_id, on_unreadable=lambda item: None)
+                activity = await read_activity(self._details or history.make_details(), listed)
             periods = activity.periods(coverage.seen_inactive, inactive_now)
             lost = coverage.out_of_reach(periods, now)
             unknown_reach = coverage.find_unknown_reach(activity, now)
             is_told = not self._unknown and unknown_reach is None
-            if is_told and second is not None and second.finished and replay._where._predicate is everything:
+            if is_told and second is not None and second.finished and selects_everything(job.where):
                 seen = None if was_active and inactive_now is None else began
                 types = tuple(filter(self._accepts_type, subscribed))
                 read = attrs.evolve(
                     coverage, read_up_to=began - TIME_TO_APPEAR, seen_inactive=seen, lost=lost, types=types
                 )
                 await self._note(read)
-                if replay._memory is not None:
-                    await replay._memory.note(latest(back_to, begins), began)
+                if history.memory is not None:
+                    await history.memory.note(latest(back_to, begins), began)
             elif inactive_now is not None and coverage.seen_inactive is None:
                 await self._note(attrs.evolve(coverage, seen_inactive=inactive_now))
             surely_active = was_active and all(
@@ -253,24 +250,25 @@ class RecoveryRun:
                 webhook=webhook,
                 refusal=None if self._http is None else self._http._explain_refusals(responses),
                 was_active=was_active,
-                clock_lead=client._api.clock_lead(),
+                clock_lead=job.api.clock_lead(),
             )
 
     @property
     def _webhook_id(self) -> str:
-        return self._replay._webhook_id
+        return self._job.webhook_id
 
     def _accepts_type(self, event_type: str) -> bool:
-        return self._replay._handling.accepts_type is None or self._replay._handling.accepts_type(event_type)
+        accepts_type = self._job.handling.accepts_type
+        return accepts_type is None or accepts_type(event_type)
 
     @property
     def _calls(self) -> InboxCalls:
-        return cast(InboxCalls, self._replay._handling.calls)  # ``recover`` refuses a target without an inbox
+        return cast(InboxCalls, self._job.handling.calls)  # ``recover`` refuses a target without an inbox
 
     async def _check(self, progress: OnProgress | None) -> None:
         """Log how much a first recovery hands out."""
         if self._plan is None and (await self._read_coverage()).read_up_to is None:
-            telling = asyncio.create_task(self._tell_reading(self._replay._chain_listeners(progress)))
+            telling = asyncio.create_task(self._tell_reading(self._job.chain_listeners(progress)))
             try:
                 await self.plan()
             except ConfigurationError:
@@ -305,10 +303,10 @@ class RecoveryRun:
 
     async def _read_coverage(self) -> Coverage:
         """Return what earlier recoveries of this webhook found out, and what it inherits of others of its service."""
-        own = {*self._replay._own_webhooks, *self._replay._noted.webhooks}
+        own = {*self._job.admission.own_webhooks, *self._job.admission.noted.webhooks}
 
         async def find_working() -> Collection[str]:
-            return {each.id async for each in self._replay._client.webhooks.list() if not is_inactive(each)}
+            return {each.id async for each in self._job.client.webhooks.list() if not is_inactive(each)}
 
         return await read_coverage(self._calls, self._webhook_id, own, find_working, noted_as=self._noted_as)
 
@@ -317,12 +315,12 @@ class RecoveryRun:
 
     def _noted_as(self, webhook_id: str) -> str:
         """Return the name of the notes about a webhook. A job that posts to a place without an inbox has its own."""
-        handling = self._replay._handling
-        return f"{handling.job} {webhook_id}" if handling.job and not self._replay._is_of_service else webhook_id
+        handling = self._job.handling
+        return f"{handling.job} {webhook_id}" if handling.job and not self._job.admission.is_of_service else webhook_id
 
     async def _count_at_service(self) -> int:
         """End what the service knows by now. Return how many events of the service failed there, if the job posts."""
-        handling = self._replay._handling
+        handling = self._job.handling
         await end_known_entries(handling)
         return await self._calls.count_quarantined() if handling.job else 0
 
@@ -332,15 +330,15 @@ class RecoveryRun:
         self, back_to: datetime | None, begins: datetime | None, activity: Activity, passed: Ids
     ) -> Reading[Message]:
         """Return the messages to hand out: those that were not delivered, as far as the inbox can tell."""
-        recording = await find_recording(self._calls, self._replay._noted, self._webhook_id)
+        recording = await find_recording(self._calls, self._job.admission.noted, self._webhook_id)
         since, acknowledged = recording.since, latest(self._acknowledged, (await self._read_coverage()).acknowledged)
         if self._details is None:
-            self._details = self._replay._make_details()
+            self._details = self._history.make_details()
 
         def judge(message: Message, *, early: bool = True) -> bool | None:
-            if isinstance(message, UnreadableMessage) or not self._replay._has_handler(message):
+            if isinstance(message, UnreadableMessage) or not self._history.has_handler(message):
                 return True  # the target says so
-            time, found = item_time(message), [self._replay._judge(message, early=early)]
+            time, found = item_time(message), [self._history.judge(message, early=early)]
             if begins is not None:
                 found.append(None if time is None and message.delivered is None else not _is_before(time, begins))
             if not self._also_delivered:
@@ -373,7 +371,7 @@ class RecoveryRun:
             "details": self._details,
             "judge": judge,
         }
-        return self._replay._read("messages", message_key, **options)
+        return self._history.read("messages", message_key, **options)
 
     def _read_events(
         self, webhook: Webhook, requested: datetime, begins: datetime | None, passed: Ids
@@ -384,8 +382,8 @@ class RecoveryRun:
         def is_wanted(event_type: str) -> bool:
             return self._accepts_type(event_type) and (self._all_types or event_type in subscribed)
 
-        if self._replay._memory is not None:
-            self._replay._memory.wants = is_wanted
+        if self._history.memory is not None:
+            self._history.memory.wants = is_wanted
         convert = convert_events(self._webhook_id, is_wanted)
 
         def choose(event: Any) -> Message | None:
@@ -397,7 +395,7 @@ class RecoveryRun:
                 return None
             return message
 
-        return self._replay._read("events", event_key, convert=choose, passed=passed)
+        return self._history.read("events", event_key, convert=choose, passed=passed)
 
 
 def _is_before(time: datetime | None, begins: datetime | None) -> bool:

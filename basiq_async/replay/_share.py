@@ -77,7 +77,8 @@ class _SentPage:
 
 class _Sharing:
     def __init__(self, replay: Replay, send: Send, progress: OnProgress | None) -> None:
-        self._replay, self._pages, self._send, self._progress = replay, replay._pages, send, progress
+        self._replay, self._job, self._pages = replay, replay._job, replay._pages
+        self._send, self._progress = send, progress
         self._time = asyncio.get_running_loop().time
         self._began = self._logged = self._time()
         self._finished = deque([(self._began, 0)], maxlen=_MOMENTS)
@@ -94,9 +95,9 @@ class _Sharing:
 
     async def run(self) -> Report:
         await self._pages.begin()
-        self._pages.calls += 1
+        self._job.under_way += 1
         try:
-            aside = await self._replay._count_quarantined()
+            aside = await self._job.count_quarantined()
             await self._share()
             self._handled_before_run = self._handled
             try:
@@ -110,7 +111,7 @@ class _Sharing:
                 call_hook(self._progress, report)
             return report
         finally:
-            self._pages.calls -= 1
+            self._job.under_way -= 1
 
     async def _share(self) -> None:
         """Send all pages, and work on them from the last one backwards: there it meets the workers."""
@@ -180,7 +181,7 @@ class _Sharing:
         keys = [key for page in pages for key in page.unknown]
         known: set[str] = set()
         for place in range(0, len(keys), _KEYS):
-            known.update(await self._pages.known(keys[place : place + _KEYS]))
+            known.update(await self._job.known(keys[place : place + _KEYS]))
         for page in pages:
             page.unknown = [key for key in page.unknown if key not in known]
 
@@ -225,7 +226,7 @@ class _Sharing:
 
         The samples show what was handled at least; a run that came to its end has shown what was left.
         """
-        found = await self._replay._count_quarantined()
+        found = await self._job.count_quarantined()
         aside = max(0, found - aside_before - last.failed)
         unknown = (
             last.handled

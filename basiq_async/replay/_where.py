@@ -160,6 +160,16 @@ def choose(where: Where, message: Message, *, early: bool = False) -> tuple[bool
         return True, exc
 
 
+def selects_everything(where: Where) -> bool:
+    """Return whether it selects every message, but for a limit."""
+    return where._predicate is everything
+
+
+def is_steady(where: Where) -> bool:
+    """Return whether it will never select a message that it does not select now: see ``Where``."""
+    return where._steady
+
+
 def message_time(message: Message) -> datetime | None:
     """Return the time of a message's first attempt, the only time that a message has; None if it is not known.
 

@@ -30,7 +30,7 @@ from tests.support.histories import Away, Receiving, Recorder, Refusing, Table, 
 
 def timed(replay: Replay, **seconds: float) -> Replay:
     """Return the replay with other time limits than those of every job."""
-    replay._settings = attrs.evolve(replay._settings, **seconds)
+    replay._job.settings = attrs.evolve(replay._job.settings, **seconds)
     return replay
 
 

@@ -121,10 +121,10 @@ async def test_what_a_retry_on_the_page_has_begun_is_recorded_when_the_page_is_g
 
 async def test_while_it_runs_nothing_is_retried_or_dropped() -> None:
     async with replaying() as (replay, _), serve_page(replay) as url, aiohttp.ClientSession() as session:
-        replay._running = True
+        replay._job.running = True
         for path, body in (("quarantine/retry", {}), ("quarantine/drop", {"ids": ["a"]})):
             assert (await post(session, url, path, body, expect=409))["error"]["code"] == "running"
-        replay._running = False
+        replay._job.running = False
         assert (await post(session, url, "quarantine/drop", {}, expect=400))["error"]["code"] == "not-valid"
         assert (await post(session, url, "quarantine/drop", {"ids": "a"}, expect=400))["error"]["code"] == "not-valid"
         assert (await post(session, url, "stop", {})) == {"stopping": False}
@@ -135,7 +135,7 @@ async def test_each_change_calls_who_watches_until_they_stop() -> None:
     async with replaying() as (replay, target):
         feed, seen = ReplayFeed(replay), list[int]()
         stop_watching = feed.watch(lambda: seen.append(feed.revision))
-        replay._listen(feed.hear)
+        replay._job.listen(feed.hear)
         await replay.run()
         assert len(seen) == feed.revision > 0, "the progress of a run is shown"
         dead = await feed.quarantine()

@@ -570,13 +570,13 @@ async def test_an_observer_wraps_the_target_and_hears_of_each_list_and_of_the_pr
     observer = Observing()
     async with history(3) as h:
         replay = h.replay(target := Recorder())
-        replay._observe(observer)
+        replay._job.observe(observer)
         with pytest.raises(ConfigurationError, match="instrumented already"):
-            replay._observe(observer)
+            replay._job.observe(observer)
         report = await replay.run()
         assert (len(target.ids), observer.lists, observer.updates[-1]) == (3, ["messages"], report)
         run = recover(h.client, h.webhook_id, Recorder(), inbox=MemoryInbox())
-        run._observe(observer)
+        run._job.observe(observer)
         await run
         assert observer.lists == ["messages", "messages", "events"]
         assert len(observer.wrapped) == 3

@@ -1,0 +1,185 @@
+"""What a job reads of the history: which list, what of it is selected, and what earlier runs decided."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from functools import partial
+from typing import Any
+
+import attrs
+
+from ..models import Message
+from ..services.details import Details
+from ._hints import ListHints
+from ._job import Job
+from ._memory import DECIDED, Kind, Memory, read_memory
+from ._reading import Reading
+from ._report import Report
+from ._sources import (
+    Source,
+    as_object,
+    convert_events,
+    event_key,
+    message_id_of,
+    message_key,
+    open_events,
+    placeholder_for,
+    plain_id,
+)
+from ._where import choose, is_steady, selects_everything
+
+logger = logging.getLogger("basiq_async.replay")
+
+
+class History:
+    """Both lists of a webhook, as a job reads them.
+
+    memory: what earlier runs decided; None for a job that is its own record, and for one that handles again.
+    """
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
+        self.memory: Memory | None = None
+
+    @property
+    def raw_items(self) -> bool:
+        """Whether a run hands pages to the target as Basiq sent them: nothing has to look at each message."""
+        job = self._job
+        plain = job.observer is None and job.settings.rate is None and job.source == "messages"
+        return plain and selects_everything(job.where) and job.file is not None
+
+    async def open(self, *, counts_only: bool = False) -> tuple[Reading[Message], Callable[[str], Any] | None]:
+        """Return what to read, and the function that notes a hint for the next run, if there can be one."""
+        job, handling = self._job, self._job.handling
+        receiver, wanted = handling.receiver, None
+        await self.read_memory(job.source)
+        if job.source == "events" and receiver is None:
+            webhook = await job.client.webhooks.get(job.webhook_id)
+            wanted = frozenset(webhook.subscribed_events)
+            if self.memory is not None:
+                self.memory.wants = wanted.__contains__
+        hint = selection = note_hint = None
+        if is_steady(job.where) and not counts_only:
+            jobs = [each for each in (handling.job, handling.again) if each]
+            name = f"reading {json.dumps([job.source, job.webhook_id, *jobs])}"
+            types = None if wanted is None else sorted(wanted)
+            patterns = None if receiver is None else sorted(receiver.patterns)
+            selection = json.dumps([job.source, job.filter, types, patterns, job.where.description])
+            hints = ListHints(handling.record, name, job.filter, job.ask)
+            hint, note_hint = await hints.read(), hints.keep
+        events = job.source == "events"
+        key_of: Callable[[Any], str] | None
+        key_of = event_key if events else message_key
+        if handling.inbox is None:  # it knows plain ids
+            key_of = _event_id if events else None
+        accepts_type = (handling.accepts_type if wanted is None else wanted.__contains__) or (lambda _: True)
+        convert = convert_events(job.webhook_id, accepts_type) if events else None
+        options = {"convert": convert, "hint": hint, "selection": selection}
+        raw_items = self.raw_items and not counts_only
+        return self.read(job.source, key_of, **options, raw_items=raw_items), note_hint
+
+    def read(self, source: Source, key_of: Callable[[Any], str] | None, **options: Any) -> Reading[Message]:
+        """Return a reading of one of the two lists."""
+        job = self._job
+        listing: Any
+        if source == "events":
+            listing = open_events(job.client, job.filter)
+        else:
+            listing = job.client.messages.list(job.webhook_id, filter=job.filter, on_unreadable=placeholder_for)
+        selects = None if options.get("raw_items") else self._choose
+        if (memory := self.memory) is not None:
+            options["on_page"] = _both(memory.see, options.get("on_page"))
+        if source == "messages" and selects is not None and not selects_everything(job.where):
+            options = {"details": self.make_details(), "judge": partial(self.judge, early=True), **options}
+        return Reading(listing, known=job.known, key_of=key_of, now=job.api.now, choose=selects, **options)
+
+    # --- what is selected ---
+
+    def _choose(self, message: Message) -> tuple[bool | None, Exception | None]:
+        """Return what ``choose`` does; but what has no handler is not asked for: the target says so."""
+        if self.memory is not None and self.memory.is_decided(message):
+            self.memory.skipped += 1
+            return False, None
+        found, error = choose(self._job.where, message)
+        return found if found is not None or self.has_handler(message) else True, error
+
+    def judge(self, message: Message, *, early: bool) -> bool | None:
+        """Return whether a message is selected; None if it does not tell. ``early``: see ``choose``."""
+        found, _ = choose(self._job.where, message, early=early)
+        return found if found is not None or self.has_handler(message) else True
+
+    def has_handler(self, message: Message) -> bool:
+        """Return whether the target has a handler for a message."""
+        accepts_type = self._job.handling.accepts_type
+        return accepts_type is None or accepts_type(message.event_type_id or "")
+
+    def make_details(self) -> Details:
+        """Return what reads messages by their ids. An inbox remembers what they told; a file is no place for that."""
+        job, record = self._job, self._job.handling.record
+        if job.handling.inbox is None:
+            return Details(job.api, job.webhook_id)
+
+        async def set_note(name: str, text: str) -> None:
+            await job.ask(record.set_note, name, text)
+
+        return Details(
+            job.api,
+            job.webhook_id,
+            note=lambda name: job.ask(record.note, name),
+            set_note=set_note,
+            is_noting=job.under_way > 0,
+        )
+
+    # --- what earlier runs decided ---
+
+    async def read_memory(self, kind: Kind, *, applies: bool = True) -> None:
+        """Read what earlier runs decided. ``applies``: whether the run leaves that out."""
+        job, handling = self._job, self._job.handling
+        noted = job.admission.noted.webhooks.get(job.webhook_id)
+        self.memory = None
+        if handling.calls is not None and handling.again is None:
+            self.memory = await read_memory(
+                handling.calls,
+                job.webhook_id,
+                kind=kind,
+                job=handling.job,
+                live_since=None if noted is None or handling.job else noted.since,
+                accepts_type=handling.accepts_type,
+                ask=job.ask,
+            )
+            self.memory.applies = applies
+
+    def count_decided(self, report: Report) -> Report:
+        """Return a report that counts apart what was left out because it was decided before."""
+        if self.memory is None or not (count := self.memory.skipped):
+            return report
+        self.memory.skipped = 0
+        logger.info("%d messages are older than the inbox remembers, and were decided by earlier runs", count)
+        skipped = {**report.skipped, "where": report.skipped.get("where", 0) - count, DECIDED: count}
+        return attrs.evolve(report, skipped={word: number for word, number in skipped.items() if number})
+
+    async def note_decided(self, source: Reading[Message], report: Report) -> None:
+        """Note up to when all was decided, if this run left nothing and selected everything."""
+        where = self._job.where
+        selects = self._job.filter is not None or not selects_everything(where) or where.limit is not None
+        if self.memory is not None and report.finished and not selects and source.began is not None:
+            await self.memory.note(None, source.began)
+
+
+OnPage = Callable[[Sequence[Any], Sequence[datetime | None]], object]
+
+
+def _both(first: OnPage, second: OnPage | None) -> OnPage:
+    def see(items: Sequence[Any], times: Sequence[datetime | None]) -> None:
+        first(items, times)
+        if second is not None:
+            second(items, times)
+
+    return see
+
+
+def _event_id(item: Any) -> str:
+    return message_id_of(plain_id(as_object(item)))

@@ -1,0 +1,295 @@
+"""What a replay and a recovery both are: a target with its record, of which one run at a time hands out messages."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
+from typing import Any, TypeVar, TypeVarTuple, cast, get_args
+
+import attrs
+
+from .._arguments import Duration, check_positive, check_seconds, check_whole
+from .._redaction.text import printable
+from .._work.failures import is_outage, reason_text
+from .._work.keys import check_repeat_name
+from .._work.limits import inbox_is_slow, limit, wait_for_event
+from .._work.noted import refuse_others
+from .._work.protocol import Inbox
+from .._work.tasks import run_to_completion
+from ..client import BasiqClient
+from ..errors import ConfigurationError, ReplayError
+from ..filters import Filter, filter_text
+from ..hooks import chain_hooks
+from ._admission import Admission
+from ._engine import Engine
+from ._records import QuarantineRecorder, RetryTarget
+from ._report import OnProgress, Plan, Report
+from ._service import check_repeat
+from ._sources import MessageSource, Source
+from ._tally import Observer, OnError, RunSettings, make_attempts
+from ._throttle import FIRST_PAUSE, LONGEST_PAUSE, Attempts
+from ._where import Predicate, Where, as_where
+from ._writer import PageWriter
+from .targets._adapters import CALL, AnyTarget, ReceiverTarget, choose_hand_out
+from .targets._base import BulkTarget
+from .targets._json_lines import JSONLinesTarget
+from .targets._repeating import Repeating
+from .targets._shared import PATIENCE, Shared
+
+T = TypeVar("T")
+Arguments = TypeVarTuple("Arguments")
+logger = logging.getLogger("basiq_async.replay")
+
+
+class Job:
+    """What hands messages of a webhook to a target. The arguments are those of ``Replay``, and are checked here.
+
+    handling: how its messages are handled, and the record. ``admission``: whose inbox that is.
+    under_way: how many runs and pages are. Meanwhile the record is waited for while it is away.
+    """
+
+    def __init__(
+        self,
+        client: BasiqClient,
+        webhook_id: str,
+        target: AnyTarget,
+        *,
+        inbox: Inbox | None = None,
+        source: Source = "messages",
+        filter: str | Filter | None = None,
+        where: Where | Predicate | None = None,
+        concurrency: int = 32,
+        rate: float | None = None,
+        on_error: OnError = "quarantine",
+        max_failures: int | None = 1_000,
+        max_pause: Duration = 3_600.0,
+        again: str | None = None,
+    ) -> None:
+        if on_error not in get_args(OnError):
+            raise ConfigurationError('on_error must be "quarantine", "stop" or "skip"')
+        if source not in get_args(Source):
+            raise ConfigurationError('source must be "messages" or "events"')
+        if max_failures is not None:
+            check_whole("max_failures", max_failures, least=1, or_else="or None for never")
+        self.client = client
+        self.api = client._api
+        self.webhook_id = webhook_id
+        self.handling = choose_hand_out(target, inbox)
+        if again is not None:
+            check_repeat_name(again)
+            check_repeat(self.handling, webhook_id, again, selects=where is not None or filter is not None)
+            self.handling = attrs.evolve(self.handling, again=again)
+        self.file = target if isinstance(target, JSONLinesTarget) else None
+        receiver = self.handling.receiver
+        if receiver is not None and receiver.webhook_ids:
+            refuse_others(receiver.webhook_ids, webhook_id)
+        self.source: Source = source
+        self.filter = filter_text(filter)
+        self.where = as_where(where)
+        if on_error == "quarantine" and self.handling.inbox is None:
+            on_error = "skip"
+        self.settings = RunSettings(
+            concurrency=check_whole("concurrency", concurrency, least=1),
+            rate=None if rate is None else check_positive("rate", rate),
+            on_error=on_error,
+            max_failures=max_failures,
+            max_pause=check_seconds("max_pause", max_pause),
+        )
+        client.messages.list(webhook_id)  # checks the argument now, not at the first run
+        self.admission = Admission(client, webhook_id, self.handling)
+        self.observer: Observer | None = None
+        self.running = False
+        self.under_way = 0
+        self._engine: Engine | PageWriter | None = None
+        self._listeners: list[OnProgress] = []
+        self._stopping = asyncio.Event()
+
+    # --- a run ---
+
+    @asynccontextmanager
+    async def one_run(self, check: Callable[[], Awaitable[None]] | None = None) -> AsyncIterator[None]:
+        """Allow one run of this object at a time, and one writer of a file.
+
+        ``check`` is awaited before anything is noted.
+        """
+        if self.running:
+            raise ReplayError("this replay is running already: one object does one run at a time")
+        self.running, self._stopping = True, asyncio.Event()
+        self.under_way += 1
+        try:
+            async with AsyncExitStack() as stack:
+                await self.begin_secrets()
+                if self.file is not None:
+                    stack.push_async_callback(run_to_completion, partial(self._limit_file, self.file.aclose, "end"))
+                    await self._limit_file(self.file._begin_run, "begin")
+                if self.handling.calls is not None:
+                    await self.admission.look(self.handling.calls)
+                    if check is not None:
+                        await check()
+                yield
+        finally:
+            self.running = self.admission.may_found = False
+            self.under_way -= 1
+            self._engine = None
+
+    def stop(self) -> None:
+        """Let the present run begin no more messages. It returns when the messages under way are recorded."""
+        self._stopping.set()
+        if self._engine is not None:
+            self._engine.stop()
+
+    async def begin_secrets(self) -> None:
+        """Let a receiver read its secrets, as it does before its first delivery."""
+        if self.handling.receiver is not None:
+            await self.handling.receiver._secrets.begin()
+
+    async def _limit_file(self, call: Callable[[], Any], what: str) -> None:
+        seconds = self.settings.record_timeout
+        async with limit(seconds, ReplayError(f"the target did not {what} its run within {seconds:g} s")):
+            await call()
+
+    # --- what is handed out ---
+
+    async def hand_out(
+        self,
+        source: MessageSource,
+        progress: OnProgress | None,
+        plan: Plan | None = None,
+        *,
+        kind: Source | None = None,
+        raw_items: bool = False,
+        retries: bool = False,
+        note_hint: Callable[[str], Any] | None = None,
+    ) -> Report:
+        """Hand the messages of a source to the target. ``kind``: the list that it is, if that is not the job's.
+
+        ``raw_items``: it has items as Basiq sent them. ``retries``: its messages are in the quarantine. ``note_hint``
+        keeps a hint of the source for the next run.
+        """
+        handling, settings = self.handling, self._settings_of(retries=retries)
+        self.admission.may_found = True
+        opened = target = handling.open(quarantined=retries)
+        if retries:
+            target = RetryTarget(target, handling.receiver)
+        progress = self.chain_listeners(progress)
+        if self.observer is not None:
+            target = self.observer.wrap(target)
+            self.observer.begin(kind or self.source)
+            progress = chain_hooks(progress, self.observer.on_progress)
+        engine: Engine | PageWriter
+        if handling.inbox is None:
+            written = cast(BulkTarget, handling.value)
+            engine = PageWriter(
+                source, target=target, written=written, settings=settings, raw_items=raw_items, note_hint=note_hint
+            )
+        else:
+            # A receiver records itself what it tries again.
+            calls = None if retries and handling.receiver is not None else handling.calls
+            recorder = QuarantineRecorder(calls, handling.key_of, self.api.now)
+
+            def begin_end(alone: bool) -> float:
+                inner = opened.inner if isinstance(opened, Repeating) else opened
+                if isinstance(inner, (Shared, ReceiverTarget)):
+                    inner.patience, inner.alone = PATIENCE, alone
+                return 0.0 if alone else PATIENCE
+
+            engine = Engine(
+                source,
+                target=target,
+                recorder=recorder,
+                settings=settings,
+                note_hint=note_hint,
+                begin_end=begin_end,
+            )
+        self._engine = engine
+        if self._stopping.is_set():
+            engine.stop()
+        return attrs.evolve(await engine.run(progress, plan), again=handling.again)
+
+    def make_attempts(self) -> Attempts:
+        """Return what hands messages of pages to the target."""
+        target, settings = self.handling.open(), self._settings_of(retries=False)
+        if self.observer is not None:
+            target = self.observer.wrap(target)
+            self.observer.begin(self.source)
+        return make_attempts(target, settings)
+
+    def _settings_of(self, *, retries: bool) -> RunSettings:
+        receiver, settings = self.handling.receiver, self.settings
+        if receiver is not None:  # it has limits of its own, and one of them may be longer
+            longest = receiver._dispatcher.longest_timeout
+            settings = attrs.evolve(settings, target_timeout=max(settings.target_timeout, longest))
+        limit = None if retries else self.where.limit
+        return attrs.evolve(settings, limit=limit, tries_once=retries)
+
+    # --- who watches ---
+
+    def observe(self, observer: Observer) -> None:
+        """Let an observer wrap the target of each run, and call it with the progress."""
+        if self.observer is not None:
+            raise ConfigurationError("this replay is instrumented already")
+        self.observer = observer
+
+    def listen(self, listener: OnProgress) -> Callable[[], None]:
+        """Call ``listener`` with the progress of each run. Return a function that removes the listener."""
+        self._listeners.append(listener)
+        return lambda: self._listeners.remove(listener)
+
+    def chain_listeners(self, progress: OnProgress | None) -> OnProgress | None:
+        """Return what calls ``progress``, and each listener."""
+        for listener in self._listeners:
+            progress = chain_hooks(progress, listener)
+        return progress
+
+    # --- the record ---
+
+    async def known(self, keys: Sequence[str]) -> Collection[str]:
+        """Return those of the keys of a page that need not be handed out."""
+        return await self.ask(self._known, keys)
+
+    async def _known(self, keys: Sequence[str]) -> Collection[str]:
+        if self.handling.calls is not None:
+            await self.admission.found(self.handling.calls)
+        return await self.handling.known(keys)
+
+    async def count_quarantined(self) -> int:
+        """Return how many entries of the job, or of its service, are in the quarantine; 0 without an inbox."""
+        calls = self.handling.calls
+        return 0 if calls is None else await calls.count_quarantined(self.handling.job)
+
+    async def ask(self, call: Callable[[*Arguments], Awaitable[T]], *arguments: *Arguments) -> T:
+        """Call the record. A run waits while it is away, at most ``max_pause`` seconds, as it does for a claim."""
+        seconds, slow = CALL, cast(Callable[[float], Exception], inbox_is_slow)
+        if self.handling.inbox is None:  # such a record may have to read all that it has
+            seconds, slow = self.settings.record_timeout, _record_is_slow
+
+        async def ask() -> T:
+            async with limit(seconds, partial(slow, seconds)):
+                return await call(*arguments)
+
+        return await self.patiently(ask)
+
+    async def patiently(self, call: Callable[[], Awaitable[T]]) -> T:
+        """Make a call of the record again while it is away: see ``ask``."""
+        loop, pause = asyncio.get_running_loop(), FIRST_PAUSE
+        until = loop.time() + self.settings.max_pause
+        while True:
+            try:
+                return await call()
+            except Exception as exc:
+                left = until - loop.time()
+                if not self.under_way or left <= 0 or not is_outage(exc):
+                    raise
+                logger.warning(
+                    "the record does not respond (%s): the replay asks it again", printable(reason_text(exc))
+                )
+                if await wait_for_event(self._stopping, min(pause, left)):
+                    raise
+            pause = min(2 * pause, LONGEST_PAUSE)
+
+
+def _record_is_slow(seconds: float) -> Exception:
+    return ReplayError(f"the target's record did not respond within {seconds:g} s")
