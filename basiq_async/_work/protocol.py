@@ -340,14 +340,16 @@ class WaitingInbox(Inbox, Protocol):
         """Claim at most ``limit`` due deliveries that no token holds, the longest due first.
 
         At most ``retries`` of them have failed before, and none has an event type of ``without``. The statement that
-        claims counts each as an attempt, so that an attempt which kills its process counts too.
+        claims counts each as an attempt, so that an attempt which kills its process counts too. One that is due in more
+        than an hour is due now: a clock that was ahead has stored it, or put it off.
         """
         ...
 
     async def put_off(
         self, delivery: StoredDelivery, token: str, *, seconds: float, now: datetime | None = None
     ) -> bool:
-        """End this token's claim on a delivery that waits, and store it anew: it is due again after ``seconds``.
+        """End this token's claim on a delivery that waits, and store it anew: it is due again after ``seconds``,
+        an hour at most.
 
         ``delivery.failures`` is then the number of its attempts: one that failed counts as a failure, and one that was
         given back does not count. A transaction of the token is rolled back first, in any case. Returns False, and

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Awaitable, Sequence
 from contextlib import aclosing
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from .._redaction.text import amount
 from .._wire.hosts import show_url
 from .._work.keys import inbox_key, key_of_post
+from .._work.schedule import believed_due
 from ..errors import ConfigurationError, InboxError
 from ._command import Group, command
 from ._inboxes import INBOX_TIMEOUT, InboxOptions, Receiver, may_write, open_receiver, tell_newest
@@ -96,7 +98,12 @@ _WAITING: View[StoredDelivery] = View(
     id_below=True,
     since=lambda entry: entry.quarantined_at,
     error=lambda entry: entry.error or None,
+    due=lambda entry: _due(entry),
 )
+
+
+def _due(entry: StoredDelivery) -> datetime | None:
+    return believed_due(entry.due, datetime.now(UTC))
 
 
 @inbox_app.add(shows=_WAITING)
@@ -195,7 +202,7 @@ async def _find(calls: InboxCalls, event_id: str, jobs: Sequence[str]) -> Row:
             async with aclosing(read) as entries:
                 async for entry in entries:
                     if entry.key == key:
-                        found = {"since": entry.quarantined_at, "due": entry.due, "error": entry.error or None}
+                        found = {"since": entry.quarantined_at, "due": _due(entry), "error": entry.error or None}
                         more = {"event_type_id": entry.event_type_id or None, "failures": entry.failures}
                         return {**row, "state": state, **found, **more}
         handled_at = getattr(calls.inbox, "handled_at", None)  # only a SQLInbox keeps the time

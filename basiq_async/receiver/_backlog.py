@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from .._work.inbox_calls import InboxCalls
 from .._work.limits import inbox_limit
 from .._work.protocol import Inbox, StoredDelivery, Waiting, WaitingInbox
+from .._work.schedule import believed_due
 from ..errors import ConfigurationError
 from ._delivery import Delivery
 from ._outcome import RETRY_SOON, Outages, Outcome, log_fields, shorten
@@ -80,8 +81,10 @@ class Backlog:
 
     async def seconds_until_due(self, now: float) -> float:
         """Return the seconds from ``now``, in seconds since 1970, until the first delivery is due that waits."""
+        moment = datetime.fromtimestamp(now, UTC)
         async with aclosing(self.calls.read_waiting()) as found:
-            return min([entry.due.timestamp() - now async for entry in found if entry.due is not None], default=0.0)
+            due = [believed_due(entry.due, moment) async for entry in found]
+        return min((each.timestamp() - now for each in due if each is not None), default=0.0)
 
     async def _is_full(self) -> bool:
         await self.count(_COUNT_EVERY)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
-from contextlib import AbstractContextManager
-from datetime import datetime, timedelta
+from contextlib import AbstractContextManager, closing
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -70,6 +71,10 @@ def test_what_waits_is_listed_and_shown(run: Run, service: str) -> None:
     assert (found["state"], found["failures"], found["error"]) == ("waiting", 0, None)
     assert found["since"]
     assert found["due"], "at once"
+    with closing(sqlite3.connect("inbox.db")) as database, database:
+        database.execute("UPDATE inbox SET due = due + 40 * 86400")
+    rows = [state_of(run, "e-1"), *run("inbox", "waiting", "--inbox", "inbox.db").rows]
+    assert {datetime.fromisoformat(row["due"]).date() for row in rows} <= {datetime.now(UTC).date()}, "a wrong clock"
 
 
 @pytest.mark.parametrize("what", ["make", "entered"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from datetime import datetime, timedelta
 from typing import Any
 
 import attrs
@@ -144,6 +145,31 @@ async def test_after_a_failure_it_is_tried_again_later_and_later_and_then_set_as
     assert 140 < len(moments) < 160
     assert results(service) == ["deferred", *["failed"] * (len(moments) - 1), "quarantined"]
     assert "failed, 1 times so far; it is tried again in" in caplog.text
+
+
+@pytest.mark.usefixtures("seldom")
+@virtual.clocked
+@pytest.mark.parametrize("hours", [40 * 24, 2, -2])
+async def test_what_failed_while_a_clock_was_wrong_is_tried_again_soon_by_the_right_one(hours: float) -> None:
+    wrong = timedelta(hours=hours)
+
+    def clock() -> datetime:
+        return virtual.clock() + wrong
+
+    async def handle(delivery: Delivery) -> None:
+        if wrong:
+            raise ValueError("no")
+
+    service = make(handle, clock=clock, inbox=MemoryInbox(clock=clock))
+    async with service.receiver:
+        await post_event(service.receiver, "e-1", at=clock())
+        await asyncio.sleep(600)
+        [entry] = await service.receiver.inbox.entries(waiting=True)
+        assert entry.failures == 4
+        wrong = timedelta()
+        await asyncio.sleep(1_900)  # the longest wait, and the next look
+        assert (await service.receiver.waiting()).count == 0
+    assert results(service)[-1] == "handled"
 
 
 @pytest.mark.usefixtures("seldom")

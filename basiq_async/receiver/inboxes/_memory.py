@@ -13,7 +13,7 @@ import attrs
 from ..._arguments import Duration, check_remember
 from ..._work.clock import RetentionClock, TimeSource, lease_clock
 from ..._work.protocol import Claim, ClaimedDelivery, ClaimStatus, StoredDelivery, Waiting
-from ..._work.schedule import ATTEMPTED
+from ..._work.schedule import ATTEMPTED, LONGEST_WAIT
 from ...errors import ConfigurationError, InboxError
 
 _CLAIMS_TO_SWEEP = 1024
@@ -41,6 +41,10 @@ class _Wait:
 
     def entry(self) -> StoredDelivery:
         return attrs.evolve(self.delivery, due=datetime.fromtimestamp(self.due, UTC))
+
+    def due_at(self, now: float) -> float:
+        """Return when it is due: now, if a clock that was ahead has put it off for longer than any wait."""
+        return self.due if self.due <= now + LONGEST_WAIT else now
 
 
 class MemoryInbox:
@@ -205,8 +209,8 @@ class MemoryInbox:
     ) -> Sequence[ClaimedDelivery]:
         """See ``WaitingInbox``."""
         moment, found = self._wall(now), list[ClaimedDelivery]()
-        for key, wait in sorted(self._waiting.items(), key=lambda item: item[1].due):
-            if len(found) == limit or wait.due > moment:
+        for key, wait in sorted(self._waiting.items(), key=lambda item: item[1].due_at(moment)):
+            if len(found) == limit or wait.due_at(moment) > moment:
                 break
             again = wait.delivery.failures > 0
             held = self._claims.get(key)
@@ -242,7 +246,7 @@ class MemoryInbox:
             fresh=len(fresh),
             size=sum(len(wait.delivery.body) for wait in found),
             age=max(0.0, moment - min(fresh)) if fresh else None,
-            failing_age=max((moment - each.timestamp() for each in since if each is not None), default=None),
+            failing_age=max((max(0.0, moment - each.timestamp()) for each in since if each is not None), default=None),
         )
 
     def _wall(self, now: datetime | None) -> float:

@@ -29,6 +29,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ..._storage.sql import EntryType, StoreTables, key_type, server_seconds, service_column
 from ..._work.protocol import Claim, ClaimStatus
+from ..._work.schedule import LONGEST_WAIT
 
 CLAIMED = Claim(ClaimStatus.CLAIMED)
 DONE = Claim(ClaimStatus.DONE)
@@ -262,21 +263,28 @@ class Statements:
             types = sa.bindparam("a_without", type_=postgresql.ARRAY(sa.Text))
             left_out = sa.select(func.unnest(types, type_=sa.Text).column_valued("without"))
 
-        def find_due(condition: sa.ColumnElement[bool], most: sa.ColumnElement[int]) -> Any:
-            found = sa.select(events.c.key, events.c.due)
-            found = found.where(in_queue, condition, events.c.due <= time_of_day, unclaimed)
-            found = found.where(events.c.event_type.not_in(left_out))
-            return found.order_by(events.c.due).limit(most)
+        # A clock that was ahead has put off for longer than any wait. Each has a range of the index.
+        in_time, too_late = events.c.due <= time_of_day, events.c.due > time_of_day + LONGEST_WAIT
 
-        find_fresh = find_due(never_failed, _LIMIT)
-        find_failed = find_due(failed, sa.bindparam("a_retries", type_=sa.Integer))
-        self.find_due = sa.union_all(sa.select(find_fresh.subquery()), sa.select(find_failed.subquery()))
+        def find_due(condition: sa.ColumnElement[bool], most: sa.ColumnElement[int]) -> list[Any]:
+            found = sa.select(events.c.key, events.c.due).where(in_queue, condition, unclaimed)
+            found = found.where(events.c.event_type.not_in(left_out))
+            return [found.where(each).order_by(events.c.due).limit(most) for each in (in_time, too_late)]
+
+        retries = sa.bindparam("a_retries", type_=sa.Integer)
+        find_fresh, find_failed = find_due(never_failed, _LIMIT), find_due(failed, retries)
+        self.find_due = sa.union_all(*(sa.select(each.subquery()) for each in (*find_fresh, *find_failed)))
 
         def lock(found: Any, name: str) -> Any:
             # In a WITH: a planner may run a subquery of IN more than once, and each time lock other rows.
             return sa.select((found.with_for_update(skip_locked=True) if self.on_postgresql else found).cte(name))
 
-        found_due = sa.union_all(lock(find_fresh, "fresh"), lock(find_failed, "failed")).subquery()
+        def lock_all(found: list[Any], name: str) -> Any:
+            return sa.union_all(*(lock(each, f"{name}_{number}") for number, each in enumerate(found))).subquery()
+
+        fresh, failing = (lock_all(each, name) for each, name in ((find_fresh, "fresh"), (find_failed, "failed")))
+        few = sa.select(failing).order_by(failing.c.due).limit(retries).subquery()
+        found_due = sa.union_all(sa.select(fresh), sa.select(few)).subquery()
         ready = sa.select(found_due.c.key).order_by(found_due.c.due, found_due.c.key).limit(_LIMIT).cte("ready")
         self.claim_due = (
             sa.update(events)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ..._storage.sqlite_files import FileKind
+from ..._work.schedule import LONGEST_WAIT
 
 KIND = FileKind(
     application_id=0x42515349,
@@ -45,8 +46,11 @@ def _sql(statement: str) -> str:
         "live": "(token IS NOT NULL AND ends > :now)",
         "open": "(NOT handled OR expires <= :horizon)",
         "counted": "CASE WHEN expires <= :horizon THEN 0 ELSE failures END",
+        "due": "due <= :wall AND {may_begin}",
+        # By a clock that was ahead. It has a range of the index of its own.
+        "put_off_too_far": f"due > :wall + {LONGEST_WAIT} AND {{may_begin}}",
         # A lease that begins later than now is one of before a restart, which sets the clock of leases back.
-        "due": "due <= :wall AND event_type NOT IN (SELECT value FROM json_each(:without)) "
+        "may_begin": "event_type NOT IN (SELECT value FROM json_each(:without)) "
         "AND (token IS NULL OR ends <= :now OR ends - lease > :now + 1)",
         "count_unended": "unended = unended + (token IS NOT NULL AND token <> :token)",
         "no_claim": "token = NULL, lease = NULL, ends = NULL",
@@ -98,8 +102,12 @@ entry_json = excluded.entry_json WHERE {open} AND due IS NULL
 """)
 DUE = _sql("""
 SELECT due, key, stored, entry_json, attempts + 1 FROM inbox WHERE key IN (
-SELECT * FROM (SELECT key FROM inbox WHERE {due} AND failing = 0 ORDER BY due LIMIT :limit)
-UNION ALL SELECT * FROM (SELECT key FROM inbox WHERE {due} AND failing = 1 ORDER BY due LIMIT :retries)
+SELECT * FROM (SELECT key FROM inbox WHERE failing = 0 AND {due} ORDER BY due LIMIT :limit)
+UNION ALL SELECT * FROM (SELECT key FROM inbox WHERE failing = 0 AND {put_off_too_far} ORDER BY due LIMIT :limit)
+UNION ALL SELECT * FROM (
+SELECT * FROM (SELECT key FROM inbox WHERE failing = 1 AND {due} ORDER BY due LIMIT :retries)
+UNION ALL SELECT * FROM (SELECT key FROM inbox WHERE failing = 1 AND {put_off_too_far} ORDER BY due LIMIT :retries)
+LIMIT :retries)
 ) ORDER BY due, key LIMIT :limit
 """)
 CLAIM_DUE = """

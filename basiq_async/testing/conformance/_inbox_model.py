@@ -13,7 +13,7 @@ import attrs
 from ..._work.protocol import Claim, ClaimedDelivery, ClaimStatus, Kind, StoredDelivery, Waiting
 
 CLAIMED, DONE, BUSY = ClaimStatus.CLAIMED, ClaimStatus.DONE, ClaimStatus.BUSY
-SHORT, LONG, LATER = 0.03, 60.0, 3600.0
+SHORT, LONG, LATER = 0.03, 60.0, 1800.0
 """The lease of a worker that dies, that of any other, and for how long something is put off, in seconds."""
 PASSED = SHORT * 1.5
 WORKERS = "abc"

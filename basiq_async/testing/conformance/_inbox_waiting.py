@@ -130,6 +130,24 @@ class WaitingPromises(Workers[WaitingInbox]):
         age = counted.failing_age
         hold(age is not None and 59 < age < 61, f"a minute after the first failure, failing_age was {age}")
 
+    async def mistrust_a_clock(self) -> None:
+        """What a clock that was ahead has stored, or put off, is due at once by the right time"""
+        at = START + timedelta(days=9_000)
+        ahead = [at + timedelta(days=40), at + timedelta(hours=2)]
+        keys = [f"{self.key}-{number}" for number in range(4)]
+        for key, now in zip(keys, [*ahead, at, at], strict=True):
+            await self.inbox.store(make_delivery(key, failures=0, at=now), now=now)
+        for failing_at in (*ahead, at - timedelta(hours=2)):
+            found = await self.other.claim_due(self.b, limit=5, retries=5, lease=LONG, now=at)
+            claimed = [each.delivery.key for each in found]
+            hold(sorted(claimed) == keys, f"by the right time, {claimed} were due, not {keys}")
+            for each in found:
+                failed = attrs.evolve(each.delivery, failures=each.attempts, failing_since=at)
+                await self.inbox.put_off(failed, self.b, seconds=LATER, now=failing_at)
+        for retries in (1, 3):
+            found = await self.inbox.claim_due(self.a, limit=5, retries=retries, lease=LONG, now=at)
+            hold(len(found) == retries, f"of 4 that failed and were due, {len(found)} were claimed, not {retries}")
+
     async def store_what_is_claimed(self) -> None:
         """A claimed key can be stored: the claim stays, and its complete() ends the wait"""
         await self.follow(

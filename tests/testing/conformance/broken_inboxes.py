@@ -135,6 +135,16 @@ async def store_after_a_look(inbox: Any, call: Call, of: Of) -> bool:
     return await call(**vars(of))
 
 
+async def believe_any_time(inbox: Any, call: Call, of: Of) -> Any:
+    every = inbox._waiting
+    now = inbox._retention.read()[0] if of.now is None else of.now.timestamp()
+    inbox._waiting = {key: wait for key, wait in every.items() if wait.due <= now}
+    try:
+        return await call(**vars(of))
+    finally:
+        inbox._waiting = every
+
+
 def record_and_forget_what_waits(inbox: Any, call: Call, of: Of) -> None:
     call(**vars(of))
     now, _ = inbox._retention.read()
@@ -392,6 +402,7 @@ FAULTS: dict[str, dict[str, Change]] = {
     },
     "an attempt counts when it ends": {"claim_due": fault(then=lambda inbox, of, found: uncount(inbox, found))},
     "claims what failed in any case": {"claim_due": fault(retries=lambda _, of: of.limit)},
+    "waits as long as a wrong clock says": {"claim_due": believe_any_time},
     "claims at the inbox's time": {"claim_due": fault(now=lambda *_: None)},
     "puts off at the inbox's time": {"put_off": fault(now=lambda *_: None)},
     "put off keeps the attempts": {"put_off": keep_attempts},
@@ -399,7 +410,7 @@ FAULTS: dict[str, dict[str, Change]] = {
         "waiting": fault(after=lambda _, of, found: attrs.evolve(found, failing_age=found.failing_age and 0.0)),
     },
     "puts off for no time": {"put_off": fault(seconds=lambda _, of: 0)},
-    "puts off for ever": {"put_off": fault(seconds=lambda _, of: of.seconds + 1e6)},
+    "puts off for ever": {"put_off": fault(seconds=lambda _, of: of.seconds + 1e3)},
     "puts off without the failure": {
         "put_off": fault(
             delivery=lambda inbox, of: inbox._waiting[of.delivery.key].delivery if waits(inbox, of) else of.delivery
@@ -510,6 +521,7 @@ FOUND_BY: dict[str, str] = {
     "WaitingPromises.go_by_the_given_time": (
         "claims at the inbox's time; puts off at the inbox's time; the first failure was now"
     ),
+    "WaitingPromises.mistrust_a_clock": "waits as long as a wrong clock says; claims what failed in any case",
     "WaitingPromises.store_what_is_claimed": "does not store what is claimed; storing ends the claim",
     "WaitingPromises.be_due_after_a_death": (
         "the claim of what is due never ends; an attempt counts when it ends; anybody puts off"
