@@ -46,8 +46,10 @@ class Lifecycle:
         self._gate = gate
         self._close_inbox: Callable[[], Awaitable[object]] | None = None
         self._entered = 0
-        self._warned = False
+        self._warned: set[str] = set()
         self.closed = False
+        self.works = False
+        """Whether this process handles what waits: the receiver was entered, and not only to be looked at."""
         self.loop: asyncio.AbstractEventLoop | None = None
 
     def join_loop(self) -> None:
@@ -59,8 +61,8 @@ class Lifecycle:
             )
         self.loop = loop
 
-    async def enter(self) -> bool:
-        """Count one entry, and return whether it is the first. Log an error if the inbox cannot be used.
+    async def enter(self) -> None:
+        """Count one entry. With the first, log an error if the inbox cannot be used.
 
         Raises ``ConfigurationError`` if the receiver was closed.
         """
@@ -78,7 +80,7 @@ class Lifecycle:
                 self._entered -= 1
                 self._leave_inbox()
                 raise
-        return self._entered == 1
+        self.works = self.works or may_work.get()
 
     def leave(self) -> bool:
         """Count one exit. Return whether it was the last."""
@@ -116,12 +118,23 @@ class Lifecycle:
 
     def log_closed(self) -> None:
         """Log, once, that a delivery came to a closed receiver."""
-        if not self._warned:
-            self._warned = True
-            logger.warning(
-                "a delivery was refused with 503: this receiver is closed. Unless the service is shutting down, the "
-                "receiver was closed too early, or used again after it was closed: make a new one for each start"
+        self._warn(
+            "a delivery was refused with 503: this receiver is closed. Unless the service is shutting down, the "
+            "receiver was closed too early, or used again after it was closed: make a new one for each start"
+        )
+
+    def log_unhandled(self) -> None:
+        """Log, once, that a delivery was deferred by a receiver that handles nothing of what waits."""
+        if not self.works:
+            self._warn(
+                "a delivery was deferred, and this process does not handle it: enter the receiver (`async with "
+                "receiver`, setup, a lifespan), unless another process calls receiver.work()"
             )
+
+    def _warn(self, text: str) -> None:
+        if text not in self._warned:
+            self._warned.add(text)
+            logger.warning(text)
 
     async def _look_at_inbox(self) -> None:
         # The receiver starts all the same: the database may come back, or a deployment may make the tables later.

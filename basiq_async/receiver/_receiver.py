@@ -154,9 +154,11 @@ class WebhookReceiver:
             moment=moment,
             outages=self._dispatcher.outages,
         )
+        self._lifecycle = Lifecycle(calls, gate)
         self._worker = Worker(
             self._backlog,
             gate,
+            self._lifecycle,
             self._handle_deferred,
             self.accepts_type,
             self._count_at_once,
@@ -165,7 +167,6 @@ class WebhookReceiver:
             check_deferrable(self._inbox, given=self._has_inbox)
         self._quarantine = Quarantine(calls)
         self._readiness = Readiness(calls, gate, secrets)
-        self._lifecycle = Lifecycle(calls, gate)
         self._asgi = ASGIApp(self, self._lifecycle.own_inbox)
 
     def __repr__(self) -> str:
@@ -398,17 +399,12 @@ class WebhookReceiver:
         """
         if not self._calls.can_wait:
             await self._backlog.waiting()
-        if until_empty:
-            token = may_work.set(False)
-            try:
-                async with self:
-                    await self._worker.work_until_empty()
-            finally:
-                may_work.reset(token)
-            return
-        async with self:
-            self._worker.begin(certainly=True)
-            await self._worker.join()
+        token = may_work.set(may_work.get() and not until_empty)
+        try:
+            async with self:
+                await self._worker.work(until_empty=until_empty)
+        finally:
+            may_work.reset(token)
 
     async def _retry(self, quarantined: StoredDelivery) -> Outcome:
         started = time.perf_counter()
@@ -479,7 +475,8 @@ class WebhookReceiver:
 
     async def __aenter__(self) -> Self:
         await self._secrets.begin()
-        if await self._lifecycle.enter() and may_work.get():
+        await self._lifecycle.enter()
+        if self._lifecycle.works:
             self._worker.begin()
         return self
 
@@ -520,6 +517,7 @@ class WebhookReceiver:
     async def _store(self, delivery: Delivery) -> Outcome:
         done = await self._backlog.store(delivery)
         if done.result is Result.DEFERRED:
+            self._lifecycle.log_unhandled()
             self._worker.tell_stored()
         return done
 

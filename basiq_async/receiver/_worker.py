@@ -5,11 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import weakref
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from weakref import WeakKeyDictionary
 
 import attrs
 
@@ -18,11 +16,12 @@ from .._work.calls import HOST
 from .._work.failures import failure_text
 from .._work.gate import Gate
 from .._work.limits import wait_for_event
-from .._work.protocol import ClaimedDelivery, StoredDelivery, WaitingInbox
+from .._work.protocol import ClaimedDelivery, StoredDelivery
 from .._work.tasks import TaskOwner, wait_uncancelled
 from ._backlog import Backlog
 from ._breaker import Breaker
 from ._delivery import Delivery, UnreadableBodyError, read_delivery
+from ._lifecycle import Lifecycle
 from ._outcome import Outcome, shorten
 from ._results import Result
 from ._trying import NextAttempt, after_no_end, jittered, without_handler
@@ -40,7 +39,7 @@ _SHORTEST, _LONGEST = 1.0, 60.0
 
 
 class Worker:
-    """Works off the deferred deliveries of one receiver, in a task of its own.
+    """Handles the deferred deliveries of one receiver, in a task of its own.
 
     ``handle`` hands a delivery to its handler. ``accepts_type`` returns whether its type has one. ``most`` returns how
     many may be worked on at once.
@@ -50,21 +49,23 @@ class Worker:
         self,
         backlog: Backlog,
         gate: Gate,
+        lifecycle: Lifecycle,
         handle: Callable[[Delivery, ClaimedDelivery], Awaitable[Outcome]],
         accepts_type: Callable[[str], bool],
         most: Callable[[], int],
     ) -> None:
         self._backlog = backlog
         self._gate = gate
+        self._lifecycle = lifecycle
         self._handle = handle
         self._accepts_type = accepts_type
         self._most = most
         self._lease = backlog.settings.deferred_lease
         self._tasks = TaskOwner()
-        self._task: asyncio.Task[None] | None = None
+        self._loop: asyncio.Task[None] | None = None
+        self._loops: set[asyncio.Task[None]] = set()
         self._running: set[asyncio.Task[None]] = set()
         self._news = asyncio.Event()
-        self._entered = self._stopping = self._warned = False
         self._more = False
         """Whether more is due than there was room for."""
         self._ended = 0
@@ -74,8 +75,6 @@ class Worker:
         """How many of those that run have failed before."""
         self._away = 0.0
         """Seconds until the next look, because the inbox is away."""
-        self._successors: list[Worker] = []
-        """Those of receivers that took the place of this one's, and were not entered themselves."""
         self._without_handler: set[str] = set()
         """The event types, without a handler in this process, that were logged."""
         self._look_again_at: dict[str, float] = {}
@@ -85,55 +84,49 @@ class Worker:
         self._types: set[str] = set()
         """The types that this process has begun to handle, two at most: one alone may hold all places."""
 
-    def begin(self, *, certainly: bool = False) -> None:
-        """Begin to work off what waits, if the inbox can keep it. ``certainly``: look for it every second."""
-        if not self._entered and self._backlog.calls.can_wait:
-            _LAST[self._backlog.calls.waiting_inbox] = weakref.ref(self)
-        self._entered = True
-        self._backlog.used = self._backlog.used or certainly
-        if self._backlog.calls.can_wait and not self._stopping and (self._task is None or self._task.done()):
-            self._task = self._tasks.spawn(self._work())
+    def begin(self) -> None:
+        """Begin to work off what waits, if the inbox can keep it, until ``stop``."""
+        if self._backlog.calls.can_wait and (self._loop is None or self._loop.done()):
+            self._loop = self._spawn_loop(until_empty=False)
+
+    def _spawn_loop(self, *, until_empty: bool) -> asyncio.Task[None]:
+        loop = self._tasks.spawn(self._run(until_empty=until_empty))
+        self._loops.add(loop)
+        loop.add_done_callback(self._loops.discard)
+        return loop
+
+    async def work(self, *, until_empty: bool) -> None:
+        """Work until ``stop``. ``until_empty``: only until nothing is due; raises the error of an inbox that is away.
+
+        A call that is cancelled leaves the end to ``stop``: a claim that is under way must not be lost.
+        """
+        self._backlog.used = True
+        if not until_empty:
+            self.begin()
+        if (loop := self._spawn_loop(until_empty=True) if until_empty else self._loop) is not None:
+            await asyncio.wait((loop,))
+            if not loop.cancelled():
+                loop.result()
 
     def tell_stored(self) -> None:
-        """Begin with a delivery that was stored. Warn, once, if this process does not work it off."""
-        if self._entered or self._takes_over():
-            self.begin(certainly=True)  # its first deferred handler may be younger than its start
-        elif not self._warned:
-            self._warned = True
-            logger.warning(
-                "a delivery was deferred, and this process does not work it off: enter the receiver (`async with "
-                "receiver`, setup, a lifespan), unless another process calls receiver.work()"
-            )
+        """Begin with a delivery that was stored."""
         self._news.set()
 
-    def _takes_over(self) -> bool:
-        """Return whether another receiver of this process has worked: this one is in its place, and ends with it."""
-        last = _LAST.get(self._backlog.calls.waiting_inbox)
-        if last is not None and (former := last()) is not None and not former._stopping:
-            former._successors.append(self)
-        return last is not None
-
-    async def join(self) -> None:
-        """Wait until the work has ended, by ``stop``."""
-        while self._task is not None and not self._task.done():
-            await asyncio.wait((self._task,))
-
     async def stop(self, seconds: float) -> None:
-        """Begin no more. Wait so many seconds for what runs; then it is cancelled, and waits in the inbox.
+        """Begin no more, because the receiver is closed. Wait so many seconds for what runs; then it is cancelled, and
+        waits in the inbox.
 
         If this call is cancelled, what runs is cancelled at once.
         """
-        self._stopping = True
         self._news.set()
         try:
-            if self._task is not None and (cancelled := await wait_uncancelled(self._task)) is not None:
-                raise cancelled
+            for loop in [*self._loops]:
+                if (cancelled := await wait_uncancelled(loop)) is not None:
+                    raise cancelled
             if self._running:
                 await asyncio.wait(self._running, timeout=seconds)
         finally:
             await self._tasks.aclose()
-            for each in self._successors:
-                await each.stop(seconds)
 
     async def work_once(self) -> bool:
         """Handle what is due now, without a pause, and what runs. Return whether an attempt ended. For a test."""
@@ -143,33 +136,21 @@ class Worker:
         await self._wait_for_running()
         return self._ended > ended
 
-    async def work_until_empty(self) -> None:
-        """Work until nothing is due. Raises the error of an inbox that is away."""
-        while not self._stopping:
-            self._news.clear()
-            limit, retries = self._breaker.room(self._most(), len(self._running), self._running_again)
-            found = await self._claim(limit, retries) if limit > 0 else 0
-            self._more = True
-            if not found and not self._running:
-                if retries:
-                    return
-                await asyncio.sleep(_LOOK_EVERY)
-            elif found < limit or limit <= 0:
-                await self._wait()
-        await self._wait_for_running()
-
     async def _wait_for_running(self) -> None:
         if self._running:
             await asyncio.wait(set(self._running))
 
-    async def _work(self) -> None:
-        await asyncio.sleep(0)
-        while not self._stopping:
+    async def _run(self, *, until_empty: bool) -> None:
+        await asyncio.sleep(0)  # an eager task would run before its owner has it
+        while not self._lifecycle.closed:
             self._news.clear()
+            self._more = self._more or until_empty
             await self._count()
             limit, retries = self._breaker.room(self._most(), len(self._running), self._running_again)
-            found = await self._try_to_claim(limit, retries) if limit > 0 else 0
-            self._more = found >= limit
+            found = await self._try_to_claim(limit, retries, fail=until_empty) if limit > 0 else 0
+            self._more = until_empty or found >= limit
+            if until_empty and retries and not found and not self._running:
+                return
             if not (found and self._more and len(self._running) > found):
                 await self._wait()
 
@@ -185,13 +166,15 @@ class Worker:
         """Wait for a new delivery, for room if more is due, or for the next look."""
         # Two processes that looked in step would never share what only one of them has a handler for.
         look = max(jittered(_LOOK_EVERY, _LOOK_JITTER) if self._backlog.used else _LOOK_ANYWAY, self._away)
-        if await wait_for_event(self._news, look) and not self._stopping:
+        if await wait_for_event(self._news, look) and not self._lifecycle.closed:
             await asyncio.sleep(_LINGER)
 
-    async def _try_to_claim(self, limit: int, retries: int) -> int:
+    async def _try_to_claim(self, limit: int, retries: int, *, fail: bool) -> int:
         try:
             found = await self._claim(limit, retries)
         except Exception as exc:
+            if fail:
+                raise
             self._backlog.outages.report("", "that wait could not be claimed", exc, {})
             self._away = jittered(min(max(2 * self._away, _SHORTEST), _LONGEST))
             return 0
@@ -290,7 +273,7 @@ class Worker:
             then = after_no_end(claimed, keep_trying=keep_trying)
             logger.warning("delivery %r: %s (%d times)", shorten(entry.delivery_id), then.entry.error, claimed.unended)
             await self._put_off(then, token)
-        elif self._stopping:  # nothing new begins
+        elif self._lifecycle.closed:  # nothing new begins
             await self._put_off(NextAttempt(entry, 0.0), token)
         elif isinstance(delivery := self._read(entry), UnreadableBodyError):
             await self._put_off(NextAttempt(attrs.evolve(entry, error=str(delivery)), None), token)
@@ -323,8 +306,6 @@ class Worker:
         return without_handler(claimed, why, keep_trying=self._backlog.settings.keep_trying)
 
 
-_LAST: WeakKeyDictionary[WaitingInbox, weakref.ref[Worker]] = WeakKeyDictionary()
-"""The worker that began last in this process, for each inbox."""
 _MOST_TYPES = 256
 
 

@@ -267,8 +267,11 @@ async def test_closing_begins_nothing_new_and_leaves_the_rest_in_the_inbox() -> 
     assert (left.count, left.fresh) == (5, 5), "e-0 ended; e-1 was cancelled, and waits again"
 
 
+@pytest.mark.parametrize("until_empty", [None, False, True])
 @virtual.clocked
-async def test_what_was_being_claimed_when_it_is_closed_does_not_begin() -> None:
+async def test_what_was_being_claimed_when_it_is_closed_or_its_job_is_cancelled_does_not_begin(
+    until_empty: bool | None,
+) -> None:
     class Slow(MemoryInbox):
         async def claim_due(self, *args: Any, **options: Any) -> Any:
             found = await super().claim_due(*args, **options)
@@ -283,8 +286,14 @@ async def test_what_was_being_claimed_when_it_is_closed_does_not_begin() -> None
     inbox = Slow(clock=virtual.clock)
     service = make(handle, inbox=inbox)
     await post(service)
-    async with service.receiver:
+    if until_empty is None:
+        async with service.receiver:
+            await asyncio.sleep(0.5)
+    else:
+        job = asyncio.create_task(service.receiver.work(until_empty=until_empty))
         await asyncio.sleep(0.5)
+        job.cancel()
+        await asyncio.wait((job,))
     assert begun == []
     later = make(inbox=inbox)
     async with later.receiver:
@@ -426,20 +435,6 @@ async def test_a_replay_hands_it_out_at_once_and_work_alone_works_off() -> None:
     with pytest.raises(asyncio.CancelledError):
         await work
     assert len(service.handled) == 2
-
-
-@virtual.clocked
-async def test_a_receiver_in_the_place_of_another_begins_by_itself_and_ends_with_it() -> None:
-    inbox = MemoryInbox(clock=virtual.clock)
-    old, new = make(inbox=inbox), make(inbox=inbox)
-    async with old.receiver:
-        await asyncio.sleep(1)
-        for number in range(3):
-            assert (await post(new, f"e-{number}")).status == 202
-        await asyncio.sleep(1)
-        assert len(new.handled) + len(old.handled) == 3
-        assert new.handled, "it works, though it was not entered"
-    assert len(asyncio.all_tasks()) == 1
 
 
 @virtual.clocked
