@@ -169,10 +169,11 @@ class RecoveryRun:
         coverage = await self._read_coverage()
         begins = self._since or coverage.begins
         await history.read_memory("recovery", applies=not self._also_delivered)
-        messages = await self._read_messages(latest(coverage.read_back_to(began), begins), begins, Activity(), passed)
+        coverage = attrs.evolve(coverage, begins=begins, acknowledged=latest(coverage.acknowledged, self._acknowledged))
+        messages = await self._read_messages(coverage, began, Activity(), passed)
         where, accepts_type = job.where, job.handling.accepts_type
         first = (await make_plan(messages, where.limit, accepts_type=accepts_type)).total
-        events = self._read_events(webhook, began, begins, passed)
+        events = self._read_events(webhook, began, coverage, passed)
         plan = RecoveryPlan(coverage.read_up_to is None, first, (await make_plan(events, where.limit)).total)
         self._plan = plan
         return plan
@@ -194,36 +195,35 @@ class RecoveryRun:
             began = job.api.now()  # by Basiq's clock, from the response above
             was_active = find_status_problem(webhook, None) is None
             coverage = await self._begin_coverage(began, active=was_active)
-            activity, passed, begins = Activity(), Ids(), coverage.begins
-            back_to = coverage.read_back_to(began)
+            activity, passed, back_to = Activity(), Ids(), coverage.read_back_to(began)
             await history.read_memory("recovery", applies=not self._also_delivered)
-            messages = await self._read_messages(back_to, begins, activity, passed)
+            messages = await self._read_messages(coverage, began, activity, passed)
             first = history.count_decided(await job.hand_out(messages, progress))
             await messages.forget_details(filtered=False)
             second = None
             if first.finished:
-                events = self._read_events(webhook, messages.began or began, begins, passed)
+                events = self._read_events(webhook, messages.began or began, coverage, passed)
                 second = history.count_decided(await job.hand_out(events, progress, kind="events"))
-            subscribed = webhook.subscribed_events  # those that were read: others may have come since
+            wanted = tuple(filter(self._accepts_type, webhook.subscribed_events))  # others may have come since
             webhook = await client.webhooks.get(self._webhook_id)
             inactive_now = None if find_status_problem(webhook, None) is None else began
             now = job.api.now()
-            if coverage.find_unknown_reach(activity, now) is not None and activity.untold <= MOST_FOR_ACTIVITY:
+            if coverage.find_unknown_reach(activity, now, wanted) is not None and activity.untold <= MOST_FOR_ACTIVITY:
                 listed = client.messages.list(self._webhook_id, on_unreadable=lambda item: None)
                 activity = await read_activity(self._details or history.make_details(), listed)
             periods = activity.periods(coverage.seen_inactive, inactive_now)
-            lost = coverage.out_of_reach(periods, now)
-            unknown_reach = coverage.find_unknown_reach(activity, now)
+            lost = coverage.out_of_reach(periods, now, wanted)
+            unknown_reach = coverage.find_unknown_reach(activity, now, wanted)
             is_told = not self._unknown and unknown_reach is None
             if is_told and second is not None and second.finished and selects_everything(job.where):
                 seen = None if was_active and inactive_now is None else began
-                types = tuple(filter(self._accepts_type, subscribed))
+                types = coverage.read_types(wanted, now)
                 read = attrs.evolve(
                     coverage, read_up_to=began - TIME_TO_APPEAR, seen_inactive=seen, lost=lost, types=types
                 )
                 await self._note(read)
                 if history.memory is not None:
-                    await history.memory.note(latest(back_to, begins), began)
+                    await history.memory.note(back_to, began)
             elif inactive_now is not None and coverage.seen_inactive is None:
                 await self._note(attrs.evolve(coverage, seen_inactive=inactive_now))
             surely_active = was_active and all(
@@ -327,11 +327,11 @@ class RecoveryRun:
     # --- what is read ---
 
     async def _read_messages(
-        self, back_to: datetime | None, begins: datetime | None, activity: Activity, passed: Ids
+        self, coverage: Coverage, now: datetime, activity: Activity, passed: Ids
     ) -> Reading[Message]:
         """Return the messages to hand out: those that were not delivered, as far as the inbox can tell."""
         recording = await find_recording(self._calls, self._job.admission.noted, self._webhook_id)
-        since, acknowledged = recording.since, latest(self._acknowledged, (await self._read_coverage()).acknowledged)
+        since, back_to, unwanted = recording.since, coverage.read_back_to(now), self._find_unwanted(coverage, now)
         if self._details is None:
             self._details = self._history.make_details()
 
@@ -339,15 +339,16 @@ class RecoveryRun:
             if isinstance(message, UnreadableMessage) or not self._history.has_handler(message):
                 return True  # the target says so
             time, found = item_time(message), [self._history.judge(message, early=early)]
-            if begins is not None:
-                found.append(None if time is None and message.delivered is None else not _is_before(time, begins))
+            if coverage.begins is not None or coverage.others:
+                is_told = time is not None or message.delivered is not None
+                found.append(not unwanted(message) if is_told else None)
             if not self._also_delivered:
                 left_alone = is_left_alone(message, since)
                 found.append(None if left_alone is None else not left_alone)
             return False if False in found else None if None in found else True
 
         def choose(message: Message) -> Message | None:
-            if _is_before(item_time(message), begins):
+            if unwanted(message):
                 passed.extend([digest_of(message_key(message.raw))])
                 return None
             if self._also_delivered or isinstance(message, UnreadableMessage):
@@ -355,7 +356,7 @@ class RecoveryRun:
             left_alone = is_left_alone(message, since)
             if left_alone is False or (left_alone is None and judge(message, early=False) is not None):
                 return message
-            before_joining = left_alone is True and recording.is_before_joining(message, acknowledged)
+            before_joining = left_alone is True and recording.is_before_joining(message, coverage.acknowledged)
             self._before_joining += before_joining
             self._left_alone += left_alone is True and not before_joining
             self._unknown += left_alone is None
@@ -373,9 +374,20 @@ class RecoveryRun:
         }
         return self._history.read("messages", message_key, **options)
 
-    def _read_events(
-        self, webhook: Webhook, requested: datetime, begins: datetime | None, passed: Ids
-    ) -> Reading[Message]:
+    def _find_unwanted(self, coverage: Coverage, now: datetime) -> Callable[[Message], bool]:
+        """Return what says whether something happened before recoveries begin, or was read through another webhook."""
+        if self._also_delivered:
+            coverage = attrs.evolve(coverage, others=())
+
+        def is_unwanted(message: Message) -> bool:
+            if isinstance(message, UnreadableMessage):
+                return False
+            event_type = message.event_id and message.event_type_id  # without an id, each webhook has its own
+            return coverage.is_unwanted(event_type or "", item_time(message), now)
+
+        return is_unwanted
+
+    def _read_events(self, webhook: Webhook, requested: datetime, coverage: Coverage, passed: Ids) -> Reading[Message]:
         """Return the events to hand out: those that no listed message has, and that are no longer recent."""
         subscribed = frozenset(webhook.subscribed_events)
 
@@ -384,11 +396,11 @@ class RecoveryRun:
 
         if self._history.memory is not None:
             self._history.memory.wants = is_wanted
-        convert = convert_events(self._webhook_id, is_wanted)
+        convert, unwanted = convert_events(self._webhook_id, is_wanted), self._find_unwanted(coverage, requested)
 
         def choose(event: Any) -> Message | None:
             message = convert(event)
-            if isinstance(message, EventMessage) and _is_before(message.created, begins):
+            if isinstance(message, EventMessage) and unwanted(message):
                 return None
             if isinstance(message, EventMessage) and is_recent(message.created, requested):
                 self._recent += 1
@@ -396,7 +408,3 @@ class RecoveryRun:
             return message
 
         return self._history.read("events", event_key, convert=choose, passed=passed)
-
-
-def _is_before(time: datetime | None, begins: datetime | None) -> bool:
-    return time is not None and begins is not None and time < begins

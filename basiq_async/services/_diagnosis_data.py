@@ -202,7 +202,7 @@ class _HistoryScan:
     def out_of_reach(self) -> tuple[Inactivity, ...]:
         """The periods whose events are lost, as far as the messages and the recoveries with the inbox show it."""
         inactive = self._now if is_inactive(self._webhook) else None
-        return self._known.out_of_reach(self._activity, inactive, self._now)
+        return self._known.out_of_reach(self._activity, inactive, self._now, self._wanted)
 
     async def _read_events(self, most: int | None) -> None:
         order, read = ListOrder(), 0
@@ -280,7 +280,7 @@ class _HistoryScan:
 
     def _judge(self, message: Message) -> bool | None:
         """Return whether a message was missed; None if it does not tell."""
-        if self._is_unwanted(item_time(message)):
+        if self._is_unwanted(message):
             return False
         left_alone = is_left_alone(message, self._known.recording.since)
         return None if left_alone is None else not left_alone
@@ -292,7 +292,7 @@ class _HistoryScan:
         """Count the attempts of a message, and whether it was missed."""
         self._without_message.pop((message.event_type_id, message.event_id), None)
         ignored = self._is_ignored(message)
-        skipped = known or ignored or self._is_unwanted(item_time(message))
+        skipped = known or ignored or self._is_unwanted(message)
         left_alone = is_left_alone(message, self._known.recording.since)
         missed = left_alone is False and not skipped
         self.unknown += left_alone is None and not skipped
@@ -329,8 +329,9 @@ class _HistoryScan:
     @property
     def unknown_reach(self) -> datetime | None:
         """See ``Look``."""
-        has_inbox = self._known.has_inbox
-        return self._known.coverage.find_unknown_reach(self._activity, self._now) if has_inbox else None
+        if not self._known.has_inbox:
+            return None
+        return self._known.coverage.find_unknown_reach(self._activity, self._now, self._wanted)
 
     @property
     def _enough(self) -> datetime:
@@ -343,7 +344,7 @@ class _HistoryScan:
         """Count an event that has no message."""
         if is_recent(created, self._now) and not is_inactive(self._webhook):
             return  # its message may still come
-        known = known or self._is_covered(created) or self._is_unwanted(created)
+        known = known or self._is_covered(created) or self._known.coverage.is_unwanted(event_type, created, self._now)
         if self._is_before_look(created):  # it may have a message that was not read
             self.complete = self.complete and known
         else:
@@ -353,10 +354,9 @@ class _HistoryScan:
                 times = [each for each in (created, *(self.unsent.get(event_type) or ())) if each is not None]
                 self.unsent[event_type] = (min(times), max(times)) if times else None
 
-    def _is_unwanted(self, time: datetime | None) -> bool:
-        """Return whether it happened before the time at which the recoveries begin."""
-        begins = self._known.coverage.begins
-        return time is not None and begins is not None and time < begins
+    def _is_unwanted(self, message: Message) -> bool:
+        event_type = message.event_id and message.event_type_id  # without an id, each webhook has its own
+        return self._known.coverage.is_unwanted(event_type or "", item_time(message), self._now)
 
     def _is_before_look(self, created: datetime | None) -> bool:
         if self._cut:

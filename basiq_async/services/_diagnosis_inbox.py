@@ -54,11 +54,13 @@ class KnownEvents:
         """Return what reads messages by their ids. It uses what the inbox remembers of them, and notes nothing."""
         return Details(api, self._webhook_id, note=None if self._calls is None else self._calls.note)
 
-    def out_of_reach(self, activity: Activity, inactive: datetime | None, now: datetime) -> tuple[Inactivity, ...]:
-        """Return the periods whose events are lost, as far as the recoveries with the inbox show it."""
+    def out_of_reach(
+        self, activity: Activity, inactive: datetime | None, now: datetime, types: Collection[str]
+    ) -> tuple[Inactivity, ...]:
+        """Return the periods whose events of these types are lost, as far as the recoveries with the inbox show it."""
         if self._calls is None:
             return ()
-        return self.coverage.out_of_reach(activity.periods(self.coverage.seen_inactive, inactive), now)
+        return self.coverage.out_of_reach(activity.periods(self.coverage.seen_inactive, inactive), now, types)
 
     async def open(self, url: str, find_working: Callable[[], Awaitable[Collection[str] | None]]) -> None:
         """Find out what the inbox, and what recoveries have noted in it, say of the webhook.
@@ -75,12 +77,7 @@ class KnownEvents:
         self.not_joined = () if noted.admits([webhook_id]) else tuple(noted.webhooks)
         self.recording = await find_recording(calls, noted, webhook_id)
         own = {*noted.webhooks, *(() if receiver is None else receiver.webhook_ids)}
-
-        async def find_surely_working() -> Collection[str]:
-            found = await find_working()
-            return own if found is None else found  # nothing is concluded from what cannot be known
-
-        self.coverage = await read_coverage(calls, webhook_id, own, find_surely_working)
+        self.coverage = await read_coverage(calls, webhook_id, own, find_working)
         if receiver is None and webhook_id not in noted.live():
             jobs, own_url = await calls.jobs(), posting_job(url)
             for job in [own_url] if own_url in jobs else jobs:  # a job to another place is no evidence

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from array import array
 from bisect import bisect_right
-from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from itertools import chain
 from typing import Any
@@ -140,7 +140,9 @@ class Coverage:
     acknowledged: what is out of reach before this moment is known to the user.
     begins: what happened before is not wanted.
     lost: what was out of reach when it was read up to then, until it is acknowledged.
-    types: the event types that were read up to then.
+    types: the event types that were read up to then, each with the time since which the event list of 7 days was read
+        without a gap. Whatever webhook an event of that time went to, it was read.
+    others: what the recoveries of the other webhooks of its service found out. It is not written.
     """
 
     read_up_to: datetime | None = None
@@ -148,7 +150,8 @@ class Coverage:
     acknowledged: datetime | None = None
     begins: datetime | None = None
     lost: tuple[Inactivity, ...] = ()
-    types: tuple[str, ...] = ()
+    types: Mapping[str, datetime] = attrs.field(factory=dict)
+    others: tuple[Coverage, ...] = attrs.field(default=(), eq=False)
 
     @classmethod
     def read(cls, text: str | None) -> Coverage:
@@ -156,9 +159,9 @@ class Coverage:
         try:
             fields = dict(json.loads(text or "{}"))
             lost = [[datetime.fromisoformat(each) for each in pair] for pair in fields.pop("lost", ())]
-            types = tuple(map(str, fields.pop("types", ())))
-            moments = {name: datetime.fromisoformat(value) for name, value in fields.items() if value}
-            if any(each.tzinfo is None for each in chain(moments.values(), *lost)):
+            types = {name: datetime.fromisoformat(value) for name, value in dict(fields.pop("types", ())).items()}
+            moments: dict[str, Any] = {name: datetime.fromisoformat(value) for name, value in fields.items() if value}
+            if any(each.tzinfo is None for each in chain(moments.values(), types.values(), *lost)):
                 return cls()
             return cls(**moments, types=types, lost=tuple(Inactivity(since, until) for since, until in lost))
         except (ValueError, TypeError, AttributeError, RecursionError):
@@ -169,22 +172,56 @@ class Coverage:
         moments = {name: getattr(self, name) for name in ("read_up_to", "seen_inactive", "acknowledged", "begins")}
         lost = [[each.since.isoformat(), each.until.isoformat()] for each in self.lost if each.until is not None]
         texts = {name: each and each.isoformat() for name, each in moments.items()}
-        return json.dumps({**texts, "lost": lost, "types": self.types})
+        types = {name: since.isoformat() for name, since in self.types.items()}
+        return json.dumps({**texts, "lost": lost, "types": types})
 
     @property
     def is_new(self) -> bool:
         """Whether no recovery has found anything out."""
         return self.read_up_to is None and self.seen_inactive is None
 
-    def inherit(self, former: Iterable[Coverage]) -> Coverage:
-        """Return the coverage of a webhook that may be new, of a service whose other webhooks are gone or not active.
+    def inherit(self, others: Mapping[str, Coverage], working: Collection[str] | None) -> Coverage:
+        """Return the coverage with those of the other webhooks of its service, by their ids.
 
-        No recovery of it has run: it was not active since the other one that was read last.
+        working: the webhooks that Basiq lists and that are active; None if that cannot be known. If no recovery of this
+            one has run, it may be new: it was not active since one that is gone or not active was read last.
         """
-        if not self.is_new:
-            return self
-        seen = latest(*(latest(each.seen_inactive or each.read_up_to, each.acknowledged) for each in former))
-        return attrs.evolve(self, seen_inactive=seen)
+        seen = self.seen_inactive
+        if self.is_new and working is not None:
+            former = [each for webhook_id, each in others.items() if webhook_id not in working]
+            seen = latest(*(latest(each.seen_inactive or each.read_up_to, each.acknowledged) for each in former))
+        return attrs.evolve(self, seen_inactive=seen, others=tuple(others.values()))
+
+    def read_types(self, types: Iterable[str], now: datetime) -> Mapping[str, datetime]:
+        """Return since when these types are read without a gap, if both lists were read to their ends now."""
+        listed = now - LISTED + TIME_TO_APPEAR
+        kept = self.types if self.read_up_to is not None and self.read_up_to >= listed else {}
+        return {each: kept.get(each, listed) for each in types}
+
+    def is_unwanted(self, event_type: str, time: datetime | None, now: datetime) -> bool:
+        """Return whether it happened before recoveries begin, or was read through another webhook of the service."""
+        if time is None:
+            return False
+        elsewhere = self._spans_elsewhere((event_type,), now)
+        return (self.begins is not None and time < self.begins) or any(each <= time < end for each, end in elsewhere)
+
+    def _spans_elsewhere(self, types: Collection[str], now: datetime) -> Iterator[tuple[datetime, datetime]]:
+        """Yield from when to when all events of these types were read through each other webhook of the service."""
+        for each in self.others:
+            until = each.covered(types, now)
+            if types and until is not None:
+                yield latest(*(each.types[name] for name in types), each.begins) or until, until
+
+    def _begin(self, types: Collection[str], now: datetime) -> datetime | None:
+        """Return the time up to which nothing is out of reach that is not known; None if there is none.
+
+        A person who knew of what is out of reach of another webhook, or did not want it, knew it of the service.
+        """
+        known = [latest(each.acknowledged, each.begins) for each in self.others if {*types} <= {*each.types}]
+        begin = latest(self.read_up_to, self.acknowledged, self.begins, *(known if types else ()))
+        for since, until in self._spans_elsewhere(types, now):
+            begin = begin if begin is None or begin < since else max(begin, until)
+        return begin
 
     def covered(self, types: Iterable[str], now: datetime) -> datetime | None:
         """Return the time up to which the events of all these types were read; None if one of them was not.
@@ -203,24 +240,34 @@ class Coverage:
             return self.begins
         return latest(min(now - LISTED, self.read_up_to) - ATTEMPTED, self.begins)
 
-    def find_unknown_reach(self, activity: Activity, now: datetime) -> datetime | None:
+    def find_unknown_reach(self, activity: Activity, now: datetime, types: Collection[str] = ()) -> datetime | None:
         """Return the moment before which nothing tells whether the webhook was active; None if that is known.
 
-        What happened later is still in the event list, or a recovery has read it, or it is acknowledged.
+        What happened later is still in the event list, or a recovery has read it, or it is acknowledged. ``types``:
+        those that are wanted; what was read through another webhook of the service counts if it was of all these.
         """
-        reach, begin = now - LISTED, latest(self.read_up_to, self.acknowledged, self.begins)
+        reach, begin = now - LISTED, self._begin(types, now)
         return reach if activity.untold and (begin is None or begin < reach) else None
 
-    def out_of_reach(self, periods: Iterable[Inactivity], now: datetime) -> tuple[Inactivity, ...]:
-        """Return the parts of periods whose events no recovery has read, and which are no longer in the event list."""
+    def out_of_reach(
+        self, periods: Iterable[Inactivity], now: datetime, types: Collection[str] = ()
+    ) -> tuple[Inactivity, ...]:
+        """Return the parts of periods whose events no recovery has read, and which are no longer in the event list.
+
+        types: see ``find_unknown_reach``.
+        """
         reach, active_at = now - LISTED, self.read_up_to if self.seen_inactive is None else None
-        begin = latest(self.read_up_to, self.acknowledged, self.begins)
+        begin, spans = self._begin(types, now), sorted(self._spans_elsewhere(types, now))
         lost = [each for each in self.lost if self.acknowledged is None or (each.until or now) > self.acknowledged]
         for period in periods:
             if active_at is not None and period.since <= active_at:
                 continue  # it had ended when a recovery found the webhook active
             since = period.since if begin is None else max(begin, period.since)
             until = reach if period.until is None else min(reach, period.until)
+            for first, last in spans:  # that was read through another webhook
+                if since < first < until:
+                    lost.append(Inactivity(since, first))
+                since = last if first <= until and since < last else since
             if since < until:
                 lost.append(Inactivity(since, until))
         return tuple(lost)
@@ -284,24 +331,23 @@ async def read_coverage(
     calls: InboxCalls,
     webhook_id: str,
     webhook_ids: Collection[str],
-    find_working: Callable[[], Awaitable[Collection[str]]],
+    find_working: Callable[[], Awaitable[Collection[str] | None]],
     *,
     noted_as: Callable[[str], str] = str,
 ) -> Coverage:
     """Return what the recoveries of a webhook noted in an inbox, and what it inherits of those of its service.
 
     noted_as: the name under which a webhook is noted, by default itself.
-    find_working: returns the webhooks that Basiq lists and that are active. It is called if that matters.
+    find_working: returns the webhooks that Basiq lists and that are active; None if that cannot be known. It is called
+        if that matters.
     """
 
     async def read(each: str) -> Coverage:
         return Coverage.read(await calls.note(coverage_note(noted_as(each))))
 
-    own, others = await read(webhook_id), [each for each in webhook_ids if each != webhook_id]
-    if not others or not own.is_new:
-        return own
-    working = await find_working()
-    return own.inherit([await read(each) for each in others if each not in working])
+    own = await read(webhook_id)
+    others = {each: await read(each) for each in webhook_ids if each != webhook_id}
+    return own.inherit(others, await find_working() if others and own.is_new else None)
 
 
 def coverage_note(webhook_id: str) -> str:

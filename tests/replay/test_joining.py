@@ -16,7 +16,8 @@ from basiq_async import APIError, BasiqClient, ConfigurationError, InMemoryTrans
 from basiq_async.receiver import Delivery, MemoryInbox, WebhookReceiver
 from basiq_async.replay import Recovery, Replay, recover
 from basiq_async.replay._recovery import RecoveryRun  # private: what recover returns
-from basiq_async.testing import FakeBasiq, ManualClock
+from basiq_async.testing import FakeBasiq, ManualClock, Quirks
+from basiq_async.transports.base import Request, Response
 
 URL, SECOND_URL = "https://service.example/basiq", "https://service.example/again"
 TYPE = "user.created"
@@ -100,10 +101,22 @@ class Service:
         assert all(event == key for event, key in self.got)
 
 
+class Transport(InMemoryTransport):
+    """A transport that ``hides`` the list of webhooks from the API key."""
+
+    hides = False
+
+    async def send(self, request: Request, /) -> Response:
+        if self.hides and request.url.endswith("/webhooks"):
+            return Response(403, {}, b'{"data": [{"code": "access-denied"}]}')
+        return await super().send(request)
+
+
 @pytest.fixture
-async def service() -> AsyncIterator[Service]:
-    fake = FakeBasiq(clock=ManualClock(datetime.now(UTC) - timedelta(days=20)))
-    async with BasiqClient(fake.api_key, transport=InMemoryTransport(fake)) as basiq:
+async def service(request: pytest.FixtureRequest) -> AsyncIterator[Service]:
+    quirks = Quirks(**getattr(request, "param", {}))
+    fake = FakeBasiq(clock=ManualClock(datetime.now(UTC) - timedelta(days=20)), quirks=quirks)
+    async with BasiqClient(fake.api_key, transport=Transport(fake)) as basiq:
         made = Service(fake, basiq, "")
         made.inbox = MemoryInbox(clock=fake.clock, remember=None)
         made.first = made.add_webhook()
@@ -262,6 +275,98 @@ async def test_a_webhook_is_not_read_because_another_of_its_service_was(service:
     found = await s.recover(new)
     assert (found.handled, found.out_of_reach) == (0, ())
     s.assert_once(2)
+
+
+UNTOLD = {"attempts": "absent", "attempts_by_id": "absent"}
+
+
+async def rotated(s: Service, *, gone: bool) -> str:
+    """A service that was there before its inbox, and was recovered; a second webhook joins it."""
+    await s.emit(3)
+    s.inbox = MemoryInbox(clock=s.fake.clock, remember=None)
+    await s.fake.advance(hours=1)
+    await s.start(s.first)
+    await s.emit(2)
+    await s.fake.advance(hours=1)
+    assert (await s.recover(s.first)).finished
+    new = s.add_webhook(SECOND_URL)
+    await s.start(new, s.first)
+    await s.fake.advance(hours=1)
+    if gone:
+        await s.delete(s.first)
+    s.got.clear()
+    return new
+
+
+@pytest.mark.parametrize("service", [{}, {"attempts": "absent"}], indirect=True, ids=["told", "by-id"])
+@pytest.mark.parametrize("gone", [True, False], ids=["gone", "active"])
+@pytest.mark.parametrize("looks_first", [True, False])
+async def test_what_one_webhook_was_read_up_to_is_not_handed_out_through_another(
+    service: Service, gone: bool, looks_first: bool
+) -> None:
+    """The inbox does not know what was delivered before it began, and the event list has it."""
+    s, new = service, await rotated(service, gone=gone)
+    if looks_first:
+        assert (await s.basiq.webhooks.diagnose(new, receiver=s.receiver())).healthy
+    await s.emit(1)
+    await s.miss(2)
+    found = await s.basiq.webhooks.diagnose(new, receiver=s.receiver())
+    assert (found.undelivered, found.never_sent, found.out_of_reach) == (2, 0, ())
+    assert (await s.recovery(new).plan()).total == 2
+    done = await s.recover(new)
+    assert (done.finished, done.events and done.events.handled) == (True, 0), done.problems
+    s.assert_once(3)
+    assert (await s.basiq.webhooks.diagnose(new, receiver=s.receiver())).healthy
+    assert (await s.recover(new, everything=True)).handled == 3, "a person said so"
+
+
+@pytest.mark.parametrize("service", [UNTOLD], indirect=True, ids=["untold"])
+async def test_a_person_who_acknowledged_what_nothing_tells_of_one_webhook_did_so_for_the_service(
+    service: Service,
+) -> None:
+    s = service
+    await s.emit(2)
+    assert [each.code for each in (await s.recover(s.first)).problems] == ["unknown-activity"]
+    assert (await s.recover(s.first, acknowledged=s.fake.clock())).finished
+    new = s.add_webhook(SECOND_URL)
+    await s.start(new, s.first)
+    await s.emit(1)
+    await s.fake.advance(hours=1)
+    assert (await s.basiq.webhooks.diagnose(new, receiver=s.receiver())).healthy
+    assert (await s.recover(new)).finished
+    s.assert_once(3)
+    await s.fake.advance(days=9)
+    assert [each.code for each in (await s.recover(new)).problems] == ["unknown-activity"]
+
+
+async def test_what_a_webhook_missed_of_a_type_that_the_other_was_not_read_for_is_handed_out(service: Service) -> None:
+    s = service
+    new = s.fake.add_webhook(SECOND_URL, [TYPE, "user.deleted"])
+    s.alive.append(new)
+    await s.start(new, s.first)
+    s.up = False
+    await s.fake.emit("user.deleted")
+    await s.fake.advance(days=9)
+    s.up = True
+    assert (await s.recover(s.first)).finished
+    await s.basiq.webhooks.update(s.first, url=URL, subscribed_events=[TYPE, "user.deleted"])
+    assert (await s.recover(s.first)).finished, "no list of this webhook has it"
+    found = await s.basiq.webhooks.diagnose(new, receiver=s.receiver())
+    assert found.undelivered == 1
+    await s.recover(new)
+    s.assert_once(1)
+
+
+async def test_an_api_key_that_may_not_list_webhooks_leaves_unknown_which_are_gone(service: Service) -> None:
+    s, new = service, await rotated(service, gone=True)
+    await s.fake.advance(days=10)
+    assert len((await s.basiq.webhooks.diagnose(new, receiver=s.receiver())).out_of_reach) == 1
+    Transport.hides = True
+    try:
+        found = await s.basiq.webhooks.diagnose(new, receiver=s.receiver())
+    finally:
+        Transport.hides = False
+    assert (found.out_of_reach, [each.code for each in found.problems]) == ((), ["forbidden"])
 
 
 async def test_the_time_between_a_webhook_that_is_gone_and_the_next_is_named(service: Service) -> None:

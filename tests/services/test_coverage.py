@@ -151,23 +151,97 @@ def test_what_basiq_delivered_is_left_alone_unless_the_inbox_would_know_it(
 
 
 def test_only_what_was_read_of_each_type_is_covered_and_a_future_moment_shows_nothing() -> None:
-    found = Coverage(at(0), types=("a", "b"))
+    found = Coverage(at(0), types={"a": at(0), "b": at(0)})
     assert found.covered(["a"], at(1)) == found.covered(["b", "a"], at(0)) == at(0)
     assert found.covered(["a", "c"], at(1)) is None
     assert found.covered(["a"], at(-1)) is None
-    assert Coverage(types=("a",)).covered(["a"], at(1)) is None
+    assert Coverage(types={"a": at(0)}).covered(["a"], at(1)) is None
 
 
-def test_a_new_webhook_was_not_active_since_another_of_its_service_was_last_read_and_inherits_no_more() -> None:
-    former = [Coverage(at(0), acknowledged=at(-1), types=("a",)), Coverage(at(-9), seen_inactive=at(-8))]
-    found = Coverage(acknowledged=at(-2)).inherit(former)
+def test_a_new_webhook_was_not_active_since_one_of_its_service_that_is_gone_was_last_read() -> None:
+    former = {
+        "v": Coverage(at(0), acknowledged=at(-1), types={"a": at(0)}),
+        "u": Coverage(at(-9), seen_inactive=at(-8)),
+    }
+    found = Coverage(acknowledged=at(-2)).inherit(former, ())
     assert found == Coverage(seen_inactive=at(0), acknowledged=at(-2))
     assert Coverage.read(found.write()) == found
     assert found.out_of_reach([Inactivity(at(0), at(9))], at(5) + timedelta(days=7)) == (Inactivity(at(0), at(5)),)
-    assert Coverage().inherit([Coverage(at(0), seen_inactive=at(0), acknowledged=at(2))]).seen_inactive == at(2)
+    for given, seen in (
+        ([Coverage(at(0), seen_inactive=at(0), acknowledged=at(2))], at(2)),
+        ([Coverage(at(5), seen_inactive=at(4)), Coverage(at(3))], at(4)),
+        ([Coverage(at(3)), Coverage(acknowledged=at(9))], at(9)),
+        ([Coverage(), Coverage()], None),
+        ([], None),
+    ):
+        named = dict(zip("uv", given, strict=False))
+        assert Coverage().inherit(named, ()).seen_inactive == seen
+        for working in (named, None):  # all are active, or that cannot be known
+            assert Coverage().inherit(named, working).seen_inactive is None
     for own in (Coverage(at(3)), Coverage(seen_inactive=at(3))):
-        assert own.inherit(former) == own
-    assert Coverage().inherit([Coverage(), Coverage()]) == Coverage()
+        assert own.inherit(former, ()) == own, "a recovery has read it"
+
+
+WEEK = timedelta(days=7)
+
+
+@pytest.mark.parametrize("working", [(), ("v",), None], ids=["gone", "active", "unknown"])
+def test_what_was_read_through_another_webhook_is_read_for_its_types_and_from_when_each_was(
+    working: tuple[str, ...] | None,
+) -> None:
+    other = Coverage(at(10), begins=at(-9), types={"a": at(0), "b": at(5)})
+    found, now = Coverage(at(1)).inherit({"v": other, "u": Coverage()}, working), at(20)
+    times = (-1, 0, 4.9, 5, 9.9, 10)
+    assert [found.is_unwanted("a", at(each), now) for each in times] == [False, True, True, True, True, False]
+    assert [found.is_unwanted("b", at(each), now) for each in times] == [False, False, False, True, True, False]
+    assert not any(found.is_unwanted(each, at(6), now) for each in ("c", ""))
+    assert not found.is_unwanted("a", None, now)
+    assert not found.is_unwanted("a", at(6), at(9)), "a moment in the future shows nothing"
+    assert not Coverage(at(1)).inherit({"v": attrs.evolve(other, begins=at(9))}, working).is_unwanted("a", at(8), now)
+    assert found.read_back_to(now) == Coverage(at(1)).read_back_to(now), "older messages of its own are read"
+    assert Coverage.read(found.write()).others == ()
+
+
+@pytest.mark.parametrize(
+    ("types", "lost"),
+    [
+        ("a", [(-20, 0), (10, 15)]),
+        ("ab", [(-20, 5), (10, 15)]),  # of one type, the rest is lost
+        ("abc", [(-20, 15)]),
+        ("", [(-20, 15)]),
+    ],
+)
+def test_what_another_webhook_was_not_read_for_is_out_of_reach(types: str, lost: list[tuple[float, float]]) -> None:
+    other = Coverage(at(10), types={"a": at(0), "b": at(5)})
+    found = Coverage().inherit({"v": other}, ("v",))
+    periods, now = [Inactivity(at(-20), at(15))], at(20) + WEEK
+    assert found.out_of_reach(periods, now, tuple(types)) == tuple(Inactivity(at(a), at(b)) for a, b in lost)
+    known = Coverage().inherit({"v": attrs.evolve(other, acknowledged=at(6))}, ("v",))
+    left = ((10, 15),) if types in ("a", "ab") else lost
+    assert known.out_of_reach(periods, now, tuple(types)) == tuple(Inactivity(at(a), at(b)) for a, b in left)
+
+
+def test_a_person_who_knew_what_was_unknown_of_one_webhook_is_not_asked_for_another_of_the_service() -> None:
+    activity, now = Activity(), at(9) + WEEK
+    see(activity, [{"id": "m"}])
+    for known in (Coverage(at(10), acknowledged=at(6)), Coverage(at(10), begins=at(5))):
+        other = attrs.evolve(known, types={"a": at(5)})
+        found = Coverage().inherit({"v": other}, ("v",))
+        assert found.find_unknown_reach(activity, now, ("a",)) is None
+        assert found.find_unknown_reach(activity, now, ("a", "b")) == at(9)
+        assert found.find_unknown_reach(activity, at(10.1) + WEEK, ("a",)) == at(10.1)
+    unread = Coverage().inherit({"v": Coverage(at(10), types={"a": at(5)})}, ("v",))
+    assert unread.find_unknown_reach(activity, now, ("a",)) == at(9), "nothing tells of the time before"
+
+
+def test_a_type_is_read_without_a_gap_while_each_recovery_reaches_the_one_before() -> None:
+    first, minutes = Coverage().read_types(["a"], at(0)), timedelta(minutes=2)
+    assert first == {"a": at(0) - WEEK + minutes}
+    read = Coverage(at(0) - minutes, types=first)
+    assert read.read_types(["a", "b"], at(5)) == {**first, "b": at(5) - WEEK + minutes}
+    limit = at(0) + WEEK - 2 * minutes
+    assert read.read_types(["a"], limit) == first
+    assert read.read_types(["a"], limit + minutes / 100)["a"] > first["a"]
 
 
 def test_what_happened_before_recoveries_begin_is_neither_read_nor_out_of_reach() -> None:
@@ -284,15 +358,6 @@ def test_of_two_messages_that_came_to_their_ends_in_one_silence_the_first_counts
     assert activity.periods() == (Inactivity(at(LAST), at(90)),)
 
 
-@pytest.mark.parametrize("given", [Coverage(at(1)), Coverage(seen_inactive=at(1))])
-def test_a_webhook_that_a_recovery_has_read_inherits_nothing(given: Coverage) -> None:
-    former = Coverage(read_up_to=at(5), seen_inactive=at(4))
-    assert given.inherit([former]) == given
-    assert Coverage().inherit([former, Coverage(at(3))]).seen_inactive == at(4)
-    assert Coverage().inherit([Coverage(at(3)), Coverage(acknowledged=at(9))]).seen_inactive == at(9)
-    assert Coverage().inherit([]).seen_inactive is None
-
-
 def test_the_lost_are_written_without_those_that_have_no_end() -> None:
-    written = Coverage(lost=(Inactivity(at(0)), Inactivity(at(1), at(2))), begins=at(0), types=("a",)).write()
-    assert Coverage.read(written) == Coverage(lost=(Inactivity(at(1), at(2)),), begins=at(0), types=("a",))
+    written = Coverage(lost=(Inactivity(at(0)), Inactivity(at(1), at(2))), begins=at(0), types={"a": at(0)}).write()
+    assert Coverage.read(written) == Coverage(lost=(Inactivity(at(1), at(2)),), begins=at(0), types={"a": at(0)})

@@ -153,7 +153,7 @@ async def test_what_a_recovery_has_read_need_not_be_looked_at_again() -> None:
         await w.emit(30)
         await w.fake.advance(hours=1)
         inbox = MemoryInbox()
-        covered = Coverage(read_up_to=w.fake.clock() - timedelta(hours=20), types=("user.created",))
+        covered = Coverage(read_up_to=w.fake.clock() - timedelta(hours=20), types={"user.created": w.fake.clock()})
         await inbox.set_note(coverage_note(w.webhook_id), covered.write())
         found = await w.basiq.webhooks.diagnose(w.webhook_id, inbox=inbox)
         assert found.healthy, found.problems

@@ -619,7 +619,7 @@ async def test_messages_are_read_back_to_an_hour_before_what_recoveries_have_rea
     first = message(99, attempt("Success", covered + timedelta(minutes=61)))
     border = [missed, first] if minutes < 61 else [first, missed]
     oldest = [message(number, attempt("Success", covered + timedelta(days=number))) for number in range(1, 9)]
-    inbox = await noted(Coverage(read_up_to=NOW - covered, types=("user.created",)))
+    inbox = await noted(Coverage(read_up_to=NOW - covered, types={"user.created": NOW - timedelta(days=7)}))
     found = await diagnose(messages=[*newest, *border, *oldest], inbox=inbox)
     assert (found.undelivered, found.look.complete) == (undelivered, True)
     assert found.look.items == 51 - (not undelivered)
