@@ -27,7 +27,7 @@ from ._inboxes import (
     record_file,
     tell_newest,
 )
-from ._lines import Place, Words, find_line
+from ._lines import Place, Words, find_line, find_other_line
 from ._options import SECRET_VARIABLE, option, read_secrets
 from ._output import live, say
 from ._problems import (
@@ -153,10 +153,10 @@ async def doctor(
                 stored=find_secret_file(own),
                 posted=() if looked.set_aside is None else looked.set_aside.posted,
             )
-            find = partial(find_line, found=diagnosis, place=place)
+            find, find_other = (partial(each, found=diagnosis, place=place) for each in (find_line, find_other_line))
             if not output.as_json:
-                _show_problems(diagnosis, find, looked.set_aside)
-            row = {**_DIAGNOSIS.row(diagnosis), "problems": problem_rows(diagnosis.problems, find)}
+                _show_problems(diagnosis, find, find_other, looked.set_aside)
+            row = {**_DIAGNOSIS.row(diagnosis), "problems": problem_rows(diagnosis.problems, find, find_other)}
             row["newest_record"] = looked.newest
             output.one(row, _DIAGNOSIS, _diagnosis_details(row))
             if looked.last_line is not None:
@@ -194,7 +194,12 @@ class _Looked:
     store: str | None = None
 
 
-def _show_problems(found: Diagnosis, find: Callable[[Problem], Words], set_aside: SetAside | None) -> None:
+def _show_problems(
+    found: Diagnosis,
+    find: Callable[[Problem], Words],
+    find_other: Callable[[Problem], Words],
+    set_aside: SetAside | None,
+) -> None:
     since = {
         "disabled": found.disabled_at,
         "quarantined": None if set_aside is None else set_aside.at,
@@ -206,7 +211,7 @@ def _show_problems(found: Diagnosis, find: Callable[[Problem], Words], set_aside
     show_head(f"webhook {found.webhook.id}", len(found.problems))
     for each in found.problems:
         began = failing.get(each.about) if each.code == "deferred-failing" else since.get(each.code)
-        show_problem(each, began, find(each))
+        show_problem(each, began, find(each), find_other(each))
 
 
 async def _diagnose(

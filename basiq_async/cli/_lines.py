@@ -65,6 +65,13 @@ def find_line(problem: Problem, found: Diagnosis, place: Place) -> Words:
     return line if line or make is None else make(problem, found, place)
 
 
+def find_other_line(problem: Problem, found: Diagnosis, place: Place) -> Words:
+    """Return the other command that may be right for a problem, which only a person knows; no words without one."""
+    if problem.code != "joined-later" or not isinstance(problem.about, datetime):
+        return ()
+    return _recover(found, place, "--acknowledged", acknowledge_until(problem.about))
+
+
 def status_line(problem: Problem, webhook: Webhook, store: Words = ()) -> Words:
     """Return the command that helps with a problem of a webhook's status, as words; no words for other problems.
 
@@ -114,6 +121,11 @@ def acknowledge_reach(reach: datetime) -> str:
     A person has a day to run the line: what happened since is in the event list, which the same run reads.
     """
     return (reach + timedelta(days=1)).astimezone(UTC).isoformat()
+
+
+def acknowledge_until(last: datetime) -> str:
+    """Return the moment to acknowledge what was delivered up to ``last``, and nothing later."""
+    return (last.astimezone(UTC).replace(microsecond=0) + timedelta(seconds=1)).isoformat()
 
 
 def _unknown_activity(problem: Problem, found: Diagnosis, place: Place) -> Words:

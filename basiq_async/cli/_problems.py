@@ -23,10 +23,26 @@ if TYPE_CHECKING:
     from ._lines import Words
 
 
-def problem_rows(problems: Iterable[Problem], find: Callable[[Problem], Words]) -> Sequence[Row]:
-    """Return problems as JSON shows them: each with the command that ``find`` returns, as a line for a shell."""
-    rows = [({"code": each.code, "text": each.text}, find(each)) for each in problems]
-    return [{**row, "command": help_line(words) if words else None} for row, words in rows]
+IF_HANDLED = "if another service handled them, acknowledge them with:"
+
+
+def no_words(problem: Problem) -> Words:
+    """Return no words."""
+    return ()
+
+
+def problem_rows(
+    problems: Iterable[Problem], find: Callable[[Problem], Words], find_other: Callable[[Problem], Words] = no_words
+) -> Sequence[Row]:
+    """Return problems as JSON shows them: each with the commands that ``find`` and ``find_other`` return, as lines."""
+
+    def line(words: Words) -> str | None:
+        return help_line(words) if words else None
+
+    return [
+        {"code": each.code, "text": each.text, "command": line(find(each)), "otherwise": line(find_other(each))}
+        for each in problems
+    ]
 
 
 def show_head(what: str, count: int) -> None:
@@ -34,8 +50,8 @@ def show_head(what: str, count: int) -> None:
     write(Styled(f"{what}: {count or 'no'} problem{'' if count == 1 else 's'}", "bold"))
 
 
-def show_problem(problem: Problem, since: datetime | None, words: Words) -> None:
-    """Show a problem in a terminal: what is wrong, since when, and the line to run."""
+def show_problem(problem: Problem, since: datetime | None, words: Words, other: Words = ()) -> None:
+    """Show a problem in a terminal: what is wrong, since when, and the line to run, or the other one."""
     write(problem.text)
     parts = [] if since is None else [f"since {cell_text(since)}"]
     if words:
@@ -45,6 +61,9 @@ def show_problem(problem: Problem, since: datetime | None, words: Words) -> None
         write("; ".join(parts))
     if words:
         write(f"  {help_line(words)}")
+    if other:
+        write(IF_HANDLED)
+        write(f"  {help_line(other)}")
 
 
 @attrs.frozen

@@ -15,10 +15,10 @@ from .._redaction.text import amount
 from ..errors import ConfigurationError, NotFoundError
 from ._command import command
 from ._inboxes import find_secret_file
-from ._lines import acknowledge_reach, status_line
+from ._lines import acknowledge_reach, acknowledge_until, status_line
 from ._options import option
 from ._output import is_terminal, live, say, session
-from ._problems import oldest_set_aside, problem_rows, show_head, show_problem, tell_left_alone
+from ._problems import IF_HANDLED, oldest_set_aside, problem_rows, show_head, show_problem, tell_left_alone
 from ._results import Output, Row, View, as_row, count_details
 from ._run import DONE, NO_ANSWER, WRONG, confirm, exit_code, make_client
 from ._runs import (
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from ..client import BasiqClient
     from ..receiver import Inbox
     from ..replay import Recovery
+    from ..services.diagnosis import Problem
 
 
 @attrs.frozen(kw_only=True)
@@ -210,8 +211,9 @@ def _lines(options: RecoverOptions, ended: RunEnd[Recovery]) -> dict[str, Callab
     if found.quarantined or found.at_service:
         said = is_terminal(sys.stdout) and not session().json  # then the problem's text stands above the line
         lines["quarantined"] = partial(options.show_retry, found.quarantined, found.at_service, said=said)
-    if found.before_joining:
-        lines["joined-later"] = partial(_show_both, options)
+    for each in found.problems:
+        if each.code == "joined-later":
+            lines["joined-later"] = partial(_show_both, options, each)
     if ends := [each.until for each in found.out_of_reach if each.until is not None]:
         known = attrs.evolve(options, acknowledged=max(ends).astimezone(UTC).isoformat())
         text = "after you have fetched the present state, acknowledge what is out of reach with:"
@@ -223,11 +225,11 @@ def _lines(options: RecoverOptions, ended: RunEnd[Recovery]) -> dict[str, Callab
     return lines
 
 
-def _show_both(options: RecoverOptions) -> None:
+def _show_both(options: RecoverOptions, problem: Problem) -> None:
     """Show the two lines for what was delivered before its webhook joined: one hands it out, one says it is handled."""
     attrs.evolve(options, everything=True).show_line("to hand out all that the inbox does not know:")
-    now = datetime.now(UTC).replace(microsecond=0).isoformat()
-    attrs.evolve(options, acknowledged=now).show_line("if another service handled them, acknowledge them with:")
+    if isinstance(problem.about, datetime):
+        attrs.evolve(options, acknowledged=acknowledge_until(problem.about)).show_line(IF_HANDLED)
 
 
 def _show_problems(found: Recovery, lines: dict[str, Callable[[], None]], watch: Watch) -> None:

@@ -92,6 +92,7 @@ class Recovery:
     """By how many seconds this machine's clock is ahead of Basiq's."""
     _refusal: str | None = attrs.field(default=None, alias="refusal")
     """What is wrong with a target that responded 401 to each message."""
+    _last_before_joining: datetime | None = attrs.field(default=None, alias="last_before_joining")
 
     @property
     def finished(self) -> bool:
@@ -143,7 +144,8 @@ class Recovery:
         if self.waiting.count:
             yield Problem("waiting", describe_waiting(self.waiting))
         if self.before_joining:
-            yield Problem("joined-later", describe_before_joining(self.before_joining))
+            last = self._last_before_joining
+            yield Problem("joined-later", describe_before_joining(self.before_joining, last), last)
         for period in self.out_of_reach:
             yield Problem("out-of-reach", str(period))
         if self.unknown_reach is not None:

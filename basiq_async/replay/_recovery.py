@@ -140,6 +140,7 @@ class RecoveryRun:
     """Called before a first recovery hands out anything."""
     _left_alone: int = 0
     _before_joining: int = 0
+    _last_before_joining: datetime | None = None
     _unknown: int = 0
     _recent: int = 0
     _details: Details | None = None
@@ -187,6 +188,7 @@ class RecoveryRun:
         async with job.one_run(partial(self._check, progress)):
             handling = job.handling
             self._left_alone = self._before_joining = self._unknown = self._recent = 0
+            self._last_before_joining = None
             if self._details is not None:  # it has what the plan read
                 self._details.is_noting = True
             responses = 0 if self._http is None else self._http._responses
@@ -251,6 +253,7 @@ class RecoveryRun:
                 refusal=None if self._http is None else self._http._explain_refusals(responses),
                 was_active=was_active,
                 clock_lead=job.api.clock_lead(),
+                last_before_joining=self._last_before_joining,
             )
 
     @property
@@ -356,9 +359,10 @@ class RecoveryRun:
             left_alone = is_left_alone(message, since)
             if left_alone is False or (left_alone is None and judge(message, early=False) is not None):
                 return message
-            before_joining = left_alone is True and recording.is_before_joining(message, coverage.acknowledged)
-            self._before_joining += before_joining
-            self._left_alone += left_alone is True and not before_joining
+            before = recording.delivered_before_joining(message, coverage.acknowledged) if left_alone else None
+            self._before_joining += before is not None
+            self._last_before_joining = latest(self._last_before_joining, before)
+            self._left_alone += left_alone is True and before is None
             self._unknown += left_alone is None
             passed.extend([digest_of(message_key(message.raw))])  # its event is left alone too
             return None

@@ -18,7 +18,7 @@ from ..pagination import OnUnreadable, Paginator, UnreadableItem
 from ._diagnosis_inbox import Ids, KnownEvents
 from ._endpoint import check_endpoint, find_signer
 from .api import MOST_A_PAGE, Api
-from .coverage import Activity, Inactivity, first_after, is_left_alone, is_recent
+from .coverage import Activity, Inactivity, first_after, is_left_alone, is_recent, latest
 from .details import MOST_FOR_ACTIVITY, RawMessages, read_activity
 from .diagnosis import (
     DiagnosedReceiver,
@@ -302,9 +302,11 @@ class _HistoryScan:
                 self._see_lacking(next(each for each in message.attempts_by_time if each.succeeded is True))
             if left_alone is True and self._known.has_inbox and not skipped:
                 acknowledged = self._known.coverage.acknowledged
-                before = self._known.recording.is_before_joining(message, acknowledged)
-                self.before_joining += before
-                self.left_alone += not before
+                before = self._known.recording.delivered_before_joining(message, acknowledged)
+                self.before_joining += before is not None
+                self.left_alone += before is None
+                last = latest(self.lacking.last_before_joining, before)
+                self.lacking = attrs.evolve(self.lacking, last_before_joining=last)
         elif message.delivered is False and message.attempts:
             self.recovered += known
             self.undelivered += missed

@@ -297,17 +297,17 @@ class Recording:
     since: datetime | None = None
     of_service: datetime | None = None
 
-    def is_before_joining(self, message: Message, acknowledged: datetime | None) -> bool:
-        """Return whether a message was delivered while the service was live, before the webhook joined its inbox.
+    def delivered_before_joining(self, message: Message, acknowledged: datetime | None) -> datetime | None:
+        """Return when a message was delivered, if the service was live then, and its webhook had not joined its inbox.
 
         The inbox does not know it, though the service was there: something else responded, or the inbox is a backup of
-        before. Not if it was delivered before the moment that was ``acknowledged``.
+        before. None if it was delivered before the moment that was ``acknowledged``.
         """
         if self.since is None or self.of_service is None:
-            return False
+            return None
         after = max(self.of_service + _SKEW, acknowledged or self.of_service)
         times = [each.timestamp for each in message.attempts if each.succeeded is True and each.timestamp is not None]
-        return bool(times) and after <= max(times) < self.since + _SKEW
+        return max(times) if times and after <= max(times) < self.since + _SKEW else None
 
 
 async def find_recording(calls: InboxCalls, noted: Noted, webhook_id: str) -> Recording:
@@ -318,12 +318,16 @@ async def find_recording(calls: InboxCalls, noted: Noted, webhook_id: str) -> Re
     return Recording(own, latest(known, min(all_since)) if all_since else None)
 
 
-def describe_before_joining(count: int) -> str:
-    """Return the problem with messages that were delivered before their webhook joined, with the remedy."""
+def describe_before_joining(count: int, last: datetime | None) -> str:
+    """Return the problem with messages that were delivered before their webhook joined, with the remedy.
+
+    last: when the last one was delivered.
+    """
+    moment = "the time" if last is None else f"a time after {_show(last)}"
     return (
         f"delivered while this service was live, before this webhook joined: {count:,}. The inbox does not know them: "
         "something else responded, or it is a backup of before. Hand out all with everything=True (--everything), or, "
-        "if they were handled, pass the time as acknowledged"
+        f"if they were handled, pass {moment} as acknowledged"
     )
 
 

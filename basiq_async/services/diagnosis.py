@@ -181,12 +181,14 @@ class Lacking:
     statuses: how many of them got each status; None is for an attempt that does not tell it.
     first, last: the times of the first and the last of these responses; None if no attempt tells its time.
     newest_record: when the inbox last recorded something; None if it does not tell.
+    last_before_joining: when the last of those before the webhook joined was delivered, which are not counted here.
     """
 
     statuses: Mapping[int | None, int] = attrs.field(factory=dict)
     first: datetime | None = None
     last: datetime | None = None
     newest_record: datetime | None = None
+    last_before_joining: datetime | None = None
 
 
 @attrs.frozen
@@ -433,7 +435,8 @@ def _find_problems(found: Diagnosis) -> Iterator[Problem]:
             + ". A recovery hands them out, once more if another inbox has them",
         )
     if found.before_joining:
-        yield Problem("joined-later", describe_before_joining(found.before_joining))
+        last = found.look.lacking.last_before_joining
+        yield Problem("joined-later", describe_before_joining(found.before_joining, last), last)
     for period in found.out_of_reach:
         yield Problem("out-of-reach", str(period), period)
     if found.look.unknown_reach is not None:

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import shlex
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, get_args
 
 import pytest
 
 from basiq_async import Diagnosis, EndpointCheck, Webhook
 from basiq_async._work.failing import FailingType
-from basiq_async.cli._lines import Place, find_line  # private: the lines before they are quoted
+from basiq_async.cli._lines import Place, find_line, find_other_line  # private: the lines before they are quoted
 from basiq_async.receiver.protocol import Waiting
 from basiq_async.replay import Inactivity
-from basiq_async.services.diagnosis import Look, ProblemCode, TypeDifferences
+from basiq_async.services.diagnosis import Lacking, Look, ProblemCode, TypeDifferences
 
 RECEIVER, INBOX, FILE = Place("service:receiver"), Place(inbox="inbox.db"), Place(secret_file="the secret")
 STORED = Place("service:receiver", stored="basiq.secret")
@@ -155,6 +155,14 @@ def test_each_problem_has_its_line(name: str) -> None:
         words = find_line(problem, found, place)
         assert shlex.join(words[1:]) == line, place
         assert not words or words[0] == "basiq-async"
+
+
+def test_what_only_a_person_knows_has_two_lines_and_the_other_one_acknowledges_nothing_later() -> None:
+    look = Look(lacking=Lacking(last_before_joining=PERIOD.since + timedelta(microseconds=5)))
+    found = Diagnosis(Webhook("w", URL, "active", ("a",)), None, before_joining=2, undelivered=1, look=look)
+    lines = {each.code: shlex.join(find_other_line(each, found, RECEIVER)[1:]) for each in found.problems}
+    acknowledges = "recover w --receiver service:receiver --acknowledged 2026-01-01T00:00:01+00:00"
+    assert lines == {"joined-later": acknowledges, "undelivered": ""}
 
 
 def test_what_waits_for_a_lost_handler_is_shown_and_nothing_is_unsubscribed() -> None:
