@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import types
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import Awaitable, Callable, Generator
 from time import monotonic
 from typing import Any, TypeVar
 
@@ -13,11 +13,14 @@ LONGEST_STEP = 1.0
 
 
 @types.coroutine
-def watch(work: Coroutine[Any, Any, T], blocked: Callable[[float], None]) -> Generator[Any, Any, T]:
+def watch(work: Awaitable[T], blocked: Callable[[float], None]) -> Generator[Any, Any, T]:
     """Await ``work``, as ``await work`` does. Call ``blocked`` with the seconds of each step that took too long.
 
     A step is what runs between two moments at which the event loop can run others. It costs two looks at the clock.
+    Only a coroutine has steps.
     """
+    if not isinstance(work, types.CoroutineType):
+        return (yield from work.__await__())
     run: Callable[[Any], Any] = work.send
     argument: Any = None
     while True:

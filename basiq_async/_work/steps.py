@@ -68,15 +68,13 @@ class Steps:
 
     def close(self) -> None:
         """End the last step. What the task held is freed now, without the garbage collector."""
-        self._stop_timer()
-        self._on_late = None
-
-    def _stop_timer(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
+        self._on_late = None
 
     def _set_timer(self) -> None:
-        self._stop_timer()
+        if self._timer is not None:
+            self._timer.cancel()
         self._timer = None if self._due == math.inf else self._loop.call_at(self._due, self._look_at_time)
 
     def _look_at_time(self) -> None:

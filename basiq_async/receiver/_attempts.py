@@ -6,7 +6,6 @@ import logging
 import os
 from collections.abc import Awaitable, Callable
 from functools import partial
-from types import CoroutineType
 from typing import TYPE_CHECKING, TypeVar, cast
 
 import attrs
@@ -40,7 +39,6 @@ _GIVE_BACK_SOON = 1.0
 _TRY_BUSY = 5.0
 """Seconds until a deferred delivery is tried again that a job handles."""
 T = TypeVar("T")
-V = TypeVar("V")
 
 
 class Attempt(Unit[None]):
@@ -87,20 +85,17 @@ class Attempt(Unit[None]):
 
     async def prepare(self) -> None:
         if self._route.prepare is not None:
-            self._options["prepared"] = await self._watched(self._route.prepare(self.delivery))
+            self._options["prepared"] = await watch(self._route.prepare(self.delivery), self._log_block)
 
     async def work(self) -> None:
         route = self._route
         if self.session is not None:
             async with self.session.transaction(self.key, self.token) as session:
-                await self._watched(route.call(self.delivery, session, **self._options))
+                await watch(route.call(self.delivery, session, **self._options), self._log_block)
             return
         if route.prepare is not None:
             await self.prepare()
-        await self._watched(route.call(self.delivery, **self._options))
-
-    def _watched(self, call: Awaitable[V]) -> Awaitable[V]:
-        return watch(call, self._log_block) if isinstance(call, CoroutineType) else call
+        await watch(route.call(self.delivery, **self._options), self._log_block)
 
     def _log_block(self, seconds: float) -> None:
         self.dispatcher.log_block(self._route.name, seconds, self.log_fields())

@@ -271,7 +271,7 @@ class WebhookReceiver:
             return self._report(self._closed(), started)
         delivery = await self._requests.read(headers, body)
         done = delivery if isinstance(delivery, Outcome) else await self._receive(delivery)
-        return self._report(done, started)
+        return done if self._on_delivery is None else self._report(done, started)
 
     async def handle_stream(
         self,
@@ -484,21 +484,18 @@ class WebhookReceiver:
         if self._lifecycle.leave():
             await self.aclose()
 
-    def _receive(self, delivery: Delivery) -> Coroutine[Any, Any, Outcome]:
-        """Hand a delivery that Basiq sent to its handler, or store it for later."""
-        if not self._gate.is_open():
+    def _receive(self, delivery: Delivery, *, admitted: bool = False) -> Coroutine[Any, Any, Outcome]:
+        """Pass a delivery that Basiq sent to its handler, or store it for later."""
+        if not (admitted or self._gate.is_open()):
             return self._ask_and_receive(delivery)
-        return self._admitted(delivery)
-
-    def _admitted(self, delivery: Delivery) -> Coroutine[Any, Any, Outcome]:
         route = self._routes.find(delivery.event_type_id) if self._backlog.used else None
-        if route is None or not route.deferred:
-            return self._dispatch(delivery)
-        return self._observed(delivery, self._store(delivery))
+        is_deferred = route is not None and route.deferred
+        work = self._store(delivery) if is_deferred else self._dispatcher.dispatch(delivery)
+        return work if self._around is None else self._around(delivery, work)
 
     async def _ask_and_receive(self, delivery: Delivery) -> Outcome:
         """Do the same, if the inbox admits the webhooks of this receiver."""
-        return await self._find_refusal(delivery, live=True) or await self._admitted(delivery)
+        return await self._find_refusal(delivery, live=True) or await self._receive(delivery, admitted=True)
 
     async def _find_refusal(self, delivery: Delivery, *, live: bool) -> Outcome | None:
         """Return the outcome of a delivery whose webhook the inbox does not admit; None if it does."""

@@ -53,10 +53,16 @@ class RequestReader:
             checked = check_headers(headers, self._tolerance, self._clock())
         except SignatureVerificationError as exc:
             return _reject(exc)
+        mismatch = None
+        if not self._secrets.are_due():
+            mismatch = self._secrets.keys.find_mismatch(checked, body)
+            if mismatch is None:
+                return _read(checked, body)
+        # A sender who is not known to be Basiq may wait for a slow store of secrets: the bytes count meanwhile.
         arriving = self._bodies.open()
         try:
             arriving.hold(len(body))
-            return await self._read(checked, body)
+            return await self._verify_and_read(checked, body, mismatch)
         except TooManyBytesError:
             return overloaded()
         finally:
@@ -80,26 +86,33 @@ class RequestReader:
         arriving = self._bodies.open()
         try:
             body = await read_body(arriving, chunks, content_length)
-            return body if isinstance(body, Outcome) else await self._read(checked, body)
-        finally:  # not earlier: a sender who is not known to be Basiq may wait for a slow store of secrets
+            return body if isinstance(body, Outcome) else await self._verify_and_read(checked, body)
+        finally:  # not earlier: see ``read``
             arriving.close()
 
-    async def _read(self, checked: CheckedHeaders, body: bytes) -> Delivery | Outcome:
-        message_id, _, _, sent = checked
+    async def _verify_and_read(
+        self, checked: CheckedHeaders, body: bytes, mismatch: SignatureVerificationError | None = None
+    ) -> Delivery | Outcome:
+        """Verify a body, if need be with what the store of secrets has now. ``mismatch``: with those at hand."""
         secrets = self._secrets
-        if secrets.are_due():
-            await secrets.read_again()
-        mismatch = secrets.keys.find_mismatch(checked, body)
+        if mismatch is None:
+            if secrets.are_due():
+                await secrets.read_again()
+            mismatch = secrets.keys.find_mismatch(checked, body)
         if mismatch is not None and mismatch.reason == "no-match" and await secrets.read_again():
             mismatch = secrets.keys.find_mismatch(checked, body)
-        if mismatch is not None:
-            return _reject(mismatch)
-        try:
-            return read_delivery(message_id, sent, body)
-        except UnreadableBodyError as exc:
-            shown = shorten(message_id)
-            logger.warning("delivery %r is genuine but unreadable: %s", shown, exc, extra={"delivery_id": shown})
-            return Outcome(Result.UNREADABLE)
+        return _read(checked, body) if mismatch is None else _reject(mismatch)
+
+
+def _read(checked: CheckedHeaders, body: bytes) -> Delivery | Outcome:
+    """Parse a genuine body."""
+    message_id, _, _, sent = checked
+    try:
+        return read_delivery(message_id, sent, body)
+    except UnreadableBodyError as exc:
+        shown = shorten(message_id)
+        logger.warning("delivery %r is genuine but unreadable: %s", shown, exc, extra={"delivery_id": shown})
+        return Outcome(Result.UNREADABLE)
 
 
 def _reject(exc: SignatureVerificationError) -> Outcome:
