@@ -17,7 +17,7 @@ from .._work.keys import inbox_key
 from .._work.protocol import ClaimStatus, StoredDelivery
 from ..models import Message
 from ..receiver import Result, WebhookReceiver
-from ._engine import Finished
+from ._engine import Failed
 from ._sources import EVENT_PREFIX, EventMessage, UnreadableMessage, as_object, ids_of, ids_of_event
 from .targets._adapters import interpret
 from .targets._base import Target
@@ -26,23 +26,22 @@ from .targets._shared import LEASE, new_token
 
 @attrs.define
 class QuarantineRecorder:
-    """Sets aside the messages of a run that failed; the target records what it handles.
+    """Sets aside the messages of a run that failed: see ``Recorder``.
 
     calls: where the failures are set aside. None if a receiver records itself what it tries again.
     key_of: returns the key under which this job records the event of a key.
     """
 
-    in_batches = False
     _calls: InboxCalls | None
     _key_of: Callable[[str], str]
     _now: TimeSource
     _token: str = attrs.field(factory=new_token)
     """The same for a recording that is repeated."""
 
-    async def record(self, finished: Sequence[Finished]) -> None:
+    async def record(self, failed: Sequence[Failed]) -> None:
         """See ``Recorder``."""
-        for each in finished:
-            if self._calls is not None and each.error is not None:
+        if self._calls is not None:
+            for each in failed:
                 await self._set_aside(self._calls, each.message, each.error)
 
     async def _set_aside(self, calls: InboxCalls, message: Message, error: str) -> None:

@@ -31,7 +31,7 @@ from basiq_async import (
 from basiq_async._wire.codec import _strict_loads
 from basiq_async.receiver import MemoryInbox, SQLiteInbox, StoredDelivery, WebhookReceiver
 from basiq_async.replay import Progress, Replay, Report, Target, limit, recover
-from basiq_async.replay._engine import Engine, Finished  # private: a replay drives it
+from basiq_async.replay._engine import Engine, Failed  # private: a replay drives it
 from basiq_async.replay._sources import FixedMessages  # private: a replay drives it
 from basiq_async.replay._tally import RunSettings  # private: a replay drives it
 from basiq_async.testing import FakeBasiq, ManualClock, Quirks
@@ -465,40 +465,41 @@ async def test_a_rate_is_kept_without_bursts() -> None:
     assert report.duration == pytest.approx(199 / 40, abs=0.2)
 
 
+class Failing:
+    async def deliver(self, message: Message) -> None:
+        raise ValueError("poisoned")
+
+
 @pytest.mark.parametrize(("rate", "in_one"), [(10, 1), (10_000, 100)], ids=["slowly", "quickly"])
 @virtual.clocked
-async def test_a_record_begins_at_once_and_has_all_that_finished_during_the_one_before(rate: int, in_one: int) -> None:
-    class InBatches:
-        in_batches = True
-
-        async def record(self, finished: Sequence[Finished]) -> None:
-            sizes.append(len(finished))
+async def test_a_record_begins_at_once_and_has_all_that_failed_during_the_one_before(rate: int, in_one: int) -> None:
+    class Slow:
+        async def record(self, failed: Sequence[Failed]) -> None:
+            sizes.append(len(failed))
             await asyncio.sleep(0.01)
 
     async def pages() -> AsyncGenerator[Sequence[Message]]:
         yield [Message(f"m{number}", {}) for number in range(400)]
 
     sizes: list[int] = []
-    settings = RunSettings(concurrency=256, rate=rate, on_error="stop", max_failures=None, max_pause=1)
-    await Engine(FixedMessages(pages()), target=Collecting(), recorder=InBatches(), settings=settings).run()
+    settings = RunSettings(concurrency=256, rate=rate, on_error="quarantine", max_failures=None, max_pause=1)
+    await Engine(FixedMessages(pages()), target=Failing(), recorder=Slow(), settings=settings).run()
     assert in_one / 2 <= statistics.median(sizes) <= in_one * 1.5
     assert sum(sizes) == 400
 
 
-async def test_a_record_of_many_that_fails_ends_the_run_though_it_makes_no_room_for_more() -> None:
+async def test_a_record_of_failures_that_fails_ends_the_run() -> None:
     class Full:
-        in_batches = True
-
-        async def record(self, finished: Sequence[Finished]) -> None:
+        async def record(self, failed: Sequence[Failed]) -> None:
             raise InboxError("the disk is full")
 
     async def pages() -> AsyncGenerator[Sequence[Message]]:
         yield [Message(f"m{number}", {}) for number in range(40)]
 
-    settings = RunSettings(concurrency=4, rate=None, on_error="stop", max_failures=None, max_pause=1)
+    settings = RunSettings(concurrency=4, rate=None, on_error="quarantine", max_failures=None, max_pause=1)
     with pytest.raises(InboxError, match="the disk is full"):
         async with asyncio.timeout(PATIENCE):
-            await Engine(FixedMessages(pages()), target=Collecting(), recorder=Full(), settings=settings).run()
+            await Engine(FixedMessages(pages()), target=Failing(), recorder=Full(), settings=settings).run()
 
 
 @virtual.clocked

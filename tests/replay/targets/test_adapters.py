@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from basiq_async import ConfigurationError, Message, ReplayError
+from basiq_async._work.keys import inbox_key
 from basiq_async._work.once import Unit
 from basiq_async.receiver import Deferred, Delivery, MemoryInbox, WebhookReceiver
 from basiq_async.receiver.protocol import Claim, ClaimStatus
@@ -298,6 +299,26 @@ async def test_a_run_keeps_a_bounded_number_of_messages_that_others_hold(monkeyp
         assert len(h.fake.requests) < 8, "it read on"
         assert (await running).finished
         assert len(target.ids) == 400
+
+
+@virtual.clocked
+async def test_a_stop_while_what_others_held_is_tried_again_leaves_the_rest() -> None:
+    async def behave(message: Message) -> None:
+        if message in held:
+            replay.stop()
+
+    async with history(10) as h:
+        inbox, target = MemoryInbox(clock=virtual.clock), Recorder(behave)
+        replay = h.replay(target, inbox=inbox, concurrency=1)
+        await h.hold(inbox, held := (await h.messages())[:5], lease=100)
+        running = asyncio.create_task(replay.run())
+        await asyncio.sleep(5)
+        for each in held:
+            await inbox.release(inbox_key(each.event_id, each.id), f"another/{each.id}")
+        report = await running
+        assert (report.handled, report.skipped, report.finished) == (6, {"busy": 4}, False)
+        assert (await h.replay(target, inbox=inbox).run()).finished
+        assert sorted(target.ids) == sorted(await h.ids())
 
 
 @virtual.clocked
