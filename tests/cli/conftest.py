@@ -36,7 +36,7 @@ from ..support.databases import run as run_statements
 from ..support.deliveries import payload, signed
 from ..support.real_time import PATIENCE
 from ..support.served import Handler, Served, answering
-from ..support.servers import PostgresServer
+from ..support.servers import PostgresServer, redis_server
 
 if sys.platform != "win32":
     from ..support.terminal import Terminal as Terminal
@@ -438,6 +438,17 @@ def database(postgres: PostgresServer) -> str:
 
     asyncio.run(make())
     return f"{postgres.url().rpartition('/')[0]}/{name}"
+
+
+@pytest.fixture(params=["sqlite", "postgresql", "redis"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """Where an inbox of each kind is, which is not there yet."""
+    if request.param == "redis":
+        (tmp_path / "redis").mkdir()
+        with redis_server(tmp_path / "redis") as server:
+            yield server.url
+    else:
+        yield "inbox.db" if request.param == "sqlite" else request.getfixturevalue("database")
 
 
 @pytest.fixture

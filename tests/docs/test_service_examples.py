@@ -213,3 +213,38 @@ async def test_a_deploy_loses_nothing_and_repeats_nothing_and_a_shell_reads_the_
         ):
             done = await asyncio.to_thread(run_command, *words)
             assert done.exit_code == 0, (words, done.output)
+
+
+async def test_a_url_that_is_changed_by_mistake_rolled_back_and_staging_on_a_copy_of_the_database(
+    database: PostgresServer,
+) -> None:
+    """The webhook keeps its url and its secret, which is said, and production handles each event once."""
+    port, other, fake = free_port(), free_port(), FakeBasiq(cool_off=0)
+    happened: list[str] = []
+
+    async def run(port: int, count: int, *, minutes: int = 0) -> str:
+        """Run two workers until events that happen meanwhile are delivered, and return what they have said."""
+        async with two_workers("aiohttp", port, database, base_url) as workers:
+            await workers.until_both_run()
+            happened.extend([(await fake.emit("account.updated")).event_id for _ in range(count)])
+            await fake.advance(minutes=minutes)
+            return await workers.stop()
+
+    async with serve(fake) as base_url:
+        await run(port, 5)
+        (webhook,) = fake.webhooks()
+        changed = await run(other, 5)
+        assert "A second service needs another name" in changed
+        await fake.advance(minutes=3)
+        await run(port, 5, minutes=6)
+        assert sorted(await changes(database, 15)) == sorted(happened)
+        production = database.database
+        await asyncio.to_thread(database.make_database, f"{production}_staging", copy_of=production)
+        staging = await run(other, 2)
+        assert "A second service needs another name" in staging
+        database.database = production
+        await run(port, 2, minutes=6)
+        assert sorted(await changes(database, 19)) == sorted(happened)
+        (kept,) = fake.webhooks()
+        assert (kept.id, kept.url) == (webhook.id, webhook.url)
+        assert 401 not in {each.status for each in fake.deliveries}

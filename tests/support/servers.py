@@ -100,12 +100,12 @@ class PostgresServer:
                 assert time.monotonic() < deadline, (self.folder / "log").read_text()[-2000:]
                 time.sleep(0.02)
 
-    def make_database(self, name: str) -> None:
-        """Create a database, which ``url`` names from now on."""
+    def make_database(self, name: str, *, copy_of: str = "template1") -> None:
+        """Create a database, which ``url`` names from now on. Nothing may be connected to the one that is copied."""
         import psycopg
 
         with psycopg.connect(f"postgresql://basiq@127.0.0.1:{self.port}/postgres", autocommit=True) as connection:
-            connection.execute(f'CREATE DATABASE "{name}"')
+            connection.execute(f'CREATE DATABASE "{name}" TEMPLATE "{copy_of}"')
         self.database = name
 
     def stop(self, how: signal.Signals = signal.SIGINT) -> None:
