@@ -69,8 +69,8 @@ SEED ?= 1
 mutants: $(READY) ## change the code of a folder in 100 small ways: do its tests notice? ROOM=replay, SAMPLE, SEED
 	$(BIN)/python -m tests.mutants $(ROOM) --sample $(SAMPLE) --seed $(SEED)
 
-drills: $(READY) ## the same for each hard file of docs/maintaining.md: does its own drill notice? SAMPLE, SEED
-	$(BIN)/python -m tests.mutants --drills --sample $(SAMPLE) --seed $(SEED)
+drills: $(READY) ## the same for each hard file of docs/maintaining.md: does its own drill notice? FILE=once.py, SAMPLE, SEED
+	$(BIN)/python -m tests.mutants --drills $(FILE) --sample $(SAMPLE) --seed $(SEED)
 
 pages: $(READY) ## the page whose commands take long: the tutorial
 	BASIQ_SLOW_PAGES=1 $(BIN)/python -m pytest -p no:randomly tests/docs/test_pages.py -k 'every_block and tutorial'

@@ -1,9 +1,9 @@
 """Change the code of one folder a little, many times, and see whether the tests of that folder notice.
 
 ``make mutants ROOM=receiver`` runs this. A mutant is one small change: a comparison, a boolean, a number, a sign, or a
-call that is left out. A seed chooses a sample of all that are possible. For each one, a test of the folder that runs
-the changed line must fail. A mutant that passes is a survivor: add a test, or list it in ``equivalent_mutants.txt``,
-with the reason why no test can notice it.
+call that is left out, in Python and in the SQL of statements. A seed chooses a sample of all that are possible. For
+each one, a test of the folder that runs the changed line must fail. A mutant that passes is a survivor: add a test, or
+list it in ``equivalent_mutants.txt``, with the reason why no test can notice it.
 
 mutmut 3.8 was tried in its place. It leaves constants, defaults and decorated functions as they are, which are 12 to
 22 % of the mutants of a folder. Its wrappers keep arguments in the frames of errors and add to protocols, so tests of
@@ -63,6 +63,32 @@ _SWAPS: dict[type[ast.AST], type[ast.AST]] = {
     ast.Mult: ast.Add,
     ast.Div: ast.Mult,
 }
+_SQL_SWAPS = {
+    "<>": "=",
+    "<=": "<",
+    ">=": ">",
+    "<": "<=",
+    ">": ">=",
+    "AND": "OR",
+    "OR": "AND",
+    "IS NULL": "IS NOT NULL",
+    "IS NOT NULL": "IS NULL",
+    "NOT IN": "IN",
+    "NOT": "",
+    "+": "-",
+    "-": "+",
+    "max": "min",
+    "min": "max",
+    "greatest": "least",
+    "least": "greatest",
+    "DESC": "ASC",
+    "SKIP LOCKED": "",
+}
+_SQL = re.compile(
+    r"<>|[<>]=|(?<![<>=-])[<>](?![<>=])|\bIS (?:NOT )?NULL\b|\bNOT IN\b|\bNOT(?! NULL\b| EXISTS\b)\b"
+    r"|\b(?:AND|OR|DESC|SKIP LOCKED)\b"
+    r"|(?<= )[+-](?= )|\b(?:max|min|greatest|least)(?=\()|(?<=[ (,])\d+(?![\w.'])"
+)
 _SPOKEN = ("debug", "info", "warning", "error", "exception")
 """Methods of a logger: what is said is not what is done."""
 
@@ -118,6 +144,21 @@ class _Finder(ast.NodeVisitor):
         text = self._source[self._starts[node.lineno - 1] : self._starts[node.lineno]].decode().strip()
         self.found.append(Mutant(self._path, node.lineno, start, end, before, after, text, self._functions, self._sets))
 
+    def add_sql(self, begin: int, end: int, line: int) -> None:
+        """Add the changes of SQL between two offsets. A table's definition is left as it is."""
+        text = self._source[begin:end].decode()
+        if "CREATE " in text:
+            return
+        for found in _SQL.finditer(_without_comments(text)):
+            start = begin + len(text[: found.start()].encode())
+            number, before = line + text.count("\n", 0, found.start()), found[0]
+            after = str(int(before) + 1) if before.isdigit() else _SQL_SWAPS[before]
+            shown = self._source[self._starts[number - 1] : self._starts[number]].decode().strip()
+            stop = start + len(before.encode())
+            self.found.append(
+                Mutant(self._path, number, start, stop, before, after, shown, self._functions, self._sets)
+            )
+
     def visit_Compare(self, node: ast.Compare) -> None:
         swapped = [_SWAPS[type(each)]() for each in node.ops if type(each) in _SWAPS]
         self._add(node, ast.unparse(ast.Compare(node.left, swapped, node.comparators)))
@@ -142,6 +183,9 @@ class _Finder(ast.NodeVisitor):
     def visit_Constant(self, node: ast.Constant) -> None:
         if isinstance(node.value, bool):
             self._add(node, str(not node.value))
+        elif isinstance(node.value, str) and self._path.endswith("_statements.py"):
+            start = self._starts[node.lineno - 1] + node.col_offset
+            self.add_sql(start, self._starts[(node.end_lineno or 1) - 1] + (node.end_col_offset or 0), node.lineno)
         elif _is_number(node):
             self._add(node, repr(node.value + 1 if isinstance(node.value, int) else node.value * 2 or 1.0))
 
@@ -157,6 +201,8 @@ class _Finder(ast.NodeVisitor):
         self.generic_visit(node)
 
     def visit_Expr(self, node: ast.Expr) -> None:
+        if isinstance(node.value, ast.Constant):  # a docstring
+            return
         call = node.value.value if isinstance(node.value, ast.Await) else node.value
         if isinstance(call, ast.Call):
             if isinstance(call.func, ast.Attribute) and call.func.attr in _SPOKEN:
@@ -201,10 +247,18 @@ def _is_number(node: ast.AST) -> bool:
     return isinstance(node, ast.Constant) and type(node.value) in (int, float)
 
 
+def _without_comments(sql: str) -> str:
+    """Return SQL with spaces in the place of its comments."""
+    return re.sub(r"--[^\n]*", lambda comment: " " * len(comment[0]), sql)
+
+
 def mutants_of(path: Path, root: Path = ROOT) -> list[Mutant]:
     """Return every mutant of a file that can be compiled."""
     source = path.read_bytes()
     finder = _Finder(str(path.relative_to(root)), source)
+    if path.suffix == ".sql":
+        finder.add_sql(0, len(source), 1)
+        return finder.found
     finder.visit(ast.parse(source))
     return [each for each in finder.found if _compiles(each.apply(source))]
 
@@ -259,7 +313,7 @@ def hard_files(page: Path = ROOT / "docs" / "maintaining.md") -> list[Code]:
         cells = [re.findall(r"`([^`]+)`", cell) for cell in line.split("|")]
         if len(cells) > 4 and cells[1] and cells[3] and all(each.startswith("tests/") for each in cells[3]):
             files = [ROOT / "basiq_async" / each for each in cells[1]]
-            found.append(Code(", ".join(cells[1]), [each for each in files if each.suffix == ".py"], cells[3]))
+            found.append(Code(", ".join(cells[1]), files, cells[3]))
     return found
 
 
@@ -277,6 +331,8 @@ class Tests:
             # A statement of several lines is known by the first of them.
             lines = range(mutant.line, min(first for _, first in mutant.functions), -1)
             found = next((contexts[line] for line in lines if contexts.get(line)), [])
+            if "" in found:  # it is called at the import
+                found = list(self.seconds)
         else:
             named = re.compile(rf"\b{re.escape(mutant.sets)}\b") if mutant.sets else None
             source = (ROOT / mutant.path).read_text().splitlines()
@@ -400,18 +456,20 @@ def run(code: Code, size: int, seed: int, workers: int, options: Sequence[str]) 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("room", nargs="?", help="a folder of basiq_async, such as receiver")
+    parser.add_argument("room", nargs="?", help="a folder of basiq_async, such as receiver; with --drills, a file")
     parser.add_argument("--drills", action="store_true", help="each row of docs/maintaining.md, with its own drill")
     parser.add_argument("--sample", type=int, default=100)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     given, options = parser.parse_known_args()  # such as --ignore, for tests that only start processes
-    if given.drills == bool(given.room):
+    if not (given.drills or given.room):
         parser.error("a folder, or --drills")
-    if given.room:
+    if not given.drills:
         return run(Code.of_folder(given.room), given.sample, given.seed, given.workers, options)
     codes = 0
     for row in hard_files():
+        if given.room and given.room not in row.name:
+            continue
         if (pid := os.fork()) == 0:  # pytest runs once in a process
             os._exit(run(row, given.sample, given.seed, given.workers, options))
         codes |= os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
