@@ -65,7 +65,7 @@ nitpick_ignore_regex = [
     ("py:.*", r".*\.(T|H|F|T_co)"),
     # Types that only stand in signatures, and that users do not name.
     ("py:.*", r"basiq_async\.(.*\.)?_.*"),
-    ("py:.*", r"DiagnosedReceiver|Clock|TimeSource|Duration|EventTypeId|Stretch|JobFunction|Watcher|FetchesEvents"),
+    ("py:.*", r"DiagnosedReceiver|Clock|TimeSource|Duration|EventTypeId|Stretch|JobFunction|Watcher"),
     ("py:.*", r"SecretText|WriteSecret|Lacking"),
     ("py:.*", r"basiq_async\.(services\.events\.HasLinks|pagination\.Listing)"),
 ]

@@ -92,8 +92,5 @@ def _instrument_client(client: BasiqClient, telemetry: Telemetry) -> None:
 
 
 def _instrument_receiver(receiver: WebhookReceiver, telemetry: Telemetry) -> None:
-    recorder = ReceiverTelemetry(telemetry, receiver._quarantine.count, receiver.webhook_ids)
-    receiver._observe(recorder.around)
-    receiver._add_hook(recorder.on_delivery)
-    receiver._quarantine.changed = recorder.measure_quarantine
-    receiver._backlog.on_count = recorder.on_count
+    recorder = ReceiverTelemetry(telemetry, receiver)
+    receiver._observe(recorder.around, recorder.on_delivery, recorder.on_count, recorder.measure_quarantine)

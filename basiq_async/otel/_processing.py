@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Coroutine
 from datetime import UTC, datetime
 from typing import Any
 
@@ -16,7 +16,7 @@ from opentelemetry.trace import SpanKind, StatusCode
 
 from .._work.failures import failure_text
 from ..models import Message
-from ..receiver import Delivery, DeliveryEvent, Outcome, Result
+from ..receiver import Delivery, DeliveryEvent, Outcome, Result, WebhookReceiver
 from ..receiver.protocol import Waiting
 from ..replay import Progress, Target
 from ..replay.shared import Source
@@ -37,15 +37,12 @@ _SYSTEM: dict[str, str] = {
 class ReceiverTelemetry:
     """Records the deliveries of a receiver.
 
-    ``count_quarantined`` returns how many deliveries are in the quarantine, up to the number that is passed to it.
     Each metric has the webhook's id, because a process may serve several webhooks.
     """
 
-    def __init__(
-        self, telemetry: Telemetry, count_quarantined: Callable[[int], Awaitable[int]], webhook_ids: Sequence[str]
-    ) -> None:
-        self._count_quarantined = count_quarantined
-        self._webhook = _of_webhook(*webhook_ids)
+    def __init__(self, telemetry: Telemetry, receiver: WebhookReceiver) -> None:
+        self._receiver = receiver
+        self._webhook = _of_webhook(*receiver.webhook_ids)
         self._measure_at = -math.inf
         self._quarantined = telemetry.meter.create_gauge(
             "basiq.receiver.quarantined", description="Deliveries in the quarantine, at most 1,000."
@@ -103,7 +100,8 @@ class ReceiverTelemetry:
         """Record how many deliveries are in the quarantine. If the inbox fails, record nothing."""
         self._measure_at = time.monotonic() + _MEASURE_EVERY
         try:
-            self._quarantined.set(await self._count_quarantined(_MOST_COUNTED), self._webhook)
+            found = await self._receiver.quarantined(limit=_MOST_COUNTED)
+            self._quarantined.set(len(found), self._webhook)
         except Exception as exc:
             logger.debug("the quarantine could not be counted: %s", failure_text(exc))
 

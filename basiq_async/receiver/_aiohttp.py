@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncGenerator
-from typing import Any
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from typing import TYPE_CHECKING, Any
 
 import aiohttp
 from aiohttp import web
 
 from ._bodies import join_encodings
-from ._outcome import Outcome, Receives
+from ._outcome import Outcome
+
+if TYPE_CHECKING:
+    from ._receiver import WebhookReceiver
 
 logger = logging.getLogger("basiq_async.receiver")
 
 
-class AiohttpAdapter:
-    """Hands requests of ``aiohttp.web`` to a receiver."""
+def make_handler(receiver: WebhookReceiver) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+    """Return the handler that passes requests of ``aiohttp.web`` to a receiver."""
 
-    def __init__(self, receiver: Receives) -> None:
-        self._receiver = receiver
-
-    async def handle(self, request: web.Request) -> web.StreamResponse:
-        """Handle one request."""
+    async def handle(request: web.Request) -> web.StreamResponse:
         content = request.content
         encoding = join_encodings(request.headers.getall("Content-Encoding", ()))
         if encoding is None and content.is_eof() and content.exception() is None and _is_readable(request):
@@ -33,8 +32,8 @@ class AiohttpAdapter:
                     "the body of the request was read before the receiver, and not kept: a middleware must read it "
                     "with request.read(), request.text() or request.json(), which keep it"
                 )
-            return _respond(await self._receiver.handle(request.headers, body), request, fully_read=True)
-        outcome = await self._receiver.handle_stream(
+            return _respond(await receiver.handle(request.headers, body), request, fully_read=True)
+        outcome = await receiver.handle_stream(
             request.headers,
             _chunks(request),
             content_length=request.content_length,
@@ -44,8 +43,10 @@ class AiohttpAdapter:
             _keep_body(request, outcome.delivery.body)
         return _respond(outcome, request, fully_read=content.at_eof())
 
+    return handle
 
-def serve(receiver: Receives, app: web.Application, path: str) -> None:
+
+def serve(receiver: WebhookReceiver, app: web.Application, path: str) -> None:
     """Serve a path of an application, and enter and leave the receiver with it."""
 
     async def start(app: web.Application) -> None:
@@ -54,7 +55,7 @@ def serve(receiver: Receives, app: web.Application, path: str) -> None:
     async def end(app: web.Application) -> None:
         await receiver.__aexit__()
 
-    app.router.add_post(path, AiohttpAdapter(receiver).handle)
+    app.router.add_post(path, make_handler(receiver))
     app.on_startup.append(start)
     app.on_shutdown.append(end)
 

@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Any, Self
 
 from ..errors import ConfigurationError
 from ._bodies import ends_connection, join_encodings, read_content_length
-from ._outcome import Outcome, Receives
+from ._outcome import Outcome
 
 if TYPE_CHECKING:
     from fastapi import APIRouter
+
+    from ._receiver import WebhookReceiver
 
 Scope = MutableMapping[str, Any]
 Event = MutableMapping[str, Any]
@@ -25,7 +27,7 @@ class ASGIApp:
     It is an object, not a function, so that a route of Starlette treats it as an app.
     """
 
-    def __init__(self, receiver: Receives, own_inbox: Callable[[bool], None]) -> None:
+    def __init__(self, receiver: WebhookReceiver, own_inbox: Callable[[bool], None]) -> None:
         self._receiver = receiver
         self._own_inbox = own_inbox
 
@@ -102,7 +104,7 @@ def check_path(path: object) -> str:
     return path
 
 
-def make_fastapi_router(receiver: Receives, path: str, tags: list[str] | None) -> APIRouter:
+def make_fastapi_router(receiver: WebhookReceiver, path: str, tags: list[str] | None) -> APIRouter:
     """Return the router of a receiver. Raises ``ConfigurationError`` if FastAPI is not installed."""
     try:
         from ._fastapi import make_router

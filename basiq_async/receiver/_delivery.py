@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
@@ -13,25 +13,15 @@ from .._wire.payloads import delivered_payload, encode_payload
 from .._work.keys import inbox_key, key_of_repeat
 from ..models import Event, Message, read_links, read_text
 
+if TYPE_CHECKING:
+    from ..client import BasiqClient
+
 try:
     from orjson import loads as _orjson_loads
 except ImportError:
     _quick_loads: Callable[[bytes], Any] = json.loads
 else:
     _quick_loads = _orjson_loads
-
-
-class _Events(Protocol):
-    async def fetch(self, message_or_delivery: Delivery, /) -> Event: ...
-
-
-class FetchesEvents(Protocol):
-    """The part of a client that ``Delivery.event`` uses."""
-
-    @property
-    def events(self) -> _Events:
-        """The service whose ``fetch`` returns the event of a delivery."""
-        ...
 
 
 @attrs.frozen(slots=False)
@@ -61,7 +51,7 @@ class Delivery:
         key = inbox_key(self.event_id, self.id)
         return key if self.again is None else key_of_repeat(self.again, key)
 
-    async def event(self, client: FetchesEvents) -> Event:
+    async def event(self, client: BasiqClient) -> Event:
         """Fetch the full event from Basiq, with a ``BasiqClient``. A delivery holds only its id and links.
 
         Raises the errors of a request.

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fastapi import APIRouter, FastAPI, Request, Response
 from starlette.requests import ClientDisconnect
 
 from ._bodies import ends_connection, join_encodings, read_content_length
-from ._outcome import Outcome, Receives
+from ._outcome import Outcome
 from ._results import RESULTS
+
+if TYPE_CHECKING:
+    from ._receiver import WebhookReceiver
 
 _RESPONSES: dict[int | str, dict[str, Any]] = {
     status: {"description": ", ".join(result for result, row in RESULTS.items() if row.status == status)}
@@ -19,7 +22,7 @@ _RESPONSES: dict[int | str, dict[str, Any]] = {
 }
 
 
-def make_router(receiver: Receives, path: str, tags: list[str] | None) -> APIRouter:
+def make_router(receiver: WebhookReceiver, path: str, tags: list[str] | None) -> APIRouter:
     """Make a router with the receiver's route. Its lifespan closes the receiver when the application shuts down."""
 
     @asynccontextmanager

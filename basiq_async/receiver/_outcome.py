@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import AsyncGenerator, Callable, Mapping
-from typing import Protocol
+from collections.abc import Callable, Mapping
 
 import attrs
 
 from .._redaction.text import shorten as shorten
 from .._redaction.tracebacks import hide_parameters
-from .._signing.signature import RESULT, Headers
+from .._signing.signature import RESULT
 from .._work.failures import correlation_id, failure_text, find_retry_after, leaves
 from ..errors import (
     AuthenticationError,
@@ -198,26 +197,3 @@ class Outages:
 def _is_unknown(error: Exception) -> bool:
     """Return whether the error's traceback is worth logging: not for our own errors, and not for an OSError."""
     return not isinstance(error, (BasiqError, OSError))
-
-
-class Receives(Protocol):
-    """The part of a ``WebhookReceiver`` that an adapter to a web framework calls."""
-
-    async def handle(self, headers: Headers, body: bytes) -> Outcome:
-        """Handle one request whose body has arrived."""
-        ...
-
-    async def handle_stream(
-        self,
-        headers: Headers,
-        chunks: AsyncGenerator[bytes],
-        *,
-        content_length: int | None = None,
-        content_encoding: str | None = None,
-    ) -> Outcome:
-        """Handle one request whose body is read from ``chunks``."""
-        ...
-
-    async def __aenter__(self) -> object: ...
-
-    async def __aexit__(self, *exc_info: object) -> None: ...

@@ -30,25 +30,16 @@ class Quarantine:
         """Return the oldest ``limit`` quarantined deliveries, or the next ones after ``after``."""
         return await self._calls.first_quarantined(limit, after=after)
 
-    async def count(self, most: int) -> int:
-        """Return the number of quarantined deliveries, counted up to ``most``."""
-        return len(await self.first(most))
-
-    async def tell_changed(self) -> None:
-        """Await ``changed``, if it is set, after deliveries were retried or dropped."""
-        if self.changed is not None:
-            await self.changed()
-
     async def drop(self, ids: Iterable[str]) -> int:
         """Remove the quarantined deliveries with these ids, and return the number removed."""
         dropped = await self._calls.drop_ids(check_ids(ids))
-        await self.tell_changed()
+        await self._tell_changed()
         return dropped
 
     async def forget(self, user_id: str) -> int:
         """Remove the entries that name a user, and return the number removed."""
         dropped = await self._calls.forget(user_id)
-        await self.tell_changed()
+        await self._tell_changed()
         return dropped
 
     async def retry(
@@ -64,8 +55,12 @@ class Quarantine:
                     if done is None:
                         break
                     outcomes.append(done)
-        await self.tell_changed()
+        await self._tell_changed()
         return outcomes
+
+    async def _tell_changed(self) -> None:
+        if self.changed is not None:
+            await self.changed()
 
     async def retry_one(
         self,

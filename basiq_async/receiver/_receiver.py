@@ -334,9 +334,9 @@ class WebhookReceiver:
     @property
     def aiohttp_handler(self) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
         """A handler for ``aiohttp.web``: ``app.router.add_post("/basiq", receiver.aiohttp_handler)``."""
-        from ._aiohttp import AiohttpAdapter  # an aiohttp server has it loaded by now
+        from ._aiohttp import make_handler  # an aiohttp server has it loaded by now
 
-        return AiohttpAdapter(self).handle
+        return make_handler(self)
 
     @property
     def asgi(self) -> ASGIApp:
@@ -539,9 +539,18 @@ class WebhookReceiver:
     def _observed(self, delivery: Delivery, work: Coroutine[Any, Any, Outcome]) -> Coroutine[Any, Any, Outcome]:
         return work if self._around is None else self._around(delivery, work)
 
-    def _observe(self, around: Around) -> None:
-        """Let an observer await the work on each delivery."""
+    def _observe(
+        self,
+        around: Around,
+        on_delivery: OnDelivery,
+        on_count: Callable[[Waiting], None],
+        quarantine_changed: Callable[[], Awaitable[None]],
+    ) -> None:
+        """Let an observer await the work on each delivery, and hear of the others."""
         self._around = around
+        self._add_hook(on_delivery)
+        self._backlog.on_count = on_count
+        self._quarantine.changed = quarantine_changed
 
     def _add_hook(self, on_delivery: OnDelivery) -> None:
         """Add a hook, called after the one that was passed to the constructor."""
