@@ -19,7 +19,7 @@ from ..errors import InboxError
 from .failures import leaves
 from .limits import inbox_is_slow, inbox_limit, limit, wait_for_event
 from .protocol import Claim, ClaimStatus, Inbox, TransactionalInbox
-from .steps import Steps
+from .steps import TaskSteps
 from .tasks import wait_uncancelled
 
 _logger = logging.getLogger("basiq_async.receiver")
@@ -131,8 +131,8 @@ class UnderWay:
 class Unit(ABC, Generic[T]):
     """One event to handle. A subclass does the work.
 
-    A task of its own does it, in ``Steps``. Waits, ``prepare`` and ``work`` are interruptible; calls of the inbox come
-    to their end. Work, or a call of the inbox, whose time is over has failed. A call that the event loop cancels,
+    A task of its own does it, in ``TaskSteps``. Waits, ``prepare`` and ``work`` are interruptible; calls of the inbox
+    come to their end. Work, or a call of the inbox, whose time is over has failed. A call that the event loop cancels,
     because it shuts down, is made again.
 
     patience: for how many seconds to wait for another worker that holds the event.
@@ -169,7 +169,7 @@ class Unit(ABC, Generic[T]):
         """How many attempts before this one had no end."""
         self._alone: asyncio.Lock | None = None
         self._loop = asyncio.get_running_loop()
-        self._steps = Steps(units.grace, self._answer_late)
+        self._steps = TaskSteps(units.grace, self._answer_late)
         self._renewal_ended: asyncio.Event | None = None
 
     async def prepare(self) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 
-class Steps:
+class TaskSteps:
     """The steps of one task. Each begins with ``begin``, has a time limit, and is interruptible or is not.
 
     Three can cancel a step:

@@ -16,7 +16,7 @@ from ..errors import ConfigurationError
 from ._delivery import Delivery
 from ._outcome import RETRY_SOON, Outages, Outcome, log_fields, shorten
 from ._results import Result
-from ._settings import Settings
+from ._settings import ReceiverSettings
 
 _COUNT_EVERY = 1.0
 """Seconds between two counts of what waits, while deliveries come."""
@@ -35,7 +35,7 @@ class Backlog:
     def __init__(
         self,
         calls: InboxCalls,
-        settings: Settings,
+        settings: ReceiverSettings,
         *,
         clock: Callable[[], float],
         moment: Callable[[], datetime | None],

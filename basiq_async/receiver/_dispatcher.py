@@ -15,7 +15,7 @@ from ._delivery import Delivery
 from ._outcome import Outages, Outcome, log_fields, shorten
 from ._results import Result
 from ._routes import Routes
-from ._settings import Settings
+from ._settings import ReceiverSettings
 
 logger = logging.getLogger("basiq_async.receiver")
 
@@ -37,7 +37,7 @@ class Dispatcher:
         self,
         routes: Routes,
         inbox: Inbox,
-        settings: Settings,
+        settings: ReceiverSettings,
         *,
         clock: Callable[[], float],
         moment: Callable[[], datetime | None],

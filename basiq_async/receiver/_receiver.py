@@ -33,8 +33,8 @@ from ._requests import RequestReader
 from ._results import Result
 from ._routes import AnyHandler, Prepare, Register, Routes, check_patterns
 from ._secrets import AnySecrets, Secrets
-from ._settings import Deferred, Settings
-from ._worker import Worker
+from ._settings import Deferred, ReceiverSettings
+from ._worker import DeferredWorker
 from .inboxes._memory import MemoryInbox
 
 if TYPE_CHECKING:
@@ -119,7 +119,7 @@ class WebhookReceiver:
     ) -> None:
         self._clock, self._time_source = in_seconds(clock), clock
         secrets = self._secrets = Secrets(secret, clock=self._clock)
-        settings = Settings.check(
+        settings = ReceiverSettings.check(
             handler_timeout=handler_timeout,
             inbox_timeout=inbox_timeout,
             lease=lease,
@@ -155,7 +155,7 @@ class WebhookReceiver:
             outages=self._dispatcher.outages,
         )
         self._lifecycle = Lifecycle(calls, gate)
-        self._worker = Worker(
+        self._worker = DeferredWorker(
             self._backlog,
             gate,
             self._lifecycle,

@@ -53,7 +53,7 @@ class Deferred:
 
 
 @attrs.frozen(kw_only=True)
-class Settings:
+class ReceiverSettings:
     """See ``WebhookReceiver`` and ``Deferred``. Times are in seconds."""
 
     handler_timeout: float
@@ -76,7 +76,7 @@ class Settings:
         lease: Duration | None,
         quarantine_after: int | None,
         deferred: bool | Deferred,
-    ) -> Settings:
+    ) -> ReceiverSettings:
         """Check the values that were passed. Raises ``ConfigurationError``."""
         handler_timeout = check_seconds("handler_timeout", handler_timeout)
         inbox_timeout = check_seconds("inbox_timeout", inbox_timeout)

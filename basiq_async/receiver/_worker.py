@@ -38,7 +38,7 @@ _SHORTEST, _LONGEST = 1.0, 60.0
 """Seconds between two looks while the inbox is away: longer and longer."""
 
 
-class Worker:
+class DeferredWorker:
     """Handles the deferred deliveries of one receiver, in a task of its own.
 
     ``handle`` hands a delivery to its handler. ``accepts_type`` returns whether its type has one. ``most`` returns how

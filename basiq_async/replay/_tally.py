@@ -187,7 +187,7 @@ class Tally:
         skipped["unknown"] += self.source.unknown_count
         passed = self.skipped.total() - self.skipped["no-handler"]
         remaining = None if plan is None else max(0, plan.total - done - passed)
-        pause, since = self._attempts.pressure.paused_until, self._attempts.since
+        pause, since = self._attempts.breaker.open_until, self._attempts.since
         return Progress(
             read=self.source.read_count,
             read_by_id=self.source.read_by_id,

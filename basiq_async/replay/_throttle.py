@@ -67,18 +67,18 @@ class RateLimiter:
         self._stopped.set()
 
 
-class Pressure:
+class CircuitBreaker:
     """Admits callers to the target, in one of three states.
 
-    - *open*: every caller, without asking.
-    - *paused*: none, until a moment.
-    - *probing*, after a pause: one caller at a time, and one more with each success, until ``width`` are admitted and
-      it is open again. If it admitted all at once, the target would refuse them again.
+    - *closed*: every caller, without asking.
+    - *open*: none, until a moment: the target is down, or asks for a pause.
+    - *half-open*, after that: one caller at a time, and one more with each success, until ``width`` are admitted and it
+      is closed again. If it admitted all at once, the target would refuse them again.
     """
 
     def __init__(self, width: int) -> None:
-        self.open = True  # whether callers need not call ``enter`` and ``leave``
-        self.pauses = 0  # the number of pauses since the last success
+        self.closed = True  # whether callers need not call ``enter`` and ``leave``
+        self.openings = 0  # how often it opened since the last success
         self._width = width
         self._admits = self._inside = 0
         self._until = float("-inf")
@@ -88,31 +88,31 @@ class Pressure:
         self.stopped = asyncio.Event()
 
     @property
-    def paused_until(self) -> float | None:
-        """The end of the pause, in the event loop's time; None without a pause."""
+    def open_until(self) -> float | None:
+        """Until when it is open, in the event loop's time; None if it is not."""
         return self._until if self._until > _now() else None
 
-    def pause(self, seconds: float) -> None:
-        """Pause, from any state. A pause that is under way is lengthened, never shortened."""
-        self.pauses += self.paused_until is None
-        self.open, self._admits = False, 1
+    def open(self, seconds: float) -> None:
+        """Open, from any state. The time for which it is open already is lengthened, never shortened."""
+        self.openings += self.open_until is None
+        self.closed, self._admits = False, 1
         self._until = max(self._until, _now() + seconds)
 
     def succeed(self) -> None:
-        """Admit one caller more, because the target accepted a message. During a pause that changes nothing."""
-        self.pauses = 0
-        if not self.open and self.paused_until is None:
+        """Admit one caller more, because the target accepted a message. While it is open that changes nothing."""
+        self.openings = 0
+        if not self.closed and self.open_until is None:
             self._admits += 1
-            self.open = self._admits >= self._width
+            self.closed = self._admits >= self._width
             self._changed.set()
 
     async def enter(self) -> bool:
         """Wait to be admitted. Return False if the job stops. Each caller that was admitted must call ``leave``."""
         async with self._turn:
             while await _wait_until(self._until, self.stopped):
-                if self.paused_until is not None:  # the pause was lengthened
+                if self.open_until is not None:  # it was opened for longer
                     continue
-                if self.open or self._inside < self._admits:
+                if self.closed or self._inside < self._admits:
                     self._inside += 1
                     return True
                 self._changed.clear()
@@ -156,7 +156,7 @@ class Attempts:
         self._limiter = limiter
         self._max_pause = max_pause
         self.timeout = timeout
-        self.pressure = Pressure(width)
+        self.breaker = CircuitBreaker(width)
         self._accepted = 0  # the number of messages that the target accepted
         self._paused_since: float | None = None
         """When the target first asked for a pause, or failed, since it last accepted a message."""
@@ -172,7 +172,7 @@ class Attempts:
 
     def stop(self) -> None:
         """Begin no more attempts."""
-        self.pressure.stop()
+        self.breaker.stop()
         if self._limiter is not None:
             self._limiter.stop()
 
@@ -181,17 +181,17 @@ class Attempts:
 
         Return the reason for which there was nothing to do, and the error; None if the run stops before the message.
         """
-        limiter, pressure = self._limiter, self.pressure
+        limiter, breaker = self._limiter, self.breaker
         tries = 0
         while True:
-            entered = not pressure.open
-            if entered and not await pressure.enter():
+            entered = not breaker.closed
+            if entered and not await breaker.enter():
                 return None
             accepted = self._accepted
             try:
                 if limiter is not None and not await limiter.wait():
                     return None
-                if not pressure.open and pressure.paused_until is not None:  # a pause that began meanwhile
+                if not breaker.closed and breaker.open_until is not None:  # a pause that began meanwhile
                     continue
                 accepted = self._accepted
                 tries += 1
@@ -208,18 +208,18 @@ class Attempts:
                 failure = exc
             finally:
                 if entered:
-                    pressure.leave()
+                    breaker.leave()
             error = self._judge(failure, message, tries, others_succeed=self._accepted != accepted)
             if error is not None:
                 return None, error
-            if pressure.open and await wait_for_event(pressure.stopped, self._next_pause):  # only this message waits
+            if breaker.closed and await wait_for_event(breaker.stopped, self._next_pause):  # only this message waits
                 return None
 
     def _accept(self) -> None:
         """Count a message that the target accepted. That ends an outage."""
         self._accepted += 1
-        if not self.pressure.open or self.pressure.pauses:
-            self.pressure.succeed()
+        if not self.breaker.closed or self.breaker.openings:
+            self.breaker.succeed()
             if self.since is not None:
                 logger.warning("the target accepts messages again: the replay continues")
             self._paused_since = None
@@ -228,7 +228,7 @@ class Attempts:
     @property
     def _next_pause(self) -> float:
         """Seconds to wait before the next attempt. They double with each pause."""
-        return float(min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** min(self.pressure.pauses, 16)))
+        return float(min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** min(self.breaker.openings, 16)))
 
     def _judge(self, error: Exception, message: Message, tries: int, *, others_succeed: bool) -> Exception | None:
         """Return None if the message is to be tried again, else the error that counts as its failure.
@@ -245,7 +245,7 @@ class Attempts:
         if kind != "asks":
             if others_succeed and self.since is None:
                 return None  # the fault may be this message's: its worker waits, and the others continue
-            if self.pressure.paused_until is not None:
+            if self.breaker.open_until is not None:
                 return None  # this message failed together with the one that began the pause
         return self._pause(error, message, find_retry_after(error) or 0.0 if kind == "asks" else None)
 
@@ -269,10 +269,10 @@ class Attempts:
             return ending_error(f"the target has {what}", error)
         wait = min(self._next_pause, self._max_pause - lasted)
         if asked is not None:
-            again = self.pressure.pauses and self.pressure.paused_until is None
+            again = self.breaker.openings and self.breaker.open_until is None
             wait = max(asked, min(wait, _LONGEST_BACKOFF)) if again else asked
         self.reason = text
-        self.pressure.pause(wait)
+        self.breaker.open(wait)
         logger.info("the replay waits %.2f s for the target (%s)", wait, text)
         return None
 

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from basiq_async.replay import _throttle  # private: a clock whose waits end late
-from basiq_async.replay._throttle import Pressure, RateLimiter  # private: who waits cannot be seen from outside
+from basiq_async.replay._throttle import CircuitBreaker, RateLimiter  # private: who waits cannot be seen from outside
 from tests.support.virtual import clocked, now
 
 
@@ -37,41 +37,41 @@ async def test_a_rate_is_kept_though_each_wait_of_the_loop_ends_late(
 
 @clocked
 async def test_a_pause_ends_at_its_end_and_a_success_lets_one_more_in() -> None:
-    pressure = Pressure(4)
-    pressure.pause(2)
-    pressure.pause(1)
-    assert pressure.pauses == 1
-    assert pressure.paused_until == now() + 2, "a pause is never shortened"
+    breaker = CircuitBreaker(4)
+    breaker.open(2)
+    breaker.open(1)
+    assert breaker.openings == 1
+    assert breaker.open_until == now() + 2, "a pause is never shortened"
     await asyncio.sleep(2)
-    assert pressure.paused_until is None, "a pause is over when its seconds are"
-    pressure.pause(1)
-    assert pressure.pauses == 2, "a pause that begins when the one before is over is another one"
-    pressure.succeed()
-    waiting = [asyncio.create_task(pressure.enter()) for _ in range(3)]
+    assert breaker.open_until is None, "a pause is over when its seconds are"
+    breaker.open(1)
+    assert breaker.openings == 2, "a pause that begins when the one before is over is another one"
+    breaker.succeed()
+    waiting = [asyncio.create_task(breaker.enter()) for _ in range(3)]
     await asyncio.sleep(1)
     await asyncio.sleep(1)
     assert [each.done() for each in waiting] == [True, False, False], "a success during a pause opens nothing"
-    pressure.succeed()
+    breaker.succeed()
     await asyncio.sleep(1)
     assert [each.done() for each in waiting] == [True, True, False], "each success after it lets in one more"
-    pressure.succeed()
-    pressure.succeed()
-    assert pressure.open
+    breaker.succeed()
+    breaker.succeed()
+    assert breaker.closed
     assert await waiting[2]
-    pressure.pause(1)
-    late = asyncio.create_task(pressure.enter())
+    breaker.open(1)
+    late = asyncio.create_task(breaker.enter())
     await asyncio.sleep(0)
-    pressure.stop()
+    breaker.stop()
     assert not await late
 
 
 @clocked
 async def test_one_who_was_let_in_and_cancelled_at_once_gives_the_place_back() -> None:
-    pressure = Pressure(2)
-    pressure.pause(1)
-    first, second, third = (asyncio.create_task(pressure.enter()) for _ in range(3))
+    breaker = CircuitBreaker(2)
+    breaker.open(1)
+    first, second, third = (asyncio.create_task(breaker.enter()) for _ in range(3))
     assert await first
-    pressure.leave()  # the second is let in
+    breaker.leave()  # the second is let in
     second.cancel()
     with pytest.raises(asyncio.CancelledError):
         await second
