@@ -16,8 +16,9 @@ _KEPT_FREE = 4
 class Breaker:
     """One for a process. It does not ask why something failed.
 
-    After five failures in a row, of different deliveries, what failed before is tried again one at a time, with pauses
-    that grow to a minute. What was never tried does not wait for that; after five failures in a row of first attempts,
+    After five failures in a row, of different deliveries, what failed before is tried again one after the other, with
+    pauses between their beginnings that grow to a minute: one that hangs does not hold up the next one for longer. What
+    was never tried does not wait for that; after five failures in a row of first attempts,
     these too begin one at a time, without pauses. A success ends both.
     """
 
@@ -32,13 +33,18 @@ class Breaker:
         ``running``: how many run. ``running_again``: how many of these have failed before.
         """
         free = concurrency - running
-        if len(self._failed) < _IN_A_ROW:
-            most_again = max(1, concurrency - math.ceil(concurrency / _KEPT_FREE))
-            return free, max(0, min(free, most_again - running_again))
-        may_try = not running_again and asyncio.get_running_loop().time() >= self._until
+        most_again = max(1, concurrency - math.ceil(concurrency / _KEPT_FREE)) - running_again
+        if not self._is_open:
+            return free, max(0, min(free, most_again))
+        may_try = most_again > 0 and asyncio.get_running_loop().time() >= self._until
         if len(self._failed_first) >= _IN_A_ROW:
             free = min(free, int(running <= running_again) + may_try)
         return free, max(0, min(free, int(may_try)))
+
+    def begin_again(self) -> None:
+        """Count that a delivery is tried which has failed before."""
+        if self._is_open:
+            self._pause()
 
     def count(self, key: str, *, first: bool, failed: bool) -> None:
         """Count how an attempt ended, and whether it was the ``first`` of its delivery."""
@@ -47,12 +53,17 @@ class Breaker:
             self._failed_first.clear()
             self._seconds, self._until = 0.0, -math.inf
             return
-        opens = len(self._failed) < _IN_A_ROW
+        was_open = self._is_open
         for keys in (self._failed, self._failed_first) if first else (self._failed,):
             if len(keys) < _IN_A_ROW:
                 keys.add(key)
-        now = asyncio.get_running_loop().time()
-        # First attempts that fail meanwhile do not make the pause longer, or nothing would be tried again beside them.
-        if len(self._failed) >= _IN_A_ROW and now >= self._until and (opens or not first):
-            self._seconds = min(max(2 * self._seconds, _SHORTEST), _LONGEST)
-            self._until = now + jittered(self._seconds)
+        if self._is_open and not was_open:
+            self._pause()
+
+    @property
+    def _is_open(self) -> bool:
+        return len(self._failed) >= _IN_A_ROW
+
+    def _pause(self) -> None:
+        self._seconds = min(max(2 * self._seconds, _SHORTEST), _LONGEST)
+        self._until = asyncio.get_running_loop().time() + jittered(self._seconds)

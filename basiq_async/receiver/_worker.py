@@ -212,6 +212,8 @@ class DeferredWorker:
 
     def _begin_one(self, claimed: ClaimedDelivery) -> None:
         again, type_id = claimed.delivery.failures > 0, claimed.delivery.event_type_id
+        if again:
+            self._breaker.begin_again()
         task = self._tasks.spawn(self._handle_one(claimed))
         self._running.add(task)
         self._running_again += again

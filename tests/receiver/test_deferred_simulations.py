@@ -118,6 +118,30 @@ async def test_one_partner_that_is_down_stops_no_other_type() -> None:
     assert await world.set_aside() == []
 
 
+@virtual.clocked
+async def test_a_partner_that_hangs_holds_up_no_other_one_that_is_back() -> None:
+    down = [True]
+    world = World(lambda each: ConnectionError("refused") if down[0] else None)
+
+    async def handle(delivery: Delivery) -> None:
+        if delivery.event_type_id == TYPES[0]:
+            await asyncio.sleep(HOUR)  # until its time limit
+        await world.handle(delivery)
+
+    receiver = world.receiver(handle=handle, timeout=60.0)
+    async with receiver:
+        for number in range(40):
+            for place, type_id in enumerate(TYPES[:2]):
+                await world.post(receiver, f"{place}-{number}", type_id)
+            await asyncio.sleep(2)
+        await asyncio.sleep(2 * HOUR)
+        down[0], back = False, virtual.now()
+        while len(world.handled) < 40:
+            await asyncio.sleep(1)
+            assert virtual.now() - back < 75 * 60
+    assert all(event.startswith("1-") for event in world.handled)
+
+
 class Away:
     """An inbox whose storage is away for a time."""
 

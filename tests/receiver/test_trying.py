@@ -141,7 +141,11 @@ async def test_five_failures_of_different_deliveries_in_a_row_hold_back_what_fai
     assert breaker.room(8, 0, 0) == (8, 0)
     await asyncio.sleep(1.2)
     assert breaker.room(8, 0, 0) == (8, 1)
+    breaker.begin_again()
     assert breaker.room(8, 1, 1) == (7, 0), "one at a time"
+    await asyncio.sleep(2.3)
+    assert breaker.room(8, 1, 1) == (7, 1), "one that hangs does not hold up the next one"
+    assert breaker.room(8, 6, 6) == (2, 0), "but a quarter is kept"
     breaker.count("a", first=True, failed=False)
     assert breaker.room(8, 0, 0) == (8, 6)
 
@@ -155,6 +159,7 @@ async def test_its_pauses_grow_to_a_minute() -> None:
         while breaker.room(8, 0, 0)[1] == 0:
             await asyncio.sleep(0.1)
         moments.append(virtual.now())
+        breaker.begin_again()
         breaker.count("a", first=False, failed=True)
     waits = [later - earlier for earlier, later in itertools.pairwise(moments)]
     for wait, meant in zip(waits, [2, 4, 8, 16, 32, *[60] * 6], strict=True):
