@@ -328,12 +328,22 @@ class InboxCalls:
     async def forget(self, user_id: str) -> int:
         """Remove the entries that name a user; they count as handled. Return the number removed.
 
-        Raises ``ConfigurationError`` for an empty id, and the errors of ``drop``.
+        Raises ``ConfigurationError`` for an empty id, the errors of ``drop``, and ``InboxError`` if a delivery that
+        waits names the user.
         """
         is_named = names_user(user_id)
         async with aclosing(self.read_quarantine(ALL)) as entries:
             keys = [entry.key async for entry in entries if is_named(entry)]
-        return await self._drop_all(keys)
+        dropped = await self._drop_all(keys)
+        async with aclosing(self.read_waiting()) as entries:
+            waiting = len([entry.key async for entry in entries if is_named(entry)])
+        if waiting:
+            raise InboxError(
+                f"deliveries that name the user and wait to be handled: {waiting:,} (removed from the quarantine: "
+                f"{dropped:,}). They are kept until they are handled: let `basiq-async work --receiver RECEIVER` run "
+                "until `basiq-async inbox waiting --receiver RECEIVER` shows none, then call forget again"
+            )
+        return dropped
 
     async def _drop_all(self, keys: Iterable[str]) -> int:
         dropped = 0

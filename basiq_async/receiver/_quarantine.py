@@ -38,9 +38,10 @@ class Quarantine:
 
     async def forget(self, user_id: str) -> int:
         """Remove the entries that name a user, and return the number removed."""
-        dropped = await self._calls.forget(user_id)
-        await self._tell_changed()
-        return dropped
+        try:
+            return await self._calls.forget(user_id)
+        finally:
+            await self._tell_changed()
 
     async def retry(
         self, ids: Iterable[str] | None, handle: Callable[[StoredDelivery], Awaitable[Outcome | None]]

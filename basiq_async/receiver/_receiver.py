@@ -424,7 +424,7 @@ class WebhookReceiver:
         """Remove what the quarantine keeps of one user, and return how many entries. A service has one inbox.
 
         An entry goes if its body or the text of its error names the user, in any escaping. The events stay recorded as
-        handled. What waits for a deferred handler stays: it is gone when it was handled, or in the quarantine.
+        handled. What waits for a deferred handler stays: if it names the user, ``InboxError`` says how many wait.
 
         Raises ``ConfigurationError`` for an empty id, ``InboxError``, or the error of an inbox from elsewhere.
         """

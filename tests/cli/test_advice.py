@@ -19,6 +19,7 @@ import pytest
 from sqlalchemy import text
 
 import basiq_async
+from basiq_async import InboxError
 from basiq_async.cli._lines import OFFERED, Offered  # private: the lines before they are printed
 from tests.support.environment import ROOT
 
@@ -167,6 +168,28 @@ def test_the_lines_of_doctor_with_events_in_place_lose_nothing_and_repeat_nothin
         words = words[2:] if words[0] == "--base-url" else words
         assert data.run(Offered(" ".join(words))).exit_code in (0, 1), line
     assert data.end() == Counter(data.events)
+
+
+def test_what_waits_and_names_a_user_is_forgotten_once_the_lines_of_the_error_were_run(data: Data) -> None:
+    module = importlib.import_module(data.names["RECEIVER"].partition(":")[0])
+
+    async def user() -> str:
+        async with module.receiver() as receiver:
+            (entry, *_) = await receiver.inbox.entries(waiting=True)
+            (found,) = {*re.findall(rb"/users/([^/\"]+)", entry.body)}
+            return found.decode()
+
+    async def forget(user_id: str) -> int:
+        async with module.receiver() as receiver:
+            return await receiver.forget(user_id)
+
+    named = asyncio.run(user())
+    with pytest.raises(InboxError, match="wait to be handled") as refused:
+        asyncio.run(forget(named))
+    first, then = re.findall("`basiq-async ([^`]+)`", str(refused.value))
+    assert data.run(Offered(first)).exit_code == 0
+    assert data.run(Offered(then)).rows == []
+    assert asyncio.run(forget(named)) == 0
 
 
 # --- the example for production ---

@@ -15,8 +15,13 @@ from ._records import Event
 from ._responses import Json, Renderer, date_text
 from ._store import Application, require
 
-NOT_SET = ("/token", "/events", "/notifications")
-"""The paths below which the fake has its own records."""
+_EMIT = 'await fake.emit("user.created", user_id="42")'
+_MADE_BY = {
+    "/token": "each token request makes a token, and fake.expire_tokens() ends all of them",
+    "/events": f"{_EMIT} makes an event, and data= is what a GET of its entity returns",
+    "/notifications": f'fake.add_webhook("https://example.com/basiq") adds a webhook, and {_EMIT} its messages',
+}
+"""The paths below which the fake has its own records, and what makes them."""
 _ACCOUNTS = (("transaction", "Everyday account", "1250.40"), ("savings", "Savings account", "8100.00"))
 _TRANSACTIONS = (
     ("debit", "payment", "GROCER SYDNEY", "-84.35"),
@@ -31,10 +36,8 @@ def check_set(path: str, json: object) -> None:
     require(
         path.startswith("/") and path == path.rstrip("/").partition("?")[0], "path must be such as /users/42/accounts"
     )
-    require(
-        not any(path == own or path.startswith(f"{own}/") for own in NOT_SET),
-        f"{path} cannot be set: events come from emit, webhooks from add_webhook, and messages from both",
-    )
+    makes = next((how for own, how in _MADE_BY.items() if path == own or path.startswith(f"{own}/")), None)
+    require(makes is None, f"{path} cannot be set: {makes}")
     items = json if isinstance(json, Sequence) else [json]
     is_json = json is None or (not isinstance(json, str) and all(isinstance(item, Mapping) for item in items))
     require(is_json, "json must be an object, a list of objects, or None")

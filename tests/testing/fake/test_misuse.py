@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from datetime import datetime
 from typing import Any, cast
@@ -65,6 +66,18 @@ def test_what_cannot_be_arranged_is_a_configuration_error(
     fake.add_webhook(ENDPOINT)
     with pytest.raises(ConfigurationError, match=said.replace("?", r"\?")):
         misuse(fake)
+
+
+async def test_what_an_error_says_in_place_of_setting_an_event_makes_one(fake: FakeBasiq) -> None:
+    webhook_id = None
+    for path in ("/notifications/webhooks", "/events/e1"):
+        with pytest.raises(ConfigurationError) as found:
+            fake.set(path, {})
+        for call in re.findall(r"fake\.\w+\([^)]*\)", str(found.value)):
+            made = eval(call, {"fake": fake})  # as it is pasted
+            webhook_id = made if isinstance(made, str) else webhook_id
+    assert webhook_id is not None
+    assert [each.webhook_id for each in fake.messages()] == [webhook_id] * 2
 
 
 @pytest.mark.parametrize(
