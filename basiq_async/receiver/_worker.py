@@ -68,8 +68,8 @@ class DeferredWorker:
         self._news = asyncio.Event()
         self._more = False
         """Whether more is due than there was room for."""
-        self._ended = 0
-        """How many attempts have ended."""
+        self._has_ended = False
+        """Whether an attempt has ended since ``work_once`` began."""
         self._breaker = Breaker()
         self._running_again = 0
         """How many of those that run have failed before."""
@@ -130,11 +130,11 @@ class DeferredWorker:
 
     async def work_once(self) -> bool:
         """Handle what is due now, without a pause, and what runs. Return whether an attempt ended. For a test."""
-        ended = self._ended
+        self._has_ended = False
         most = self._most()
         await self._claim(most, most, every=True)
         await self._wait_for_running()
-        return self._ended > ended
+        return self._has_ended
 
     async def _wait_for_running(self) -> None:
         if self._running:
@@ -286,7 +286,7 @@ class DeferredWorker:
             done = await self._handle(delivery, claimed)
             if done.result in _SHOWN_BY:
                 self._breaker.count(entry.key, first=not entry.failures, failed=_SHOWN_BY[done.result])
-        self._ended += 1
+        self._has_ended = True
 
     def _read(self, entry: StoredDelivery) -> Delivery | UnreadableBodyError:
         at = int(entry.signed_at.timestamp())

@@ -117,6 +117,19 @@ async def test_a_receiver_that_never_deferred_looks_once_a_minute_for_what_other
         assert len(service.handled) == 3, "from then on it looks each second"
 
 
+@virtual.clocked
+async def test_a_process_that_does_nothing_else_looks_each_second() -> None:
+    inbox = MemoryInbox(clock=virtual.clock)
+    service = make(inbox=inbox, deferred=False)
+    work = asyncio.create_task(service.receiver.work())
+    await asyncio.sleep(30)
+    await post(make(inbox=of_another_process(inbox)))
+    await asyncio.sleep(1.1)
+    assert len(service.handled) == 1
+    await service.receiver.aclose()
+    await work
+
+
 @pytest.mark.usefixtures("seldom")
 @virtual.clocked
 async def test_after_a_failure_it_is_tried_again_later_and_later_and_then_set_aside(

@@ -99,6 +99,30 @@ async def test_a_good_event_waits_for_no_bad_ones_however_many_there_are(count: 
     assert waits[30] <= 2 * WORK
 
 
+@pytest.mark.usefixtures("seldom")
+@virtual.clocked
+async def test_a_quarter_of_the_places_is_kept_for_what_never_failed_whichever_types_fail() -> None:
+    world = World()
+    again = most = 0
+
+    async def handle(delivery: Delivery) -> None:
+        nonlocal again, most
+        world.attempts[delivery.event_id] += 1
+        if delivery.event_id.startswith("bad"):
+            if world.attempts[delivery.event_id] == 1:
+                raise ValueError("no")
+            again, most = again + 1, max(most, again + 1)
+            await asyncio.sleep(20)
+            again -= 1
+
+    async with world.receiver(*TYPES[:2], handle=handle) as receiver:
+        for number in range(24):  # each is one of a row in which none fails after the other
+            await world.post(receiver, f"bad-{number}", TYPES[number % 2])
+            await world.post(receiver, f"good-{number}", TYPES[number % 2])
+        await world.worked_off(within=HOUR)
+    assert most == 6, "of eight"
+
+
 @virtual.clocked
 async def test_one_partner_that_is_down_stops_no_other_type() -> None:
     down = [True]
