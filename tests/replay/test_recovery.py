@@ -46,6 +46,18 @@ def codes(found: Recovery) -> list[str]:
 # --- finished ---
 
 
+async def test_a_plan_counts_nothing_from_before_its_since_and_a_later_one_neither(world: World) -> None:
+    await world.emit(2, status=500)
+    await world.fake.advance(hours=1)
+    since = world.fake.now()
+    await world.emit(1, status=500)
+    receiver = world.receiver()
+    run = recover(world.basiq, world.webhook_id, receiver, inbox=world.inbox, since=since)
+    assert (await run.plan()).messages == 1
+    assert (await run).handled == 1
+    assert (await recover(world.basiq, world.webhook_id, receiver, inbox=world.inbox).plan()).messages == 0
+
+
 @pytest.mark.documented_world("its webhook is disabled after one message", "disables")
 async def test_it_is_not_finished_while_the_webhook_is_disabled(world: World) -> None:
     await world.disable()
