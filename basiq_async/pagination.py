@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import suppress
 from operator import length_hint
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeAlias, TypeVar
@@ -58,22 +58,21 @@ OnUnreadable: TypeAlias = Callable[[UnreadableItem], T | None]
 """Called for an item that cannot be read. Returns an item to yield instead, or None to skip it, or raises."""
 
 
+@attrs.define(eq=False, repr=False)
 class _Place:
-    """The place of a loop in its list: the page that it consumes, and how many items of this page it has consumed."""
+    """The place of a loop in its list: the page that it consumes, and how many items of this page it has consumed.
 
-    __slots__ = ("before", "items", "left", "next_url", "passed", "url")
+    left: an iterator over the items that were not consumed yet. A loop consumes it directly: that is faster than
+        counting.
+    before: the id of the last item of the pages before this one. ``passed``: the cursor of that item.
+    """
 
-    def __init__(self, url: str, before: str | None) -> None:
-        self.url = url
-        self.items: list[Any] = []
-        self.left = iter(self.items)
-        """An iterator over the items that were not consumed yet. A loop consumes it directly, which is faster than
-        counting."""
-        self.next_url: str | None = url
-        self.before = before
-        """The id of the last item of the pages before this one."""
-        self.passed: Cursor | None = None
-        """The cursor of that item."""
+    url: str
+    before: str | None
+    next_url: str | None
+    items: list[Any] = attrs.field(factory=list)
+    left: Iterator[Any] = attrs.field(factory=().__iter__)
+    passed: Cursor | None = None
 
     @property
     def offset(self) -> int:
@@ -130,7 +129,7 @@ class _Loop(Generic[T]):
         # Looked up once, because they are used for every message of a history.
         self._hook, self._model = listing.reader.hook, listing.reader.model
         url = listing.start if start is None else listing.url(start.page)
-        self._place = paginator._place = _Place(url, None if start is None else start.after)
+        self._place = paginator._place = _Place(url, None if start is None else start.after, url)
         self._sought = start if start is not None and start.offset else None
         """The item to resume after, until it has been found."""
         self._looked_for: str | None = None
@@ -171,7 +170,9 @@ class _Loop(Generic[T]):
         self._sought = None
         self._pages += 1
         self._seen.add(hash(url))
-        place.next_url, self._error = self._listing.resolve(page.next_link, url, self._seen)
+        place.next_url = self._error = None
+        if page.next_link is not None:
+            place.next_url, self._error = self._listing.resolve(page.next_link, url, self._seen)
         place.url, place.items = url, page.items
         place.left = iter(page.items[offset:] if offset else page.items)
         if place.next_url is not None and self._prefetch:

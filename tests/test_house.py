@@ -123,7 +123,7 @@ def test_each_folder_of_tests_is_a_folder_of_the_package() -> None:
 
 def test_time_limits_have_one_home() -> None:
     """One that is made by hand forgets an error's name, or keeps the frames of what it ended."""
-    made = re.compile(r"asyncio\.(timeout|timeout_at|wait_for)\(")
+    made = re.compile(r"asyncio\.(timeout|timeout_at|wait_for)[(,]")
     found = {str(path.relative_to(ROOT)) for path in ROOT.rglob("*.py") if made.search(path.read_text())}
     assert found == {"_work/limits.py"}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Collection, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Sequence
 from hashlib import blake2b
 from typing import Any, Generic, TypeGuard, TypeVar
 
@@ -154,21 +154,17 @@ class PageRequests:
         self._listing = listing
         self._ahead: tuple[str, asyncio.Task[ListPage]] | None = None
 
-    async def fetch(self, url: str) -> ListPage:
-        """Return the page of a URL. Raises the errors of the request."""
+    def fetch(self, url: str) -> Coroutine[Any, Any, ListPage]:
+        """Return the request for the page of a URL, to be awaited at once. It raises the errors of the request."""
         ahead = self._ahead
-        try:
-            if ahead is not None and ahead[0] == url:
-                self._ahead = None
-                return await result_of(ahead[1])
+        if ahead is not None and ahead[0] == url:
+            self._ahead = None
+            found = result_of(ahead[1])
+        else:
             if ahead is not None:
                 self.forget_ahead()
-            return await self._listing.fetch(str(url))
-        except BasiqError as exc:
-            if isinstance(url, UnshownText):
-                # A server can send a credential back in a link, and error reporters show the variables of all frames.
-                raise exc.with_traceback(None) from exc.__cause__
-            raise
+            found = self._listing.fetch(str(url))
+        return _without_frames(found) if isinstance(url, UnshownText) else found
 
     def request_ahead(self, url: str | None) -> None:
         """Begin the request for a page that ``fetch`` will return; None for no page."""
@@ -188,6 +184,14 @@ class PageRequests:
     def __del__(self) -> None:
         if self._ahead is not None:
             self.forget_ahead()
+
+
+async def _without_frames(found: Awaitable[ListPage]) -> ListPage:
+    try:
+        return await found
+    except BasiqError as exc:
+        # A server can send a credential back in a link, and error reporters show the variables of all frames.
+        raise exc.with_traceback(None) from exc.__cause__
 
 
 def id_at(items: list[Any], index: int) -> str | None:

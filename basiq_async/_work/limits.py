@@ -6,10 +6,13 @@ import asyncio
 from collections.abc import Callable
 from types import TracebackType
 
+import attrs
+
 from .._redaction.tracebacks import drop_tracebacks, hide_parameters
 from ..errors import InboxError
 
 
+@attrs.define(eq=False, repr=False)
 class limit:
     """Cancel the block after so many seconds, and raise ``error``: ``async with limit(5, InboxError("...")):``.
 
@@ -19,11 +22,8 @@ class limit:
     the block: they can hold a body or a key.
     """
 
-    __slots__ = ("_error", "_timeout")
-
-    def __init__(self, seconds: float | None, error: Exception | Callable[[], Exception] = TimeoutError) -> None:
-        self._error = error
-        self._timeout = asyncio.timeout(seconds)
+    _timeout: asyncio.Timeout = attrs.field(converter=asyncio.timeout, alias="seconds")
+    _error: Exception | Callable[[], Exception] = attrs.field(default=TimeoutError, alias="error")
 
     async def __aenter__(self) -> None:
         await self._timeout.__aenter__()

@@ -168,24 +168,28 @@ class Api:
         if query:
             start += ("&" if "?" in start else "?") + urlencode(query, quote_via=quote, safe="")
 
-        size = PageSize(page_size or MOST_A_PAGE)
+        size: PageSize | None = None  # once a page was too large
         first = {start: "the first of the list"}
         places = first.copy()
 
         async def fetch(url: str) -> ListPage:
+            nonlocal size
             while True:
-                page = Endpoint(size.url(url), endpoint.template)
+                page = Endpoint(url if size is None else size.url(url), endpoint.template)
                 try:
                     found = self._read(await self.request("GET", page), "GET", page, self.codec.page)
                 except BasiqError as exc:
+                    size = size or PageSize(page_size or MOST_A_PAGE)
                     size.shrink(exc, places.get(url, "at an unknown place"))
-                else:
+                    continue
+                if size is not None:
                     size.grow()
+                if found.next_link is not None and found.items:
                     after = listing.resolve(found.next_link, page.url)[0]
-                    if after is not None and found.items:
+                    if after is not None:
                         places.clear()  # one page is read after the other
                         places.update(first | {UnshownText(after): f"the one after {raw_id(found.items[-1])!r}"})
-                    return found
+                return found
 
         listing = Listing(
             name=json.dumps([endpoint.url.removeprefix(self.base.root), text]),

@@ -40,6 +40,8 @@ _LIFETIME = 3600.0
 _MARGIN = 60.0
 _TOKEN = re.compile(r"[!-~]{1,65536}")
 _MAX_BODY = 2**20
+_MAY_REFUSE = (401, 403)
+"""Statuses of a response by which the API may have refused the token."""
 
 
 class ApiKey(Unpicklable):
@@ -127,7 +129,7 @@ class Authenticated:
         if token is None or now >= token.renew_at:
             token = await self._renew(token, deadline)
         response = await self._inner.send(_with_token(request, token, deadline))
-        if is_token_refused(response):
+        if response.status in _MAY_REFUSE and is_token_refused(response):
             refused = response
             token = await self._renew(token, deadline)
             response = await self._inner.send(_with_token(request, token, deadline))

@@ -142,7 +142,7 @@ class _Run:
         self._request = request
         self._loop_time = asyncio.get_running_loop().time
         self._clock = self._loop_time if owner.waits is None else owner.waits.time
-        self._longest_waits = _longest_waits(owner._policy)
+        self._longest_waits: Iterator[float] | None = None
         left = owner._policy.max_elapsed
         if request.deadline is not None:
             left = min(left, request.deadline - self._loop_time())
@@ -217,6 +217,7 @@ class _Run:
     def wait_after(self, outcome: _Outcome) -> float | None:
         """Return the wait before the next attempt, in seconds; None if there must be no further one."""
         policy = self._owner._policy
+        self._longest_waits = self._longest_waits or _longest_waits(policy)
         longest = next(self._longest_waits)
         asked = None
         if isinstance(outcome, Response):

@@ -11,7 +11,9 @@ from pathlib import Path
 from types import FrameType
 
 import basiq_async
+from basiq_async import BasiqClient, InMemoryTransport
 from basiq_async.receiver import Delivery, SQLiteInbox, WebhookReceiver
+from basiq_async.testing import FakeBasiq
 from tests.support.deliveries import SECRET, payload, signed
 
 PACKAGE = str(Path(basiq_async.__file__).parent) + "/"
@@ -42,6 +44,17 @@ def on_the_page(heading: str) -> set[tuple[str, str]]:
     block = re.search(rf"## {heading}\n.*?```text\n(.*?)```", PAGE.read_text(), re.DOTALL)
     assert block is not None
     return {(line.split()[0], line.split()[1]) for line in block[1].splitlines()}
+
+
+async def test_the_page_has_each_function_that_a_list_calls() -> None:
+    fake = FakeBasiq()
+    webhook_id = fake.seed_messages(3)
+    async with BasiqClient(fake.api_key, transport=InMemoryTransport(fake)) as basiq:
+        await basiq.event_types.list().first()  # it has a token now
+        with calls() as called:
+            assert len([each async for each in basiq.messages.list(webhook_id)]) == 3
+            found = {each for each in called if not each[0].startswith("testing/")}
+    assert found == on_the_page("A list")
 
 
 async def test_the_page_has_each_function_that_a_delivery_calls(tmp_path: Path) -> None:
