@@ -150,7 +150,8 @@ class _Connection(asyncio.Protocol):
         elif "none" in query:  # a list with one message
             body = page_body(0, 1, 1)
         elif path.endswith("/messages") or path == "/x":
-            body = page_body(_number(query, "next="), self._pages, self._size)
+            size = min(_number(query, "limit=") or self._size, self._size)
+            body = page_body(_number(query, "next="), self._pages, size)
         else:
             body = _WEBHOOK_BODY
         head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body)

@@ -106,6 +106,13 @@ class Listing(Generic[T]):
             return False
 
 
+def with_limit(url: str, limit: int) -> str:
+    """Return a page's URL with another number of items."""
+    path, _, query = url.partition("?")
+    kept = [part for part in query.split("&") if part and not part.startswith("limit=")]
+    return f"{path}?{'&'.join([*kept, f'limit={limit}'])}"
+
+
 class PageSize:
     """The size of the pages of a list: halved for a page that is too large to be read, and later doubled again.
 
@@ -121,11 +128,7 @@ class PageSize:
 
     def url(self, url: str) -> str:
         """Return the URL with which to request a page of a link."""
-        if not self._is_said:
-            return url
-        path, _, query = url.partition("?")
-        kept = [part for part in query.split("&") if part and not part.startswith("limit=")]
-        return f"{path}?{'&'.join([*kept, f'limit={self._size}'])}"
+        return with_limit(url, self._size) if self._is_said else url
 
     def shrink(self, failure: BasiqError, place: str = "at an unknown place") -> None:
         """Halve the size after a page was too large. Raises the failure, with its place, if it cannot be smaller."""

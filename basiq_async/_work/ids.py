@@ -49,7 +49,8 @@ class Ids:
         if not self._count:
             return [False] * len(digests)
         buckets, shift = self._buckets, self._shift
-        return [each in buckets[(each[0] << 8 | each[1]) >> shift] for each in digests]
+        # ``in`` would first make an error of each digest, because it is no number.
+        return [buckets[(each[0] << 8 | each[1]) >> shift].find(each) >= 0 for each in digests]
 
     def _split(self) -> None:
         """Make four buckets of each."""

@@ -22,6 +22,7 @@ from ..errors import BasiqError
 MOST_FIRST, _LAST = 256, 128
 """The number of ids at the beginning and at the end of what was read that a hint keeps."""
 _LONGEST_ID = 48
+_PRINTABLE = bytes(range(32, 127))
 _MOST_TEXT = 60_000
 _DAY, _EARLY = timedelta(hours=24), timedelta(minutes=15)
 _MOST_BEHIND = 10
@@ -91,7 +92,8 @@ class ListedPage:
         self.url, self.items, self.next_url, self.error = url, items, next_url, error
         self.is_last = next_url is None and error is None
         self.failed = False
-        self.ids = short_ids(items)
+        self.ordinary_ids = ordinary_ids(items)
+        self.ids = short_ids(items, self.ordinary_ids)
         self._times: list[datetime | None] | None = None
 
     @property
@@ -115,13 +117,16 @@ class ListedPage:
         return raw_time(self.items[index]) if self._times is None else self._times[index]
 
 
-def short_ids(items: Sequence[Any]) -> list[str]:
-    """Return the id of each item of a page: unchanged, or a digest if it is long, unusual or missing."""
-    ids = ordinary_ids(items)
+def short_ids(items: Sequence[Any], ids: list[str] | None) -> list[str]:
+    """Return the id of each item of a page: unchanged, or a digest if it is long, unusual or missing.
+
+    ids: those of the items, if all have an ordinary one.
+    """
     if ids is None:
         return [_short_id(raw_id(item) or made_up_id(item)) for item in items]
     text = "".join(ids)
-    short = text.isascii() and text.isprintable() and max(map(len, ids), default=0) <= _LONGEST_ID
+    ordinary = text.isascii() and not text.encode().translate(None, _PRINTABLE)  # faster than to ask each character
+    short = ordinary and max(map(len, ids), default=0) <= _LONGEST_ID
     return ids if short else list(map(_short_id, map(id_in_cursor, ids)))
 
 

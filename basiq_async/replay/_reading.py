@@ -28,7 +28,7 @@ import attrs
 
 from .._wire.codec import Unreadable
 from .._wire.order import ListOrder, Order
-from .._wire.paging import PageRequests, is_lost
+from .._wire.paging import PageRequests, is_lost, with_limit
 from .._work.ids import Ids, digest_of
 from ..errors import APIError
 from ..pagination import Paginator, unreadable_item
@@ -46,6 +46,8 @@ _MOST_REFUSED = 10
 """How often the link to the next page may be refused before the list is taken to be broken."""
 _FEW_TIMES = 8
 """The number of items of a page that are read by their ids, if the page shows fewer times."""
+_FEW_FIRST = 32
+"""The number of items that are requested to see whether the first one is still listed."""
 _SAMPLES = 40
 """The number of items of a page whose times are compared."""
 
@@ -239,6 +241,10 @@ class Reading(PageRequests, Generic[T]):
     async def _begins_as(self, now: Pass) -> bool:
         """Return whether the first item of a pass is still on its first page, so that nothing slipped away in it."""
         try:
+            if now.first_ids and now.first_url == self._listing.start:  # few items show it mostly, and cost less
+                few = await self._request(with_limit(now.first_url, _FEW_FIRST))
+                if now.first_ids[0] in few.ids:
+                    return True
             page = await self._request(now.first_url)
         except APIError as exc:
             if not is_lost(exc) or now.first_url == self._listing.start:
@@ -317,14 +323,17 @@ class Reading(PageRequests, Generic[T]):
             now.meet(page, late)
             if now.until is None and now.connected:
                 self.request_ahead(page.next_url)
-        keys = plain_ids(page.items) if self._key_of is None else list(map(self._key_of, page.items))
+        if self._key_of is None:
+            keys = page.ordinary_ids or plain_ids(page.items)
+        else:
+            keys = list(map(self._key_of, page.items))
         digests = list(map(digest_of, keys))
         unread = self._find_unread(page, digests)
-        asked = list(dict.fromkeys([keys[index] for index in unread]))
+        asked = list(dict.fromkeys(map(keys.__getitem__, unread)))
         known: set[str] = set()
         for place in range(0, len(asked), _MOST_KEYS):
             known.update(await self._ask(asked[place : place + _MOST_KEYS]))
-        fresh = [index for index in unread if keys[index] not in known]
+        fresh = [index for index in unread if keys[index] not in known] if known else unread
         if self._details is not None:
             await self._fill(self._details, page, fresh)
         if self._on_page is not None and unread:
@@ -385,6 +394,9 @@ class Reading(PageRequests, Generic[T]):
         self, page: ListedPage, fresh: Sequence[int], keys: Sequence[str], digests: Sequence[bytes]
     ) -> Batch[T]:
         """Read the items of a page that the record does not know, up to the first one that fails."""
+        if self._raw_items and self._choose is None and len(set(map(keys.__getitem__, fresh))) == len(fresh):
+            self._passed.extend([digests[index] for index in fresh])
+            return Batch([page.items[index] for index in fresh], [keys[index] for index in fresh])
         items: list[Any] = []
         handed: dict[str, int] = {}
         errors: dict[int, Exception] = {}

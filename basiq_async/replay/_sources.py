@@ -14,7 +14,7 @@ import attrs
 from .._wire.broken_items import BrokenItem
 from .._wire.codec import event_type_of
 from .._wire.order import Order
-from .._wire.paging import made_up_id, ordinary_ids, raw_id
+from .._wire.paging import made_up_id, raw_id
 from .._work.keys import inbox_key
 from ..client import BasiqClient
 from ..models import DeliveryAttempt, Event, Message, read_text
@@ -109,7 +109,7 @@ def _id_of(raw: Any, item: Mapping[str, Any]) -> str:
 
 def plain_ids(items: Sequence[Any]) -> list[str]:
     """Return ``plain_id`` of each item of a page, as Basiq sent it."""
-    return ordinary_ids(items) or [plain_id(as_object(item)) for item in items]
+    return [plain_id(as_object(item)) for item in items]
 
 
 @attrs.frozen(repr=False)

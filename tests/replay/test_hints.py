@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextlib import suppress
 from datetime import timedelta
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import attrs
 import pytest
@@ -17,7 +18,7 @@ from basiq_async.errors import NotFoundError, PaginationError, ResponseDecodeErr
 from basiq_async.receiver import MemoryInbox
 from basiq_async.replay._hints import MOST_HINTS, ListHints  # private: no caller sees which hints are kept
 from basiq_async.replay._listed import _MOST_TEXT as MOST_TEXT  # private: no caller sees how long a hint may be
-from basiq_async.replay._listed import _check, short_ids  # private: their users are in this package
+from basiq_async.replay._listed import ListedPage, _check  # private: their users are in this package
 from basiq_async.replay._reading import Reading  # private: its users are in this package
 from tests.support.changing_lists import NOON, Item, KnownKeys, Lists, key_of
 from tests.support.histories import Recorder, history
@@ -321,8 +322,12 @@ async def test_ids_of_any_length_and_content_fit_into_a_hint(form: str) -> None:
 def test_an_id_is_shortened_in_the_same_way_whatever_else_its_page_shows() -> None:
     ids = ["a" * 48, "b" * 49, "\u00e9", "line\nbreak", "plain"]
     items: list[Any] = [{"id": each} for each in ids]
-    alone = [short_ids([item])[0] for item in items]
-    assert short_ids(items) == short_ids([*items, "text"])[:-1] == short_ids([*items, {"no": "id"}])[:-1] == alone
+
+    def short_ids(*shown: Any) -> list[str]:
+        return ListedPage("", list(shown), None, None).ids
+
+    alone = [short_ids(item)[0] for item in items]
+    assert short_ids(*items) == short_ids(*items, "text")[:-1] == short_ids(*items, {"no": "id"})[:-1] == alone
     assert [short == each for short, each in zip(alone, ids, strict=True)] == [True, False, False, False, True]
     assert all(len(short) <= 48 and short.isascii() and short.isprintable() for short in alone)
 
@@ -505,3 +510,11 @@ async def test_a_list_of_hints_that_another_program_wrote_is_begun_anew(text: st
         await inbox.set_note(name, text)
         assert (await h.replay(Recorder(), inbox=inbox).run()).finished
         assert inbox._notes[name] == noted
+
+
+async def test_whether_the_first_item_is_still_listed_is_asked_of_few_items() -> None:
+    async with history(1_200, failed=1.0) as job:
+        report = await job.replay(Recorder()).run()
+    assert (report.finished, report.handled) == (True, 1_200)
+    limits = [parse_qs(urlsplit(each.url).query).get("limit") for each in job.fake.requests if "/messages" in each.url]
+    assert limits[-4:] == [None, None, None, ["32"]]

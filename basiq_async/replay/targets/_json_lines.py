@@ -89,7 +89,7 @@ class JSONLinesTarget:
 
     def _accept(self, items: Sequence[Any], ids: Sequence[str]) -> None:
         """Accept items as Basiq sent them, with their plain ids: their lines are written with the next ``flush``."""
-        self._lines += [_make_line(item, item_id) for item, item_id in zip(items, ids, strict=True)]
+        self._lines += _make_lines(items, ids)
         self._unwritten += ids
 
     async def flush(self) -> None:
@@ -103,8 +103,9 @@ class JSONLinesTarget:
         async with self._using:
             if self._ids is None:
                 await self._in_thread(self._look)
-            ids = self._ids or Ids()
-            found = ids.known([digest_of(key) for key in keys])
+            if not self._ids:  # it is empty, as at the first run
+                return []
+            found = self._ids.known([digest_of(key) for key in keys])
         return [key for key, known in zip(keys, found, strict=True) if known]
 
     async def note(self, name: str) -> str | None:
@@ -369,6 +370,16 @@ def _whole_lines(file: BinaryIO) -> Iterator[list[bytes]]:
     while chunk := file.read(_CHUNK):
         *lines, rest = (rest + chunk).split(b"\n")
         yield lines
+
+
+def _make_lines(items: Sequence[Any], ids: Sequence[str]) -> list[bytes]:
+    """Return the items of a page as lines (see ``_make_line``): nearly always, none needs to be looked at alone."""
+    if _quick_dumps is not None and set(map(type, items)) <= {dict}:
+        with suppress(TypeError):
+            lines = list(map(_quick_dumps, items))
+            if all(map(bytes.isascii, lines)):
+                return lines
+    return [_make_line(item, item_id) for item, item_id in zip(items, ids, strict=True)]
 
 
 def _make_line(item: Any, item_id: str) -> bytes:
