@@ -18,7 +18,8 @@ from .._work.failures import reason_text
 from ..errors import InboxError
 from .failures import leaves
 from .limits import inbox_is_slow, inbox_limit, limit, wait_for_event
-from .protocol import Claim, ClaimStatus, Inbox, TransactionalInbox
+from .owed import Owed
+from .protocol import MOST_UNENDED, Claim, ClaimStatus, Inbox, TransactionalInbox
 from .steps import TaskSteps
 from .tasks import wait_uncancelled
 
@@ -34,8 +35,8 @@ _MOST_STARTS = 3
 """A call of the inbox is made so often if the event loop shuts down, and cancels the task that makes it."""
 _FIRST_WAIT = 0.02
 _LONGEST_WAIT = 5.0
-MOST_UNENDED = 3
-"""After so many attempts without an end, an event is not handled any more."""
+_TAKE_BACK = 5.0
+"""Seconds for which other processes may still take back claims that they never got: longer than between their tries."""
 _ALONE: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = WeakKeyDictionary()
 """Held by the one event of this process that is handled though an attempt before had no end.
 
@@ -48,8 +49,7 @@ class KilledError(Exception):
     """The process was killed so often while it handled an event that it is not handled any more."""
 
     def __init__(self, count: int) -> None:
-        # A claim whose answer is lost looks the same to the next worker.
-        super().__init__(f"the process was killed {count} times while it handled this, or the inbox lost its responses")
+        super().__init__(f"the process was killed {count} times while it handled this")
         self.count = count
 
 
@@ -114,6 +114,7 @@ class UnderWay:
         self.work_timeout = work_timeout
         self.renew = renew
         self.logger = logger
+        self.owed = Owed(call_timeout)
         self.tasks: set[asyncio.Task[Any]] = set()
         self.by_key: dict[str, asyncio.Task[Any]] = {}
         """For each key, the task whose turn it is: the others wait for it."""
@@ -270,10 +271,11 @@ class Unit(ABC, Generic[T]):
         raise InboxError("the event loop shuts down")
 
     async def release(self, seconds: float | None = None) -> None:
-        """Release the claim. If that fails, it ends with its lease."""
+        """Release the claim. If that fails, it ends with its lease, or when the inbox answers again."""
         try:
             await self.call(self.units.inbox.release, self.key, self.token, seconds=seconds)
         except Exception as exc:
+            self.units.owed.add(self.key, self.token, partial(self.units.inbox.release, self.key, self.token))
             if seconds is None:
                 self.report("stays claimed until its lease runs out", exc)
 
@@ -358,12 +360,16 @@ class Unit(ABC, Generic[T]):
                 await self.give_back(exc)  # the inbox may have made the claim
                 return AttemptEnd(AttemptResult.UNAVAILABLE, error=exc)
             if claim.status is ClaimStatus.CLAIMED:
-                if not claim.unended or self.quarantined or self.already_claimed:
+                if self.quarantined or self.already_claimed:
                     return None
-                self.unended = claim.unended
-                if self._alone is not None or claim.unended >= MOST_UNENDED:
+                before, self.unended = self.unended, claim.unended
+                is_over = claim.unended >= MOST_UNENDED
+                if not claim.unended or (before >= MOST_UNENDED if is_over else self._alone is not None):
                     return None
                 await self.release()  # what only waits must not be counted if the process is killed meanwhile
+                if is_over:
+                    await self._interruptible(partial(asyncio.sleep, _TAKE_BACK), None)
+                    continue
                 if not self.can_be_alone:
                     return AttemptEnd(AttemptResult.ALONE)
                 if not await self._interruptible(self._wait_to_be_alone, None):
@@ -449,6 +455,7 @@ class Unit(ABC, Generic[T]):
             if self.session is None:
                 # It was handled. A failure would certainly have it handled twice.
                 self.report("was handled, but that could not be recorded", exc)
+                self.units.owed.add(self.key, self.token, self._record)
                 return AttemptEnd(AttemptResult.HANDLED, value, unrecorded=exc)
             if not isinstance(exc, (InboxError, TimeoutError, RuntimeError)):
                 raise  # the storage refuses what the handler wrote
@@ -463,6 +470,12 @@ class Unit(ABC, Generic[T]):
         # Its commit may have succeeded all the same: when the event comes again, the inbox knows.
         await self.give_back(failure)
         return AttemptEnd(AttemptResult.UNAVAILABLE, error=failure)
+
+    async def _record(self) -> None:
+        """Record later that it was handled."""
+        inbox = self.units.inbox
+        if not await inbox.complete(self.key, self.token):
+            await inbox.release(self.key, self.token)
 
     async def _fail(self, failure: Exception) -> AttemptEnd[T]:
         if self.session is not None and all(isinstance(each, InboxError) for each in leaves(failure)):

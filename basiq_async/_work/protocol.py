@@ -16,6 +16,9 @@ import attrs
 from .._redaction.tracebacks import UnshownText, hide_arguments
 from ..errors import InboxError
 
+MOST_UNENDED = 3
+"""After so many attempts without an end, an event is not handled any more."""
+
 
 @runtime_checkable
 class Record(Protocol):
@@ -76,7 +79,8 @@ class Inbox(Record, Protocol):
 
         A claim whose lease ran out, and that was neither released nor completed, is an attempt without an end: its
         process was killed, or hung. The call that claims the key after it counts it, in one step: ``Claim.unended`` is
-        how many there were. ``release`` and ``quarantine`` leave the count as it is, and ``complete`` forgets it.
+        how many there were, three at the most. ``release`` by the token of such a claim takes it back, however late:
+        its process lives, and perhaps never got the response. ``complete`` forgets the count, ``quarantine`` leaves it.
 
         An entry of the quarantine that was *not acknowledged* does not keep the key from being claimed: a live attempt
         handles the event. The entry stays until ``complete`` removes it, or ``quarantine`` replaces it.
@@ -99,7 +103,8 @@ class Inbox(Record, Protocol):
         ...
 
     async def release(self, key: str, token: str, *, failed: bool = False) -> int:
-        """Release the claim if this token still holds it: the key is free at once.
+        """Release the claim if this token still holds it: the key is free at once. If another one has claimed the key
+        since, the attempt of this token is none without an end any more.
 
         ``failed``: count a failure of the key too, durably. Returns the number of failures so far, this one included;
         0 without ``failed``. If the key was handled, or is in the quarantine and was acknowledged, it counts nothing
@@ -268,6 +273,11 @@ def unpack_entry(text: str | bytes, *, key: str, at: datetime, due: datetime | N
     return attrs.evolve(entry, key=key, quarantined_at=at, due=due)
 
 
+def count_tokens(text: str) -> int:
+    """Return the number of tokens in a text that has each between two line ends."""
+    return text.count("\n") // 2
+
+
 @attrs.frozen
 class ClaimedDelivery:
     """A delivery that waits and that ``token`` has claimed. ``attempts`` is how many were begun, this one included.
@@ -342,6 +352,9 @@ class WaitingInbox(Inbox, Protocol):
         At most ``retries`` of them have failed before, and none has an event type of ``without``. The statement that
         claims counts each as an attempt, so that an attempt which kills its process counts too. One that is due in more
         than an hour is due now: a clock that was ahead has stored it, or put it off.
+
+        With a ``limit`` of 0, it claims no more, and returns what this token holds, because the response to an earlier
+        call was lost: the leases start again, and that is no further attempt.
         """
         ...
 

@@ -34,8 +34,6 @@ ALONE = "alone"
 """The reason of an outcome: an attempt before had no end, and a job is to hand the event out alone."""
 
 _LONGEST_ERROR = 2_000
-_GIVE_BACK_SOON = 1.0
-"""Seconds to give back a claim at an inbox that has just failed."""
 _TRY_BUSY = 5.0
 """Seconds until a deferred delivery is tried again that a job handles."""
 T = TypeVar("T")
@@ -204,11 +202,11 @@ class Attempt(Unit[None]):
         )
 
     async def set_aside(self, entry: StoredDelivery) -> bool:
-        stored = await self.last_call(
-            partial(self.units.inbox.quarantine, self.key, self.token, entry),
-            "failed too often, and could not be put into the quarantine",
-        )
-        if not stored:  # its earlier entry is still in the quarantine, or it waits
+        call = partial(self.units.inbox.quarantine, self.key, self.token, entry)
+        stored = await self.last_call(call, "failed too often, and could not be put into the quarantine")
+        if stored is None and self.already_claimed:
+            self.units.owed.add(self.key, self.token, call)
+        elif not stored:  # its earlier entry is still in the quarantine, or it waits
             await super().release()
         return bool(stored)
 
@@ -289,8 +287,8 @@ class DeferredAttempt(Attempt):
         await self.settle(failure)
 
     async def _put_off(self, entry: StoredDelivery, seconds: float) -> None:
-        """End the claim of what was deferred. If the inbox is away, a transaction ends, and the lease runs out."""
+        """End the claim of what was deferred: if the inbox is away, when it answers again."""
         inbox = cast(WaitingInbox, self.units.inbox)
         put_off = partial(inbox.put_off, entry, self.token, seconds=seconds, now=self.dispatcher.moment())
         if await self.last_call(put_off, "stays claimed until its lease runs out") is None:
-            await super().release(_GIVE_BACK_SOON)
+            self.units.owed.add(self.key, self.token, put_off)

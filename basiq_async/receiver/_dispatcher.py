@@ -104,6 +104,7 @@ class Dispatcher:
         for units, limit in ((self.units, self.handler_timeout), (self.deferred_units, 0.0)):
             units.is_ending = True
             left += await units.wait(max(units.lease, limit + 2 * self.inbox_timeout))
+            await units.owed.aclose()
         if left:
             logger.error(
                 "the handler of a delivery (of %d in all) was cancelled but still runs, and its lease has run out: "

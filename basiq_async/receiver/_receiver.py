@@ -162,6 +162,7 @@ class WebhookReceiver:
             self._handle_deferred,
             self.accepts_type,
             self._count_at_once,
+            self._dispatcher.deferred_units.owed,
         )
         if settings.is_deferred:
             check_deferrable(self._inbox, given=self._has_inbox)

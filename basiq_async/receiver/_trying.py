@@ -11,13 +11,12 @@ from datetime import timedelta
 
 import attrs
 
-from .._work.protocol import ClaimedDelivery, StoredDelivery
+from .._work.protocol import MOST_UNENDED, ClaimedDelivery, StoredDelivery
 
 _WAITS = (5.0, 30.0, 300.0, 1_800.0)
 """Seconds after the first failure, the second, and so on; the last one for all others."""
 _JITTER, _LARGE_JITTER = 0.1, 0.5
 _LEAST_FAILURES = 8
-_MOST_UNENDED = 8
 _LATE, _NO_TIME = timedelta(minutes=15), timedelta()
 """A delivery that was due for so long was not looked for."""
 
@@ -49,9 +48,14 @@ def after_no_end(claimed: ClaimedDelivery, *, keep_trying: float) -> NextAttempt
     lost = claimed.unended
     error = "the attempt did not end: its process was killed, or hung for longer than the claim lasts"
     entry = attrs.evolve(_failed(claimed, error, lost), unended=claimed.delivery.unended + lost)
-    if entry.unended >= _MOST_UNENDED or _is_over(claimed, entry, keep_trying):
+    if entry.unended >= MOST_UNENDED or _is_over(claimed, entry, keep_trying):
         return NextAttempt(entry, None)
     return NextAttempt(entry, jittered(_wait(entry.failures), _LARGE_JITTER))
+
+
+def after_another(claimed: ClaimedDelivery) -> NextAttempt:
+    """Leave a delivery, of which an attempt had no end, until another one of these has ended. That is no failure."""
+    return NextAttempt(claimed.delivery, jittered(_WAITS[0], _LARGE_JITTER))
 
 
 def without_handler(claimed: ClaimedDelivery, why: str, *, keep_trying: float) -> NextAttempt:

@@ -16,6 +16,7 @@ from .._work.calls import HOST
 from .._work.failures import failure_text
 from .._work.gate import Gate
 from .._work.limits import wait_for_event
+from .._work.owed import Owed
 from .._work.protocol import ClaimedDelivery, StoredDelivery
 from .._work.tasks import TaskOwner, wait_uncancelled
 from ._backlog import Backlog
@@ -24,7 +25,7 @@ from ._delivery import Delivery, UnreadableBodyError, read_delivery
 from ._lifecycle import Lifecycle
 from ._outcome import Outcome, shorten
 from ._results import Result
-from ._trying import NextAttempt, after_no_end, jittered, without_handler
+from ._trying import NextAttempt, after_another, after_no_end, jittered, without_handler
 
 logger = logging.getLogger("basiq_async.receiver")
 
@@ -42,7 +43,7 @@ class DeferredWorker:
     """Handles the deferred deliveries of one receiver, in a task of its own.
 
     ``handle`` hands a delivery to its handler. ``accepts_type`` returns whether its type has one. ``most`` returns how
-    many may be worked on at once.
+    many may be worked on at once. ``owed`` makes the calls again that the inbox could not take.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class DeferredWorker:
         handle: Callable[[Delivery, ClaimedDelivery], Awaitable[Outcome]],
         accepts_type: Callable[[str], bool],
         most: Callable[[], int],
+        owed: Owed,
     ) -> None:
         self._backlog = backlog
         self._gate = gate
@@ -60,6 +62,7 @@ class DeferredWorker:
         self._handle = handle
         self._accepts_type = accepts_type
         self._most = most
+        self._owed = owed
         self._lease = backlog.settings.deferred_lease
         self._tasks = TaskOwner()
         self._loop: asyncio.Task[None] | None = None
@@ -73,6 +76,10 @@ class DeferredWorker:
         self._breaker = Breaker()
         self._running_again = 0
         """How many of those that run have failed before."""
+        self._running_alone = 0
+        """How many of those that run, one at the most, had an attempt without an end."""
+        self._doubtful: list[str] = []
+        """The tokens of claims whose responses did not come: the inbox may have made them."""
         self._away = 0.0
         """Seconds until the next look, because the inbox is away."""
         self._without_handler: set[str] = set()
@@ -123,6 +130,7 @@ class DeferredWorker:
             for loop in [*self._loops]:
                 if (cancelled := await wait_uncancelled(loop)) is not None:
                     raise cancelled
+            await self._give_back_doubtful()
             if self._running:
                 await asyncio.wait(self._running, timeout=seconds)
         finally:
@@ -187,40 +195,69 @@ class DeferredWorker:
         ``every``: of each type. Otherwise none of a type that has no handler here, and none of a type that holds more
         than half of the places: a partner that hangs must not stop the others.
         """
-        # One token for all: together with the key it names one claim.
-        token = f"{HOST}/{os.getpid()}/{os.urandom(16).hex()}"
         await self._gate.ask()
-        found, at_once = 0, limit if every or not self._has_several else _most_of_one(self._most())
+        at_once = limit if every or not self._has_several else _most_of_one(self._most())
+        found = await self._claim_doubtful()
         while found < limit:
             part = min(limit - found, at_once)
             without = () if every else self._left_out(at_once)
-            claimed = await self._backlog.calls.claim_due(
-                token, limit=part, retries=retries, lease=self._lease, without=without, now=self._backlog.moment()
-            )
-            self._backlog.used = self._backlog.used or bool(claimed)
-            for each in claimed:
-                retries -= each.delivery.failures > 0
-                self._begin_one(each)
+            claimed = await self._ask(_new_token(), limit=part, retries=retries, without=without)
+            retries -= sum(each.delivery.failures > 0 for each in claimed)
             found += len(claimed)
             if len(claimed) < part:
                 break
         return found
 
+    async def _claim_doubtful(self) -> int:
+        """Claim again what the inbox may have claimed for this process, and no response has told it."""
+        found = 0
+        while self._doubtful:
+            found += len(await self._ask(self._doubtful.pop(), limit=0))
+        return found
+
+    async def _give_back_doubtful(self) -> None:
+        try:
+            await self._claim_doubtful()  # it is put off at once, since this process stops
+        except Exception as exc:
+            logger.debug("what may be claimed could not be given back: %s", failure_text(exc))
+
+    async def _ask(
+        self, token: str, *, limit: int, retries: int = 0, without: Sequence[str] = ()
+    ) -> Sequence[ClaimedDelivery]:
+        """Claim with a new token, or again with a doubtful one, and begin what was claimed."""
+        try:
+            claimed = await self._backlog.calls.claim_due(
+                token, limit=limit, retries=retries, lease=self._lease, without=without, now=self._backlog.moment()
+            )
+        except BaseException:
+            self._doubtful.append(token)
+            raise
+        self._backlog.used = self._backlog.used or bool(claimed)
+        alone = [each for each in claimed if each.delivery.unended and not each.unended]
+        chosen = alone[:1] if not self._running_alone else []
+        for each in alone[len(chosen) :]:  # before that one begins: it may be what kills the process
+            await self._put_off(after_another(each), each.token)
+        for each in claimed:
+            if each not in alone or each in chosen:
+                self._begin_one(each, alone=each in chosen)
+        return claimed
+
     @property
     def _has_several(self) -> bool:
         return len(self._types) > 1
 
-    def _begin_one(self, claimed: ClaimedDelivery) -> None:
+    def _begin_one(self, claimed: ClaimedDelivery, *, alone: bool) -> None:
         again, type_id = claimed.delivery.failures > 0, claimed.delivery.event_type_id
         if again:
             self._breaker.begin_again()
         task = self._tasks.spawn(self._handle_one(claimed))
         self._running.add(task)
         self._running_again += again
+        self._running_alone += alone
         self._places[type_id] += 1
         if not self._has_several and self._accepts_type(type_id):
             self._types.add(type_id)
-        task.add_done_callback(partial(self._end_one, again=again, type_id=type_id))
+        task.add_done_callback(partial(self._end_one, again=again, alone=alone, type_id=type_id))
 
     def _left_out(self, most: int) -> Sequence[str]:
         """Return the types of which nothing is claimed now."""
@@ -238,22 +275,26 @@ class DeferredWorker:
                 entry.error,
             )
             changed = attrs.evolve(entry, acknowledged=True, quarantined_at=backlog.now())
-            set_aside = backlog.calls.quarantine(entry.key, token, changed)
-            await self._end_claim(entry, set_aside, "could not be put into the quarantine")
+            set_aside = partial(backlog.calls.quarantine, entry.key, token, changed)
+            await self._end_claim(entry, token, set_aside, "could not be put into the quarantine")
         else:
-            put_off = backlog.calls.put_off(entry, token, seconds=then.seconds, now=backlog.moment())
-            await self._end_claim(entry, put_off, "stays claimed until its lease runs out")
+            put_off = partial(backlog.calls.put_off, entry, token, seconds=then.seconds, now=backlog.moment())
+            await self._end_claim(entry, token, put_off, "stays claimed until its lease runs out")
 
-    async def _end_claim(self, entry: StoredDelivery, call: Awaitable[object], otherwise: str) -> None:
-        """Await a call of the inbox that ends a claim. If it fails, log ``otherwise``."""
+    async def _end_claim(
+        self, entry: StoredDelivery, token: str, call: Callable[[], Awaitable[object]], otherwise: str
+    ) -> None:
+        """Make a call of the inbox that ends a claim. If it fails, log ``otherwise``, and make it again later."""
         try:
-            await call
+            await call()
         except Exception as exc:
+            self._owed.add(entry.key, token, call)
             self._backlog.outages.report(shorten(entry.delivery_id), otherwise, exc, {})
 
-    def _end_one(self, task: asyncio.Task[None], *, again: bool, type_id: str) -> None:
+    def _end_one(self, task: asyncio.Task[None], *, again: bool, alone: bool, type_id: str) -> None:
         self._running.discard(task)
         self._running_again -= again
+        self._running_alone -= alone
         self._places[type_id] -= 1
         if not self._places[type_id]:
             del self._places[type_id]
@@ -309,6 +350,10 @@ class DeferredWorker:
 
 
 _MOST_TYPES = 256
+
+
+def _new_token() -> str:
+    return f"{HOST}/{os.getpid()}/{os.urandom(16).hex()}"
 
 
 def _most_of_one(places: int) -> int:

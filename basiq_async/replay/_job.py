@@ -172,6 +172,7 @@ class Job:
         handling, settings = self.handling, self._settings_of(retries=retries)
         self.admission.may_found = True
         opened = target = handling.open(quarantined=retries)
+        inner = opened.inner if isinstance(opened, Repeating) else opened
         if retries:
             target = RetryTarget(target, handling.receiver)
         progress = self.chain_listeners(progress)
@@ -191,7 +192,6 @@ class Job:
             recorder = QuarantineRecorder(calls, handling.key_of, self.api.now)
 
             def begin_end(alone: bool) -> float:
-                inner = opened.inner if isinstance(opened, Repeating) else opened
                 if isinstance(inner, (Shared, ReceiverTarget)):
                     inner.patience, inner.alone = PATIENCE, alone
                 return 0.0 if alone else PATIENCE
@@ -207,7 +207,11 @@ class Job:
         self._engine = engine
         if self._stopping.is_set():
             engine.stop()
-        return attrs.evolve(await engine.run(progress, plan), again=handling.again)
+        try:
+            return attrs.evolve(await engine.run(progress, plan), again=handling.again)
+        finally:
+            if isinstance(inner, Shared):
+                await inner.aclose()
 
     def make_attempts(self) -> Attempts:
         """Return what hands messages of pages to the target."""

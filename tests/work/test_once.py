@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from basiq_async import InboxError
+from basiq_async._work import owed
 from basiq_async._work.once import AttemptEnd, AttemptResult, UnderWay, Unit
 from basiq_async.receiver import MemoryInbox
 from basiq_async.receiver.protocol import Claim, ClaimStatus
@@ -648,3 +649,64 @@ async def test_a_claim_that_stays_is_reported_unless_it_may_not_have_been_made(c
     ending = await one.handle_once()
     assert ending.how is (AttemptResult.FAILED if call == "work" else AttemptResult.UNAVAILABLE)
     assert [type(each) for each in one.reported] == [InboxError] * reported
+
+
+# --- claims that no worker got ---
+
+
+@virtual.clocked
+async def test_claims_whose_responses_were_lost_are_no_attempts_without_an_end() -> None:
+    lost = InboxError("the response was lost")
+    inbox = Watched(claim=fails(lost), release=fails(InboxError("away")))
+    processes = [owner(inbox) for _ in range(4)]
+    for number, units in enumerate(processes[:3]):
+        ending = await unit(units, work, f"t{number}").handle_once()
+        assert (ending.how, ending.error) == (AttemptResult.UNAVAILABLE, lost)
+        await asyncio.sleep(LEASE + 0.5)
+    inbox.hooks = {}
+    assert (await unit(processes[3], work, "b").handle_once()).how is AttemptResult.HANDLED
+    await asyncio.sleep(owed.EVERY)
+    assert [len(each.owed) for each in processes] == [0, 0, 0, 0]
+
+
+@virtual.clocked
+async def test_what_was_handled_and_could_not_be_recorded_is_recorded_when_the_inbox_answers_again() -> None:
+    inbox = Watched(complete=fails(None))
+    units = owner(inbox)
+    assert (await unit(units, work).handle_once()).unrecorded is not None
+    await asyncio.sleep(10 * LEASE)
+    assert await inbox.known([KEY]) == set()
+    inbox.hooks = {}
+    await asyncio.sleep(5 + owed.EVERY)
+    assert await inbox.known([KEY]) == {KEY}
+
+
+@virtual.clocked
+async def test_at_the_end_what_is_owed_to_an_inbox_is_tried_once_more_and_never_again() -> None:
+    inbox = Watched(complete=fails(InboxError("away")))
+    for answers in (False, True):
+        units = owner(inbox)
+        await unit(units, work, f"t-{answers}").handle_once()
+        if answers:
+            inbox.hooks = {}
+        calls = len(inbox.calls)
+        await units.owed.aclose()
+        assert (len(inbox.calls) > calls, len(units.owed)) == (answers, not answers)
+        await asyncio.sleep(LEASE)
+    assert await inbox.known([KEY]) == {KEY}
+
+
+@virtual.clocked
+async def test_the_newest_thousand_calls_are_owed() -> None:
+    done: list[int] = []
+
+    async def call(number: int) -> None:
+        done.append(number)
+
+    calls = owed.Owed(1.0)
+    for number in range(1_500):
+        calls.add(f"k-{number}", "t", partial(call, number))
+        calls.add(f"k-{number}", "t", partial(call, number))
+    assert len(calls) == 1_000
+    await asyncio.sleep(2 * owed.EVERY)
+    assert (done, len(calls)) == (list(range(500, 1_500)), 0)

@@ -185,12 +185,6 @@ class Model:
         for event in self.events.values():
             event.lost = event.lost or event.was_sent
 
-    def count_lost_claim(self, key: str) -> None:
-        """A store has made a claim, and its answer was lost: to the store it is an attempt without an end."""
-        found = EVENT_ID.search(key)
-        if found and (event := self.events.get(found[0])):
-            event.kills += 1
-
     def send(self, key: str) -> None:
         """A store is asked to keep an event."""
         found = EVENT_ID.search(key)

@@ -11,7 +11,7 @@ import shutil
 import sqlite3
 import tempfile
 import types
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -19,7 +19,6 @@ from unittest.mock import patch
 from basiq_async import InboxError
 from basiq_async._storage import sqlite
 from basiq_async.receiver import MemoryInbox, SQLiteInbox
-from basiq_async.receiver.protocol import ClaimStatus
 
 from .machines import SKEW, Machine
 from .model import EVENT_ID, Model
@@ -187,7 +186,7 @@ def _call(name: str) -> Callable[..., Awaitable[Any]]:
     async def call(self: Line, *args: Any, **options: Any) -> Any:
         store, model, machine = self._store, self._store.model, self._machine.name
         handled = args[0] if name == "complete" else None
-        recorded, claimed = False, ()
+        recorded = False
         try:
             await _travel(store)
             if store.state == "away" or (store.state == "read-only" and name not in READS):
@@ -207,25 +206,15 @@ def _call(name: str) -> Callable[..., Awaitable[Any]]:
             if name in ("store", "quarantine") and found:
                 entry = args[-1] if name == "quarantine" else args[0]
                 model.keep(entry.key, waits=name == "store", acknowledged=entry.acknowledged)
-            claimed = _claimed(name, args, found)
             await _travel(store)
             if store.state == "deaf":
                 raise InboxError("the answer of the store was lost")
-            claimed = ()
             return found
         finally:
-            for key in claimed:  # the store counts them as attempts, whoever got the answer
-                model.count_lost_claim(key)
             if handled is not None and not recorded:
                 model.fail_to_record(handled, machine)
 
     return call
-
-
-def _claimed(name: str, args: Any, found: Any) -> Sequence[str]:
-    if name == "claim_due":
-        return [each.delivery.key for each in found]
-    return [args[0]] if name == "claim" and found.status is ClaimStatus.CLAIMED else ()
 
 
 async def _travel(store: Store) -> None:

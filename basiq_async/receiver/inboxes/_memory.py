@@ -12,7 +12,7 @@ import attrs
 
 from ..._arguments import Duration, check_remember
 from ..._work.clock import RetentionClock, TimeSource, lease_clock
-from ..._work.protocol import Claim, ClaimedDelivery, ClaimStatus, StoredDelivery, Waiting
+from ..._work.protocol import MOST_UNENDED, Claim, ClaimedDelivery, ClaimStatus, StoredDelivery, Waiting
 from ..._work.schedule import ATTEMPTED, LONGEST_WAIT
 from ...errors import ConfigurationError, InboxError
 
@@ -79,8 +79,8 @@ class MemoryInbox:
         self._claims: dict[str, _Lease] = {}
         self._most_claims = _CLAIMS_TO_SWEEP
         self._failures: OrderedDict[str, int] = OrderedDict()
-        self._unended: OrderedDict[str, int] = OrderedDict()
-        """For each key, how many claims of it had no end."""
+        self._unended: OrderedDict[str, list[str]] = OrderedDict()
+        """For each key, the tokens of claims that had no end."""
         self._quarantined: dict[str, StoredDelivery] = {}
         self._waiting: dict[str, _Wait] = {}
         self._notes: dict[str, str] = {}
@@ -108,8 +108,9 @@ class MemoryInbox:
         before = self._claims.get(key)
         claim = self._take(key, token, lease)
         if claim is _CLAIMED and before is not None and before.token != token:
-            self._count_unended(key)
-        return attrs.evolve(claim, unended=self._unended[key]) if claim is _CLAIMED and key in self._unended else claim
+            self._count_unended(key, before.token)
+        unended = len(self._unended.get(key, ()))
+        return attrs.evolve(claim, unended=unended) if claim is _CLAIMED and unended else claim
 
     async def complete(self, key: str, token: str) -> bool:
         """See ``Inbox``."""
@@ -128,6 +129,8 @@ class MemoryInbox:
         mine = held is not None and held.token == token
         if mine:
             del self._claims[key]
+        if token in self._unended.get(key, ()):
+            self._unended[key] = [each for each in self._unended[key] if each != token]
         if not failed:
             return 0
         failures = self._failures.get(key, 0)
@@ -209,6 +212,11 @@ class MemoryInbox:
     ) -> Sequence[ClaimedDelivery]:
         """See ``WaitingInbox``."""
         moment, found = self._wall(now), list[ClaimedDelivery]()
+        if not limit:
+            mine = [key for key in self._waiting if key in self._claims and self._claims[key].token == token]
+            for key in mine:
+                self._take(key, token, lease)
+            return [self._claimed(self._waiting[key], token, moment) for key in mine]
         for key, wait in sorted(self._waiting.items(), key=lambda item: item[1].due_at(moment)):
             if len(found) == limit or wait.due_at(moment) > moment:
                 break
@@ -220,8 +228,11 @@ class MemoryInbox:
             self._take(key, token, lease)
             retries -= again
             wait.attempts += 1
-            found.append(ClaimedDelivery(wait.entry(), token, wait.attempts, datetime.fromtimestamp(moment, UTC)))
+            found.append(self._claimed(wait, token, moment))
         return found
+
+    def _claimed(self, wait: _Wait, token: str, moment: float) -> ClaimedDelivery:
+        return ClaimedDelivery(wait.entry(), token, wait.attempts, datetime.fromtimestamp(moment, UTC))
 
     async def put_off(
         self, delivery: StoredDelivery, token: str, *, seconds: float, now: datetime | None = None
@@ -261,13 +272,13 @@ class MemoryInbox:
         if len(self._claims) > self._most_claims:
             for each, claim in self._claims.items():
                 if claim.remaining(now) <= 0:
-                    self._count_unended(each)
+                    self._count_unended(each, claim.token)
             self._claims = {key: held for key, held in self._claims.items() if held.remaining(now) > 0}
             self._most_claims = max(_CLAIMS_TO_SWEEP, 2 * len(self._claims))
         return _CLAIMED
 
-    def _count_unended(self, key: str) -> None:
-        self._unended[key] = self._unended.pop(key, 0) + 1
+    def _count_unended(self, key: str, token: str) -> None:
+        self._unended[key] = [*self._unended.pop(key, ()), token][:MOST_UNENDED]
         if len(self._unended) > self._max_entries // 2:
             self._unended.popitem(last=False)
 

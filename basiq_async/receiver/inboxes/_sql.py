@@ -18,7 +18,7 @@ from ..._arguments import Duration, check_remember, check_seconds
 from ..._storage.sql import LONGEST_SERVICE, BusyError, SQLStore, as_aware
 from ..._wire.hosts import ENCODE, is_readable_url, show_url, split_service
 from ..._work.notes import check_note
-from ..._work.protocol import Claim, StoredDelivery, unpack_entry
+from ..._work.protocol import Claim, StoredDelivery, count_tokens, unpack_entry
 from ..._work.store_use import store_use
 from ..._work.tasks import run_to_completion
 from ...errors import ConfigurationError
@@ -162,7 +162,7 @@ class SQLInbox(SQLRows):
             values = {"a_key": key, "a_token": token, "a_lease": lease}
             row = (await connection.execute(statement, values)).first()
             if row is not None:
-                return attrs.evolve(CLAIMED, unended=row.unended)
+                return attrs.evolve(CLAIMED, unended=count_tokens(row.unended))
             return await self._sql.describe(connection, key, quarantined=quarantined)
 
         held = await self._transactions.known(key, token, quarantined=quarantined)
@@ -225,15 +225,24 @@ class SQLInbox(SQLRows):
             return await self._count_failure(key, token, held)
         if held is not None and token not in self._due_tokens:
             return 0  # it has no lease beside, and another connection may not be free
-        if self._transactions.other(key) is None:
-            await self._record(self._sql.release, key, token)
+        if self._transactions.other(key) is None and not await self._record(self._sql.release, key, token):
+            await self._take_back(key, token)
         return 0
+
+    async def _take_back(self, key: str, token: str) -> None:
+        """Let the claim of a token, after which another one was made, be none without an end."""
+        row = await self._store.run(lambda connection: self._sql.find(connection, key))
+        if row is not None and token in row.unended:
+            await self._store.rows(self._sql.take_back, {"a_key": key, "a_token": token}, write=True)
 
     async def _count_failure(self, key: str, token: str, held: Held | None) -> int:
         """End the lease of a token, which held the key by a transaction or not, and count a failure of the key."""
 
         async def work(connection: AsyncConnection) -> int:
-            mine = (await connection.execute(self._sql.release, {"a_key": key, "a_token": token})).first() is not None
+            values = {"a_key": key, "a_token": token}
+            mine = (await connection.execute(self._sql.release, values)).first() is not None
+            if not mine:
+                await connection.execute(self._sql.take_back, values)
             row = await self._sql.find(connection, key)
             before = 0
             if row is not None and row.handled_at is not None:

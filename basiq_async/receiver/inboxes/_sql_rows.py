@@ -139,11 +139,12 @@ class SQLRows:
         """See ``WaitingInbox``. The lease runs by the server's clock."""
         values = {**self._sql.time(now), "a_limit": limit, "a_retries": retries}
         values.update(self._sql.given("a_without", [write_note(each) for each in without]))
-        if not self._store.on_postgresql and not await self._store.rows(self._sql.find_due, values):
+        if limit and not self._store.on_postgresql and not await self._store.rows(self._sql.find_due, values):
             return []  # without SQLite's lock for writers
         values.update(a_token=token, a_lease=lease)
+        statement = self._sql.claim_due if limit else self._sql.claim_again
         try:
-            rows = await self._store.rows(self._sql.claim_due, values, write=True, wait_for_writer=False)
+            rows = await self._store.rows(statement, values, write=True, wait_for_writer=not limit)
         except BusyError:
             return []
         if rows:

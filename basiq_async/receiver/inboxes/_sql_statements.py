@@ -28,7 +28,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ..._storage.sql import EntryType, StoreTables, key_type, server_seconds, service_column
-from ..._work.protocol import Claim, ClaimStatus
+from ..._work.protocol import MOST_UNENDED, Claim, ClaimStatus
 from ..._work.schedule import LONGEST_WAIT
 
 CLAIMED = Claim(ClaimStatus.CLAIMED)
@@ -38,7 +38,7 @@ BUSY = Claim(ClaimStatus.BUSY, 1.0)
 
 _QUARANTINE, _WAITING = "quarantine", "waiting"
 """The queue of what was set aside, and that of what waits."""
-_LAYOUT = 7
+_LAYOUT = 8
 
 
 class Tables(StoreTables):
@@ -59,8 +59,9 @@ class Tables(StoreTables):
             sa.Column("token", sa.Text),
             sa.Column("lease", sa.Double),
             sa.Column("lease_ends", sa.Double),
-            # How many attempts had no end: their token was still there when their lease had run out.
-            sa.Column("unended", sa.Integer, nullable=False, server_default="0"),
+            # The attempts without an end: tokens that were still there when their lease had run out, each between two
+            # line ends.
+            sa.Column("unended", sa.Text, nullable=False, server_default=""),
             # What was set aside or waits has its entry. It is handled only if it is in the quarantine and was
             # acknowledged. It was placed in its queue at a time, and is due, in seconds since 1970: in the quarantine
             # at that time. Of what waits, so many attempts were begun; if one failed, ``failing`` is 1, else 0, as in
@@ -157,10 +158,16 @@ class Statements:
         in_a_queue = "queue failing due placed_at failing_since attempts size event_type entry_json"
         no_entry = {name: sa.cast(sa.null(), events.c[name].type) for name in in_a_queue.split()}
         never_failed, failed = (events.c.failing == sa.literal_column(number, sa.Integer) for number in "01")
+        nothing = sa.literal_column("''", sa.Text)
         claimed = {"token": _TOKEN, "lease": _LEASE, "lease_ends": clock + _LEASE}
-        handled = {"handled_at": now, **no_claim, "unended": sa.literal_column("0", sa.Integer)}
-        # A claim counts the one before it whose token is still there, though its lease has run out.
-        ended = {"unended": events.c.unended + sa.case((events.c.token != _TOKEN, 1), else_=0)}
+        handled = {"handled_at": now, **no_claim, "unended": nothing}
+        # A claim adds the one before it whose token is still there, though its lease has run out.
+        unended, line_end = events.c.unended, sa.literal_column(r"E'\n'" if self.on_postgresql else "char(10)", sa.Text)
+        in_line_ends = func.length(unended) - func.length(func.replace(unended, line_end, nothing))
+        before_it = sa.and_(events.c.token != _TOKEN, in_line_ends < 2 * MOST_UNENDED)
+        ended = {"unended": unended + sa.case((before_it, line_end + events.c.token + line_end), else_=nothing)}
+        mine_in_it = line_end + _TOKEN + line_end
+        without_mine = {"unended": func.replace(unended, mine_in_it, nothing)}
         moment = sa.bindparam("a_moment", type_=events.c.placed_at.type)
         due = sa.bindparam("a_due", type_=sa.Double)
 
@@ -195,9 +202,8 @@ class Statements:
         waiting = sa.literal_column(f"'{_WAITING}'", sa.Text)
         waits = events.c.queue == waiting
         no_wait = sa.or_(events.c.queue.is_(None), in_quarantine)
-        counted = events.c.unended
-        self.lease = enter(claimed, gate(_KEY), sa.and_(not_handled, free), **ended).returning(counted)
-        self.lease_quarantined = change({**claimed, **ended}, in_quarantine, free, gate(_KEY)).returning(counted)
+        self.lease = enter(claimed, gate(_KEY), sa.and_(not_handled, free), **ended).returning(unended)
+        self.lease_quarantined = change({**claimed, **ended}, in_quarantine, free, gate(_KEY)).returning(unended)
         self.begin = enter({**handled, **no_entry}, gate(_KEY), sa.and_(not_handled, free)).returning(*ends)
         self.begin_quarantined = change({**handled, **no_entry}, in_quarantine, unclaimed, gate(_KEY)).returning(*ends)
         not_done = sa.or_(not_handled, in_quarantine)
@@ -220,7 +226,9 @@ class Statements:
         }
         self.complete = enter({**handled, **no_entry}, mine(_KEY), completes)
         self.quarantine = enter(set_aside, mine(_KEY), sa.or_(sets_aside, retried))
-        self.release = change({**no_claim, "lease_ends": clock}, events.c.token == _TOKEN, sa.or_(live, gate(_KEY)))
+        released = {**no_claim, "lease_ends": clock, **without_mine}
+        self.release = change(released, events.c.token == _TOKEN, sa.or_(live, gate(_KEY)))
+        self.take_back = change(without_mine, func.replace(unended, mine_in_it, nothing) != unended)
 
         is_known = sa.or_(events.c.queue.is_not(None), events.c.handled_at.is_not(None))
         self.known = sa.select(events.c.key).where(own, events.c.key.in_(sa.select(some)), is_known)
@@ -231,6 +239,7 @@ class Statements:
             waits.label("waits"),
             entry_text.label("entry_json"),
             events.c.token,
+            unended,
             remaining,
         ).where(here)
         count = sa.bindparam("a_count", type_=sa.Integer)
@@ -292,6 +301,13 @@ class Statements:
             .values({**claimed, "attempts": events.c.attempts + 1})
             .returning(*entry, events.c.attempts, time_of_day.label("now"))
         )
+        again = {"lease": _LEASE, "lease_ends": clock + _LEASE}
+        self.claim_again = (
+            sa.update(events)
+            .where(in_queue, events.c.token == _TOKEN)
+            .values(again)
+            .returning(*entry, events.c.attempts, time_of_day.label("now"))
+        )
         later = {**facts, "due": time_of_day + sa.bindparam("a_seconds", type_=sa.Double), **no_claim}
         mine_here = sa.or_(events.c.token == _TOKEN, sa.and_(sa.bindparam("a_held", type_=sa.Boolean), unclaimed))
         self.put_off = change(later, mine_here, waits, sa.or_(live, gate(_KEY)))
@@ -338,7 +354,7 @@ class Statements:
         )
         kept = sa.and_(own, events.c.queue.is_(None))
         old = sa.select(events.c.key).where(events.c.handled_at < moment, kept).order_by(events.c.handled_at)
-        was_released = sa.and_(events.c.token.is_(None), events.c.unended == sa.literal_column("0", sa.Integer))
+        was_released = sa.and_(events.c.token.is_(None), unended == nothing)
         kept_for = sa.case((was_released, _ABANDONED), else_=_REMEMBERED)
         abandoned = sa.select(events.c.key).where(not_handled, kept, events.c.lease_ends < clock - kept_for)
         stale = sa.select(failures.c.key).where(own_failures, failures.c.failed_at < moment)

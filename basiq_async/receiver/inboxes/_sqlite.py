@@ -19,7 +19,15 @@ from ..._wire.hosts import show_place
 from ..._work.clock import RetentionClock, TimeSource, in_seconds, lease_clock
 from ..._work.keys import in_parts
 from ..._work.notes import check_note, read_note, write_note
-from ..._work.protocol import Claim, ClaimedDelivery, ClaimStatus, StoredDelivery, Waiting, unpack_entry
+from ..._work.protocol import (
+    Claim,
+    ClaimedDelivery,
+    ClaimStatus,
+    StoredDelivery,
+    Waiting,
+    count_tokens,
+    unpack_entry,
+)
 from ...errors import ConfigurationError
 from . import _sqlite_statements as sql
 
@@ -96,7 +104,9 @@ class SQLiteInbox:
             now, expires = times["now"], max(times["expires"], times["wall"] + lease)
             values = {**times, "key": key, "token": token, "lease": lease, "expires": expires}
             if connection.execute(sql.CLAIM_QUARANTINED if quarantined else sql.CLAIM, values).rowcount:
-                return Claim(ClaimStatus.CLAIMED, unended=connection.execute(sql.UNENDED, (key,)).fetchone()[0])
+                return Claim(
+                    ClaimStatus.CLAIMED, unended=count_tokens(connection.execute(sql.UNENDED, (key,)).fetchone()[0])
+                )
             handled, set_aside, _, holder, length, ends = connection.execute(sql.FIND, values).fetchone() or _NONE
             if not set_aside if quarantined else handled:
                 return Claim(ClaimStatus.DONE)
@@ -202,9 +212,13 @@ class SQLiteInbox:
 
         def take(connection: sqlite3.Connection) -> list[ClaimedDelivery]:
             values = {**self._times(connection), **place}
-            rows = connection.execute(sql.DUE, values).fetchall()
-            claim = {"keys": json.dumps([row[1] for row in rows]), "token": token, "lease": lease}
-            connection.execute(sql.CLAIM_DUE, {**values, **claim})
+            claim = {"token": token, "lease": lease}
+            if limit:
+                rows = connection.execute(sql.DUE, values).fetchall()
+                keys = json.dumps([row[1] for row in rows])
+                connection.execute(sql.CLAIM_DUE, {**values, **claim, "keys": keys})
+            else:
+                rows = connection.execute(sql.CLAIM_AGAIN, {**values, **claim}).fetchall()
             claimed_at = _time(values["wall"])
             return [
                 ClaimedDelivery(_entry(entry, key, stored, due), token, attempts, claimed_at)
@@ -212,7 +226,7 @@ class SQLiteInbox:
             ]
 
         # A worker that finds nothing every second must not take the lock of the writers every second.
-        if not await self._read(sql.DUE, list, **place):
+        if limit and not await self._read(sql.DUE, list, **place):
             return []
         return await self._store.run(take)
 

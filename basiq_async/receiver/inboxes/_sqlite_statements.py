@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 from ..._storage.sqlite_files import FileKind
+from ..._work.protocol import MOST_UNENDED
 from ..._work.schedule import LONGEST_WAIT
 
 KIND = FileKind(
     application_id=0x42515349,
-    version=9,
+    version=10,
     schema=(
         # ``expires`` is by the wall clock. The lease, of so many seconds, ends by the clock of leases, which is the
         # monotonic one: a token that is still there when its lease has run out had an attempt without an end, and the
-        # next claim counts it in ``unended``. ``entry_json`` is a quarantined delivery, and ``at`` is the time when it
-        # was set aside. The key is ``handled`` only if that was acknowledged, and its failures are then ``tried``. What
-        # waits has such an entry too, and is not handled: ``due`` is by the wall clock, ``attempts`` is how many were
-        # begun, ``failing`` is 1 if one failed, first at ``failing_since``. With ``stored`` and ``size`` they stand
-        # beside the entry, so that a count does not read it.
+        # next claim adds it to ``unended``, between two line ends. ``entry_json`` is a quarantined delivery, and ``at``
+        # is the time when it was set aside. The key is ``handled`` only if that was acknowledged, and its failures are
+        # then ``tried``. What waits has such an entry too, and is not handled: ``due`` is by the wall clock,
+        # ``attempts`` is how many were begun, ``failing`` is 1 if one failed, first at ``failing_since``. With
+        # ``stored`` and ``size`` they stand beside the entry, so that a count does not read it.
         "CREATE TABLE inbox (key TEXT PRIMARY KEY, handled INTEGER NOT NULL, failures INTEGER NOT NULL, "
-        "unended INTEGER NOT NULL DEFAULT 0, expires REAL NOT NULL, token TEXT, lease REAL, ends REAL, at REAL, "
+        "unended TEXT NOT NULL DEFAULT '', expires REAL NOT NULL, token TEXT, lease REAL, ends REAL, at REAL, "
         "tried INTEGER NOT NULL DEFAULT 0, due REAL, event_type TEXT, stored REAL, failing INTEGER, "
         "failing_since REAL, attempts INTEGER, size INTEGER, entry_json TEXT) WITHOUT ROWID",
         "CREATE INDEX inbox_expires ON inbox (expires)",
@@ -52,7 +53,9 @@ def _sql(statement: str) -> str:
         # A lease that begins later than now is one of before a restart, which sets the clock of leases back.
         "may_begin": "event_type NOT IN (SELECT value FROM json_each(:without)) "
         "AND (token IS NULL OR ends <= :now OR ends - lease > :now + 1)",
-        "count_unended": "unended = unended + (token IS NOT NULL AND token <> :token)",
+        "add_unended": "unended = unended || CASE WHEN token <> :token AND length(unended) - length(replace(unended, "
+        f"char(10), '')) < {2 * MOST_UNENDED} THEN char(10) || token || char(10) ELSE '' END",
+        "mine_in_unended": "char(10) || :token || char(10)",
         "no_claim": "token = NULL, lease = NULL, ends = NULL",
         "no_entry": "at = NULL, tried = 0, entry_json = NULL, {no_wait}",
         "no_wait": "due = NULL, event_type = NULL, stored = NULL, failing = NULL, failing_since = NULL, "
@@ -67,15 +70,15 @@ CLAIM = _sql("""
 INSERT INTO inbox (key, handled, failures, expires, token, lease, ends)
 VALUES (:key, 0, 0, :expires, :token, :lease, :now + :lease)
 ON CONFLICT (key) DO UPDATE SET handled = 0, failures = {counted}, expires = max(expires, excluded.expires),
-{count_unended}, token = excluded.token, lease = excluded.lease, ends = excluded.ends WHERE {open} AND {free}
+{add_unended}, token = excluded.token, lease = excluded.lease, ends = excluded.ends WHERE {open} AND {free}
 """)
 CLAIM_QUARANTINED = _sql("""
-UPDATE inbox SET {count_unended}, token = :token, lease = :lease, ends = :now + :lease
+UPDATE inbox SET {add_unended}, token = :token, lease = :lease, ends = :now + :lease
 WHERE key = :key AND at IS NOT NULL AND {free}
 """)
 COMPLETE = _sql("""
 INSERT INTO inbox (key, handled, failures, expires) VALUES (:key, 1, 0, :expires)
-ON CONFLICT (key) DO UPDATE SET handled = 1, failures = 0, unended = 0, expires = excluded.expires,
+ON CONFLICT (key) DO UPDATE SET handled = 1, failures = 0, unended = '', expires = excluded.expires,
 {no_claim}, {no_entry} WHERE {may_complete}
 """)
 # A quarantined key is forgotten only when it is completed.
@@ -85,7 +88,11 @@ VALUES (:key, :acknowledged, 0, 1e18, :at, :tried, :entry_json)
 ON CONFLICT (key) DO UPDATE SET handled = excluded.handled, failures = {counted}, expires = excluded.expires,
 {no_claim}, {no_wait}, at = excluded.at, tried = excluded.tried, entry_json = excluded.entry_json WHERE {may_set_aside}
 """)
-RELEASE = _sql("UPDATE inbox SET {no_claim} WHERE key = :key AND token = :token")
+RELEASE = _sql("""
+UPDATE inbox SET unended = replace(unended, {mine_in_unended}, ''), token = CASE WHEN token <> :token THEN token END,
+lease = CASE WHEN token <> :token THEN lease END, ends = CASE WHEN token <> :token THEN ends END
+WHERE key = :key AND (token = :token OR instr(unended, {mine_in_unended}))
+""")
 FAIL = _sql("""
 INSERT INTO inbox (key, handled, failures, expires) VALUES (:key, 0, 1, :expires)
 ON CONFLICT (key) DO UPDATE SET failures = max({counted}, tried) + 1, expires = max(expires, excluded.expires),
@@ -113,6 +120,10 @@ LIMIT :retries)
 CLAIM_DUE = """
 UPDATE inbox SET token = :token, lease = :lease, ends = :now + :lease, attempts = attempts + 1
 WHERE key IN (SELECT value FROM json_each(:keys))
+"""
+CLAIM_AGAIN = """
+UPDATE inbox SET lease = :lease, ends = :now + :lease WHERE due IS NOT NULL AND token = :token
+RETURNING due, key, stored, entry_json, attempts
 """
 PUT_OFF = _sql("""
 UPDATE inbox SET due = :wall + :seconds, {no_claim}, stored = :stored, failing = :failing,

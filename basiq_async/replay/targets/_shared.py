@@ -94,6 +94,10 @@ class Shared:
             return ALONE
         raise ending.error or InboxError("the event loop shuts down")
 
+    async def aclose(self) -> None:
+        """End the claims whose end the inbox could not record."""
+        await self._units.owed.aclose()
+
     async def _record(self, key: str, token: str, failure: Exception) -> None:
         """Record what was handled, as soon as the inbox can. Raises an ``InboxError`` that ends the run."""
         loop, pause = asyncio.get_running_loop(), _FIRST_PAUSE

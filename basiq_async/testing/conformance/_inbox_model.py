@@ -10,7 +10,7 @@ from typing import Any, get_args
 
 import attrs
 
-from ..._work.protocol import Claim, ClaimedDelivery, ClaimStatus, Kind, StoredDelivery, Waiting
+from ..._work.protocol import MOST_UNENDED, Claim, ClaimedDelivery, ClaimStatus, Kind, StoredDelivery, Waiting
 
 CLAIMED, DONE, BUSY = ClaimStatus.CLAIMED, ClaimStatus.DONE, ClaimStatus.BUSY
 SHORT, LONG, LATER = 0.03, 60.0, 1800.0
@@ -129,6 +129,7 @@ CALLS: dict[str, Callable[[Any, Call], Coroutine[Any, Any, object]]] = {
     "store": lambda inbox, of: inbox.store(of.entry),
     "claim_due": _claim_due,
     "claim_fresh": lambda inbox, of: _claim_due(inbox, of, retries=0),
+    "claim_again": lambda inbox, of: _in_order(inbox.claim_due(of.token, limit=0, retries=0, lease=LONG)),
     "die_of_due": lambda inbox, of: _claim_due(inbox, of, lease=SHORT),
     "put_off": lambda inbox, of: inbox.put_off(of.entry, of.token, seconds=0.0),
     "put_off_shortly": lambda inbox, of: inbox.put_off(of.entry, of.token, seconds=SHORT),
@@ -140,6 +141,8 @@ CALLS: dict[str, Callable[[Any, Call], Coroutine[Any, Any, object]]] = {
 WAITING_CALLS = frozenset(tuple(CALLS)[tuple(CALLS).index("store") :])
 WALKED = tuple(name for name in CALLS if not name.endswith("shortly"))
 """The calls of a random walk: without those of which something ends at a time that no script waits for."""
+LEASED = frozenset({"claim_shortly", "claim_again"})
+"""The calls of an inbox with leases alone, beside those of ``DYING``."""
 DYING = frozenset({"die", "die_in_retry", "die_of_due"})
 """Claims of a worker that dies: a short lease, which runs out."""
 
@@ -172,12 +175,12 @@ class _Key:
     attempts: int = 0
     due: float = 0.0
     note: str | None = None
-    unended: int = 0
+    unended: tuple[str, ...] = ()
 
     def complete(self, token: str, now: float) -> bool:
         if self.holder != token and (self.waits or (self.done and self.entry is None) or self.is_held(now)):
             return False
-        self.done, self.entry, self.holder, self.waits, self.unended = True, None, None, None, 0
+        self.done, self.entry, self.holder, self.waits, self.unended = True, None, None, None, ()
         return True
 
     def fail(self, token: str) -> int:
@@ -190,6 +193,7 @@ class _Key:
 
     def release(self, token: str) -> None:
         self.holder = None if self.holder == token else self.holder
+        self.unended = tuple(each for each in self.unended if each != token)
 
     def is_held(self, now: float) -> bool:
         return self.holder is not None and self.ends > now
@@ -232,9 +236,10 @@ class Model:
                     return Claim(DONE)
                 if others:
                     return Claim(BUSY, holder=key.holder)
-                key.unended += key.holder not in (None, token)
+                if key.holder not in (None, token):
+                    key.unended = (*key.unended, key.holder)[:MOST_UNENDED]
                 key.holder, key.ends = token, lease
-                return Claim(CLAIMED, unended=key.unended)
+                return Claim(CLAIMED, unended=len(key.unended))
             case "complete":
                 return key.complete(token, self.now)
             case "release":
@@ -276,6 +281,11 @@ class Model:
                 for each in due:
                     each.holder, each.ends, each.attempts = token, lease, each.attempts + 1
                 return [(each.waits, each.attempts) for each in due]
+            case "claim_again":
+                mine = [each for each in every if each.waits and each.holder == token]
+                for each in mine:
+                    each.ends = lease
+                return [(each.waits, each.attempts) for each in mine]
             case "put_off" | "put_off_shortly" | "put_off_for_long":
                 if key.waits is None or key.holder != token:
                     return False

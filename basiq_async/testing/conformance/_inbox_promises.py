@@ -76,6 +76,15 @@ class InboxPromises(Workers[Inbox]):
             "set_aside a; die_in_retry a; retry b; release b; claim a",
         )
 
+    async def take_an_attempt_back(self) -> None:
+        """release() by the token of a claim that ran out is the end of that attempt, also after another claim"""
+        await self.follow(
+            "die a; claim b; release a; release b; claim a",
+            "die a; claim b; fail a; release b; claim a; release a; claim b",
+            "die a; die b; die c; die a; claim b; release c; release b; claim a; release a; claim b",
+            "set_aside a; die_in_retry a; retry b; release a; release b; claim c",
+        )
+
     async def complete_late(self) -> None:
         """A worker whose lease has run out can still complete the key if no other worker claimed it"""
         await self.follow("die a; complete a; claim b")

@@ -90,6 +90,13 @@ class WaitingPromises(Workers[WaitingInbox]):
             "store a; die_of_due a; claim_due b; complete b",
         )
 
+    async def claim_again(self) -> None:
+        """claim_due() with a limit of 0 returns what its token holds, whose lease starts again, and counts nothing"""
+        await self.follow(
+            "store a; store a 1; claim_again a; die_of_due a; claim_again a; pass a; claim_due b; put_off a; "
+            "claim_again b; claim_again a; put_off b; claim_again a; waiting a",
+        )
+
     async def hold_back_what_failed(self) -> None:
         """claim_due() claims no more of those that failed than ``retries``, and in any case what never failed"""
         keys = [(await self._store(f"-{number}")).key for number in range(4)]

@@ -19,6 +19,7 @@ from ._inbox_model import (
     CLAIMED,
     DYING,
     KEYS,
+    LEASED,
     LONG,
     PASSED,
     START,
@@ -104,8 +105,8 @@ class Workers(Generic[I]):
     def makes(self, action: str) -> bool:
         """Return whether the inbox has such a call: not all have leases, or keep what is to be handled later."""
         if action not in WAITING_CALLS:
-            return self.leases or action not in {"claim_shortly", *DYING}
-        return isinstance(self.inbox, WaitingInbox) and (self.leases or action not in DYING)
+            return self.leases or action not in LEASED | DYING
+        return isinstance(self.inbox, WaitingInbox) and (self.leases or action not in LEASED | DYING)
 
     async def follow(self, *scripts: str, name: str | None = None, made: str = "", goes_on: bool = False) -> None:
         """Make the steps of each script on two new keys, whose names begin with ``name``.

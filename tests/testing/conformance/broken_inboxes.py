@@ -145,6 +145,13 @@ async def believe_any_time(inbox: Any, call: Call, of: Of) -> Any:
         inbox._waiting = every
 
 
+async def count_again(inbox: Any, call: Call, of: Of) -> Any:
+    if not of.limit:
+        for key, wait in inbox._waiting.items():
+            wait.attempts += key in inbox._claims and inbox._claims[key].token == of.token
+    return await call(**vars(of))
+
+
 def record_and_forget_what_waits(inbox: Any, call: Call, of: Of) -> None:
     call(**vars(of))
     now, _ = inbox._retention.read()
@@ -258,6 +265,8 @@ FAULTS: dict[str, dict[str, Change]] = {
     "a release forgives attempts without an end": {
         "release": fault(then=lambda inbox, of, _: inbox._unended.pop(of.key, None)),
     },
+    "a late release changes nothing": {"release": fault(answer=0, when=is_too_late)},
+    "a late release leaves the attempt without an end": {"release": fault(keep="_unended", when=is_too_late)},
     "what a job set aside is done": {"claim": fault(answer=Claim(DONE), when=is_quarantined)},
     "an attempt takes out what a job set aside": {"claim": fault(then=take_out)},
     "cuts keys": {
@@ -393,6 +402,8 @@ FAULTS: dict[str, dict[str, Change]] = {
     "what waits is handled": {"claim": fault(answer=Claim(DONE), when=lambda inbox, of: of.key in inbox._waiting)},
     "the newest is due first": {"claim_due": fault(after=lambda inbox, of, found: found[::-1])},
     "claims all that is due": {"claim_due": fault(limit=lambda _, of: 1000)},
+    "a lost claim is lost": {"claim_due": fault(answer=[], when=lambda _, of: not of.limit)},
+    "a lost claim counts twice": {"claim_due": count_again},
     "claims what is left out": {"claim_due": fault(without=lambda *_: ())},
     "due for two": {"claim_due": fault(before=free_all)},
     "claims nothing that is due": {"claim_due": fault(keep="_claims")},
@@ -460,6 +471,10 @@ FOUND_BY: dict[str, str] = {
     "InboxPromises.count_attempts_without_an_end": (
         "counts no attempt without an end; a release forgives attempts without an end; never releases"
     ),
+    "InboxPromises.take_an_attempt_back": (
+        "a late release changes nothing; a late release leaves the attempt without an end; counts no attempt without "
+        "an end"
+    ),
     "InboxPromises.complete_late": "forgets with the lease; too late is too late",
     "InboxPromises.know": "knows not what a job set aside; sees claims",
     "InboxPromises.count_failures": "each release counts; never counts; keeps the failed claim",
@@ -514,6 +529,7 @@ FOUND_BY: dict[str, str] = {
     "WaitingPromises.stop_waiting_when_set_aside": "stores what was handled",
     "WaitingPromises.wait_until_it_was_claimed": "anybody completes what waits; a job sets aside what waits",
     "WaitingPromises.count_attempts": "an attempt counts when it ends; put off keeps the attempts",
+    "WaitingPromises.claim_again": "a lost claim is lost; a lost claim counts twice",
     "WaitingPromises.hold_back_what_failed": (
         "stores for later; claims all that is due; due for two; claims nothing that is due; claims what failed in any "
         "case; puts off for ever; puts off without the failure; puts off and keeps the claim"

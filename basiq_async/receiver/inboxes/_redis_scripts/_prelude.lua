@@ -2,7 +2,8 @@
 -- retry and attempts.
 -- The entry is 'done' or 'held:TOKEN'. What is in the quarantine has a delivery and no entry; retry is who has claimed it:
 -- 'END:TOKEN', with the end of the lease in ms. It is kept for longer, so that a late worker can end its claim.
--- The attempts are the number of failures, that of attempts without an end, and the token of the attempt that has not ended.
+-- The attempts are the number of failures, the tokens of attempts without an end, each between two line ends, and the token
+-- of the attempt that has not ended.
 -- A place is a time of 17 digits and the key.
 local order, meta = KEYS[1], KEYS[2]
 local entry, delivery, retry, attempts = KEYS[3], KEYS[4], KEYS[5], KEYS[6]
@@ -33,19 +34,28 @@ local function keep(attempts, ms)
   redis.call('PEXPIRE', attempts, ms == '0' and 2592000000 or ms)
 end
 
--- Begins an attempt. Returns how many before it had no end.
+-- Begins an attempt. Returns how many before it had no end, three at the most.
 local function begin(attempts, token, ms)
-  local before = redis.call('HGET', attempts, 'token')
-  if before and before ~= token then
-    redis.call('HINCRBY', attempts, 'unended', 1)
+  local before, unended = redis.call('HGET', attempts, 'token'), redis.call('HGET', attempts, 'unended') or ''
+  local _, count = string.gsub(unended, '\n', '')
+  if before and before ~= token and count < 6 then
+    redis.call('HSET', attempts, 'unended', unended .. '\n' .. before .. '\n')
+    count = count + 2
   end
   redis.call('HSET', attempts, 'token', token)
   keep(attempts, ms)
-  return tonumber(redis.call('HGET', attempts, 'unended') or '0')
+  return count / 2
 end
 
--- Ends the attempt of a token.
+-- Ends the attempt of a token, also if another one has begun since.
 local function finish(attempts, token)
+  local unended = redis.call('HGET', attempts, 'unended') or ''
+  local first, last = string.find(unended, '\n' .. token .. '\n', 1, true)
+  while first do
+    unended = string.sub(unended, 1, first - 1) .. string.sub(unended, last + 1)
+    redis.call('HSET', attempts, 'unended', unended)
+    first, last = string.find(unended, '\n' .. token .. '\n', 1, true)
+  end
   if redis.call('HGET', attempts, 'token') == token then
     redis.call('HDEL', attempts, 'token')
   end
