@@ -140,14 +140,16 @@ class InboxCalls:
         live: datetime | None = None,
         names: Mapping[str, str | None] = {},
         account: Account | None = None,
+        seen: Noted | None = None,
     ) -> Noted:
         """Note webhooks of one service that the inbox admits, and return its note. See ``Noted.add``.
 
-        Raises ``ConfigurationError`` if the inbox is that of other webhooks.
+        ``seen``: what ``look`` has just returned for them. Raises ``ConfigurationError`` if the inbox is that of other
+        webhooks.
         """
         for _ in range(_TRIES):
-            known = await self.look(webhook_ids)
-            changed = known.add(webhook_ids, live=live, names=names, account=account)
+            known = await self.look(webhook_ids) if seen is None else seen
+            seen, changed = None, known.add(webhook_ids, live=live, names=names, account=account)
             if changed == known or await self.set_note(NOTE, changed.write(), expected=known.text):
                 return changed
         raise InboxError(_CONTENDED)

@@ -58,5 +58,5 @@ class Admission:
             await calls.note_job(self._handling.job)
             own = () if self.noted.webhooks else own
         if own and not (self.noted.is_of(account) and all(each in self.noted.webhooks for each in own)):
-            self.noted = await calls.admit(own, names=self.names, account=account)
+            self.noted = await calls.admit(own, names=self.names, account=account, seen=self.noted)
         self.may_found = False

@@ -264,25 +264,23 @@ class Job:
         calls = self.handling.calls
         return 0 if calls is None else await calls.count_quarantined(self.handling.job)
 
-    async def ask(self, call: Callable[[*Arguments], Awaitable[T]], *arguments: *Arguments) -> T:
-        """Call the record. A run waits while it is away, at most ``max_pause`` seconds, as it does for a claim."""
-        seconds, slow = CALL, cast(Callable[[float], Exception], inbox_is_slow)
-        if self.handling.inbox is None:  # such a record may have to read all that it has
-            seconds, slow = self.settings.record_timeout, _record_is_slow
+    async def ask(self, call: Callable[[*Arguments], Awaitable[T]], *arguments: *Arguments, limited: bool = True) -> T:
+        """Call the record. A run waits while it is away, at most ``max_pause`` seconds, as it does for a claim.
 
-        async def ask() -> T:
-            async with limit(seconds, partial(slow, seconds)):
-                return await call(*arguments)
-
-        return await self.patiently(ask)
-
-    async def patiently(self, call: Callable[[], Awaitable[T]]) -> T:
-        """Make a call of the record again while it is away: see ``ask``."""
+        ``limited``: whether each call has a time limit, and not those that it makes.
+        """
+        seconds: float | None = None
+        slow: Callable[[float], Exception] = inbox_is_slow
+        if limited:
+            seconds = CALL
+            if self.handling.inbox is None:  # such a record may have to read all that it has
+                seconds, slow = self.settings.record_timeout, _record_is_slow
         loop, pause = asyncio.get_running_loop(), FIRST_PAUSE
         until = loop.time() + self.settings.max_pause
         while True:
             try:
-                return await call()
+                async with limit(seconds, partial(slow, seconds or 0.0)):
+                    return await call(*arguments)
             except Exception as exc:
                 left = until - loop.time()
                 if not self.under_way or left <= 0 or not is_outage(exc):

@@ -13,12 +13,13 @@ from typing import Any, Literal
 
 import attrs
 
+from .._wire.codec import event_type_of
 from .._wire.order import item_time
 from .._work.failures import failure_text
 from .._work.inbox_calls import InboxCalls
 from ..models import Message
 from ..services.coverage import TIME_TO_APPEAR, latest
-from ._sources import EventMessage, UnreadableMessage, ids_of, ids_of_event
+from ._sources import EventMessage, UnreadableMessage, type_of
 
 logger = logging.getLogger("basiq_async.replay")
 DECIDED = "decided-before"
@@ -35,7 +36,7 @@ class Memory:
     """What the runs of a job decided, up to when, and what this run sees. It is a note in the inbox.
 
     kind: "recovery", or the list that a replay reads.
-    known_since: since when the inbox surely knows what was handled.
+    known_since: since when the inbox surely knows what was handled; None if no run has decided anything older.
     live_since: since when the inbox had live deliveries of the webhook; None if it has none.
     """
 
@@ -43,7 +44,7 @@ class Memory:
     _name: str
     _kind: Kind
     _periods: dict[str, dict[str, Period]]
-    known_since: datetime
+    known_since: datetime | None
     live_since: datetime | None
     _accepts_type: Callable[[str], bool] | None
     applies: bool = True
@@ -59,15 +60,16 @@ class Memory:
         for item in items:
             if isinstance(item, dict):
                 is_message = "payload" in item
-                event_type, *_ = (ids_of if is_message else ids_of_event)(item)
+                event_type = type_of(item) if is_message else event_type_of(item)
                 if event_type is not None:
                     self._seen[not is_message].add(event_type)
 
     def is_decided(self, message: Message) -> bool:
         """Return whether not to hand a message out, because it was decided, and the inbox may have forgotten it."""
+        if self.known_since is None or not self.applies or isinstance(message, UnreadableMessage):
+            return False
         time = item_time(message)
-        is_old = self.applies and time is not None and time < self.known_since
-        if time is None or not is_old or isinstance(message, UnreadableMessage):
+        if time is None or time >= self.known_since:
             return False
         kinds: tuple[Kind, ...] = ("recovery", "messages")
         if isinstance(message, EventMessage):
@@ -126,7 +128,8 @@ async def read_memory(
     """Return what earlier runs decided. ``ask`` makes a call of the inbox, and waits while it is away."""
     name = f"decided {json.dumps([webhook_id, *([job] if job else [])])}"
     periods = _read(await ask(calls.inbox.note, name))
-    return Memory(calls, name, kind, periods, await ask(calls.inbox.known_since), live_since, accepts_type)
+    known_since = None if not periods and live_since is None else await ask(calls.inbox.known_since)
+    return Memory(calls, name, kind, periods, known_since, live_since, accepts_type)
 
 
 def _write(periods: dict[str, dict[str, Period]]) -> str:

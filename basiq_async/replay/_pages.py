@@ -69,7 +69,7 @@ class Pages:
 
     async def begin(self) -> None:
         """Check the inbox, as a run does before it reads. Raises ``ConfigurationError`` for a replay without pages."""
-        await self._job.patiently(self._begin)
+        await self._job.ask(self._begin, limited=False)
 
     async def _begin(self) -> None:
         job, calls = self._job, self._job.handling.calls

@@ -92,9 +92,14 @@ def ids_of(raw: Any) -> tuple[str | None, str | None, str]:
     """Return the event type, the event id and the message id of a message; None for each of an event that it lacks."""
     item = as_object(raw)
     payload = item.get("payload")
-    payload = payload if isinstance(payload, dict) else {}
-    event_type_id = read_text(payload.get("eventTypeId") or item.get("eventTypeId"))
-    return event_type_id, read_text(payload.get("eventId") or item.get("eventId")), _id_of(raw, item)
+    found = (payload.get("eventId") if isinstance(payload, dict) else None) or item.get("eventId")
+    return type_of(item), read_text(found), _id_of(raw, item)
+
+
+def type_of(item: Mapping[str, Any]) -> str | None:
+    """Return the event type of a message as Basiq sent it."""
+    payload = item.get("payload")
+    return read_text((payload.get("eventTypeId") if isinstance(payload, dict) else None) or item.get("eventTypeId"))
 
 
 def ids_of_event(raw: Any) -> tuple[str | None, str | None, str]:

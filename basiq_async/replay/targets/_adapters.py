@@ -84,6 +84,8 @@ class HandOut:
     calls: those of the inbox, in which each message is claimed. None if the target, or the caller, has the record.
     receiver: the target, if it is a receiver.
     again: the name under which events are handled again, whatever the inbox knows of them.
+    inbox: the inbox, if the ``record`` is one.
+    job: the id of a job that posts: what it posted is not handled, and has keys of its own. None for any other.
     """
 
     value: Target | WebhookReceiver | SessionHandler
@@ -91,25 +93,26 @@ class HandOut:
     receiver: WebhookReceiver | None = None
     again: str | None = None
 
-    @property
-    def record(self) -> Record:
-        """The record."""
+    inbox: Inbox | None = attrs.field(init=False)
+    record: Record = attrs.field(init=False)
+    job: str | None = attrs.field(init=False)
+
+    @inbox.default
+    def _find_inbox(self) -> Inbox | None:
+        return None if self.calls is None else self.calls.inbox
+
+    @record.default
+    def _find_record(self) -> Record:
         return cast(Record, self.value) if self.inbox is None else self.inbox
+
+    @job.default
+    def _find_job(self) -> str | None:
+        return self.value._job if isinstance(self.value, HttpTarget) else None
 
     @property
     def accepts_type(self) -> Callable[[str], bool] | None:
         """Whether the receiver has a handler for an event type; None for a target without handlers."""
         return None if self.receiver is None else self.receiver.accepts_type
-
-    @property
-    def inbox(self) -> Inbox | None:
-        """The inbox, if the record is one."""
-        return None if self.calls is None else self.calls.inbox
-
-    @property
-    def job(self) -> str | None:
-        """The id of a job that posts: what it posted is not handled, and has keys of its own. None for any other."""
-        return self.value._job if isinstance(self.value, HttpTarget) else None
 
     def key_of(self, key: str) -> str:
         """Return the key under which this job records the event of a key."""
