@@ -177,8 +177,8 @@ FAULTS = (
     Fault(
         "one failure sets a deferred delivery aside",
         "receiver/_trying.py",
-        "_LEAST_FAILURES = 8",
-        "_LEAST_FAILURES = -9",
+        "    return entry.failures >= _LEAST_FAILURES and lasts",
+        "    return entry.failures >= 1 or lasts",
     ),
     Fault(
         "a recovery leaves the events alone that no message has",
@@ -199,16 +199,16 @@ FAULTS = (
         "        if self.waiting.count > 1e9:\n",
     ),
     Fault(
-        "a recovery is finished although another worker has a message",
-        "replay/_recovered.py",
-        "            busy = 0 if report is None else report.skipped.get(BUSY, 0)",
-        "            busy = 0",
+        "a recovery takes what another worker has for handled",
+        "replay/targets/_adapters.py",
+        "        return ALONE if outcome.reason == ALONE else BUSY",
+        '        return ALONE if outcome.reason == ALONE else "handled-before"',
     ),
     Fault(
-        "a recovery is finished although it read no events",
-        "replay/_recovered.py",
-        "            elif report is None or not report.read_to_end:\n",
-        "            elif report is not None and not report.read_to_end:\n",
+        "a recovery reads one page of each list",
+        "replay/_reading.py",
+        "        while now.next_url is not None:",
+        "        while now.next_url is not None and not now.pages:",
     ),
     Fault(
         "a recovery is finished although the webhook is disabled",

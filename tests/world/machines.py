@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import copy
 import gc
 import heapq
 import logging
@@ -21,6 +22,8 @@ from datetime import UTC, datetime, timedelta, tzinfo
 from typing import Any, Self
 from unittest.mock import patch
 
+from basiq_async import client
+from basiq_async._wire.codec import Codec
 from basiq_async._work import once
 from basiq_async.receiver import _worker  # private: how often a worker looks
 from tests.support.virtual import VirtualLoop
@@ -40,6 +43,8 @@ class Machine:
         """Seconds by which its wall clock is ahead."""
         self.fuse: int | None = None
         """It is killed before the step of this number."""
+        self.looked_at_webhook = BEGINNING
+        """When Basiq last told it the status of a webhook."""
         self.on_death: list[Callable[[], None]] = []
         self.died = asyncio.Event()
         self._parked: list[asyncio.Handle] = []
@@ -110,12 +115,22 @@ class Machine:
 
 
 class WorldLoop(VirtualLoop):
-    """Runs the steps of all machines, in one order for one seed."""
+    """Runs the steps of all machines, in one order for one seed. Nothing outside of it wakes it: it asks no socket."""
 
     def __init__(self) -> None:
         super().__init__()
+        self._jumping.select = self._jump  # type: ignore[method-assign]
         self.abandoned: set[asyncio.Task[Any]] = set()
         """Tasks of machines that have not ended: those of a killed one never do."""
+
+    def _jump(self, timeout: float | None = None) -> list[Any]:
+        if timeout is None:
+            raise RuntimeError("nothing is left that could wake a task: it would wait for ever")
+        self._jumping.now += max(timeout, 0.0)
+        return []
+
+    def time(self) -> float:
+        return self._jumping.now
 
     def call_soon(self, callback: Any, *args: Any, context: Any = None) -> asyncio.Handle:
         handle = asyncio.Handle(callback, args, self, context)
@@ -164,6 +179,16 @@ def _throw_away(task: asyncio.Task[Any]) -> None:
             return
 
 
+_CODEC = Codec()
+
+
+def _codec(*, clean: Callable[[bytes], bytes]) -> Codec:
+    """Make a codec without a converter of its own: a world has a client for each job, and makes many."""
+    made = copy.copy(_CODEC)
+    made._clean = clean
+    return made
+
+
 class _PerMachine:
     """What a process has for its one loop: here the machines share a loop, and each has its own."""
 
@@ -206,8 +231,9 @@ def _everything_from(seed: str, loop: WorldLoop) -> Iterator[None]:
             (os, "getpid", lambda: 1),
             (random, "_urandom", chance.randbytes),
             (once, "_ALONE", _PerMachine()),
-            (_worker, "_LOOK_EVERY", 240.0),  # each second, three days would be a quarter of a million looks
-            (_worker, "_LOOK_ANYWAY", 240.0),
+            (_worker, "_LOOK_EVERY", 600.0),  # each second, three days would be a quarter of a million looks
+            (_worker, "_LOOK_ANYWAY", 600.0),
+            (client, "Codec", _codec),
         ]:
             stack.enter_context(patch.object(target, name, value))
         for name, module in list(sys.modules.items()):

@@ -8,14 +8,16 @@ and its record, a freeze beyond the claim, a restored backup, a flushed store. E
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime, timedelta
 
 import attrs
 
 EVENT_ID = re.compile("[0-9a-f]{64}")
 RECENT = timedelta(minutes=3)
-CLOCKS = timedelta(minutes=6)
+CLOCKS = timedelta(minutes=7)
+"""For so long the record of a new store is uncertain: two clocks differ by five minutes, and a yes holds for one."""
+PREDECESSOR = "the program before"
 KEEP_TRYING = timedelta(days=3)
 
 
@@ -75,9 +77,11 @@ class Model:
     def __init__(self, now: Callable[[], datetime]) -> None:
         self.now = now
         self.began: datetime | None = None
-        """Since when the store has the records of this service; None until one of its machines has started with it."""
+        """Since when the store has the records of this service; None until it was used for a live delivery."""
         self.events: dict[str, Event] = {}
         self.runs: list[Run] = []
+        self.claims: set[tuple[str, str]] = set()
+        """The event and the machine of each claim whose answer came."""
         self.stale: dict[str, datetime] = {}
         """For each machine until when what it begins may have lost its claim; ``""`` is for all."""
         self.facts: list[tuple[datetime, str, str]] = []
@@ -97,6 +101,8 @@ class Model:
             self.breaks("a delivery that Basiq did not send was handled")
             self.events[event_id] = Event(event_id, "a stranger's", "", self.now())
         run = Run(self.events[event_id], machine)
+        if (event_id, machine) not in self.claims:
+            self.breaks(f"{run.event.name} was handled without a claim, by {machine}")
         run.is_stale = any(self.now() <= self.stale[name] for name in ("", machine) if name in self.stale)
         self.runs.append(run)
         self.note(run.event, f"{machine} began to handle it{' without a claim' if run.is_stale else ''}")
@@ -114,6 +120,21 @@ class Model:
         if before and not run.is_stale:
             first = f"by {before[0].machine} at {before[0].at:%d %H:%M:%S}"
             self.breaks(f"{run.event.name} was handled twice: {first}, and by {run.machine}")
+
+    async def handle_before(self, headers: dict[str, str], body: bytes) -> int:
+        """Handle a delivery as a program did that this service has replaced, and that no inbox knows."""
+        for found in set(EVENT_ID.findall(body.decode())) & self.events.keys():
+            event = self.events[found]
+            event.effects.append(Effect(PREDECESSOR, self.now(), self.now()))
+            self.note(event, "the program before handled it")
+        return 200
+
+    def forget_before(self, event_id: str = "") -> None:
+        """An event, or everything, is to be handed out: what the program before handled is handled again."""
+        for event in self.events.values():
+            for effect in event.effects:
+                if effect.machine == PREDECESSOR and event_id in ("", event.id):
+                    effect.stands = False
 
     def fail(self, run: Run) -> None:
         """The handler raised, or was cancelled: what it did before may be done again."""
@@ -184,6 +205,10 @@ class Model:
         self.began = None
         for event in self.events.values():
             event.lost = event.lost or event.was_sent
+
+    def give_claims(self, keys: Iterable[str], machine: str) -> None:
+        """A machine got the answer that it has claimed these."""
+        self.claims.update((found[0], machine) for key in keys if (found := EVENT_ID.search(key)))
 
     def send(self, key: str) -> None:
         """A store is asked to keep an event."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import re
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from email.utils import format_datetime
@@ -12,6 +13,9 @@ from functools import partial
 from basiq_async import ConnectionFailedError, Request, RequestTimeoutError, Response
 from basiq_async.testing import FakeBasiq
 
+from .machines import MACHINE
+
+_ONE_WEBHOOK = re.compile("/webhooks/[^/?]+$")
 Receive = Callable[[dict[str, str], bytes], Awaitable[int]]
 
 
@@ -39,6 +43,8 @@ class Wire:
         if wrong in ("429", "503"):
             return Response(int(wrong), {"content-type": "application/json", "retry-after": "1"}, b"{}")
         exchange = self._fake._exchange(request)
+        if request.method == "GET" and (machine := MACHINE.get()) is not None and _ONE_WEBHOOK.search(request.url):
+            machine.looked_at_webhook = self._fake.now()
         if wrong == "twice" and request.method == "GET":
             exchange = self._fake._exchange(request)
         if wrong == "slow":

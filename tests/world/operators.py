@@ -58,6 +58,7 @@ class Operators:
         if not task.done():
             machine.kill()
             raise Broken(f"a job did not end in {hours:g} hours")
+        machine.kill()
         if (error := task.exception()) is None:
             return task.result()
         if not type(error).__module__.startswith("basiq_async"):
@@ -72,21 +73,26 @@ class Operators:
 
         async def job(machine: Machine, basiq: BasiqClient) -> Any:
             receiver = service.receiver(service.version, machine)
-            return await recover(basiq, service.webhook_ids[0], receiver, **options)
+            found = await recover(basiq, service.webhook_ids[0], receiver, **options)
+            return found, machine.looked_at_webhook
 
+        if options.get("everything"):
+            world.model.forget_before()
         done = await self.run(job)
         if isinstance(done, str):
             return f"recover {done}"
+        done, looked = done
         if not done.finished:
             return f"recover handled {done.handled}, and left {sorted({each.code for each in done.problems})}"
         world.look_for_missed("the recovery was finished", began)
         disabled = world.webhook_disabled_at(service.webhook_ids[0])
-        if disabled is not None and disabled < began:
-            raise Broken("the recovery was finished, and the webhook was disabled before it began")
+        if disabled is not None and disabled < looked:
+            raise Broken("the recovery was finished, and the webhook was disabled before it looked")
         return f"recover finished, and handled {done.handled}"
 
     async def replay(self, **options: Any) -> str:
         service = self.world.service
+        self.world.model.forget_before()
 
         async def job(machine: Machine, basiq: BasiqClient) -> Any:
             return await Replay(
@@ -146,6 +152,9 @@ class Operators:
 
         found = await self.run(job)
         if not isinstance(found, str) and found.healthy:
+            disabled = world.webhook_disabled_at(service.webhook_ids[0])
+            if disabled is not None and disabled < began:
+                raise Broken("doctor found nothing, and the webhook was disabled before it began")
             world.look_for_missed("doctor found nothing", began, sending=True)
         return found
 
@@ -233,6 +242,7 @@ class Operators:
 
     async def delete(self) -> str:
         async def job(machine: Machine, basiq: BasiqClient) -> Any:
+            self.world.model.forget_before()  # its messages are gone, and what they told
             await basiq.webhooks.delete(self.world.service.webhook_ids[0])
 
         return str(await self.run(job))

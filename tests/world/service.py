@@ -47,7 +47,7 @@ class Pod:
 
     @property
     def is_up(self) -> bool:
-        """Whether the balancer hands deliveries to it."""
+        """Whether it serves."""
         return not self.machine.is_dead and not self.stopping.is_set()
 
 
@@ -74,6 +74,8 @@ class Service:
         self.crashes = 0
         self.version = self.earlier = Version()
         self.pods: list[Pod] = []
+        self.leaving: list[Pod] = []
+        """Pods that stop, of which the balancer has not heard yet."""
         self.started = 0
         self.poisoned: set[str] = set()
         """The ids of events whose handler raises."""
@@ -106,7 +108,6 @@ class Service:
         if pod.ended.done():
             pod.ended.result()
         self.pods.append(pod)
-        self.model.began = self.model.began or self.model.now()
         return pod
 
     async def _serve(self, pod: Pod, ready: asyncio.Event) -> None:
@@ -137,9 +138,13 @@ class Service:
         if pod not in self.pods:
             return  # it has crashed
         self.pods.remove(pod)
+        self.leaving.append(pod)
         pod.stopping.set()
         if pod.ended is not None and not pod.machine.is_dead:
             await asyncio.wait((pod.ended,), timeout=60)
+        if self.chance.random() < 0.5:
+            await asyncio.sleep(self.chance.uniform(0, 10))  # until its process ends, or the balancer has heard
+        self.leaving.remove(pod)
         pod.machine.kill()
 
     def crashed(self, pod: Pod) -> None:
@@ -161,7 +166,7 @@ class Service:
 
     async def receive(self, headers: dict[str, str], body: bytes) -> int:
         """Hand a delivery to a pod, and return the status of its response; 502 if there is none."""
-        up = [each for each in self.pods if each.is_up]
+        up = [each for each in (*self.pods, *self.leaving) if not each.machine.is_dead]
         if not up:
             return 502
         pod = self.chance.choice(up)

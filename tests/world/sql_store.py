@@ -8,7 +8,9 @@ import shutil
 import sqlite3
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+import weakref
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -57,6 +59,13 @@ class SQL(Store):
             for name in names:
                 there.execute(f'DELETE FROM "{name}"')
 
+    async def wait_for_locks(self) -> None:
+        while True:
+            with contextlib.closing(sqlite3.connect(self._path, timeout=0)) as there, suppress(sqlite3.Error):
+                there.execute("BEGIN EXCLUSIVE")
+                return
+            await asyncio.sleep(_LOOK_EVERY)
+
     def close(self) -> None:
         shutil.rmtree(self._folder)
 
@@ -65,7 +74,7 @@ class _Inline:
     """The queue of an aiosqlite connection, in place of its thread."""
 
     def __init__(self) -> None:
-        self.connection: sqlite3.Connection | None = None
+        self.cursors: weakref.WeakSet[sqlite3.Cursor] = weakref.WeakSet()
 
     def put_nowait(self, call: tuple[asyncio.Future[Any] | None, Callable[[], Any]]) -> None:
         loop = asyncio.get_running_loop()
@@ -86,12 +95,14 @@ class _Inline:
                 loop.call_soon(aiosqlite.core.set_exception, future, exc)
             return
         if isinstance(result, sqlite3.Connection):
-            _prepare(result)
+            _prepare(result, self.cursors)
+        elif isinstance(result, sqlite3.Cursor):
+            self.cursors.add(result)
         if future is not None:
             loop.call_soon(aiosqlite.core.set_result, future, result)
 
 
-def _prepare(connection: sqlite3.Connection) -> None:
+def _prepare(connection: sqlite3.Connection, cursors: Iterable[sqlite3.Cursor]) -> None:
     """Let a connection have the world's time, wait for nothing, and end with its machine."""
     connection.execute("PRAGMA busy_timeout=0")
     connection.create_function("julianday", 1, lambda _: _now() / 86_400 + 2_440_587.5)
@@ -99,12 +110,15 @@ def _prepare(connection: sqlite3.Connection) -> None:
         "current_timestamp", 0, lambda: f"{datetime.fromtimestamp(_now(), UTC):%Y-%m-%d %H:%M:%S}"
     )
     if (machine := MACHINE.get()) is not None:
-        machine.on_death.append(partial(_drop, connection))
+        machine.on_death.append(partial(_drop, connection, cursors))
 
 
-def _drop(connection: sqlite3.Connection) -> None:
+def _drop(connection: sqlite3.Connection, cursors: Iterable[sqlite3.Cursor]) -> None:
     """End a connection and its locks, as the end of its process does, whatever statement it was in."""
-    with contextlib.suppress(sqlite3.Error):
+    for each in list(cursors):
+        with suppress(sqlite3.Error):
+            each.close()
+    with suppress(sqlite3.Error):
         connection.rollback()
         connection.close()
 

@@ -85,6 +85,7 @@ async def again(world: World, by: float) -> str:
     if not messages:
         return "nothing"
     message = pick(messages, by)
+    world.model.forget_before(message.event.id)
     world.fake.redeliver(message.id)
     return f"Basiq sent {world.name_of(message.event.id)} once more"
 
@@ -202,6 +203,7 @@ async def bad_store(world: World, by: float) -> str:
 
 @step(2)
 async def back_up(world: World, by: float) -> str:
+    await world.store.wait_for_locks()
     world.backup = world.now(), world.model.began, world.store.snapshot()
     return "the store was backed up"
 
@@ -211,6 +213,7 @@ async def restore(world: World, by: float) -> str:
     if world.backup is None:
         return "nothing"
     since, began, kept = world.backup
+    await world.store.wait_for_locks()
     world.model.began = began
     lose(world, since, kept)
     return f"the store was restored from the backup of {since:%d %b %H:%M:%S}"
@@ -219,15 +222,18 @@ async def restore(world: World, by: float) -> str:
 @step(2)
 async def fail_over(world: World, by: float) -> str:
     """A replica takes over that lacks the last seconds."""
+    await world.store.wait_for_locks()
     since, kept = world.now(), world.store.snapshot()
     names = [world.emit(pick(list(TYPES), by * 7 % 1)) for _ in range(1 + int(by * 4))]
     await asyncio.sleep(by * 20)
+    await world.store.wait_for_locks()
     lose(world, since, kept)
     return f"{', '.join(names)} happened, and a replica took over that lacks the last {by * 20:.1f} s"
 
 
 @step(1)
 async def flush(world: World, by: float) -> str:
+    await world.store.wait_for_locks()
     world.model.flush()
     world.model.end_claims(until=world.now() + timedelta(seconds=100))
     world.store.flush()
@@ -283,6 +289,16 @@ async def stranger(world: World, by: float) -> str:
 @step(6)
 async def recover(world: World, by: float) -> str:
     return await world.operators.recover()
+
+
+@step(2)
+async def disabled(world: World, by: float) -> str:
+    """Basiq disables the webhook while a recovery runs."""
+    webhook = world.fake._store.app.webhooks.get(world.service.webhook_ids[0])
+    if webhook is None:
+        return "nothing"
+    world.later(10 ** (by * 2 - 1), lambda: setattr(webhook, "disabled", True))
+    return f"Basiq disables the webhook in the middle: {await world.operators.recover()}"
 
 
 @step(3)

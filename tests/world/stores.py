@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import copy
+import functools
 import queue
 import random
 import shutil
 import sqlite3
 import tempfile
 import types
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -19,6 +20,7 @@ from unittest.mock import patch
 from basiq_async import InboxError
 from basiq_async._storage import sqlite
 from basiq_async.receiver import MemoryInbox, SQLiteInbox
+from basiq_async.receiver.protocol import ClaimStatus
 
 from .machines import SKEW, Machine
 from .model import EVENT_ID, Model
@@ -45,6 +47,9 @@ class Store:
 
     def restore(self, snapshot: Any) -> None:
         raise NotImplementedError
+
+    async def wait_for_locks(self) -> None:
+        """Wait until no machine is in the middle of a transaction: a copy would wait for it, and the loop with it."""
 
     def flush(self) -> None:
         """Empty it: somebody else's FLUSHALL, or a new volume."""
@@ -173,13 +178,17 @@ class Line:
 
 def line_to(store: Store, inbox: Any, machine: Machine) -> Any:
     """Return a line whose class has the methods of the inbox: the package looks which these are."""
-    kind = type(inbox)
+    return _line_class(type(inbox))(store, inbox, machine)
+
+
+@functools.cache
+def _line_class(kind: type) -> type[Line]:
     names = [
         name
         for name in dir(kind)
         if not name.startswith("_") and name != "aclose" and asyncio.iscoroutinefunction(getattr(kind, name))
     ]
-    return type("Line", (Line,), {name: _call(name) for name in names})(store, inbox, machine)
+    return type("Line", (Line,), {name: _call(name) for name in names})
 
 
 def _call(name: str) -> Callable[..., Awaitable[Any]]:
@@ -198,6 +207,8 @@ def _call(name: str) -> Callable[..., Awaitable[Any]]:
                 found = await getattr(self._inner, name)(*args, **options)
             finally:
                 SKEW.reset(skewed)
+            if name in ("claim", "store") and machine.startswith("pod"):
+                model.began = model.began or model.now()
             if handled is not None and found:
                 model.record(handled, machine)
                 recorded = True
@@ -209,12 +220,19 @@ def _call(name: str) -> Callable[..., Awaitable[Any]]:
             await _travel(store)
             if store.state == "deaf":
                 raise InboxError("the answer of the store was lost")
+            model.give_claims(_claimed(name, args, found), machine)
             return found
         finally:
             if handled is not None and not recorded:
                 model.fail_to_record(handled, machine)
 
     return call
+
+
+def _claimed(name: str, args: Any, found: Any) -> Sequence[str]:
+    if name == "claim_due":
+        return [each.delivery.key for each in found]
+    return [args[0]] if name == "claim" and found.status is ClaimStatus.CLAIMED else ()
 
 
 async def _travel(store: Store) -> None:
