@@ -87,8 +87,8 @@ FAULTS = (
     Fault(
         "sqlite: a worker takes what another one has claimed",
         "receiver/inboxes/_sqlite_statements.py",
-        '"due": "due <= :wall AND event_type NOT IN (SELECT value FROM json_each(:without)) "\n',
-        '"due": "due <= :wall OR due <= :wall AND event_type NOT IN (SELECT value FROM json_each(:without)) "\n',
+        '"due": "due <= :wall AND {may_begin}"',
+        '"due": "due <= :wall"',
     ),
     Fault(
         "sqlite: what was put off is never due again",
@@ -171,8 +171,8 @@ FAULTS = (
     Fault(
         "one attempt without an end sets a delivery aside",
         "receiver/_trying.py",
-        "_MOST_UNENDED = 8",
-        "_MOST_UNENDED = 1",
+        "    if entry.unended >= MOST_UNENDED or",
+        "    if entry.unended >= 1 or",
     ),
     Fault(
         "one failure sets a deferred delivery aside",
