@@ -15,6 +15,8 @@ from typing import Any, NoReturn
 
 import attrs
 
+from .abridging import LEFT_OUT, LONGEST_TEXT
+
 _SPACE = re.compile(r"[ \t\n\r]*")
 _CONTROL = re.compile(r"[\x00-\x1f]")
 _HALF = re.compile(r"\\u[dD][89a-fA-F]")
@@ -30,6 +32,7 @@ _MOST_TOKENS = 1_000_000
 """Maximum number of tokens in a page's items that are nested too deeply: a Python loop finds their ends in a second."""
 _MOST_DIGITS = 4_300
 _MOST_TEXT = 65_536
+_TOO_LONG = f"a text of over {LONGEST_TEXT:,} bytes was left out, because the response is too large"
 
 
 @attrs.frozen
@@ -127,7 +130,7 @@ class _Scan:
             self._faults = ["nested too deeply"]
         text = self.text[start:end]
         if not self._faults and _CONTROL.search(text) and not _is_strict(text):
-            self._faults = ["a control character in a text"]
+            self._faults = [_TOO_LONG if LEFT_OUT in text else "a control character in a text"]
         if not self._faults and text.count("[") + text.count("{") > _DEEPEST and self._walk(start)[1] > _DEEPEST:
             self._faults = ["nested too deeply"]
         item_id = value.get("id") if isinstance(value, dict) else None

@@ -117,12 +117,15 @@ class PageSize:
     """The size of the pages of a list: halved for a page that is too large to be read, and later doubled again.
 
     Basiq keeps the responses of endpoints, so that after a long outage one page may have a hundred megabytes. A next
-    link is opaque: the smaller size replaces its parameter ``limit``, or is added. If the API ignores that, a page with
-    a limit of 1 is too large too. The link past it is in that response, so the list cannot go on: the error says where.
+    link is opaque: the smaller size replaces its parameter ``limit``, or is added. A page that is too large with a
+    limit of 1 too, because one item is, or because the API ignores the limit, is read ``abridged``: the link past it is
+    in that response. If that does not help, the list cannot go on, and the error says where.
     """
 
     def __init__(self, usual: int) -> None:
         self._usual = self._size = usual
+        self.abridged = False
+        """Whether to read the next page without its long texts."""
         self._is_said = False
         self._read = 0
 
@@ -131,13 +134,17 @@ class PageSize:
         return with_limit(url, self._size) if self._is_said else url
 
     def shrink(self, failure: BasiqError, place: str = "at an unknown place") -> None:
-        """Halve the size after a page was too large. Raises the failure, with its place, if it cannot be smaller."""
+        """Read less after a page was too large. Raises the failure, with its place, if it cannot be smaller."""
         if not failure._too_large:
             raise failure
+        if self._size == 1 and not self.abridged:
+            self.abridged = True
+            return
         if self._size == 1:
             said = (
-                f"that is so with a limit of 1 too: Basiq ignores the limit, or one item is too large, {place}. Only "
-                "that response says what comes after: to read the rest, leave it out with a filter, such as by type"
+                "that is so with a limit of 1 too, and without long texts: Basiq ignores the limit, or one item is too "
+                f"large, {place}. Only that response says what comes after: to read the rest, leave it out with a "
+                "filter, such as by type"
             )
             failure.args = (f"{failure.args[0]}; {said}", *failure.args[1:])
             raise failure
@@ -145,7 +152,7 @@ class PageSize:
 
     def grow(self) -> None:
         """Double the size, up to the usual one, after some pages were read."""
-        self._read += 1
+        self._read, self.abridged = self._read + 1, False
         if self._size < self._usual and self._read >= _READ_TO_GROW:
             self._size, self._read = min(self._usual, 2 * self._size), 0
 

@@ -117,20 +117,28 @@ class Api:
         raise ConfigurationError(f"{name} {why}; it was not followed")
 
     async def get(self, model: type[T], endpoint: Endpoint) -> T:
-        """Request one object."""
-        return self._read(await self.request("GET", endpoint), "GET", endpoint, partial(self.codec.read, model))
+        """Request one object. One that is too large is read without its long texts."""
+        read = partial(self.codec.read, model)
+        try:
+            return self._read(await self.request("GET", endpoint), "GET", endpoint, read)
+        except BasiqError as exc:
+            if not exc._too_large:
+                raise
+        return self._read(await self.request("GET", endpoint, abridged=True), "GET", endpoint, read)
 
     async def post(self, model: type[T], endpoint: Endpoint, body: Mapping[str, Any]) -> T:
         """Create or change one object, and return the object in the response."""
         return self._read(await self.request("POST", endpoint, body), "POST", endpoint, partial(self.codec.read, model))
 
-    async def request(self, method: str, endpoint: Endpoint, body: Mapping[str, Any] | None = None) -> Response:
+    async def request(
+        self, method: str, endpoint: Endpoint, body: Mapping[str, Any] | None = None, *, abridged: bool = False
+    ) -> Response:
         """Send a request, and return its response, whatever its status."""
         if self.owner.closed:
             path = self._path_of(endpoint)
             raise ConnectionFailedError("the client is closed", method=method, path=path, sent=False)
         url, template = endpoint
-        request = Request(method, url, _JSON_ACCEPTED, url_template=template)
+        request = Request(method, url, _JSON_ACCEPTED, url_template=template, abridged=abridged)
         if body is not None:
             request = Request(method, url, _JSON_SENT, encode(body), url_template=template)
         response = await self.transport.send(request)
@@ -177,7 +185,8 @@ class Api:
             while True:
                 page = Endpoint(url if size is None else size.url(url), endpoint.template)
                 try:
-                    found = self._read(await self.request("GET", page), "GET", page, self.codec.page)
+                    response = await self.request("GET", page, abridged=size.abridged)
+                    found = self._read(response, "GET", page, self.codec.page)
                 except BasiqError as exc:
                     size = size or PageSize(page_size or MOST_A_PAGE)
                     size.shrink(exc, places.get(url, "at an unknown place"))

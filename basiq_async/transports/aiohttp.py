@@ -15,6 +15,7 @@ from .._arguments import Duration, check_positive, check_seconds, check_whole
 from .._redaction.credentials import Redactor
 from .._redaction.tracebacks import cause_of, hide_arguments
 from .._signing.signature import RESULT
+from .._wire.abridging import Abridger
 from .._work.limits import limit
 from ..errors import BasiqError, ConfigurationError, ConnectionFailedError, RequestTimeoutError, TransportError
 from .base import Request, Response, credential_of
@@ -117,7 +118,7 @@ class AiohttpTransport:
                 ) as response:
                     if response.status == _PROXY_AUTHENTICATION and proxy is not None:
                         raise _wants_password(proxy)
-                    return await self._read(response)
+                    return await self._read(response, Abridger() if request._abridged else None)
             except _Unclean:
                 continue
 
@@ -148,7 +149,7 @@ class AiohttpTransport:
             raise ConnectionFailedError("the session is closed", sent=False)
         return self._session
 
-    async def _read(self, response: aiohttp.ClientResponse) -> Response:
+    async def _read(self, response: aiohttp.ClientResponse, abridger: Abridger | None) -> Response:
         """Read the body, and count its bytes as they arrive: compressed, a few bytes can become gigabytes."""
         headers = join_headers(response.headers)
         if response.status == _SWITCHING_PROTOCOLS:
@@ -156,10 +157,11 @@ class AiohttpTransport:
             response.close()
             return Response(response.status, headers)
         chunks: list[bytes] = []
-        size = response.content_length or 0
+        size = 0 if abridger is not None else response.content_length or 0
         if size <= self._max_body_size:
             size = 0
-            async for chunk in response.content.iter_any():
+            async for arrived in response.content.iter_any():
+                chunk = arrived if abridger is None else abridger.feed(arrived)
                 size += len(chunk)
                 if size > self._max_body_size:
                     break
@@ -181,7 +183,7 @@ class StatusTransport(AiohttpTransport):
     the connection can be used again, and dropped.
     """
 
-    async def _read(self, response: aiohttp.ClientResponse) -> Response:
+    async def _read(self, response: aiohttp.ClientResponse, abridger: Abridger | None) -> Response:
         headers: Mapping[str, str] = {}
         if response.status >= 300:
             headers = join_headers(response.headers)

@@ -47,6 +47,8 @@ class Request(_Confidential):
     """The time of the event loop's clock at which the transport must give up. ``None`` sets no such time."""
     url_template: str | None = attrs.field(default=None, eq=False, repr=False)
     """The path with names in place of identifiers, such as ``/events/{id}``, for metrics. It is not sent."""
+    _abridged: bool = attrs.field(default=False, eq=False, repr=False, alias="abridged")
+    """Whether to leave out the long texts of the JSON in the response, which ``AiohttpTransport`` refused with them."""
 
 
 @attrs.frozen

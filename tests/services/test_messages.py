@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from typing import Any
 
+import attrs
 import pytest
 
 from basiq_async import (
@@ -18,8 +20,11 @@ from basiq_async import (
     InMemoryTransport,
     Message,
     NotFoundError,
+    ResponseDecodeError,
+    RetryPolicy,
     TransportError,
 )
+from basiq_async._wire.abridging import Abridger
 from basiq_async.receiver import MemoryInbox
 from basiq_async.replay import recover
 from basiq_async.testing import FakeBasiq, Quirks, serve
@@ -158,32 +163,141 @@ async def test_a_server_that_ignores_the_limit_or_one_item_that_is_too_large_is_
             TransportError, match=r"larger than 9 bytes; that is so with a limit of 1 too.*, the first of"
         ):
             await basiq.messages.list("w").collect()
-    assert [url.rpartition("=")[2] for url in transport.urls] == ["500", "250", "125", "62", "31", "15", "7", "3", "1"]
+    asked = ["500", "250", "125", "62", "31", "15", "7", "3", "1", "1"]
+    assert [url.rpartition("=")[2] for url in transport.urls] == asked
+    assert [each._abridged for each in transport.requests] == [False] * 9 + [True]
 
 
-async def test_one_message_that_is_too_large_is_named_by_its_place_and_what_is_before_it_is_handed_out() -> None:
+TYPES = ("user.created", "consent.revoked", "account.updated")
+
+
+@attrs.define
+class Bulky:
+    """A history of messages, one of which has a long text, and a transport that takes 60,000 bytes at most.
+
+    helps: whether the transport can leave out the long texts.
+    """
+
+    fake: FakeBasiq
+    webhook_id: str
+    messages: list[dict[str, Any]]
+    """All of them, as they are listed."""
+    place: str
+    ignores_limit: bool = False
+    helps: bool = True
+
+    async def send(self, request: Request, /) -> Response:
+        if self.ignores_limit:
+            request = attrs.evolve(request, url=re.sub(r"limit=\d+", "limit=50", request.url))
+        response = await InMemoryTransport(self.fake).send(request)
+        body = self.lengthen(response.body)
+        if request._abridged and self.helps:
+            body = Abridger().feed(body)
+        if len(body) > 60_000:
+            raise too_large()
+        return attrs.evolve(response, body=body)
+
+    def lengthen(self, body: bytes) -> bytes:
+        page = json.loads(body) if body else {}
+        for item in [*page.get("data", ()), page]:
+            if item.get("id") == self.bulky:
+                box = item["attempts"][0] if self.place == "response" else item["payload"]
+                box[self.place] = "x" * 70_000
+        return json.dumps(page).encode()
+
+    @property
+    def bulky(self) -> str:
+        return str(self.messages[140]["id"])
+
+    async def aclose(self) -> None: ...
+
+
+@pytest.fixture
+async def bulky(request: pytest.FixtureRequest) -> AsyncIterator[tuple[Bulky, BasiqClient]]:
     fake = FakeBasiq(quirks=Quirks(message_order="oldest-first"))
-    webhook_id = fake.seed_messages(700)
-    whole = [each async for each in _read_all(fake, webhook_id)]
+    webhook_id = fake.seed_messages(300, failed=1.0, event_types=TYPES)
+    messages = [each async for each in _read_all(fake, webhook_id)]
+    made = Bulky(fake, webhook_id, messages, **request.param)
+    async with BasiqClient(fake.DEFAULT_API_KEY, transport=made, retry=RetryPolicy(max_retries=0)) as client:
+        yield made, client
+
+
+@pytest.mark.parametrize(
+    "bulky",
+    [{"place": "response"}, {"place": "response", "ignores_limit": True}],
+    indirect=True,
+    ids=["one message", "a limit that is ignored"],
+)
+async def test_a_response_of_an_endpoint_that_is_too_long_is_left_out_and_the_list_goes_on(
+    bulky: tuple[Bulky, BasiqClient],
+) -> None:
+    b, client = bulky
+    whole = [each["id"] for each in b.messages]
+    found = await client.messages.list(b.webhook_id).collect()
+    assert [each.id for each in found] == whole
+    (lost,) = [each.id for each in found if each.attempts[0].response is None]
+    assert lost == b.bulky
+    assert (await client.messages.get(b.webhook_id, lost)).attempts[0].response is None
     got: list[str] = []
 
     async def take(message: Message) -> None:
         got.append(message.id)
 
-    class Small(InMemoryTransport):
-        async def send(self, request: Request, /) -> Response:
-            response = await super().send(request)
-            if whole[340]["id"].encode() in response.body:
-                raise too_large()
-            return response
+    assert (await recover(client, b.webhook_id, take, inbox=MemoryInbox())).finished
+    assert sorted(got) == sorted(whole)
+    looked = await client.webhooks.diagnose(b.webhook_id, max_items=None)
+    assert (looked.look.complete, looked.look.unreadable, looked.undelivered) == (True, 0, 300)
 
-    async with BasiqClient(fake.DEFAULT_API_KEY, transport=Small(fake)) as client:
-        place = f"the one after '{whole[339]['id']}'.*with a filter"
-        with pytest.raises(TransportError, match=place):
-            await client.messages.list(webhook_id).collect()
-        with pytest.raises(TransportError, match=place):
-            await recover(client, webhook_id, take, inbox=MemoryInbox(), everything=True)
-    assert got == [each["id"] for each in whole[:340]]
+
+@pytest.mark.parametrize("bulky", [{"place": "x"}], indirect=True)
+async def test_a_message_with_another_text_that_is_too_long_is_named_as_unreadable_and_the_list_goes_on(
+    bulky: tuple[Bulky, BasiqClient],
+) -> None:
+    b, client = bulky
+    with pytest.raises(ResponseDecodeError, match=r"a text of over 8,192 bytes was left out"):
+        await client.messages.list(b.webhook_id).collect()
+    with pytest.raises(ResponseDecodeError):
+        await client.messages.get(b.webhook_id, b.bulky)
+    unreadable: list[str | None] = []
+    found = client.messages.list(b.webhook_id, on_unreadable=lambda item: unreadable.append(item.id))
+    assert (len(await found.collect()), unreadable) == (299, [b.bulky])
+    got: list[str | None] = []
+
+    async def take(message: Message) -> None:
+        got.append(message.event_id)
+
+    inbox = MemoryInbox()
+    recovered = await recover(client, b.webhook_id, take, inbox=inbox)
+    assert (recovered.messages.handled, [each.code for each in recovered.problems]) == (299, ["quarantined"])
+    assert len(set(got)) == len(got) == 300, "its event is in the event list"
+    (entry,) = await inbox.entries(limit=2)
+    assert "a text of over 8,192 bytes was left out" in entry.error
+    looked = await client.webhooks.diagnose(b.webhook_id, max_items=None, inbox=inbox)
+    assert (looked.look.complete, looked.look.unreadable) == (True, 1)
+
+
+@pytest.mark.parametrize("bulky", [{"place": "response", "helps": False}], indirect=True)
+async def test_one_message_that_is_too_large_is_named_by_its_place_and_what_is_before_it_is_handed_out(
+    bulky: tuple[Bulky, BasiqClient],
+) -> None:
+    b, client = bulky
+    whole = [each["id"] for each in b.messages]
+    got: list[str] = []
+
+    async def take(message: Message) -> None:
+        got.append(message.id)
+
+    place = f"the one after '{whole[139]}'.*with a filter"
+    with pytest.raises(TransportError, match=place):
+        await client.messages.list(b.webhook_id).collect()
+    with pytest.raises(TransportError, match=place):
+        await recover(client, b.webhook_id, take, inbox=MemoryInbox(), everything=True)
+    assert got == whole[:140]
+    # the filter that the error advises
+    type_of = {each["id"]: each["payload"]["eventTypeId"] for each in b.messages}
+    types = {*TYPES} - {type_of[b.bulky]}
+    rest = [await client.messages.list(b.webhook_id, filter=F("eventTypeId").eq(each)).collect() for each in types]
+    assert {each.id for page in rest for each in page} == {each for each in whole if type_of[each] in types}
 
 
 async def test_an_error_of_another_kind_makes_no_page_smaller() -> None:

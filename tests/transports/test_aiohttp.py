@@ -102,6 +102,20 @@ async def test_a_body_above_the_limit_is_refused_and_its_decompressed_size_count
     assert not isinstance(caught.value, ConnectionFailedError)
 
 
+@pytest.mark.parametrize("encoding", ["identity", "gzip"])
+async def test_a_body_that_may_be_abridged_is_read_without_its_long_texts_and_what_is_left_has_the_limit(
+    wire: Wire, encoding: str
+) -> None:
+    bodies = [b'{"response": "' + b"0" * 5_000_000 + b'", "id": "a"}', b"0" * 5_000_000]
+    sent = [gzip.compress(each) if encoding == "gzip" else each for each in bodies]
+    wire.script = [http(200, body, f"Content-Encoding: {encoding}") for body in sent]
+    async with contextlib.aclosing(AiohttpTransport(max_body_size=100_000)) as transport:
+        request = Request("GET", wire.url, abridged=True)
+        assert (await transport.send(request)).body == b'{"response": null, "id": "a"}'
+        with pytest.raises(TransportError, match="larger than 100000 bytes"):
+            await transport.send(request)
+
+
 async def test_a_connection_that_is_not_made_in_time_was_not_sent() -> None:
     # A listener whose backlog is full takes no further connection.
     with socket.socket() as listener:
