@@ -185,7 +185,7 @@ class Api:
             while True:
                 page = Endpoint(url if size is None else size.url(url), endpoint.template)
                 try:
-                    response = await self.request("GET", page, abridged=size.abridged)
+                    response = await self.request("GET", page, abridged=size is not None and size.abridged)
                     found = self._read(response, "GET", page, self.codec.page)
                 except BasiqError as exc:
                     size = size or PageSize(page_size or MOST_A_PAGE)
