@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 USABLE := $(VENV)/.usable
 
-# Hundreds of processes of a run of the tests import the same modules: each must not compile them anew.
+# Hundreds of processes of a run of the tests import the same modules: each must not compile them again.
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
@@ -69,8 +69,8 @@ SEED ?= 1
 mutants: $(READY) ## change the code of a folder in 100 small ways: do its tests notice? ROOM=replay, SAMPLE, SEED
 	$(BIN)/python -m tests.mutants $(ROOM) --sample $(SAMPLE) --seed $(SEED)
 
-drills: $(READY) ## the same for each hard file of docs/maintaining.md: does its own drill notice? FILE=once.py, SAMPLE, SEED
-	$(BIN)/python -m tests.mutants --drills $(FILE) --sample $(SAMPLE) --seed $(SEED)
+stress-tests: $(READY) ## the same for each hard file of docs/maintaining.md: does its own stress test notice? FILE=once.py, SAMPLE, SEED
+	$(BIN)/python -m tests.mutants --stress-tests $(FILE) --sample $(SAMPLE) --seed $(SEED)
 
 pages: $(READY) ## the page whose commands take long: the tutorial
 	BASIQ_SLOW_PAGES=1 $(BIN)/python -m pytest -p no:randomly tests/docs/test_pages.py -k 'every_block and tutorial'
@@ -190,5 +190,5 @@ release-check: $(READY) ## the checklist of a release; TAG=v0.1.0 for one that i
 clean: ## remove what the other targets made
 	rm -rf $(VENV) .coverage* .pytest_cache .mypy_cache .ruff_cache .hypothesis dist docs/_build
 
-.PHONY: help demo ready test engine coverage smoke mutants drills generated pages lint format fuzz crash world world-faults audit bench \
+.PHONY: help demo ready test engine coverage smoke mutants stress-tests generated pages lint format fuzz crash world world-faults audit bench \
   bench-growth bench-quick live docs pins changelog dist dist-compare install-test sdist-test tutorial release-check clean

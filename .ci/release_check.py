@@ -90,7 +90,7 @@ def figures() -> Iterator[str]:
 def built() -> Iterator[str]:
     for file in (ROOT / "dist").glob("*"):
         if not file.name.startswith(f"basiq_async-{version()}"):
-            yield f"dist/{file.name}: of another version; `make dist` builds anew"
+            yield f"dist/{file.name}: of another version; `make dist` builds again"
 
 
 if __name__ == "__main__":

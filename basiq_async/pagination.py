@@ -50,7 +50,7 @@ class UnreadableItem:
 
 
 def unreadable_item(item: object, error: ResponseDecodeError) -> UnreadableItem:
-    """Return what is handed out for an item of a page that cannot be read."""
+    """Return what is yielded for an item of a page that cannot be read."""
     return UnreadableItem(item.text if isinstance(item, BrokenItem) else item, error, raw_id(item))
 
 

@@ -14,6 +14,6 @@ trap 'kill "$mock" 2> "$folder/stop.log" || cat "$folder/mock.log"; wait "$mock"
 eval "$(basiq-async mock wait --ready-file "$folder/ready.json")"
 
 "$@"
-violations=$(basiq-async mock call violations)
-echo "$violations"
-test "$violations" = '{"items":[]}'
+misuses=$(basiq-async mock call misuses)
+echo "$misuses"
+test "$misuses" = '{"items":[]}'

@@ -2,7 +2,7 @@
 
     uvicorn --factory receive_deferred:make_app --port 8080
 
-The service stores each delivery in its inbox, responds 202, and works it off. More processes can take their share: run
+The service stores each delivery in its inbox, responds 202, and handles it. More processes can take their share: run
 any number of these in this folder, with the same environment.
 
     basiq-async work --receiver receive_deferred:receiver

@@ -92,7 +92,7 @@ async def service(job: Job, ready: Callable[[], None]) -> None:
 
 
 async def work(job: Job, ready: Callable[[], None]) -> None:
-    """The process that only works off what was deferred."""
+    """The process that only handles what was deferred."""
     ready()
     await make_receiver(job).work()
 

@@ -307,7 +307,7 @@ class Code:
 
 
 def hard_files(page: Path = ROOT / "docs" / "maintaining.md") -> list[Code]:
-    """Return the rows of the page on maintaining: hard files, each with its drill."""
+    """Return the rows of the page on maintaining: hard files, each with its stress test."""
     found = []
     for line in page.read_text().splitlines():
         cells = [re.findall(r"`([^`]+)`", cell) for cell in line.split("|")]
@@ -456,15 +456,19 @@ def run(code: Code, size: int, seed: int, workers: int, options: Sequence[str]) 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("room", nargs="?", help="a folder of basiq_async, such as receiver; with --drills, a file")
-    parser.add_argument("--drills", action="store_true", help="each row of docs/maintaining.md, with its own drill")
+    parser.add_argument(
+        "room", nargs="?", help="a folder of basiq_async, such as receiver; with --stress-tests, a file"
+    )
+    parser.add_argument(
+        "--stress-tests", action="store_true", help="each row of docs/maintaining.md, with its own stress test"
+    )
     parser.add_argument("--sample", type=int, default=100)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     given, options = parser.parse_known_args()  # such as --ignore, for tests that only start processes
-    if not (given.drills or given.room):
-        parser.error("a folder, or --drills")
-    if not given.drills:
+    if not (given.stress_tests or given.room):
+        parser.error("a folder, or --stress-tests")
+    if not given.stress_tests:
         return run(Code.of_folder(given.room), given.sample, given.seed, given.workers, options)
     codes = 0
     for row in hard_files():

@@ -746,7 +746,7 @@ async def test_collect_and_first() -> None:
 
 
 @virtual.clocked
-async def test_each_loop_begins_anew() -> None:
+async def test_each_loop_begins_again() -> None:
     paginator = listing(History(4))
     assert await ids(paginator) == await ids(paginator) == expected(0, 1, 2, 3)
 

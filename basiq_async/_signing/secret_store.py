@@ -20,7 +20,7 @@ from .secrets import SecretLike
 
 KEEP_FORMER = timedelta(hours=28)
 """How long a replaced secret is kept: longer than the 24 hours for which Basiq may sign with it too. Each attempt is
-signed anew, so that a longer schedule needs no older one."""
+signed again, so that a longer schedule needs no older one."""
 
 TIME_LIMIT = 5.0
 """For one reading or writing of a store, in seconds."""

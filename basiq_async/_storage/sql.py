@@ -216,7 +216,7 @@ class SQLStore:
             except DBAPIError as exc:
                 if committing or not again or not exc.connection_invalidated:
                     raise
-            again = False  # the server was restarted after the pool connected, so connect anew
+            again = False  # the server was restarted after the pool connected, so connect again
 
     @asynccontextmanager
     async def _transaction(self, *, write: bool, wait_for_writer: bool) -> AsyncGenerator[AsyncConnection]:

@@ -257,7 +257,7 @@ class SQLiteFile:
 
 _DAMAGED = (
     "is damaged, or is no inbox at all ({error}). It was left as it is: restore it from a copy, or pass another path "
-    "to begin anew"
+    "to begin again"
 )
 _UNWRITABLE = "cannot be written: give this user the right to write the file and its folder, or pass another path"
 _LOCKED = "is locked by another process, which does not finish: try again later"

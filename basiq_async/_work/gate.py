@@ -14,7 +14,7 @@ from .noted import Noted
 logger = logging.getLogger("basiq_async.receiver")
 
 _HOLDS = 60.0
-"""Seconds for which a yes holds. After that it is asked anew, because the inbox may have been flushed or restored."""
+"""Seconds for which a yes holds. After that it is asked again, because the inbox may have been flushed or restored."""
 
 
 class Gate:
@@ -74,7 +74,7 @@ class Gate:
                 self._asked_at = self._live_at = -math.inf  # the next use founds it
 
     async def _compare(self, known: Noted) -> None:
-        """Log that the inbox began anew since this process used it: a server was flushed, or a file replaced."""
+        """Log that the inbox began again since this process used it: a server was flushed, or a file replaced."""
         before, self._seen = self._seen, known.salt if known.webhooks else None
         if before in (None, known.salt):
             return
@@ -85,7 +85,7 @@ class Gate:
             raise
         logger.error(
             "the inbox was emptied while it was in use, and has records since %s only: what waited or was in its "
-            "quarantine is gone. A recovery leaves alone what Basiq had delivered before; everything=True "
-            "(--everything) hands it out, and handles again what was handled",
+            "quarantine is gone. A recovery passes over what Basiq had delivered before; everything=True "
+            "(--everything) passes it to the handler, and handles again what was handled",
             f"{since:%Y-%m-%d %H:%M:%S} UTC",
         )

@@ -162,7 +162,7 @@ class InboxCalls:
         return known
 
     async def join(self, webhook_id: str, name: str | None, account: Account) -> Noted:
-        """Note a webhook because a person says that it is of this service. A damaged note is made anew."""
+        """Note a webhook because a person says that it is of this service. A damaged note is made again."""
         for _ in range(_TRIES):
             text = await self.note(NOTE)
             try:

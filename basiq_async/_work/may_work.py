@@ -1,4 +1,4 @@
-"""Whether entering a receiver begins to work off what waits."""
+"""Whether entering a receiver begins to handle what waits."""
 
 from __future__ import annotations
 

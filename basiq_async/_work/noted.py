@@ -115,7 +115,7 @@ def refusal(known: Noted, webhook_ids: Collection[str]) -> ConfigurationError:
     """Return the error for webhooks that an inbox does not know."""
     others, own = (", ".join(map(repr, each)) for each in (known.webhooks, webhook_ids))
     return ConfigurationError(
-        f"the inbox is of the webhook {others}, and not of {own}: nothing was handed out or changed. If {own} is of "
+        f"the inbox is of the webhook {others}, and not of {own}: nothing was handled or changed. If {own} is of "
         "another service, give it an inbox of its own: service= of a SQLInbox, another file, or another prefix. If it "
         "took the place of the other one, a person says so with `basiq-async inbox join`, which shows what waits and "
         "is in the quarantine"

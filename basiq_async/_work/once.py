@@ -335,7 +335,7 @@ class Unit(ABC, Generic[T]):
     async def _end_if_handled_before(self) -> AttemptEnd[T] | None:
         """Return the end of an attempt that has nothing to prepare, because the event was handled before; else None.
 
-        ``known`` is also true for a set-aside event; only a claim tells the two apart.
+        ``known`` is also true for a quarantined event; only a claim tells the two apart.
         """
         if not await self.call(self.units.inbox.known, (self.key,)):
             return None

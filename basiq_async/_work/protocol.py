@@ -22,7 +22,7 @@ MOST_UNENDED = 3
 
 @runtime_checkable
 class Record(Protocol):
-    """Knows which keys a job need not hand out again, and keeps the job's notes.
+    """Knows which keys a job need not pass to the handler again, and keeps the job's notes.
 
     It stands where the effect stands: an inbox for handlers, and for a bulk target what the target writes.
     """
@@ -97,7 +97,7 @@ class Inbox(Record, Protocol):
         """Record, durably, that ``key`` has been handled, and forget its failures. It leaves the quarantine at once.
 
         Returns True if this call recorded it. An expired lease does not matter if no other worker has claimed the key
-        since, even if the key was set aside meanwhile. Returns False, and changes nothing, if another token holds the
+        since, even if the key was quarantined meanwhile. Returns False, and changes nothing, if another token holds the
         key, or if it was handled already.
         """
         ...
@@ -180,18 +180,18 @@ _TIMES = ("signed_at", "quarantined_at", "failing_since", "unhandled_since")
 
 @attrs.frozen
 class StoredDelivery:
-    """A delivery, or what a job was to hand out, that an inbox stores with all that is needed to handle it again.
+    """A delivery, or a job's message, that an inbox stores with all that is needed to handle it again.
 
     ``pack`` and ``unpack`` are for inboxes, which store it as a text.
 
     ``key`` is its inbox key and ``delivery_id`` its ``webhook-id``. ``body`` is the raw JSON of what failed: for a
     delivery the bytes as received, and ``signed_at`` the time of its signature. ``error`` describes the last failure,
-    ``failures`` is the number of failures, and ``quarantined_at`` is the time when it was set aside. Both times are
+    ``failures`` is the number of failures, and ``quarantined_at`` is the time when it was quarantined. Both times are
     aware.
 
-    ``kind``: a delivery; a message or an event of Basiq's lists that a job handed out, both with the JSON of a message;
+    ``kind``: a delivery; a message or an event of Basiq's lists that a job met, both with the JSON of a message;
     or something unreadable. ``acknowledged``: whether Basiq does not send the event again. It is False for what a job
-    set aside: Basiq's next attempt may handle it.
+    quarantined: Basiq's next attempt may handle it.
 
     A ``WaitingInbox`` keeps deliveries that wait in the same form: ``quarantined_at`` is then the time when it was
     stored, ``error`` and ``failures`` are those of its attempts so far, ``failing_since`` is the time of the first
@@ -323,7 +323,7 @@ class WaitingInbox(Inbox, Protocol):
 
     A key that waits is known, and is not handled: ``claim`` returns CLAIMED for it. Only the token that claimed it last
     can end its wait, by ``complete``, or by ``quarantine`` of an acknowledged delivery, also after its lease; for any
-    other both return False. It is kept until it is handled or set aside, however long that takes.
+    other both return False. It is kept until it is handled or quarantined, however long that takes.
 
     Each time is by the inbox's clock, or by ``now`` if it is given, which must then be given in all calls.
     """
@@ -332,8 +332,8 @@ class WaitingInbox(Inbox, Protocol):
         """Store a delivery durably under its key, due at once. Its ``quarantined_at`` is the time when it came.
 
         Returns False if the key was handled, waits already, or is in the quarantine and was acknowledged. What a job
-        set aside waits now. Another worker's claim stays, and if it completes, the wait ends too. Raises ``InboxError``
-        while another worker handles the key in a transaction.
+        quarantined waits now. Another worker's claim stays, and if it completes, the wait ends too. Raises
+        ``InboxError`` while another worker handles the key in a transaction.
         """
         ...
 
@@ -361,7 +361,7 @@ class WaitingInbox(Inbox, Protocol):
     async def put_off(
         self, delivery: StoredDelivery, token: str, *, seconds: float, now: datetime | None = None
     ) -> bool:
-        """End this token's claim on a delivery that waits, and store it anew: it is due again after ``seconds``,
+        """End this token's claim on a delivery that waits, and store it again: it is due again after ``seconds``,
         an hour at most.
 
         ``delivery.failures`` is then the number of its attempts: one that failed counts as a failure, and one that was

@@ -39,7 +39,7 @@ class TaskSteps:
     def begin(self, seconds: float | None) -> None:
         """Start the next step's time limit; forget earlier cancellations.
 
-        The timer is set anew only for an earlier time; otherwise it looks again when it comes.
+        The timer is set again only for an earlier time; otherwise it looks again when it comes.
         """
         if self.task.cancelling():
             self.cancelled = self.cancelled or self.is_cancelled_by_others()

@@ -120,7 +120,7 @@ async def demo() -> None:
             tokens = sum(request.url.endswith("/token") for request in fake.requests)
             steps.confirm(
                 f"{len(fake.requests)} requests, {tokens} tokens (each lives an hour), no misuse of the API",
-                true=not fake.violations,
+                true=not fake.misuses,
             )
 
     write("")

@@ -31,12 +31,12 @@ from ._lines import Place, Words, find_line, find_other_line
 from ._options import SECRET_VARIABLE, option, read_secrets
 from ._output import live, say
 from ._problems import (
-    SetAside,
-    oldest_set_aside,
+    Quarantined,
+    oldest_quarantined,
     problem_rows,
     show_head,
     show_problem,
-    tell_left_alone,
+    tell_passed_over,
 )
 from ._results import Output, Row, View, as_row, cell_text, count_details
 from ._run import DONE, NO_ANSWER, WRONG, exit_code, make_client
@@ -49,8 +49,8 @@ if TYPE_CHECKING:
 
 _DIAGNOSIS: View[Diagnosis] = View(
     "id url status healthy problems cool_off_left failed_share by_status refused disabled_at last_success "
-    "first_failure oldest_undelivered undelivered unknown never_sent unrecorded left_alone recovered quarantined "
-    "waiting waiting_age out_of_reach endpoint_status endpoint_error looked_at read_by_id earliest latest "
+    "first_failure oldest_undelivered undelivered unknown never_sent unrecorded passed_over recovered quarantined "
+    "waiting waiting_age unrecoverable endpoint_status endpoint_error looked_at read_by_id earliest latest "
     "complete forbidden newest_record",
     id=lambda found: found.webhook.id,
     url=lambda found: show_url(found.webhook.url),
@@ -58,7 +58,7 @@ _DIAGNOSIS: View[Diagnosis] = View(
     by_status=lambda found: {str(code or "none"): count for code, count in found.by_status.items()},
     waiting=lambda found: found.waiting.count,
     waiting_age=lambda found: found.waiting.age,
-    out_of_reach=lambda found: [as_row(each) for each in found.out_of_reach],
+    unrecoverable=lambda found: [as_row(each) for each in found.unrecoverable],
     endpoint_status=lambda found: found.endpoint.status if found.endpoint else None,
     endpoint_error=lambda found: found.endpoint.error if found.endpoint else None,
     unknown=lambda found: found.look.unknown,
@@ -75,7 +75,7 @@ _DIAGNOSIS: View[Diagnosis] = View(
 def _diagnosis_details(row: Row) -> Iterable[tuple[str, Any]]:
     """Yield the names and values of what there is, and of the counts that a recovery makes zero."""
     row = {name: value for name, value in row.items() if value or name in _ALWAYS}
-    yield from count_details(row, "problems", "out_of_reach", "left_alone")
+    yield from count_details(row, "problems", "unrecoverable", "passed_over")
 
 
 _ALWAYS = ("undelivered", "never_sent", "healthy", "complete")
@@ -104,11 +104,11 @@ async def doctor(
 ) -> int:
     """Find out whether webhooks work, and if not, why.
 
-    Checks the status, the cool-off, the event types, the latest attempts, and what a recovery would hand out. The inbox
-    says what was handled: that of --receiver or --inbox, or else the file in this folder that records what was posted
-    to the webhook's URL. The exit code is 1 if a webhook has a problem, and 3 if none was found but --limit, or a
-    permission that the key lacks, left something unread, or Basiq does not tell what was delivered. Changes nothing at
-    Basiq, and posts nothing without --test.
+    Checks the status, the cool-off, the event types, the latest attempts, and what a recovery would pass to the
+    handler. The inbox says what was handled: that of --receiver or --inbox, or else the file in this folder that
+    records what was posted to the webhook's URL. The exit code is 1 if a webhook has a problem, and 3 if none was found
+    but --limit, or a permission that the key lacks, left something unread, or Basiq does not tell what was delivered.
+    Changes nothing at Basiq, and posts nothing without --test.
     """
     from .._work.inbox_calls import InboxCalls
 
@@ -151,18 +151,18 @@ async def doctor(
                 inbox=None if its is None else inbox,
                 secret_file=None if secret_file is None else str(secret_file),
                 stored=find_secret_file(own),
-                posted=() if looked.set_aside is None else looked.set_aside.posted,
+                posted=() if looked.quarantined is None else looked.quarantined.posted,
             )
             find, find_other = (partial(each, found=diagnosis, place=place) for each in (find_line, find_other_line))
             if not output.as_json:
-                _show_problems(diagnosis, find, find_other, looked.set_aside)
+                _show_problems(diagnosis, find, find_other, looked.quarantined)
             row = {**_DIAGNOSIS.row(diagnosis), "problems": problem_rows(diagnosis.problems, find, find_other)}
             row["newest_record"] = looked.newest
             output.one(row, _DIAGNOSIS, _diagnosis_details(row))
             if looked.last_line is not None:
                 say(looked.last_line)
             else:
-                tell_left_alone(diagnosis.left_alone, "a recovery leaves them alone")
+                tell_passed_over(diagnosis.passed_over, "a recovery passes them over")
             if diagnosis.endpoint is not None and diagnosis.endpoint.ok:
                 say("the test proves the address, and not that Basiq signs with the secret that it was signed with")
             found_codes.update(each.code for each in diagnosis.problems)
@@ -182,13 +182,13 @@ async def doctor(
 
 @attrs.frozen
 class _Looked:
-    """What was found. ``set_aside``: the oldest entry of the quarantine. ``newest``: the time of the newest record.
+    """What was found. ``quarantined``: the oldest entry of the quarantine. ``newest``: the time of the newest record.
 
     last_line: what is said at the end. ``store``: what is wrong with the inbox itself.
     """
 
     found: Diagnosis
-    set_aside: SetAside | None
+    quarantined: Quarantined | None
     newest: datetime | None
     last_line: str | None
     store: str | None = None
@@ -198,11 +198,11 @@ def _show_problems(
     found: Diagnosis,
     find: Callable[[Problem], Words],
     find_other: Callable[[Problem], Words],
-    set_aside: SetAside | None,
+    quarantined: Quarantined | None,
 ) -> None:
     since = {
         "disabled": found.disabled_at,
-        "quarantined": None if set_aside is None else set_aside.at,
+        "quarantined": None if quarantined is None else quarantined.at,
         "waiting": None if found.waiting.age is None else datetime.now(UTC) - timedelta(seconds=found.waiting.age),
         "undelivered": found.oldest_undelivered,
         **dict.fromkeys(("failing", "refused"), found.first_failure or found.oldest_undelivered),
@@ -235,7 +235,7 @@ async def _diagnose(
                 )
         found = await basiq.webhooks.diagnose(webhook_id, receiver=receiver, inbox=inbox, **options)
         known = inbox if receiver is None else receiver.inbox
-        oldest = await oldest_set_aside(known, url) if found.quarantined else None
+        oldest = await oldest_quarantined(known, url) if found.quarantined else None
         newest = None if known is None else await tell_newest(known)
         return _Looked(found, oldest, newest, missing, None if known is None else await _look_at_store(known, found))
 
@@ -244,7 +244,7 @@ async def _look_at_store(inbox: Inbox, found: Diagnosis) -> str | None:
     """Say since when an inbox has records, if Basiq delivered before. Return what is wrong with it, if anything."""
     from .._work.limits import inbox_limit
 
-    if found.left_alone:
+    if found.passed_over:
         async with inbox_limit(INBOX_TIMEOUT):
             began = cell_text(await inbox.known_since())
         lost = "if it was in use before, it was emptied, and what waited or was in its quarantine is gone"

@@ -281,7 +281,7 @@ async def resend(
     """Post messages to an endpoint again, each with a new signature. The exit code is 1 if one was not accepted.
 
     A service of this library says if it has not handled one: the result is then duplicate (it knows the event), ignored
-    (it has no handler) or quarantined (it set it aside, and the exit code is 1).
+    (it has no handler) or quarantined (it failed too often, and the exit code is 1).
 
     message_ids MESSAGE_ID...: The ids of the messages.
     """

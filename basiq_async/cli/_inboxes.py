@@ -103,7 +103,7 @@ async def open_receiver(
 ) -> AsyncIterator[WebhookReceiver]:
     """Import a receiver from a module of the current folder or of the environment, and close it at the end.
 
-    The user's own code may enter it, which does not begin to work off what waits in its inbox.
+    The user's own code may enter it, which does not begin to handle what waits in its inbox.
 
     make: whether it may make an inbox that does not exist.
 

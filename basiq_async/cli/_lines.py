@@ -23,7 +23,7 @@ class Place:
     """What a command was given: the receiver (``service:receiver``) or the inbox, and the file of the secret.
 
     stored: the file in which the receiver itself keeps its secrets.
-    posted: the words that name the target of the job that set the oldest entry of that inbox aside.
+    posted: the words that name the target of the job that quarantined the oldest entry of that inbox.
     """
 
     receiver: str | None = None
@@ -54,7 +54,7 @@ class Place:
         return () if file is None else ("--secret-file", file)
 
     def target(self, webhook: Webhook) -> Words:
-        """Where to hand out what was missed."""
+        """Who handles what was missed."""
         return ("--to", show_url(webhook.url), *self.secret) if self.receiver is None else self.read
 
 
@@ -110,7 +110,7 @@ def _refused(problem: Problem, found: Diagnosis, place: Place) -> Words:
     return _secret(problem, found, place) if problem.about == 401 else _test(problem, found, place)
 
 
-def _out_of_reach(problem: Problem, found: Diagnosis, place: Place) -> Words:
+def _unrecoverable(problem: Problem, found: Diagnosis, place: Place) -> Words:
     until = getattr(problem.about, "until", None)
     return _recover(found, place, *(() if until is None else ("--acknowledged", until.astimezone(UTC).isoformat())))
 
@@ -204,7 +204,7 @@ _LINES: Mapping[str, Callable[[Problem, Diagnosis, Place], Words]] = {
     "quarantined": _quarantined,
     "waiting": _waiting,
     "deferred-failing": _failing,
-    "out-of-reach": _out_of_reach,
+    "unrecoverable": _unrecoverable,
     "unknown-activity": _unknown_activity,
 }
 
@@ -217,7 +217,7 @@ class Offered:
     """A line that is offered to be pasted, with names in capitals for what differs: ``WEBHOOK_ID``, ``RECEIVER``,
     ``INBOX``, ``URL``, ``SECRET_FILE``, ``EVENT_ID``, ``MESSAGE_ID``.
 
-    again: what it hands out again that was handled, in the words of its help; None for nothing.
+    again: what it handles again, in the words of its help; None for nothing.
     """
 
     line: str
@@ -254,7 +254,7 @@ OFFERED: Mapping[str, Offered] = {
     "the history, counted": Offered("replay WEBHOOK_ID --receiver RECEIVER --dry-run"),
     "the history, by posts": Offered("replay WEBHOOK_ID --to URL --secret-file SECRET_FILE"),
     "some that were handled, once more": Offered(
-        "replay WEBHOOK_ID --receiver RECEIVER --again bug-1234 --since 2d", "hand out again what is selected"
+        "replay WEBHOOK_ID --receiver RECEIVER --again bug-1234 --since 2d", "handle again what is selected"
     ),
     "the history as a file": Offered("replay WEBHOOK_ID --file history.jsonl"),
     "what failed": Offered("quarantine list --receiver RECEIVER"),

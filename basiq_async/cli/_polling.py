@@ -121,7 +121,7 @@ class Polling(Showing):
         )
 
     async def _show_failed(self, job: Replay) -> None:
-        """Show what was set aside since the last time: a failed attempt alone may still be tried again."""
+        """Show what was quarantined since the last time: a failed attempt alone may still be tried again."""
         while entries := await job.quarantined(after=self._last):
             for entry in entries:
                 self._last = entry

@@ -67,8 +67,8 @@ def show_problem(problem: Problem, since: datetime | None, words: Words, other: 
 
 
 @attrs.frozen
-class SetAside:
-    """The oldest entry of a webhook in the quarantine: when it was set aside, and the words that name a job's target.
+class Quarantined:
+    """The oldest entry of a webhook in the quarantine: when it was quarantined, and the words that name a job's target.
 
     posted: empty for an entry of the service.
     """
@@ -77,7 +77,7 @@ class SetAside:
     posted: Words = ()
 
 
-async def oldest_set_aside(inbox: Inbox | None, job: str | None = None) -> SetAside | None:
+async def oldest_quarantined(inbox: Inbox | None, job: str | None = None) -> Quarantined | None:
     """Return the oldest entry of the quarantine; None if there is none.
 
     job: the name or the url of a job that posts, whose entries are meant; else those of all jobs are meant too.
@@ -91,7 +91,7 @@ async def oldest_set_aside(inbox: Inbox | None, job: str | None = None) -> SetAs
     found = await calls.first_quarantined(1, ALL if job is None else posting_job(job))
     if not found:
         return None
-    return SetAside(found[0].quarantined_at, await _read_target(calls, split_key(found[0].key)[0]))
+    return Quarantined(found[0].quarantined_at, await _read_target(calls, split_key(found[0].key)[0]))
 
 
 async def note_target(record: Inbox, to: str, job: str | None) -> None:
@@ -119,7 +119,7 @@ def _target_note(job: str) -> str:
     return f"target of {job}"
 
 
-def tell_left_alone(count: int, so: str) -> None:
+def tell_passed_over(count: int, so: str) -> None:
     """Say how many messages Basiq delivered, and an inbox need not know."""
     if count:
         say(

@@ -1,4 +1,4 @@
-"""``basiq-async quarantine …``: what failed, and was set aside."""
+"""``basiq-async quarantine …``: what failed, and was quarantined."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from ..replay import Report, Target
 
 
-quarantine_app = Group("What an inbox set aside: messages, events and deliveries that failed.")
+quarantine_app = Group("What an inbox quarantined: messages, events and deliveries that failed.")
 Ids = Annotated[list[str], typer.Argument(metavar="ID...", help="The ids of messages, events or deliveries.")]
 
 

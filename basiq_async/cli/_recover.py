@@ -18,7 +18,7 @@ from ._inboxes import find_secret_file
 from ._lines import acknowledge_reach, acknowledge_until, status_line
 from ._options import option
 from ._output import is_terminal, live, say, session
-from ._problems import IF_HANDLED, oldest_set_aside, problem_rows, show_head, show_problem, tell_left_alone
+from ._problems import IF_HANDLED, oldest_quarantined, problem_rows, show_head, show_problem, tell_passed_over
 from ._results import Output, Row, View, as_row, count_details
 from ._run import DONE, NO_ANSWER, WRONG, confirm, exit_code, make_client
 from ._runs import (
@@ -59,12 +59,12 @@ class RecoverOptions(RunOptions):
     ] = False
     acknowledged: Annotated[
         str | None,
-        option("Accept that events before this time are out of reach: a date, or how long ago (9d).", metavar="WHEN"),
+        option("Accept that events before this time are unrecoverable: a date, or how long ago (9d).", metavar="WHEN"),
     ] = None
     unrecorded: Annotated[
         int | None,
         option(
-            "Hand out up to N messages that Basiq delivered and the inbox lacks, and nothing at all if there are more: "
+            "Handle up to N messages that Basiq delivered and the inbox lacks, and none at all if there are more: "
             "another inbox may have handled them. A terminal is asked without it.",
             min=0,
             metavar="N",
@@ -79,11 +79,11 @@ class RecoverOptions(RunOptions):
 
 
 _RECOVERY: View[Recovery] = View(
-    "finished messages events out_of_reach status quarantined at_service waiting waiting_age left_alone "
+    "finished messages events unrecoverable status quarantined at_service waiting waiting_age passed_over "
     "before_joining unknown recent problems",
     messages=lambda found: report_row(found.messages),
     events=lambda found: None if found.events is None else report_row(found.events),
-    out_of_reach=lambda found: [as_row(each) for each in found.out_of_reach],
+    unrecoverable=lambda found: [as_row(each) for each in found.unrecoverable],
     status=lambda found: found.webhook.status,
     waiting=lambda found: found.waiting.count,
     waiting_age=lambda found: found.waiting.age,
@@ -99,7 +99,7 @@ def _row(found: Recovery, watch: Watch) -> Row:
 def _partial_row(watch: Watch) -> Row:
     """Return the row of a recovery that ended early: under the heading of each list, what was read of it."""
     lists = dict(zip(("messages", "events"), [report_row(each, finished=False) for each in watch.lists], strict=False))
-    return {**dict.fromkeys(_RECOVERY.names), "finished": False, "out_of_reach": [], "problems": [], **lists}
+    return {**dict.fromkeys(_RECOVERY.names), "finished": False, "unrecoverable": [], "problems": [], **lists}
 
 
 def _details(row: Row) -> Iterable[tuple[str, Any]]:
@@ -111,11 +111,11 @@ def _details(row: Row) -> Iterable[tuple[str, Any]]:
 
 @command(shows=_RECOVERY)
 async def recover(output: Output, options: RecoverOptions) -> int:
-    """Hand out everything that a service missed: first from the message history, then from the events of 7 days.
+    """Recover everything that a service missed: first from the message history, then from the events of 7 days.
 
-    What the inbox knows is left out, and what is handed out is recorded there: after an interruption, run the same
-    line. Messages that Basiq delivered are left alone, unless the inbox would know them. The exit code is 1 if
-    something is left or out of reach, and 3 if that is only what Basiq does not tell.
+    What the inbox knows is left out, and what is passed to the handler is recorded there: after an interruption, run
+    the same line. Messages that Basiq delivered are passed over, unless the inbox would know them. The exit code is 1
+    if something is left or unrecoverable, and 3 if that is only what Basiq does not tell.
     """
     check_places(options, {"--to": options.to, "--receiver": options.receiver})
     watch = Watch()
@@ -128,7 +128,7 @@ async def recover(output: Output, options: RecoverOptions) -> int:
     watch.say_errors()
     for each in watch.lists:
         tell_not_handled(options, each.skipped)
-    tell_left_alone(row["left_alone"] or 0, "they were left alone")
+    tell_passed_over(row["passed_over"] or 0, "they were passed over")
     for show in lines.values():
         show()
     left = set() if ended.result is None else {each.code for each in ended.result.problems}
@@ -137,7 +137,7 @@ async def recover(output: Output, options: RecoverOptions) -> int:
 
 
 async def _ask_of_unrecorded(basiq: BasiqClient, options: RecoverOptions, target: object, inbox: Inbox | None) -> None:
-    """Ask a person before messages are handed out that Basiq delivered: another inbox may know that they are handled.
+    """Ask a person before messages that Basiq delivered are handled: another inbox may know them.
 
     Without a terminal, ``--unrecorded`` says how many there may be. Raises ``ConfigurationError`` if there are more.
     """
@@ -147,7 +147,7 @@ async def _ask_of_unrecorded(basiq: BasiqClient, options: RecoverOptions, target
     if options.everything or (options.unrecorded is None and not can_ask):
         return
     receiver = target if isinstance(target, WebhookReceiver) else None
-    live("looking what would be handed out")
+    live("looking what would be passed to the handler")
     found = await basiq.webhooks.diagnose(
         options.webhook_id, receiver=receiver, inbox=inbox if receiver is None else None, max_items=None
     )
@@ -158,21 +158,21 @@ async def _ask_of_unrecorded(basiq: BasiqClient, options: RecoverOptions, target
     text = f"{what} delivered, as Basiq says, and this inbox does not have {'it' if found.unrecorded == 1 else 'them'}"
     if options.unrecorded is not None:
         raise ConfigurationError(
-            f"{text}: more than --unrecorded {options.unrecorded} allows, so nothing was handed out"
+            f"{text}: more than --unrecorded {options.unrecorded} allows, so nothing was passed to the handler"
         )
     elsewhere = "what another inbox has handled (another region, a copy, a move) is handled again"
-    confirm(f"{text}; {elsewhere}. Hand out all?", yes=False)
+    confirm(f"{text}; {elsewhere}. Pass all to the handler?", yes=False)
 
 
 async def _recover(options: RecoverOptions, watch: Watch) -> Recovery:
-    from ..replay import recover as hand_out_missed
+    from ..replay import recover as recover_missed
 
     async with AsyncExitStack() as stack:
         basiq = await stack.enter_async_context(make_client())
         options = watch.options = await options.fix_moments(basiq)
         target, inbox = await open_target(stack, options.webhook_id, options, concurrency=options.concurrency)
         await _ask_of_unrecorded(basiq, options, target, inbox)
-        run = hand_out_missed(
+        run = recover_missed(
             basiq,
             options.webhook_id,
             target,
@@ -192,7 +192,7 @@ async def _recover(options: RecoverOptions, watch: Watch) -> Recovery:
         found = await run.run(lambda now: live(progress_text(now)))
         if found.quarantined:
             known = getattr(target, "inbox", inbox)
-            watch.set_aside = await oldest_set_aside(known, options.job or options.to)
+            watch.quarantined = await oldest_quarantined(known, options.job or options.to)
         return found
 
 
@@ -206,7 +206,7 @@ def _lines(options: RecoverOptions, ended: RunEnd[Recovery]) -> dict[str, Callab
     if found is None:
         return lines
     if found.unknown:
-        text = "to hand out also what Basiq does not tell, and what it delivered, some of it again:"
+        text = "to handle also what Basiq does not tell, and what it delivered, some of it again:"
         lines["unknown"] = partial(attrs.evolve(options, everything=True).show_line, text)
     if found.quarantined or found.at_service:
         said = is_terminal(sys.stdout) and not session().json  # then the problem's text stands above the line
@@ -214,10 +214,10 @@ def _lines(options: RecoverOptions, ended: RunEnd[Recovery]) -> dict[str, Callab
     for each in found.problems:
         if each.code == "joined-later":
             lines["joined-later"] = partial(_show_both, options, each)
-    if ends := [each.until for each in found.out_of_reach if each.until is not None]:
+    if ends := [each.until for each in found.unrecoverable if each.until is not None]:
         known = attrs.evolve(options, acknowledged=max(ends).astimezone(UTC).isoformat())
-        text = "after you have fetched the present state, acknowledge what is out of reach with:"
-        lines["out-of-reach"] = partial(known.show_line, text)
+        text = "after you have fetched the present state, acknowledge what is unrecoverable with:"
+        lines["unrecoverable"] = partial(known.show_line, text)
     if found.unknown_reach is not None:
         known = attrs.evolve(options, acknowledged=acknowledge_reach(found.unknown_reach))
         text = "if the webhook was active then, or after you have fetched the present state, acknowledge that with:"
@@ -226,8 +226,8 @@ def _lines(options: RecoverOptions, ended: RunEnd[Recovery]) -> dict[str, Callab
 
 
 def _show_both(options: RecoverOptions, problem: Problem) -> None:
-    """Show the two lines for what was delivered before its webhook joined: one hands it out, one says it is handled."""
-    attrs.evolve(options, everything=True).show_line("to hand out all that the inbox does not know:")
+    """Show the two lines for what was delivered before its webhook joined: to handle it, or to say it is handled."""
+    attrs.evolve(options, everything=True).show_line("to handle all that the inbox does not know:")
     if isinstance(problem.about, datetime):
         attrs.evolve(options, acknowledged=acknowledge_until(problem.about)).show_line(IF_HANDLED)
 
@@ -235,9 +235,9 @@ def _show_both(options: RecoverOptions, problem: Problem) -> None:
 def _show_problems(found: Recovery, lines: dict[str, Callable[[], None]], watch: Watch) -> None:
     """Show in a terminal what is left, since when, and the line of each, which is then not shown again."""
     since = {
-        "quarantined": None if watch.set_aside is None else watch.set_aside.at,
+        "quarantined": None if watch.quarantined is None else watch.quarantined.at,
         "waiting": None if found.waiting.age is None else datetime.now(UTC) - timedelta(seconds=found.waiting.age),
-        "out-of-reach": min((each.since for each in found.out_of_reach), default=None),
+        "unrecoverable": min((each.since for each in found.unrecoverable), default=None),
     }
     show_head("recovery", len(found.problems))
     for each in found.problems:

@@ -46,12 +46,12 @@ class ReplayOptions(RunOptions, Selection):
     """The options of a replay.
 
     file: The file to append to, one message per line. It is its own record.
-    anew: With --file: begin a new file, though an earlier one is missing or was replaced.
+    overwrite: With --file: begin a new file, though an earlier one is missing or was replaced.
     source: messages: the history; events: all events of the last 7 days.
     filter: A filter in Basiq's syntax, which Basiq applies.
     limit N: At most N messages in this run; 0 for all.
-    dry_run: Count the messages, and hand out none.
-    again NAME: With --receiver: hand out again what is selected, whatever the inbox knows of it, once for each NAME.
+    dry_run: Count the messages, and handle none.
+    again NAME: With --receiver: handle again what is selected, whatever the inbox knows of it, once for each NAME.
         What waits or is in the quarantine is left there. Needs a selection such as --since, --event or --id, or
         --everything.
     id ID: Only these messages, by their ids or those of their events; may be repeated.
@@ -61,10 +61,10 @@ class ReplayOptions(RunOptions, Selection):
     """
 
     command: ClassVar[str] = "replay"
-    once: ClassVar[frozenset[str]] = RunOptions.once | {"dry_run", "anew"}
+    once: ClassVar[frozenset[str]] = RunOptions.once | {"dry_run", "overwrite"}
 
     file: str | None = None
-    anew: bool = False
+    overwrite: bool = False
     source: Source = "messages"
     filter: str | None = None
     failed: Failed = False
@@ -93,9 +93,10 @@ _REPORT = View[Any](
 async def replay(output: Output, options: ReplayOptions) -> int:
     """Hand a webhook's history to an endpoint or a receiver again, or write it to a file.
 
-    What was handed out is recorded, and is not handed out again: after a stop or a kill, run the same line. A signal
-    lets the messages under way finish, a second one does not. Messages that fail are set aside for 'quarantine retry',
-    and the exit code is 1 while any are left. It is 3 if Basiq does not tell of a message whether it is selected.
+    What was handled is recorded, and is not handled again: after a stop or a kill, run the same line. A signal
+    lets the messages under way finish, a second one does not. Messages that fail are quarantined, for 'quarantine
+    retry', and the exit code is 1 while any are left. It is 3 if Basiq does not tell of a message whether it is
+    selected.
     """
     output.expect(_PLAN if options.dry_run else _REPORT)
     watch = Watch()
@@ -163,7 +164,7 @@ def _check_again(options: ReplayOptions) -> None:
     chosen = (options.since, options.until, options.event, options.id, options.filter, options.failed or None)
     if not any(chosen) and not options.everything:
         raise ConfigurationError(
-            "--again hands out what was handled: select it with --since, --until, --event, --id, --filter or --failed, "
+            "--again repeats what was handled: select it with --since, --until, --event, --id, --filter or --failed, "
             "or say --everything"
         )
 
@@ -226,7 +227,7 @@ async def _open_target(
     from ..replay import HttpTarget, JSONLinesTarget
 
     if options.file is not None:
-        return JSONLinesTarget(options.file, anew=options.anew), None
+        return JSONLinesTarget(options.file, overwrite=options.overwrite), None
     if options.dry_run and options.receiver is None:
         counted = _count if options.to is None else HttpTarget(options.to, _UNUSED, name=options.job)
         place = options.inbox or record_file(options.webhook_id, options.job or options.to or "")

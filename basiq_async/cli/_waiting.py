@@ -37,7 +37,7 @@ def work(
     receiver: Receiver = None,
     log_level: LogLevel = "INFO",
 ) -> Awaitable[None]:
-    """Work off the deferred deliveries of a receiver until SIGTERM or Ctrl-C.
+    """Handle the deferred deliveries of a receiver until SIGTERM or Ctrl-C.
 
     A service that has the receiver open does so itself; this is for any number of separate processes. After a signal
     nothing new begins, and handlers that run have the receiver's handler_timeout to end; a second one ends them at
@@ -128,7 +128,7 @@ async def check(place: InboxOptions) -> Row:
         webhooks = list((await calls.noted()).webhooks)
         if not (written := may_write(calls.inbox)):
             say("this user cannot write the inbox's file, so writing was not tried")
-    if written:  # opened anew: what is only looked at cannot be written
+    if written:  # opened again: what is only looked at cannot be written
         async with place.open(write=True) as (calls, _):
             await calls.check()
     return {"known_since": since, "newest_record": newest, "webhooks": webhooks, "written": written}

@@ -147,7 +147,7 @@ class ReplayTelemetry:
         self._lag = meter.create_gauge(
             "basiq.replay.lag", unit="s", description="Age of the message that the replay has reached."
         )
-        self._in_flight = meter.create_gauge("basiq.replay.in_flight", description="Messages handed out.")
+        self._in_flight = meter.create_gauge("basiq.replay.in_flight", description="Messages under way.")
         self._last: Progress | None = None
         self._message: Message | None = None
 

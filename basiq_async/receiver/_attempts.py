@@ -31,7 +31,7 @@ logger = logging.getLogger("basiq_async.receiver")
 PATIENCE = 0.3
 """Seconds for which a delivery waits for another worker that handles the same event."""
 ALONE = "alone"
-"""The reason of an outcome: an attempt before had no end, and a job is to hand the event out alone."""
+"""The reason of an outcome: an attempt before had no end, and a job is to pass the event to the handler alone."""
 
 _LONGEST_ERROR = 2_000
 _TRY_BUSY = 5.0
@@ -123,18 +123,18 @@ class Attempt(Unit[None]):
             self._retry_after = find_retry_after(failure)
             if self._retry_after is not None:
                 self.result = Result.UNAVAILABLE
-        elif await self.has_failed_too_often() and await self.set_aside(self.make_entry(failure)):
+        elif await self.has_failed_too_often() and await self.quarantine(self.make_entry(failure)):
             self.result = Result.QUARANTINED
         return ""
 
     async def _stop_trying(self, failure: KilledError) -> None:
-        """Set aside what kills its process, and do not hand it out. Of what a job hands out, the job does that."""
+        """Quarantine what kills its process, and do not handle it. A job quarantines itself what it passes."""
         self.failures = failure.count
         if not self.live:
             await self.release()
             return
         acknowledged = self.dispatcher.quarantine_after is not None
-        if await self.set_aside(attrs.evolve(self.make_entry(failure), acknowledged=acknowledged)) and acknowledged:
+        if await self.quarantine(attrs.evolve(self.make_entry(failure), acknowledged=acknowledged)) and acknowledged:
             self.result = Result.QUARANTINED
         logger.error(
             "delivery %r is not handed to its handler any more, because %s; it is in the quarantine: see "
@@ -201,7 +201,7 @@ class Attempt(Unit[None]):
             acknowledged=self.live,
         )
 
-    async def set_aside(self, entry: StoredDelivery) -> bool:
+    async def quarantine(self, entry: StoredDelivery) -> bool:
         call = partial(self.units.inbox.quarantine, self.key, self.token, entry)
         stored = await self.last_call(call, "failed too often, and could not be put into the quarantine")
         if stored is None and self.already_claimed:
@@ -262,7 +262,7 @@ class DeferredAttempt(Attempt):
         self._claimed = claimed
 
     async def settle(self, failure: Exception) -> str:
-        """Put the delivery off, or set it aside if it has failed too often. Return what the log says of that."""
+        """Put the delivery off, or quarantine it if it has failed too often. Return what the log says of that."""
         then = after_failure(
             self._claimed,
             failure_text(failure, longest=_LONGEST_ERROR),
@@ -273,7 +273,7 @@ class DeferredAttempt(Attempt):
         if then.seconds is not None:
             await self._put_off(then.entry, then.seconds)
             return f", {self.failures} times so far; it is tried again in {then.seconds:.0f} s"
-        if await self.set_aside(attrs.evolve(then.entry, quarantined_at=self.dispatcher.now())):
+        if await self.quarantine(attrs.evolve(then.entry, quarantined_at=self.dispatcher.now())):
             self.result = Result.QUARANTINED
         return ""
 

@@ -32,7 +32,7 @@ class Delivery:
     ``consent.revoked``) and ``event_id`` (an opaque text) are empty if the payload does not have them.
     ``links`` are the payload's: ``event`` and ``eventEntity``. ``body`` is the bytes as received, and ``raw`` the
     JSON object in them, decoded; ``repr`` shows neither. ``timestamp`` is the time of the signature. ``again`` is the
-    name under which a replay hands out an event that may have been handled: ``key`` then has that name, so that a
+    name under which a replay handles an event again that may have been handled: ``key`` then has that name, so that a
     partner who is given ``key`` as an idempotency key carries out the repeat too. None for any other delivery.
     """
 
@@ -63,7 +63,7 @@ class Delivery:
         """Return the delivery that Basiq made, or should have made, for a message of the webhook's history.
 
         The delivery's timestamp is that of the message's first attempt, else ``timestamp``, else now. Its ``body`` is
-        encoded anew from the payload, because the history does not hold the bytes that were sent.
+        encoded again from the payload, because the history does not hold the bytes that were sent.
         """
         first = message.first_attempt
         payload = delivered_payload(message)

@@ -80,7 +80,7 @@ class WebhookReceiver:
         that it has noted adds the others.
     inbox: remembers the handled events of one service, by the ids of the events, so that each is handled once,
         whichever webhook delivered it; a ``MemoryInbox`` by default. The caller closes it, or says ``own_inbox``.
-    quarantine_after: after this many failures a delivery is set aside with its body and error, and acknowledged.
+    quarantine_after: after this many failures a delivery is quarantined with its body and error, and acknowledged.
         Without it, Basiq may disable a webhook whose handler always fails for one event. None, the default, is for
         never. The inbox counts the failures of all processes.
     lease: seconds for which a delivery is reserved for its handler. If the worker dies, no other worker can handle
@@ -371,7 +371,7 @@ class WebhookReceiver:
         and for no other reason. It stays if its handler fails (``quarantined``), if its type has no handler
         (``ignored``), if another worker holds it (``busy``), if it still cannot be read (``unreadable``), and if it is
         in Redis and no receiver with these secrets stored it (``rejected``). ``duplicate`` is one that was handled
-        meanwhile. What a job set aside is handed to the handlers in the same way.
+        meanwhile. What a job quarantined is handed to the handlers in the same way.
 
         Returns the outcome of each. Raises ``InboxError``, or the error of an inbox from elsewhere.
         """
@@ -392,7 +392,7 @@ class WebhookReceiver:
         return await self._backlog.waiting()
 
     async def work(self, *, until_empty: bool = False) -> None:
-        """Work off deferred deliveries until ``aclose``, or until it is cancelled: for a process that does only this.
+        """Handle deferred deliveries until ``aclose``, or until it is cancelled: for a process that does only this.
 
         ``until_empty``: only until nothing is due, as a job that runs now and then. What failed and is tried again
         later is not due. A receiver that is entered works anyway. Raises ``ConfigurationError`` for an inbox that keeps

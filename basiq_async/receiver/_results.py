@@ -17,7 +17,7 @@ class Result(enum.StrEnum):
     """No handler is registered for its event type."""
     DUPLICATE = "duplicate"
     QUARANTINED = "quarantined"
-    """It failed too often, and was set aside for a person to look at."""
+    """It failed too often, and was quarantined for a person to look at."""
     DEFERRED = "deferred"
     """It was stored, and is handled after the response."""
     UNREADABLE = "unreadable"

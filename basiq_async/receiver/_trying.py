@@ -1,4 +1,4 @@
-"""When a deferred delivery that failed is tried again, and when it is set aside. No I/O.
+"""When a deferred delivery that failed is tried again, and when it is quarantined. No I/O.
 
 The time for which it is tried is that in which processes with its handler looked for what is due. While none does, it
 stands still: after a stop of days, a delivery that failed once is tried as before.
@@ -23,7 +23,7 @@ _LATE, _NO_TIME = timedelta(minutes=15), timedelta()
 
 @attrs.frozen
 class NextAttempt:
-    """The entry of a delivery that failed, and the seconds until it is tried again; None if it is to be set aside."""
+    """The entry of a delivery that failed, and the seconds until it is tried again; None if it is to be quarantined."""
 
     entry: StoredDelivery
     seconds: float | None
@@ -61,7 +61,7 @@ def after_another(claimed: ClaimedDelivery) -> NextAttempt:
 def without_handler(claimed: ClaimedDelivery, why: str, *, keep_trying: float) -> NextAttempt:
     """Leave a delivery to another process. That is no failure, but it does not last for ever.
 
-    The time in which processes without its handler looked begins anew when one with a handler tries it.
+    The time in which processes without its handler looked begins again when one with a handler tries it.
     """
     entry, late = claimed.delivery, _lateness(claimed)
     since = entry.unhandled_since

@@ -1,4 +1,4 @@
-"""Work off what waits in the inbox: claim what is due, hand it to its handler, and put it off if that fails."""
+"""Handle what waits in the inbox: claim what is due, hand it to its handler, and put it off if that fails."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ class DeferredWorker:
         """The types that this process has begun to handle, two at most: one alone may hold all places."""
 
     def begin(self) -> None:
-        """Begin to work off what waits, if the inbox can keep it, until ``stop``."""
+        """Begin to handle what waits, if the inbox can keep it, until ``stop``."""
         if self._backlog.calls.can_wait and (self._loop is None or self._loop.done()):
             self._loop = self._spawn_loop(until_empty=False)
 
@@ -275,8 +275,8 @@ class DeferredWorker:
                 entry.error,
             )
             changed = attrs.evolve(entry, acknowledged=True, quarantined_at=backlog.now())
-            set_aside = partial(backlog.calls.quarantine, entry.key, token, changed)
-            await self._end_claim(entry, token, set_aside, "could not be put into the quarantine")
+            ending = partial(backlog.calls.quarantine, entry.key, token, changed)
+            await self._end_claim(entry, token, ending, "could not be put into the quarantine")
         else:
             put_off = partial(backlog.calls.put_off, entry, token, seconds=then.seconds, now=backlog.moment())
             await self._end_claim(entry, token, put_off, "stays claimed until its lease runs out")
@@ -342,7 +342,7 @@ class DeferredWorker:
             seconds = jittered(_LOOK_ANYWAY, _LOOK_JITTER)
             self._look_again_at[claimed.delivery.event_type_id] = asyncio.get_running_loop().time() + seconds
         event_type_id = shorten(event_type_id)
-        why = f"no handler is registered for event type {event_type_id!r} in a process that works off what waits"
+        why = f"no handler is registered for event type {event_type_id!r} in a process that handles what waits"
         if event_type_id not in self._without_handler and len(self._without_handler) < _MOST_TYPES:
             self._without_handler.add(event_type_id)
             logger.warning("deferred deliveries are left to other processes: %s", why)

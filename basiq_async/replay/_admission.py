@@ -1,4 +1,4 @@
-"""Whose inbox a job has: looked at before anything is read, and noted before anything is handed out."""
+"""Whose inbox a job has: looked at before anything is read, and noted before anything is passed to the handler."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from .._work.inbox_calls import InboxCalls
 from .._work.noted import Noted
 from ..client import BasiqClient
 from ._service import check_place
-from .targets._adapters import HandOut
+from .targets._adapters import Handling
 from .targets._http import HttpTarget
 
 
 class Admission:
     """What the inbox of a job has noted about itself, and what the job notes there.
 
-    may_found: whether the run hands out, and has not noted its webhook yet.
+    may_found: whether the run passes to the handler, and has not noted its webhook yet.
     """
 
-    def __init__(self, client: BasiqClient, webhook_id: str, handling: HandOut) -> None:
+    def __init__(self, client: BasiqClient, webhook_id: str, handling: Handling) -> None:
         self._client, self._webhook_id, self._handling = client, webhook_id, handling
         self.noted = Noted()
         """What the inbox has noted, as the present run has found it."""
@@ -49,7 +49,8 @@ class Admission:
     async def found(self, calls: InboxCalls) -> None:
         """Note the webhook in an empty inbox, and join those of the receiver's list: Basiq has shown its messages.
 
-        It is called before the first page is handed out. Whether the inbox has live deliveries, only a receiver says.
+        It is called before the first page is passed to the handler. Whether the inbox has live deliveries, only a
+        receiver says.
         """
         if not self.may_found:
             return

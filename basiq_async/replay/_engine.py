@@ -1,4 +1,4 @@
-"""One run over messages: a loop takes each, a task hands it to the target, and what failed is set aside."""
+"""One run over messages: a loop takes each, a task hands it to the target, and what failed is quarantined."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import attrs
 from ..models import Message
 from ._report import OnProgress, Plan, Report
 from ._sources import EXPIRED, Batch, MessageSource, is_expired
-from ._tally import HintNotes, RunSettings, Tally, make_attempts, record_within
+from ._tally import ResumePointNotes, RunSettings, Tally, make_attempts, record_within
 from .targets._base import ALONE, BUSY, Target
 
 T = TypeVar("T")
@@ -26,7 +26,7 @@ Item: TypeAlias = tuple[Message, Batch[Any], Exception | None]
 
 @attrs.define(eq=False)
 class Failed:
-    """A message that is to be set aside, its page, and the text of its error."""
+    """A message that is to be quarantined, its page, and the text of its error."""
 
     message: Message
     batch: Batch[Any]
@@ -34,10 +34,10 @@ class Failed:
 
 
 class Recorder(Protocol):
-    """Sets aside the messages of a run that failed. The target records what it handles."""
+    """Quarantines the messages of a run that failed. The target records what it handles."""
 
     async def record(self, failed: Sequence[Failed]) -> None:
-        """Set messages aside durably. Raises if that is not certain. Safe to repeat."""
+        """Quarantine messages durably. Raises if that is not certain. Safe to repeat."""
         ...
 
 
@@ -89,7 +89,7 @@ class _Queue:
         self._changed.set()
 
     def stop(self) -> None:
-        """Hand out no more messages."""
+        """Pass no more messages to the handler."""
         self._stopped = True
         self._changed.set()
         if self._reading is not None:
@@ -145,14 +145,14 @@ class _Queue:
 
 
 class _Recording:
-    """Sets aside what failed, one recording after the other, and notes hints.
+    """Quarantines what failed, one recording after the other, and notes resume points.
 
     The last failures in a row are held back until a message succeeds or the run ends: if they end the run, the
     messages were not tried with a target that works.
     """
 
-    def __init__(self, recorder: Recorder, hints: HintNotes, settings: RunSettings) -> None:
-        self._recorder, self._hints, self._seconds = recorder, hints, settings.record_timeout
+    def __init__(self, recorder: Recorder, resume_points: ResumePointNotes, settings: RunSettings) -> None:
+        self._recorder, self._resume_points, self._seconds = recorder, resume_points, settings.record_timeout
         self._holds_back = settings.max_failures is not None
         self._due: list[Failed] = []
         self._recent: list[Failed] = []
@@ -160,22 +160,22 @@ class _Recording:
         self._broken = False  # whether a recording failed. Then nothing more is recorded
 
     def add(self, failed: Failed) -> None:
-        """Have a message set aside with the next ones."""
+        """Have a message quarantined with the next ones."""
         (self._recent if self._holds_back else self._due).append(failed)
 
     def settle_recent(self) -> None:
-        """Have the last failures in a row set aside."""
+        """Have the last failures in a row quarantined."""
         self._due += self._recent
         self._recent = []
 
     def forget_recent(self) -> None:
-        """Set the last failures in a row not aside."""
+        """Do not quarantine the last failures in a row."""
         self._recent = []
 
     @property
     def is_due(self) -> bool:
-        """Whether there is anything to record, or a hint to note, and that is not under way."""
-        return not self._is_running and (bool(self._due) or self._hints.is_due)
+        """Whether there is anything to record, or a resume point to note, and that is not under way."""
+        return not self._is_running and (bool(self._due) or self._resume_points.is_due)
 
     def stop(self) -> None:
         """Begin no more recordings but the last one."""
@@ -189,8 +189,8 @@ class _Recording:
                 if self._due:
                     if (error := await self._record_once()) is not None:
                         return error
-                elif self._hints.is_due:
-                    await self._hints.note()
+                elif self._resume_points.is_due:
+                    await self._resume_points.note()
                 else:
                     break
             return None
@@ -198,13 +198,13 @@ class _Recording:
             self._is_running = False
 
     async def end(self) -> Exception | None:
-        """Record the rest, and note the last hint. Return the error, if it fails. Safe to repeat."""
+        """Record the rest, and note the last resume point. Return the error, if it fails. Safe to repeat."""
         if self._broken:
             return None
         self.settle_recent()
         error = await self._record_once() if self._due else None
         if error is None:
-            await self._hints.note()
+            await self._resume_points.note()
         return error
 
     async def _record_once(self) -> Exception | None:
@@ -229,10 +229,10 @@ class Engine:
     A loop takes messages, and starts a task for each, which hands it to the target and counts how that ended. No more
     are under way than ``concurrency``. A task records what failed while no other one records.
 
-    note_hint: keeps a hint of the source for the next run.
-    begin_end: called at the end, before the messages are handed out again that other workers held, with False, and
-        before those that are to be handled alone, with True. Returns the seconds for which the target waits for other
-        workers then.
+    note_resume_point: keeps a resume point of the source for the next run.
+    begin_end: called at the end, before the messages are passed to the handler again that other workers held, with
+        False, and before those that are to be handled alone, with True. Returns the seconds for which the target waits
+        for other workers then.
     """
 
     def __init__(
@@ -242,7 +242,7 @@ class Engine:
         target: Target,
         recorder: Recorder,
         settings: RunSettings,
-        note_hint: Callable[[str], Awaitable[None]] | None = None,
+        note_resume_point: Callable[[str], Awaitable[None]] | None = None,
         begin_end: Callable[[bool], float | None] = lambda alone: None,
     ) -> None:
         self._settings = settings
@@ -253,7 +253,9 @@ class Engine:
 
         self._tally = Tally(source, self._attempts, settings)
         self._queue = _Queue(self._tally, settings, wait)
-        self._recording = _Recording(recorder, HintNotes(source, note_hint, settings.record_timeout), settings)
+        self._recording = _Recording(
+            recorder, ResumePointNotes(source, note_resume_point, settings.record_timeout), settings
+        )
         self._stopped = False
 
     async def run(self, progress: OnProgress | None = None, plan: Plan | None = None) -> Report:
@@ -273,10 +275,12 @@ class Engine:
     async def _work(self) -> None:
         if not self._stopped:
             async with asyncio.TaskGroup() as group:
-                group.create_task(self._hand_out(group))  # a task of its own: ``stop`` cancels it, and not the others
+                group.create_task(
+                    self._pass_to_handler(group)
+                )  # a task of its own: ``stop`` cancels it, and not the others
 
     async def _end(self) -> bool:
-        """Record the failures that are not recorded yet, and the hint. Safe to repeat."""
+        """Record the failures that are not recorded yet, and the resume point. Safe to repeat."""
         self.stop()
         try:
             self._tally.skipped[BUSY] += self._queue.leave_held()
@@ -285,7 +289,7 @@ class Engine:
             await self._tally.source.aclose()
         return self._queue.at_end
 
-    async def _hand_out(self, group: asyncio.TaskGroup) -> None:
+    async def _pass_to_handler(self, group: asyncio.TaskGroup) -> None:
         """Take each message, and start the task that handles it."""
         count = 0
         try:

@@ -13,11 +13,11 @@ import attrs
 
 from ..models import Message
 from ..services.details import Details
-from ._hints import ListHints
 from ._job import Job
 from ._memory import DECIDED, Kind, Memory, read_memory
 from ._reading import Reading
 from ._report import Report
+from ._resume_points import ListResumePoints
 from ._sources import (
     Source,
     as_object,
@@ -52,7 +52,7 @@ class History:
         return plain and selects_everything(job.where) and job.file is not None
 
     async def open(self, *, counts_only: bool = False) -> tuple[Reading[Message], Callable[[str], Any] | None]:
-        """Return what to read, and the function that notes a hint for the next run, if there can be one."""
+        """Return what to read, and the function that notes a resume point for the next run, if there can be one."""
         job, handling = self._job, self._job.handling
         receiver, wanted = handling.receiver, None
         await self.read_memory(job.source)
@@ -61,15 +61,15 @@ class History:
             wanted = frozenset(webhook.subscribed_events)
             if self.memory is not None:
                 self.memory.wants = wanted.__contains__
-        hint = selection = note_hint = None
+        resume_point = selection = note_resume_point = None
         if is_steady(job.where) and not counts_only:
             jobs = [each for each in (handling.job, handling.again) if each]
             name = f"reading {json.dumps([job.source, job.webhook_id, *jobs])}"
             types = None if wanted is None else sorted(wanted)
             patterns = None if receiver is None else sorted(receiver.patterns)
             selection = json.dumps([job.source, job.filter, types, patterns, job.where.description])
-            hints = ListHints(handling.record, name, job.filter, job.ask)
-            hint, note_hint = await hints.read(), hints.keep
+            resume_points = ListResumePoints(handling.record, name, job.filter, job.ask)
+            resume_point, note_resume_point = await resume_points.read(), resume_points.keep
         events = job.source == "events"
         key_of: Callable[[Any], str] | None
         key_of = event_key if events else message_key
@@ -77,9 +77,9 @@ class History:
             key_of = _event_id if events else None
         accepts_type = (handling.accepts_type if wanted is None else wanted.__contains__) or (lambda _: True)
         convert = convert_events(job.webhook_id, accepts_type) if events else None
-        options = {"convert": convert, "hint": hint, "selection": selection}
+        options = {"convert": convert, "resume_point": resume_point, "selection": selection}
         raw_items = self.raw_items and not counts_only
-        return self.read(job.source, key_of, **options, raw_items=raw_items), note_hint
+        return self.read(job.source, key_of, **options, raw_items=raw_items), note_resume_point
 
     def read(self, source: Source, key_of: Callable[[Any], str] | None, **options: Any) -> Reading[Message]:
         """Return a reading of one of the two lists."""

@@ -1,4 +1,4 @@
-"""What a replay and a recovery both are: a target with its record, of which one run at a time hands out messages."""
+"""What a replay and a recovery both are: a target with its record, of which one run at a time passes messages on."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from ._tally import Observer, OnError, RunSettings, make_attempts
 from ._throttle import FIRST_PAUSE, LONGEST_PAUSE, Attempts
 from ._where import Predicate, Where, as_where
 from ._writer import PageWriter
-from .targets._adapters import CALL, AnyTarget, ReceiverTarget, choose_hand_out
+from .targets._adapters import CALL, AnyTarget, ReceiverTarget, choose_handling
 from .targets._base import BulkTarget
 from .targets._json_lines import JSONLinesTarget
 from .targets._repeating import Repeating
@@ -77,7 +77,7 @@ class Job:
         self.client = client
         self.api = client._api
         self.webhook_id = webhook_id
-        self.handling = choose_hand_out(target, inbox)
+        self.handling = choose_handling(target, inbox)
         if again is not None:
             check_repeat_name(again)
             check_repeat(self.handling, webhook_id, again, selects=where is not None or filter is not None)
@@ -151,9 +151,9 @@ class Job:
         async with limit(seconds, ReplayError(f"the target did not {what} its run within {seconds:g} s")):
             await call()
 
-    # --- what is handed out ---
+    # --- what is passed to the handler ---
 
-    async def hand_out(
+    async def pass_to_handler(
         self,
         source: MessageSource,
         progress: OnProgress | None,
@@ -162,12 +162,12 @@ class Job:
         kind: Source | None = None,
         raw_items: bool = False,
         retries: bool = False,
-        note_hint: Callable[[str], Any] | None = None,
+        note_resume_point: Callable[[str], Any] | None = None,
     ) -> Report:
         """Hand the messages of a source to the target. ``kind``: the list that it is, if that is not the job's.
 
-        ``raw_items``: it has items as Basiq sent them. ``retries``: its messages are in the quarantine. ``note_hint``
-        keeps a hint of the source for the next run.
+        ``raw_items``: it has items as Basiq sent them. ``retries``: its messages are in the quarantine.
+        ``note_resume_point`` keeps a resume point of the source for the next run.
         """
         handling, settings = self.handling, self._settings_of(retries=retries)
         self.admission.may_found = True
@@ -184,7 +184,12 @@ class Job:
         if handling.inbox is None:
             written = cast(BulkTarget, handling.value)
             engine = PageWriter(
-                source, target=target, written=written, settings=settings, raw_items=raw_items, note_hint=note_hint
+                source,
+                target=target,
+                written=written,
+                settings=settings,
+                raw_items=raw_items,
+                note_resume_point=note_resume_point,
             )
         else:
             # A receiver records itself what it tries again.
@@ -201,7 +206,7 @@ class Job:
                 target=target,
                 recorder=recorder,
                 settings=settings,
-                note_hint=note_hint,
+                note_resume_point=note_resume_point,
                 begin_end=begin_end,
             )
         self._engine = engine
@@ -251,7 +256,7 @@ class Job:
     # --- the record ---
 
     async def known(self, keys: Sequence[str]) -> Collection[str]:
-        """Return those of the keys of a page that need not be handed out."""
+        """Return which keys of a page are not passed to the handler."""
         return await self.ask(self._known, keys)
 
     async def _known(self, keys: Sequence[str]) -> Collection[str]:

@@ -1,4 +1,4 @@
-"""A list as a reading sees it: its pages, each way over them, and the hint that a later reading begins with.
+"""A list as a reading sees it: its pages, each way over them, and the resume point that a later reading begins with.
 
 Nothing here makes a request.
 """
@@ -20,7 +20,7 @@ from .._wire.paging import Listing, made_up_id, ordinary_ids, raw_id
 from ..errors import BasiqError
 
 MOST_FIRST, _LAST = 256, 128
-"""The number of ids at the beginning and at the end of what was read that a hint keeps."""
+"""The number of ids at the beginning and at the end of what was read that a resume point keeps."""
 _LONGEST_ID = 48
 _PRINTABLE = bytes(range(32, 127))
 _MOST_TEXT = 60_000
@@ -30,7 +30,7 @@ _MOST_BEHIND = 10
 
 
 @attrs.frozen
-class Hint:
+class ResumePoint:
     """What was read of the list: one run, from its start and without a gap, whose items are done.
 
     since: when the reading began that began at the start of the list, by the API's clock.
@@ -58,8 +58,8 @@ class Hint:
         return text if len(text) <= _MOST_TEXT else None
 
     @classmethod
-    def read(cls, text: str, selection: str, listing: Listing[Any]) -> Hint | None:
-        """Return the hint of a text; None if it is of another selection or list, or if another program wrote it."""
+    def read(cls, text: str, selection: str, listing: Listing[Any]) -> ResumePoint | None:
+        """Return the resume point of a text; None for one of another selection, list or program."""
         check, _, body = text.partition(" ")
         if check != _check(body, selection):
             return None
@@ -144,7 +144,9 @@ class Pass:
     proves: whether it reads the page before each page again.
     """
 
-    def __init__(self, url: str, run: Hint | None = None, *, until: Hint | None = None, proves: bool = False) -> None:
+    def __init__(
+        self, url: str, run: ResumePoint | None = None, *, until: ResumePoint | None = None, proves: bool = False
+    ) -> None:
         self.url, self.run, self.until, self.proves = url, run, until, proves
         self._begin = run
         self.begin()
@@ -178,7 +180,7 @@ class Pass:
 
     def lengthen(self, page: ListedPage, late: int, began: datetime, relative: Callable[[str], str]) -> None:
         """Add a page to what was read. ``began``: when the reading began, by the API's clock."""
-        run = self.run or Hint(began, [], [], "", at_end=False, proven=True, page=1, steps=[0, 0])
+        run = self.run or ResumePoint(began, [], [], "", at_end=False, proven=True, page=1, steps=[0, 0])
         self.at_end = page.is_last
         self._trail.append((page.url, self._count))
         while len(self._trail) > 1 and self._count - self._trail[1][1] + len(page.ids) >= late:

@@ -1,6 +1,7 @@
 """What earlier runs decided: an inbox forgets what it handled, and a history shows some of it for longer.
 
-A message that is older than what the inbox remembers, and of a time that a run has decided, is not handed out again.
+A message that is older than what the inbox remembers, and of a time that a run has decided, is not passed to the
+handler again.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ class Memory:
     """Whether to leave out anything: a recovery of everything does not."""
     skipped: int = 0
     wants: Callable[[str], bool] | None = None
-    """Which types of events are handed out; None for all that have a handler."""
+    """Which types of events are passed to the handler; None for all that have a handler."""
     _seen: tuple[set[str], set[str]] = attrs.field(factory=lambda: (set(), set()))
     """The types of the messages that were listed, and of the events."""
 
@@ -65,7 +66,7 @@ class Memory:
                     self._seen[not is_message].add(event_type)
 
     def is_decided(self, message: Message) -> bool:
-        """Return whether not to hand a message out, because it was decided, and the inbox may have forgotten it."""
+        """Return whether a message was decided, and is not passed to the handler: the inbox may have forgotten it."""
         if self.known_since is None or not self.applies or isinstance(message, UnreadableMessage):
             return False
         time = item_time(message)
@@ -75,7 +76,7 @@ class Memory:
         if isinstance(message, EventMessage):
             kinds = ("recovered events", "events")
         elif self._kind == "messages" and message.delivered is True:
-            # A recovery leaves alone what Basiq delivered. Live, this inbox had it, if it was there then.
+            # A recovery passes over what Basiq delivered. Live, this inbox had it, if it was there then.
             if self.live_since is not None and time >= self.live_since + _SKEW:
                 return True
             kinds = ("messages",)
@@ -141,7 +142,7 @@ def _write(periods: dict[str, dict[str, Period]]) -> str:
 
 
 def _read(text: str | None) -> dict[str, dict[str, Period]]:
-    """Return the periods of a note; none if another program wrote it: then more is handed out."""
+    """Return the periods of a note; none if another program wrote it: then more is passed to the handler."""
     try:
         found: dict[str, dict[str, Period]] = {}
         for kind, types in dict(json.loads(text or "{}")).items():

@@ -199,7 +199,7 @@ class ReplayFeed:
         for entry in await self.quarantine():
             if entry.delivery_id == id:
                 return entry
-        raise ControlError(404, "not-found", f"there is no message {id!r} among the first {_MOST_ENTRIES} set aside")
+        raise ControlError(404, "not-found", f"there is no message {id!r} among the first {_MOST_ENTRIES} quarantined")
 
     def retry(self, ids: Sequence[str] | None) -> None:
         """Hand quarantined messages to the target again, in the background."""

@@ -1,8 +1,9 @@
 """The pages of a history, for any number of processes: each is a sealed text, and the inbox decides what is handled.
 
-A page names a place in a list, and holds no message. Whoever works on it reads that page of the list, and hands out
-what the inbox does not know; each message is claimed by itself. So pages may be lost, doubled and worked on in any
-order. Only successes are recorded: a last ordinary run hands out what is left, and says what its failures mean.
+A page names a place in a list, and holds no message. Whoever works on it reads that page of the list, and passes to the
+handler what the inbox does not know; each message is claimed by itself. So pages may be lost, doubled and worked on in
+any order. Only successes are recorded: a last ordinary run passes what is left to the handler, and says what its
+failures mean.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ _MOST_FAILURES = 100
 
 @attrs.frozen
 class ListedPage:
-    """A page as it was listed. ``keys``: of the messages to hand out, which the inbox did not know then.
+    """A page as it was listed. ``keys``: of the messages to pass to the handler, which the inbox did not know then.
 
     count: how many these are, with those that will fail at once. ``known``: how many the inbox knew.
     """
@@ -115,7 +116,7 @@ class Pages:
                 url = page.next_url
 
     async def work(self, text: str) -> None:
-        """Hand out the messages of a page that the inbox does not know. See ``Replay.work``."""
+        """Pass what the inbox does not know of a page to the handler. See ``Replay.work``."""
         link, moment = self._open(text)
         async with self._begun():
             async with aclosing(await self._read()) as reading:
@@ -133,10 +134,10 @@ class Pages:
                 return
             self._attempts = self._attempts or self._job.make_attempts()
             work = _PageWork(self._attempts, self._places, todo)
-            await work.hand_out()
+            await work.pass_to_handler()
 
     def _to_do(self, batch: Batch[Message]) -> list[tuple[str, Message]]:
-        """Return what a page has to hand out, by key: not what fails at once, and what has no handler."""
+        """Return what a page has for the handler, by key: not what fails at once, and what has no handler."""
         accepts, errors = self._job.handling.accepts_type, batch.errors
         return [
             (key, message)
@@ -165,17 +166,17 @@ class Pages:
 
 
 class _PageWork:
-    """Hands out the messages of one page, by their keys in the inbox."""
+    """Passes the messages of one page to the handler, by their keys in the inbox."""
 
     def __init__(self, attempts: Attempts, places: asyncio.Semaphore, todo: Sequence[tuple[str, Message]]) -> None:
         self._attempts, self._places, self._todo = attempts, places, todo
         self._in_a_row = 0
         self._error: Exception | None = None
 
-    async def hand_out(self) -> None:
-        """Hand out all at once, as many as there are places. What another worker holds is left to it.
+    async def pass_to_handler(self) -> None:
+        """Pass all at once to the handler, as many as there are places. What another worker holds is left to it.
 
-        Left is also what was under way when a process was killed: the last run hands it out alone.
+        Left is also what was under way when a process was killed: the last run passes it to the handler alone.
         """
         async with asyncio.TaskGroup() as group:
             for _, message in self._todo:
@@ -197,7 +198,7 @@ class _PageWork:
             logger.warning("%d messages in a row failed: the page is left to the last run", self._in_a_row)
 
     async def _deliver(self, message: Message) -> None:
-        """Hand out a message, and free its place."""
+        """Pass a message to the handler, and free its place."""
         try:
             ending = await self._attempts.deliver(message)
         finally:

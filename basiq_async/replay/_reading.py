@@ -1,10 +1,11 @@
-"""Read a list that changes, from one run to the next: hand out every item that the record does not know.
+"""Read a list that changes, from one run to the next: yield every item that the record does not know.
 
-Whatever the list does, a reading that says ``finished`` has handed out, or found in the record, every item that was
-listed throughout it. The record alone decides whether an item is handed out. A ``Hint`` only says where to begin, and
-when to stop early. No source says in which order Basiq lists messages or events, so nothing here depends on one:
+Whatever the list does, a reading that says ``finished`` has yielded, or found in the record, every item that was
+listed throughout it. The record alone decides whether an item is yielded. A ``ResumePoint`` only says where to begin,
+and when to stop early. No source says in which order Basiq lists messages or events, so nothing here depends on one:
 
-1. *Tail*: if the page of the hint still shows what an earlier reading read last, the list is read from there on.
+1. *Tail*: if the page of the resume point still shows what an earlier reading read last, the list is read from there
+on.
 2. *Top*: from the start of the list until enough of the items were met that an earlier reading read first. A list that
    shows no order, or whose tail was not found, is read to its end.
 3. *Proof*: items slip to the page before, between two requests, if others vanish above them. They do not while the
@@ -33,7 +34,7 @@ from .._work.ids import Ids, digest_of
 from ..errors import APIError
 from ..pagination import Paginator, unreadable_item
 from ..services.details import Details, Judge, RawMessages
-from ._listed import MOST_FIRST, Hint, ListedPage, Pass, place_after
+from ._listed import MOST_FIRST, ListedPage, Pass, ResumePoint, place_after
 from ._sources import Batch, plain_ids
 
 T = TypeVar("T")
@@ -63,23 +64,24 @@ class Reading(PageRequests, Generic[T]):
         reading.finished             # whether nothing is left
 
     ``known`` is asked which of at most 500 keys the record knows; ``key_of`` returns the key of an item as Basiq sent
-    it, by default its plain id. An item whose key occurs again is handed out once.
+    it, by default its plain id. An item whose key occurs again is yielded once.
 
-    ``hint`` is the text of an earlier reading's ``hint()``. It counts only for the same ``selection``, which names what
-    is selected. Without a selection, none is read or written. A hint that is lost costs requests, and never an item.
+    ``resume_point`` is the text of an earlier reading's ``resume_point()``. It counts only for the same ``selection``,
+    which names what is selected. Without a selection, none is read or written. A resume point that is lost costs
+    requests, and never an item.
 
-    ``convert`` makes of each item of the list what is handed out, or None for one that is not wanted. ``choose`` says
+    ``convert`` makes of each item of the list what is yielded, or None for one that is not wanted. ``choose`` says
     whether that is selected, None if it does not tell, and the error with which it then fails at once. An item that is
-    not selected hides no other one with its key. With ``raw_items``, items are handed out as Basiq sent them, even
+    not selected hides no other one with its key. With ``raw_items``, items are yielded as Basiq sent them, even
     those that cannot be read. ``now`` returns the time by the API's clock, as soon as a response was read. ``on_page``
     is called with the items of each page, as Basiq sent them, that this run has not read before, and their times.
-    ``passed`` are the keys of another list, whose items are not handed out. ``is_enough`` is called with the times of
+    ``passed`` are the keys of another list, whose items are not yielded. ``is_enough`` is called with the times of
     each page and the order of the list: the list ends for this reading after a page for which it returns True. Where
     the list does not tell of an item what ``judge`` needs, ``details`` reads it by its id; and a few of each page if
     ``is_enough`` needs times.
 
     The memory grows by 20 bytes an item. After an error or a cancellation a reading is over: another one, made from its
-    last ``hint()``, goes on.
+    last ``resume_point()``, goes on.
     """
 
     def __init__(
@@ -88,7 +90,7 @@ class Reading(PageRequests, Generic[T]):
         *,
         known: Known,
         key_of: Callable[[Any], str] | None = None,
-        hint: str | None = None,
+        resume_point: str | None = None,
         selection: str | None = None,
         convert: Callable[[Any], T | None] | None = None,
         choose: Callable[[T], tuple[bool | None, Exception | None]] | None = None,
@@ -108,27 +110,27 @@ class Reading(PageRequests, Generic[T]):
         self._is_cut = False  # whether the rest of the list was not needed
         self._selection = None if selection is None else f"{self._listing.name} {selection}"
         self._former = None
-        if hint is not None and self._selection is not None:
-            self._former = Hint.read(hint, self._selection, self._listing)
+        if resume_point is not None and self._selection is not None:
+            self._former = ResumePoint.read(resume_point, self._selection, self._listing)
         self._order = ListOrder(None if self._former is None else [*self._former.steps])
         self._longest = 1 if self._former is None else self._former.page
-        self._passed = Ids() if passed is None else passed  # the keys that the record knew or that were handed out
+        self._passed = Ids() if passed is None else passed  # the keys that the record knew or that were yielded
         self._left_out = Ids()  # the ids of items that were not selected. Another item with the same key can be
         self._refused = 0
-        self._steps: deque[tuple[Hint | None, Batch[Any]]] = deque()
-        """Each page with the hint that may be noted once its items, and those of all pages before it, are done."""
-        self._noted: Hint | None = None
+        self._steps: deque[tuple[ResumePoint | None, Batch[Any]]] = deque()
+        """Each page with the resume point to note once its items, and those of all pages before it, are done."""
+        self._noted: ResumePoint | None = None
         self.began: datetime | None = None
         """When the first page was requested, by the API's clock; None before it was read."""
         self.finished = False
-        """Whether every item that was listed throughout this run is in the record, or was handed out."""
+        """Whether every item that was listed throughout this run is in the record, or was yielded."""
         self.known_count = self.read_count = self.unselected_count = self.unknown_count = 0
         """The number of items that the record knew, of those that were read, of those that were not selected, and of
         those that do not tell whether they are."""
         self._batches = self._read_all()
 
     async def advance(self) -> Batch[T] | None:
-        """Return the next page that has anything to hand out; None at the end.
+        """Return the next page that has anything to yield; None at the end.
 
         Raises the errors of requests, of ``known``, and of items that cannot be read.
         """
@@ -150,7 +152,7 @@ class Reading(PageRequests, Generic[T]):
     async def read_page(
         self, url: str, seen: Collection[int] = frozenset(), *, ahead: bool = False
     ) -> tuple[ListedPage, Batch[T]]:
-        """Return one page, wherever it is in the list, and what it has to hand out. No hint follows from it.
+        """Return one page, wherever it is in the list, and what it has to yield. No resume point follows from it.
 
         ``seen`` are the hashes of the URLs before it. ``ahead``: whether to request the next one already.
         """
@@ -189,10 +191,10 @@ class Reading(PageRequests, Generic[T]):
         """The order of the list, as far as the times of its items show it."""
         return self._order.order
 
-    def hint(self) -> str | None:
-        """Return the hint to note now: for the last page until which all is done. None if there is nothing to note.
+    def resume_point(self) -> str | None:
+        """Return the resume point to note now: for the last page until which all is done. None for nothing.
 
-        A hint whose link is the first page is none: the next reading begins there anyway.
+        A resume point whose link is the first page is none: the next reading begins there anyway.
         """
         while self._steps and self._steps[0][1].is_done:
             self._noted = self._steps.popleft()[0] or self._noted
@@ -221,7 +223,9 @@ class Reading(PageRequests, Generic[T]):
         else:
             first = list(dict.fromkeys([*(top.run or base).first, *base.first]))[:MOST_FIRST]
             run = attrs.evolve(base, first=first, proven=False)
-            if former.first[0] in top.met:  # it is still listed: nothing slipped away since the hint was written
+            if (
+                former.first[0] in top.met
+            ):  # it is still listed: nothing slipped away since the resume point was written
                 unproven = []
             unproven.append(top)
         if run is not None:
@@ -253,7 +257,7 @@ class Reading(PageRequests, Generic[T]):
         return bool(now.first_ids) and now.first_ids[0] in page.ids
 
     async def _read_all(self) -> AsyncGenerator[Batch[T]]:
-        """Yield what each page of each pass has to hand out."""
+        """Yield what each page of each pass has to yield."""
         async with aclosing(self._passes()) as passes:
             async for now in passes:
                 while (page := await self._next_page(now)) is not None:
@@ -268,7 +272,7 @@ class Reading(PageRequests, Generic[T]):
                             raise each.error
 
     async def _next_page(self, now: Pass) -> ListedPage | None:
-        """Return the next page of a pass; None if it has ended. A link that is refused has it begin anew."""
+        """Return the next page of a pass; None if it has ended. A link that is refused has it begin again."""
         while now.next_url is not None:
             try:
                 return await self._request(now.next_url, now.seen)
@@ -315,7 +319,7 @@ class Reading(PageRequests, Generic[T]):
     # --- pages ---
 
     async def _enter(self, now: Pass, page: ListedPage, *, is_next: bool) -> Batch[T]:
-        """Return what a page has to hand out. ``is_next``: whether it is not a page before the present one."""
+        """Return what a page has to yield. ``is_next``: whether it is not a page before the present one."""
         self._longest = max(self._longest, len(page.ids))
         late = min(_LATE, self._longest)
         self._end_if_enough(page)
@@ -345,8 +349,10 @@ class Reading(PageRequests, Generic[T]):
         batch = self._make_batch(page, fresh, keys, digests)
         self.read_count += len(unread)
         self.known_count += len(unread) - len(fresh)
-        hint = self._advance(now, page, late, is_astray=bool(batch.items)) if is_next and not page.failed else None
-        self._steps.append((hint, batch))
+        resume_point = (
+            self._advance(now, page, late, is_astray=bool(batch.items)) if is_next and not page.failed else None
+        )
+        self._steps.append((resume_point, batch))
         return batch
 
     async def _fill(self, details: Details, page: ListedPage, fresh: Sequence[int]) -> None:
@@ -365,8 +371,8 @@ class Reading(PageRequests, Generic[T]):
         if self._is_enough is not None and self._is_enough(page.times, order):
             page.next_url, self._is_cut = None, True
 
-    def _advance(self, now: Pass, page: ListedPage, late: int, *, is_astray: bool) -> Hint | None:
-        """Find out whether a pass goes on after a page. Return the hint for when all until there is done, if any."""
+    def _advance(self, now: Pass, page: ListedPage, late: int, *, is_astray: bool) -> ResumePoint | None:
+        """Find out whether a pass goes on after a page. Return the resume point, if any, for when all is done."""
         now.behind.append(page.url)
         now.next_url = page.next_url
         if not now.connected:
@@ -430,7 +436,7 @@ class Reading(PageRequests, Generic[T]):
         return batch
 
     def _read(self, page: ListedPage, index: int) -> Any:
-        """Return an item to hand out; None for one that is not wanted, or if the page has failed at it."""
+        """Return an item to yield; None for one that is not wanted, or if the page has failed at it."""
         # No local variable holds an item: error reports show them.
         reader = self._listing.reader
         try:

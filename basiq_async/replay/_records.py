@@ -26,9 +26,9 @@ from .targets._shared import LEASE, new_token
 
 @attrs.define
 class QuarantineRecorder:
-    """Sets aside the messages of a run that failed: see ``Recorder``.
+    """Quarantines the messages of a run that failed: see ``Recorder``.
 
-    calls: where the failures are set aside. None if a receiver records itself what it tries again.
+    calls: where the failures are quarantined. None if a receiver records itself what it tries again.
     key_of: returns the key under which this job records the event of a key.
     """
 
@@ -42,9 +42,9 @@ class QuarantineRecorder:
         """See ``Recorder``."""
         if self._calls is not None:
             for each in failed:
-                await self._set_aside(self._calls, each.message, each.error)
+                await self._quarantine(self._calls, each.message, each.error)
 
-    async def _set_aside(self, calls: InboxCalls, message: Message, error: str) -> None:
+    async def _quarantine(self, calls: InboxCalls, message: Message, error: str) -> None:
         """Put a message into the quarantine, unless it was handled meanwhile, or another worker holds it."""
         if isinstance(message, QuarantinedMessage):
             entry = attrs.evolve(

@@ -25,7 +25,7 @@ from .targets._base import BUSY
 
 @attrs.frozen
 class RecoveryPlan:
-    """What a recovery would hand out now.
+    """What a recovery would pass to the handler now.
 
     first: whether no recovery of the webhook has finished with this inbox.
     messages: the number of messages. events: the number of events that made no message.
@@ -44,7 +44,7 @@ class RecoveryPlan:
         """Return a text that says how much that is, and what bounds it."""
         which = "the first recovery of this webhook with this inbox" if self.first else "the recovery"
         return (
-            f"{which} hands out about {amount(self.messages, 'message', 'messages')} and "
+            f"{which} handles about {amount(self.messages, 'message', 'messages')} and "
             f"{amount(self.events, 'event', 'events')} without a message; since= (--since) leaves out what is older."
         )
 
@@ -56,34 +56,35 @@ class Recovery:
     messages: the report on the message history.
     events: the report on the event list of the last 7 days; None if the messages were not read to their end.
         ``handled`` counts events that never were a message.
-    left_alone: the number of messages that Basiq delivered, and that the inbox need not know. ``everything=True``
-        hands them out.
+    passed_over: the number of messages that Basiq delivered, and that the inbox need not know. ``everything=True``
+        passes them to the handler.
     before_joining: the number of messages that Basiq delivered while the service was live, before this webhook joined
-        its inbox, which does not know them. They were left alone too.
+        its inbox, which does not know them. They were passed over too.
     unknown: the number of messages for which Basiq does not tell whether they were delivered: neither the list nor the
-        message itself. They were not handed out; ``everything=True`` hands them out.
+        message itself. They were not passed to the handler; ``everything=True`` passes them to the handler.
     recent: the number of events of the last two minutes, if the webhook may not have been active then: the next
         recovery has them.
     quarantined: the number of the webhook's entries in the quarantine of the inbox; of a job that posts, its own.
     at_service: of a job that posts, the number of entries of the service in the quarantine of the inbox.
-    waiting: the webhook's deferred deliveries that wait in the inbox to be handled: they were not handed out.
-    out_of_reach: periods in which the webhook was not active, and whose events left the event list before a recovery
+    waiting: the webhook's deferred deliveries that wait in the inbox to be handled: they were not passed to the
+    handler.
+    unrecoverable: periods in which the webhook was not active, and whose events left the event list before a recovery
         read them. These events cannot be recovered from Basiq.
     unknown_reach: the moment before which nothing tells whether the webhook was active, because Basiq's list does not
-        tell the attempts: events of that time may be out of reach. None if that is known.
+        tell the attempts: events of that time may be unrecoverable. None if that is known.
     webhook: the webhook, read after the recovery.
     """
 
     messages: Report
     events: Report | None
-    left_alone: int
+    passed_over: int
     before_joining: int
     unknown: int
     recent: int
     quarantined: int
     at_service: int
     waiting: Waiting
-    out_of_reach: tuple[Inactivity, ...]
+    unrecoverable: tuple[Inactivity, ...]
     unknown_reach: datetime | None
     webhook: Webhook
     _was_active: bool = attrs.field(alias="was_active")
@@ -146,7 +147,7 @@ class Recovery:
         if self.before_joining:
             last = self._last_before_joining
             yield Problem("joined-later", describe_before_joining(self.before_joining, last), last)
-        for period in self.out_of_reach:
-            yield Problem("out-of-reach", str(period))
+        for period in self.unrecoverable:
+            yield Problem("unrecoverable", str(period))
         if self.unknown_reach is not None:
             yield find_unknown_activity(self.unknown_reach)

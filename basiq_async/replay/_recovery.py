@@ -1,4 +1,4 @@
-"""Recover from an outage: hand out the messages, then the events that made no message, and report what is left."""
+"""Recover from an outage: messages first, then the events that made no message; and report what is left."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from ..services.coverage import (
     Coverage,
     coverage_note,
     find_recording,
-    is_left_alone,
+    is_passed_over,
     is_recent,
     latest,
     read_coverage,
@@ -39,7 +39,7 @@ from ._job import Job
 from ._reading import Reading
 from ._recovered import Recovery, RecoveryPlan
 from ._report import OnProgress, Progress, make_plan
-from ._service import end_known_entries, set_aside_at_service
+from ._service import end_known_entries, quarantined_at_service
 from ._sources import (
     EventMessage,
     UnreadableMessage,
@@ -80,24 +80,24 @@ def recover(
         async with HttpTarget(URL, SECRET) as target, SQLiteInbox("posted.db") as inbox:
             recovery = await recover(basiq, webhook_id, target, inbox=inbox)
 
-    The inbox decides: what it knows is not handed out, and what is handed out is recorded there. A ``WebhookReceiver``
-    has its own. For a function, pass the inbox of the live service; for an ``HttpTarget``, an inbox for what is posted
-    to this url. If another worker is handling an event, the recovery waits for it. After an interruption, run the same
-    again. Workers that recover at once share the work of a service's inbox.
+    The inbox decides: what it knows is not passed to the handler, and what is passed to the handler is recorded there.
+    A ``WebhookReceiver`` has its own. For a function, pass the inbox of the live service; for an ``HttpTarget``, an
+    inbox for what is posted to this url. If another worker is handling an event, the recovery waits for it. After an
+    interruption, run the same again. Workers that recover at once share the work of a service's inbox.
 
-    A message that Basiq delivered is left alone, and so is its event. But the service's inbox has recorded every live
+    A message that Basiq delivered is passed over, and so is its event. But the service's inbox has recorded every live
     delivery since some moment: a message that was delivered after it, and that the inbox lacks, was missed.
 
-    where: selects the messages and events to hand out.
-    everything: whether to hand out also the messages that are left alone, and those that do not tell whether they were
+    where: selects the messages and events to pass to the handler.
+    everything: whether to handle also the messages that are passed over, and those that do not tell whether they were
         delivered.
     all_types: whether to take events of all types from the event list, as far as the receiver has handlers for them.
         By default only those of the types that the webhook is subscribed to are taken.
-    acknowledged: periods that are out of reach before this moment, by Basiq's clock, are known, and do not count as
+    acknowledged: periods that are unrecoverable before this moment, by Basiq's clock, are known, and do not count as
         unfinished. The inbox keeps it, for later recoveries and for ``webhooks.diagnose``.
     since: what happened before this moment, by Basiq's clock, is not wanted, now and later. The inbox keeps it too.
 
-    A first recovery counts beforehand what it will hand out, and logs that: see ``plan``.
+    A first recovery counts beforehand what it will pass to the handler, and logs that: see ``plan``.
 
     Returns an object to await; ``run`` of it takes a hook for the progress, and ``stop`` ends it early. Raises
     ``ConfigurationError`` for invalid arguments, and when it is awaited the errors of ``Replay.run``.
@@ -137,8 +137,8 @@ class RecoveryRun:
     _http: HttpTarget | None = None
     _plan: RecoveryPlan | None = None
     _on_plan: Callable[[RecoveryPlan], object] = attrs.field(default=lambda plan: logger.warning("%s", plan))
-    """Called before a first recovery hands out anything."""
-    _left_alone: int = 0
+    """Called before a first recovery passes anything to the handler."""
+    _passed_over: int = 0
     _before_joining: int = 0
     _last_before_joining: datetime | None = None
     _unknown: int = 0
@@ -158,7 +158,7 @@ class RecoveryRun:
         return await run_cancel_once(self._run(progress))
 
     async def plan(self) -> RecoveryPlan:
-        """Count what ``run`` would hand out now. It reads both lists, and changes nothing.
+        """Count what ``run`` would pass to the handler now. It reads both lists, and changes nothing.
 
         Raises ``ConfigurationError`` for an inbox of others.
         """
@@ -187,7 +187,7 @@ class RecoveryRun:
         job, history, client = self._job, self._history, self._job.client
         async with job.one_run(partial(self._check, progress)):
             handling = job.handling
-            self._left_alone = self._before_joining = self._unknown = self._recent = 0
+            self._passed_over = self._before_joining = self._unknown = self._recent = 0
             self._last_before_joining = None
             if self._details is not None:  # it has what the plan read
                 self._details.is_noting = True
@@ -200,12 +200,12 @@ class RecoveryRun:
             activity, passed, back_to = Activity(), Ids(), coverage.read_back_to(began)
             await history.read_memory("recovery", applies=not self._also_delivered)
             messages = await self._read_messages(coverage, began, activity, passed)
-            first = history.count_decided(await job.hand_out(messages, progress))
+            first = history.count_decided(await job.pass_to_handler(messages, progress))
             await messages.forget_details(filtered=False)
             second = None
             if first.finished:
                 events = self._read_events(webhook, messages.began or began, coverage, passed)
-                second = history.count_decided(await job.hand_out(events, progress, kind="events"))
+                second = history.count_decided(await job.pass_to_handler(events, progress, kind="events"))
             wanted = tuple(filter(self._accepts_type, webhook.subscribed_events))  # others may have come since
             webhook = await client.webhooks.get(self._webhook_id)
             inactive_now = None if find_status_problem(webhook, None) is None else began
@@ -214,7 +214,7 @@ class RecoveryRun:
                 listed = client.messages.list(self._webhook_id, on_unreadable=lambda item: None)
                 activity = await read_activity(self._details or history.make_details(), listed)
             periods = activity.periods(coverage.seen_inactive, inactive_now)
-            lost = coverage.out_of_reach(periods, now, wanted)
+            lost = coverage.unrecoverable(periods, now, wanted)
             unknown_reach = coverage.find_unknown_reach(activity, now, wanted)
             is_told = not self._unknown and unknown_reach is None
             if is_told and second is not None and second.finished and selects_everything(job.where):
@@ -237,17 +237,17 @@ class RecoveryRun:
             return Recovery(
                 messages=first,
                 events=second,
-                left_alone=self._left_alone,
+                passed_over=self._passed_over,
                 before_joining=self._before_joining,
                 unknown=self._unknown,
                 recent=0 if surely_active else self._recent,
                 at_service=max(
                     await self._count_at_service(),
-                    sum(set_aside_at_service(each) for each in (first, second) if each and handling.job),
+                    sum(quarantined_at_service(each) for each in (first, second) if each and handling.job),
                 ),
                 quarantined=await self._calls.count_quarantined(handling.job),
                 waiting=await self._calls.count_waiting(),
-                out_of_reach=lost,
+                unrecoverable=lost,
                 unknown_reach=unknown_reach,
                 webhook=webhook,
                 refusal=None if self._http is None else self._http._explain_refusals(responses),
@@ -269,7 +269,7 @@ class RecoveryRun:
         return cast(InboxCalls, self._job.handling.calls)  # ``recover`` refuses a target without an inbox
 
     async def _check(self, progress: OnProgress | None) -> None:
-        """Log how much a first recovery hands out."""
+        """Log how much a first recovery passes to the handler."""
         if self._plan is None and (await self._read_coverage()).read_up_to is None:
             telling = asyncio.create_task(self._tell_reading(self._job.chain_listeners(progress)))
             try:
@@ -293,7 +293,7 @@ class RecoveryRun:
                 call_hook(progress, Progress(read_by_id=self._details.count))
 
     async def _begin_coverage(self, now: datetime, *, active: bool) -> Coverage:
-        """Read what earlier recoveries found out, and note what is known before anything is handed out."""
+        """Read what earlier recoveries found out, and note what is known before anything is passed to the handler."""
         known = await self._read_coverage()
         seen = known.seen_inactive or (None if active else now)
         acknowledged = latest(known.acknowledged, self._acknowledged)
@@ -332,7 +332,7 @@ class RecoveryRun:
     async def _read_messages(
         self, coverage: Coverage, now: datetime, activity: Activity, passed: Ids
     ) -> Reading[Message]:
-        """Return the messages to hand out: those that were not delivered, as far as the inbox can tell."""
+        """Return the messages to pass to the handler: those that were not delivered, as far as the inbox can tell."""
         recording = await find_recording(self._calls, self._job.admission.noted, self._webhook_id)
         since, back_to, unwanted = recording.since, coverage.read_back_to(now), self._find_unwanted(coverage, now)
         if self._details is None:
@@ -346,8 +346,8 @@ class RecoveryRun:
                 is_told = time is not None or message.delivered is not None
                 found.append(not unwanted(message) if is_told else None)
             if not self._also_delivered:
-                left_alone = is_left_alone(message, since)
-                found.append(None if left_alone is None else not left_alone)
+                passed_over = is_passed_over(message, since)
+                found.append(None if passed_over is None else not passed_over)
             return False if False in found else None if None in found else True
 
         def choose(message: Message) -> Message | None:
@@ -356,15 +356,15 @@ class RecoveryRun:
                 return None
             if self._also_delivered or isinstance(message, UnreadableMessage):
                 return message
-            left_alone = is_left_alone(message, since)
-            if left_alone is False or (left_alone is None and judge(message, early=False) is not None):
+            passed_over = is_passed_over(message, since)
+            if passed_over is False or (passed_over is None and judge(message, early=False) is not None):
                 return message
-            before = recording.delivered_before_joining(message, coverage.acknowledged) if left_alone else None
+            before = recording.delivered_before_joining(message, coverage.acknowledged) if passed_over else None
             self._before_joining += before is not None
             self._last_before_joining = latest(self._last_before_joining, before)
-            self._left_alone += left_alone is True and before is None
-            self._unknown += left_alone is None
-            passed.extend([digest_of(message_key(message.raw))])  # its event is left alone too
+            self._passed_over += passed_over is True and before is None
+            self._unknown += passed_over is None
+            passed.extend([digest_of(message_key(message.raw))])  # its event is passed over too
             return None
 
         is_enough = partial(is_past, since=back_to)
@@ -392,7 +392,7 @@ class RecoveryRun:
         return is_unwanted
 
     def _read_events(self, webhook: Webhook, requested: datetime, coverage: Coverage, passed: Ids) -> Reading[Message]:
-        """Return the events to hand out: those that no listed message has, and that are no longer recent."""
+        """Return the events to pass to the handler: those that no listed message has, and that are no longer recent."""
         subscribed = frozenset(webhook.subscribed_events)
 
         def is_wanted(event_type: str) -> bool:

@@ -1,4 +1,4 @@
-"""Replay the message history of a webhook into a target: what the record does not know is handed out."""
+"""Replay the message history of a webhook into a target: what the record does not know is passed to the handler."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from ._job import Job
 from ._pages import Pages
 from ._records import message_of_entry
 from ._report import OnProgress, Plan, Report, make_plan
-from ._service import accepted, count_at_service, count_held, count_set_aside, end_known_entries
+from ._service import accepted, count_at_service, count_held, count_quarantined, end_known_entries
 from ._sources import FixedMessages, Source
 from ._tally import OnError
 from ._where import Predicate, Where
@@ -40,8 +40,8 @@ class Replay:
         await Replay(basiq, webhook_id, handle, inbox=SQLiteInbox("job.db")).run()   # an inbox of the job's own
         await Replay(basiq, webhook_id, JSONLinesTarget("history.jsonl")).run()      # the file is the record
 
-    After a crash at any moment, run the same again: what was recorded is not repeated, and the rest is handed out.
-    ``docs/guarantees.md`` has each case, and what holds for which record.
+    After a crash at any moment, run the same again: what was recorded is not repeated, and the rest is passed to the
+    handler. ``docs/guarantees.md`` has each case, and what holds for which record.
 
     target: an async function that accepts a ``Message``; a ``WebhookReceiver``, whose handlers and inbox are used
         without HTTP; an ``HttpTarget``; a ``JSONLinesTarget``; or any ``Target``.
@@ -55,14 +55,14 @@ class Replay:
     filter: sent to Basiq, built with ``F`` or as plain text.
     where: selects messages after they are read: ``since(...) & failed_only()``, or any function from a ``Message`` to
         a bool. If it raises, its message counts as failed.
-    concurrency: maximum number of messages that are handed out and not recorded yet; 32 by default.
+    concurrency: maximum number of messages that are passed to the handler and not recorded yet; 32 by default.
     rate: maximum messages a second, evenly spaced; None for as fast as possible.
-    on_error: for a message that the target does not accept: "quarantine" sets it aside in the inbox for
+    on_error: for a message that the target does not accept: "quarantine" quarantines it in the inbox for
         ``retry_quarantined``, "skip" only counts it, and "stop" ends the job before it. A target that is its own record
         has no quarantine: there a message that fails is only counted, and each run tries it again.
     max_failures: the number of failures in a row that ends the job, in front of them; None for never.
     max_pause: maximum seconds to wait for a target that is down, or that asks for a pause with ``retry_after``. A
-        longer outage or pause ends the job. In an outage, nothing is set aside.
+        longer outage or pause ends the job. In an outage, nothing is quarantined.
     again: a name, such as "bug-1234", under which the selected messages are handled again, whatever the inbox knows of
         them: once for each name, also if the run is killed and run again. The name is in ``delivery.key`` and in the
         report. What waits for a deferred handler, or is in the quarantine, is left there, and counted. It needs a
@@ -200,16 +200,18 @@ class Replay:
     async def _run(self, progress: OnProgress | None, plan: Plan | None) -> Report:
         job, history, handling = self._job, self._history, self._job.handling
         async with job.one_run():
-            source, note_hint = await history.open()
+            source, note_resume_point = await history.open()
             raw_items = history.raw_items
-            report = await job.hand_out(source, progress, plan, raw_items=raw_items, note_hint=note_hint)
+            report = await job.pass_to_handler(
+                source, progress, plan, raw_items=raw_items, note_resume_point=note_resume_point
+            )
             report = history.count_decided(report)
             await history.note_decided(source, report)
             await source.forget_details(filtered=job.filter is not None)
             if handling.again is not None:
                 return count_held(report)
             known = report.skipped.get(HANDLED_BEFORE, 0) + (accepted(report) if handling.job else 0)
-            left = count_set_aside(report) if handling.job else report
+            left = count_quarantined(report) if handling.job else report
             if known and (found := await count_at_service(handling, left, known)) is not None:
                 left = found
             if left != report and progress is not None:
@@ -223,8 +225,8 @@ class Replay:
         async with self._job.one_run():
             await end_known_entries(handling)
             source = FixedMessages(_as_messages(calls.read_pages(handling.job, ids=ids)))
-            report = await self._job.hand_out(source, progress, retries=True)
-            return count_set_aside(report) if handling.job else report
+            report = await self._job.pass_to_handler(source, progress, retries=True)
+            return count_quarantined(report) if handling.job else report
 
 
 async def _as_messages(pages: AsyncGenerator[Sequence[StoredDelivery]]) -> AsyncGenerator[Sequence[Message]]:

@@ -27,9 +27,9 @@ class Progress:
     skipped: the number of messages that did not have to be handled, by reason: ``handled-before`` (the record knows it:
         it was handled, or is in the quarantine), ``where`` (not selected), ``unknown`` (Basiq does not tell whether it
         is selected), ``no-handler`` (no handler is registered for its type), ``busy`` (another worker holds it and did
-        not end), ``quarantined`` (the receiver set it aside), ``expired`` (Basiq no longer has its payload).
-    failed: the number of messages that the target did not accept; with ``on_error="quarantine"`` they are set aside.
-    in_flight: the number of messages that are handed out and not recorded yet.
+        not end), ``quarantined`` (the receiver quarantined it), ``expired`` (Basiq no longer has its payload).
+    failed: the number of messages that the target did not accept; with ``on_error="quarantine"`` they are quarantined.
+    in_flight: the number of messages that are passed to the handler and not recorded yet.
     duration: in seconds.
     rate: messages a second, handled or failed: of the last ten seconds, and in a ``Report`` of the whole run.
     remaining, eta: the messages left, and the seconds they will last; None without a plan, because Basiq does not tell
@@ -63,7 +63,7 @@ class Progress:
 class Report(Progress):
     """The result of one run: its progress at the end, and whether anything is left.
 
-    finished: whether the history was read to its end, and each selected message is handled or set aside. False if
+    finished: whether the history was read to its end, and each selected message is handled or quarantined. False if
         messages failed with ``on_error="skip"``, are held by another worker, wait for a deferred handler, or are
         ``unknown``, and if posted ones failed at the service.
     read_to_end: whether the history was read to its end.

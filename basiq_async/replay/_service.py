@@ -10,7 +10,7 @@ from ..client import BasiqClient
 from ..errors import ConfigurationError
 from ..receiver import Result
 from ._report import Report
-from .targets._adapters import HandOut
+from .targets._adapters import Handling
 from .targets._http import NOT_HANDLED, HttpTarget
 
 
@@ -32,7 +32,7 @@ async def check_place(client: BasiqClient, noted: Noted, webhook_id: str, target
     return True
 
 
-async def end_known_entries(job: HandOut) -> None:
+async def end_known_entries(job: Handling) -> None:
     """End the entries of a job that posts whose events the service knows: Basiq's next attempt brought them."""
     if job.job is None or job.calls is None:
         return
@@ -42,20 +42,20 @@ async def end_known_entries(job: HandOut) -> None:
             await job.calls.try_to_drop(posted[key])
 
 
-def check_repeat(handling: HandOut, webhook_id: str, again: str, *, selects: bool) -> None:
+def check_repeat(handling: Handling, webhook_id: str, again: str, *, selects: bool) -> None:
     """Raise ``ConfigurationError`` unless messages can be handled again under a name, and are selected."""
     if handling.job is not None:
         line = f"basiq-async replay {webhook_id} --receiver MODULE:RECEIVER --again {again}"
         raise ConfigurationError(
             "again= is not for an endpoint: a service that knows an event responds 200 (duplicate) to it, under any "
             "webhook-id, and a header that asked for more would let a captured delivery be repeated. Let its own "
-            f"receiver hand the messages out: {line}, with a selection"
+            f"receiver handle the messages: {line}, with a selection"
         )
     if handling.calls is None:
         raise ConfigurationError("again= needs an inbox, which records what was handled under that name")
     if not selects:
         raise ConfigurationError(
-            "again= hands out what was handled: select it with where= or filter=, such as where=since(moment), or "
+            "again= handles again what was handled: select it with where= or filter=, such as where=since(moment), or "
             "say everything with where=lambda message: True"
         )
 
@@ -71,18 +71,18 @@ def accepted(report: Report) -> int:
     return report.handled + sum(report.skipped.get(each, 0) for each in NOT_HANDLED)
 
 
-def set_aside_at_service(report: Report) -> int:
+def quarantined_at_service(report: Report) -> int:
     """Return how many messages the receiver of an endpoint has said to be in its quarantine."""
     return report.skipped.get(Result.QUARANTINED, 0)
 
 
-def count_set_aside(report: Report) -> Report:
+def count_quarantined(report: Report) -> Report:
     """Return the report of a job that posts, with what the receiver has said to be in its quarantine."""
-    aside = set_aside_at_service(report)
-    return attrs.evolve(report, at_service=aside, finished=False) if aside else report
+    quarantined = quarantined_at_service(report)
+    return attrs.evolve(report, at_service=quarantined, finished=False) if quarantined else report
 
 
-async def count_at_service(job: HandOut, report: Report, known: int) -> Report | None:
+async def count_at_service(job: Handling, report: Report, known: int) -> Report | None:
     """Return a report that says what the service has not handled of the ``known`` events; None if that is nothing.
 
     The inbox knew them, or they were posted: they may wait at the service, or be in its quarantine.

@@ -97,16 +97,16 @@ class _Sharing:
         await self._pages.begin()
         self._job.under_way += 1
         try:
-            aside = await self._job.count_quarantined()
+            quarantined = await self._job.count_quarantined()
             await self._share()
             self._handled_before_run = self._handled
             try:
                 report = await self._replay.run(self._show_run)
             except ReplayError as exc:
                 if exc.report is not None:
-                    exc.report = await self._merge(exc.report, aside, at_end=False)
+                    exc.report = await self._merge(exc.report, quarantined, at_end=False)
                 raise
-            report = await self._merge(report, aside, at_end=True)
+            report = await self._merge(report, quarantined, at_end=True)
             if self._progress is not None:
                 call_hook(self._progress, report)
             return report
@@ -221,13 +221,13 @@ class _Sharing:
             pages, left = amount(now.pages_left, "page", "pages"), "" if now.eta is None else f", {now.eta:.0f} s left"
             logger.info("%s handled, %.0f a second, something left on %s%s", handled, now.rate, pages, left)
 
-    async def _merge(self, last: Report, aside_before: int, *, at_end: bool) -> Report:
-        """Return the report of the last run, with what was handled, or set aside by a receiver, before it.
+    async def _merge(self, last: Report, quarantined_before: int, *, at_end: bool) -> Report:
+        """Return the report of the last run, with what was handled, or quarantined by a receiver, before it.
 
         The samples show what was handled at least; a run that came to its end has shown what was left.
         """
         found = await self._job.count_quarantined()
-        aside = max(0, found - aside_before - last.failed)
+        quarantined = max(0, found - quarantined_before - last.failed)
         unknown = (
             last.handled
             + last.failed
@@ -235,15 +235,15 @@ class _Sharing:
                 count for reason, count in last.skipped.items() if reason not in (HANDLED_BEFORE, "where", "no-handler")
             )
         )
-        handled = max(self._handled_before_run, self._unknown - unknown if at_end else 0, aside) - aside
+        handled = max(self._handled_before_run, self._unknown - unknown if at_end else 0, quarantined) - quarantined
         skipped = dict(last.skipped)
-        skipped[HANDLED_BEFORE] = max(0, skipped.get(HANDLED_BEFORE, 0) - handled - aside)
+        skipped[HANDLED_BEFORE] = max(0, skipped.get(HANDLED_BEFORE, 0) - handled - quarantined)
         duration = self._time() - self._began
         return attrs.evolve(
             last,
             handled=last.handled + handled,
             skipped={reason: count for reason, count in skipped.items() if count},
-            failed=last.failed + aside,
+            failed=last.failed + quarantined,
             duration=duration,
             rate=(last.handled + handled) / duration if duration > 0 else 0.0,
             quarantined=found,

@@ -1,4 +1,4 @@
-"""The sources of a replay: each hands out messages page by page, and says where to resume."""
+"""The sources of a replay: each yields messages page by page, and says where to resume."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _PLAIN = re.compile(r"[A-Za-z0-9_-]{1,200}", re.ASCII)
 
 
 class Batch(Generic[T]):
-    """What a page has to hand out: the ``items`` that the record does not know, in the order of the list.
+    """What a page has to yield: the ``items`` that the record does not know, in the order of the list.
 
     errors: for the places of items that fail at once, why.
     """
@@ -53,7 +53,7 @@ class Batch(Generic[T]):
             self.items = ()
 
     def keep_unread(self) -> None:
-        """Keep an item that is not done for the next run: no hint passes this page in this one."""
+        """Keep an item that is not done for the next run: no resume point passes this page in this one."""
         self._keeps_unread = True
 
 
@@ -169,7 +169,7 @@ Choose: TypeAlias = Callable[[Message], tuple[bool | None, Exception | None]]
 
 
 class MessageSource(Protocol):
-    """Hands out messages, page by page. What each name means, ``Reading`` says."""
+    """Yields messages, page by page. What each name means, ``Reading`` says."""
 
     @property
     def order(self) -> Order: ...
@@ -185,7 +185,7 @@ class MessageSource(Protocol):
 
     async def advance(self) -> Batch[Message] | None: ...
 
-    def hint(self) -> str | None: ...
+    def resume_point(self) -> str | None: ...
 
     async def aclose(self) -> None: ...
 
@@ -219,7 +219,7 @@ class FixedMessages:
                 return Batch(items, errors=errors)
         return None
 
-    def hint(self) -> None:
+    def resume_point(self) -> None:
         """See ``Reading``."""
 
     async def aclose(self) -> None:

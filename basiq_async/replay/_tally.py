@@ -1,4 +1,4 @@
-"""What a run counts, how it ends, and the hint that it notes: the same for messages and for whole pages."""
+"""What a run counts, how it ends, and the resume point that it notes: the same for messages and for whole pages."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ OnError = Literal["quarantine", "stop", "skip"]
 
 REPORT_EVERY = 0.25
 _NOTE_EVERY = 5.0
-"""Seconds between two hints."""
+"""Seconds between two resume points."""
 
 
 @attrs.frozen(kw_only=True)
 class RunSettings:
     """The settings of a run. ``rate`` is in messages a second; ``max_pause`` and the timeouts are in seconds.
 
-    ``limit``: maximum number of messages to hand out; None for all. ``tries_once``: whether a message that fails is not
-    tried again, and no outage is waited for; a pause that the target asks for is.
+    ``limit``: maximum number of messages to pass to the handler; None for all. ``tries_once``: whether a message that
+    fails is not tried again, and no outage is waited for; a pause that the target asks for is.
     """
 
     concurrency: int
@@ -88,7 +88,7 @@ class Tally:
     """Counts what became of a run's messages.
 
     open: the number of messages under way, or handled and not recorded yet.
-    given_up: the number of those that failed and are neither handled nor set aside.
+    given_up: the number of those that failed and are neither handled nor quarantined.
     """
 
     def __init__(self, source: MessageSource, attempts: Attempts, settings: RunSettings) -> None:
@@ -206,8 +206,8 @@ class Tally:
         )
 
 
-class HintNotes:
-    """Keeps the source's hint for the next run, from time to time. Without it, the next run makes more requests."""
+class ResumePointNotes:
+    """Notes the source's resume point from time to time. Without it, the next run makes more requests."""
 
     def __init__(self, source: MessageSource, keep: Callable[[str], Awaitable[Any]] | None, seconds: float) -> None:
         self._source, self._keep, self._seconds = source, keep, seconds
@@ -217,19 +217,19 @@ class HintNotes:
 
     @property
     def is_due(self) -> bool:
-        """Whether the last hint is some seconds old."""
+        """Whether the last resume point is some seconds old."""
         return self._time() >= self._due
 
     async def note(self) -> None:
-        """Keep the present hint. A failure is logged."""
+        """Keep the present resume point. A failure is logged."""
         self._due = self._time() + _NOTE_EVERY
-        hint = None if self._keep is None else self._source.hint()
-        if self._keep is None or hint is None or hint == self._noted:
+        resume_point = None if self._keep is None else self._source.resume_point()
+        if self._keep is None or resume_point is None or resume_point == self._noted:
             return
         try:
             async with limit(self._seconds, ReplayError("the record did not respond")):
-                await self._keep(hint)
-            self._noted = hint
+                await self._keep(resume_point)
+            self._noted = resume_point
         except Exception as exc:
             logger.warning(
                 "the place in the list could not be noted, so the next run reads more of it: %s", reason_text(exc)

@@ -145,11 +145,11 @@ def as_where(value: Where | Predicate | None) -> Where:
 
 
 def choose(where: Where, message: Message, *, early: bool = False) -> tuple[bool | None, Exception | None]:
-    """Return whether a run hands a message out, and the error with which it then counts as failed at once.
+    """Return whether a run passes a message to the handler, and the error with which it then counts as failed at once.
 
     None: the message does not tell. ``early``: before it is read by its id, where the list does not tell its attempts.
     Run and plan ask this. A message that cannot be read, or for which the
-    predicate raises, is handed out as a failure, whatever was selected: it must not be lost.
+    predicate raises, is passed to the handler as a failure, whatever was selected: it must not be lost.
     """
     if isinstance(message, UnreadableMessage):
         return True, message.error

@@ -9,7 +9,7 @@ from typing import Any
 
 from ._report import OnProgress, Plan, Report
 from ._sources import Batch, MessageSource, UnreadableMessage
-from ._tally import HintNotes, RunSettings, Tally, make_attempts, record_within
+from ._tally import ResumePointNotes, RunSettings, Tally, make_attempts, record_within
 from .targets._base import BulkTarget, Target
 from .targets._json_lines import JSONLinesTarget
 
@@ -22,7 +22,7 @@ class PageWriter:
 
     target: accepts the messages, as the run's observer wrapped it. written: the target that ``flush`` is asked of.
     raw_items: the source has items as Basiq sent them, all of which the file takes, page by page.
-    note_hint: keeps a hint of the source for the next run.
+    note_resume_point: keeps a resume point of the source for the next run.
     """
 
     def __init__(
@@ -33,12 +33,12 @@ class PageWriter:
         written: BulkTarget,
         settings: RunSettings,
         raw_items: bool,
-        note_hint: Callable[[str], Awaitable[None]] | None,
+        note_resume_point: Callable[[str], Awaitable[None]] | None,
     ) -> None:
         self._written, self._raw_items, self._settings = written, raw_items, settings
         self._attempts = make_attempts(target, settings, width=1)
         self._tally = Tally(source, self._attempts, settings)
-        self._hints = HintNotes(source, note_hint, settings.record_timeout)
+        self._resume_points = ResumePointNotes(source, note_resume_point, settings.record_timeout)
         self._left = settings.limit
         self._unwritten: Counter[Batch[Any]] = Counter()
         """The number of messages of each page that were accepted, and are not written yet."""
@@ -67,7 +67,7 @@ class PageWriter:
         try:
             await self._write()
             if not self._broken:
-                await self._hints.note()
+                await self._resume_points.note()
         finally:
             await self._tally.source.aclose()
         return self._at_end
@@ -135,10 +135,10 @@ class PageWriter:
         self._unwritten[batch] += count
 
     async def _write_if_due(self) -> None:
-        if self._unwritten.total() >= _MOST_UNWRITTEN or self._hints.is_due:
+        if self._unwritten.total() >= _MOST_UNWRITTEN or self._resume_points.is_due:
             await self._write()
             if not self._broken:
-                await self._hints.note()
+                await self._resume_points.note()
 
     async def _write(self) -> None:
         """Have the target write what it has accepted. A failure ends the run. Safe to repeat."""

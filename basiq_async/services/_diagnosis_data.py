@@ -18,7 +18,7 @@ from ..pagination import OnUnreadable, Paginator, UnreadableItem
 from ._diagnosis_inbox import Ids, KnownEvents
 from ._endpoint import check_endpoint, find_signer
 from .api import MOST_A_PAGE, Api
-from .coverage import Activity, Inactivity, first_after, is_left_alone, is_recent, latest
+from .coverage import Activity, Inactivity, first_after, is_passed_over, is_recent, latest
 from .details import MOST_FOR_ACTIVITY, RawMessages, read_activity
 from .diagnosis import (
     DiagnosedReceiver,
@@ -42,7 +42,7 @@ _FEW = 8
 _MOST_EVENTS = 100_000
 """Maximum number of events in memory, to compare them with the messages."""
 _ATTEMPTS = "failed_share last_success by_status first_failure oldest_undelivered"
-_SCAN = "refused undelivered never_sent unrecorded left_alone before_joining recovered disabled_at out_of_reach"
+_SCAN = "refused undelivered never_sent unrecorded passed_over before_joining recovered disabled_at unrecoverable"
 """What a ``Diagnosis`` takes from the scan."""
 
 
@@ -149,7 +149,7 @@ class _HistoryScan:
         """The creation times of events for which no message was found, by event type and id."""
         self._activity = Activity()
         self.attempts = _Attempts(now)
-        self.undelivered = self.never_sent = self.unrecorded = self.left_alone = 0
+        self.undelivered = self.never_sent = self.unrecorded = self.passed_over = 0
         self.before_joining = self.recovered = 0
         self.unreadable = self.unknown = self.looked_at = 0
         self.earliest: datetime | None = None
@@ -199,10 +199,10 @@ class _HistoryScan:
         return self._activity.first_end(self._activity.last_sign)
 
     @property
-    def out_of_reach(self) -> tuple[Inactivity, ...]:
+    def unrecoverable(self) -> tuple[Inactivity, ...]:
         """The periods whose events are lost, as far as the messages and the recoveries with the inbox show it."""
         inactive = self._now if is_inactive(self._webhook) else None
-        return self._known.out_of_reach(self._activity, inactive, self._now, self._wanted)
+        return self._known.unrecoverable(self._activity, inactive, self._now, self._wanted)
 
     async def _read_events(self, most: int | None) -> None:
         order, read = ListOrder(), 0
@@ -282,8 +282,8 @@ class _HistoryScan:
         """Return whether a message was missed; None if it does not tell."""
         if self._is_unwanted(message):
             return False
-        left_alone = is_left_alone(message, self._known.recording.since)
-        return None if left_alone is None else not left_alone
+        passed_over = is_passed_over(message, self._known.recording.since)
+        return None if passed_over is None else not passed_over
 
     def _is_ignored(self, message: Message) -> bool:
         return not self._accepts_type(message.event_type_id or "")  # no recovery can bring it
@@ -293,18 +293,18 @@ class _HistoryScan:
         self._without_message.pop((message.event_type_id, message.event_id), None)
         ignored = self._is_ignored(message)
         skipped = known or ignored or self._is_unwanted(message)
-        left_alone = is_left_alone(message, self._known.recording.since)
-        missed = left_alone is False and not skipped
-        self.unknown += left_alone is None and not skipped
+        passed_over = is_passed_over(message, self._known.recording.since)
+        missed = passed_over is False and not skipped
+        self.unknown += passed_over is None and not skipped
         if message.delivered is True:
             self.unrecorded += missed
             if missed:
                 self._see_lacking(next(each for each in message.attempts_by_time if each.succeeded is True))
-            if left_alone is True and self._known.has_inbox and not skipped:
+            if passed_over is True and self._known.has_inbox and not skipped:
                 acknowledged = self._known.coverage.acknowledged
                 before = self._known.recording.delivered_before_joining(message, acknowledged)
                 self.before_joining += before is not None
-                self.left_alone += before is None
+                self.passed_over += before is None
                 last = latest(self.lacking.last_before_joining, before)
                 self.lacking = attrs.evolve(self.lacking, last_before_joining=last)
         elif message.delivered is False and message.attempts:

@@ -54,13 +54,13 @@ class KnownEvents:
         """Return what reads messages by their ids. It uses what the inbox remembers of them, and notes nothing."""
         return Details(api, self._webhook_id, note=None if self._calls is None else self._calls.note)
 
-    def out_of_reach(
+    def unrecoverable(
         self, activity: Activity, inactive: datetime | None, now: datetime, types: Collection[str]
     ) -> tuple[Inactivity, ...]:
         """Return the periods whose events of these types are lost, as far as the recoveries with the inbox show it."""
         if self._calls is None:
             return ()
-        return self.coverage.out_of_reach(activity.periods(self.coverage.seen_inactive, inactive), now, types)
+        return self.coverage.unrecoverable(activity.periods(self.coverage.seen_inactive, inactive), now, types)
 
     async def open(self, url: str, find_working: Callable[[], Awaitable[Collection[str] | None]]) -> None:
         """Find out what the inbox, and what recoveries have noted in it, say of the webhook.

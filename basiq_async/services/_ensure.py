@@ -78,7 +78,7 @@ def check_enabled(webhook: Webhook) -> None:
         raise ConfigurationError(
             f"Basiq has updated the webhook {printable(webhook.id)}, and its status is still "
             f"{printable(webhook.status)}: it gets no deliveries. The update may have made a new secret. Ask Basiq to "
-            "enable the webhook; or recover what it missed (`recover`), delete it, and create it anew "
+            "enable the webhook; or recover what it missed (`recover`), delete it, and create it again "
             "(`webhooks.ensure`): it then has another id and another secret"
         )
 

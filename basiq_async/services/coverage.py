@@ -1,6 +1,6 @@
-"""What Basiq's two lists and an inbox say of a webhook: what was missed, and what is out of reach.
+"""What Basiq's two lists and an inbox say of a webhook: what was missed, and what is unrecoverable.
 
-A recovery hands out what is missed, and a diagnosis counts it: both ask this.
+A recovery passes to the handler what is missed, and a diagnosis counts it: both ask this.
 """
 
 from __future__ import annotations
@@ -135,11 +135,11 @@ class Activity:
 class Coverage:
     """What the recoveries of a webhook found out. It is a note in their inbox. All times are by Basiq's clock.
 
-    read_up_to: all that happened before was read from both lists, and was handled or set aside.
+    read_up_to: all that happened before was read from both lists, and was handled or quarantined.
     seen_inactive: when a recovery found the webhook not active, since which it did not read up to a later moment.
-    acknowledged: what is out of reach before this moment is known to the user.
+    acknowledged: what is unrecoverable before this moment is known to the user.
     begins: what happened before is not wanted.
-    lost: what was out of reach when it was read up to then, until it is acknowledged.
+    lost: what was unrecoverable when it was read up to then, until it is acknowledged.
     types: the event types that were read up to then, each with the time since which the event list of 7 days was read
         without a gap. Whatever webhook an event of that time went to, it was read.
     others: what the recoveries of the other webhooks of its service found out. It is not written.
@@ -155,7 +155,7 @@ class Coverage:
 
     @classmethod
     def read(cls, text: str | None) -> Coverage:
-        """Parse the text of ``write``. Any other text is as good as none: then more is said to be out of reach."""
+        """Parse the text of ``write``. Any other text is as good as none: then more is said to be unrecoverable."""
         try:
             fields = dict(json.loads(text or "{}"))
             lost = [[datetime.fromisoformat(each) for each in pair] for pair in fields.pop("lost", ())]
@@ -213,9 +213,9 @@ class Coverage:
                 yield latest(*(each.types[name] for name in types), each.begins) or until, until
 
     def _begin(self, types: Collection[str], now: datetime) -> datetime | None:
-        """Return the time up to which nothing is out of reach that is not known; None if there is none.
+        """Return the time up to which nothing is unrecoverable that is not known; None if there is none.
 
-        A person who knew of what is out of reach of another webhook, or did not want it, knew it of the service.
+        A person who knew of what is unrecoverable of another webhook, or did not want it, knew it of the service.
         """
         known = [latest(each.acknowledged, each.begins) for each in self.others if {*types} <= {*each.types}]
         begin = latest(self.read_up_to, self.acknowledged, self.begins, *(known if types else ()))
@@ -249,7 +249,7 @@ class Coverage:
         reach, begin = now - LISTED, self._begin(types, now)
         return reach if activity.untold and (begin is None or begin < reach) else None
 
-    def out_of_reach(
+    def unrecoverable(
         self, periods: Iterable[Inactivity], now: datetime, types: Collection[str] = ()
     ) -> tuple[Inactivity, ...]:
         """Return the parts of periods whose events no recovery has read, and which are no longer in the event list.
@@ -326,7 +326,7 @@ def describe_before_joining(count: int, last: datetime | None) -> str:
     moment = "the time" if last is None else f"a time after {_show(last)}"
     return (
         f"delivered while this service was live, before this webhook joined: {count:,}. The inbox does not know them: "
-        "something else responded, or it is a backup of before. Hand out all with everything=True (--everything), or, "
+        "something else responded, or it is a backup of before. Handle all with everything=True (--everything), or, "
         f"if they were handled, pass {moment} as acknowledged"
     )
 
@@ -359,7 +359,7 @@ def coverage_note(webhook_id: str) -> str:
     return f"recovery {json.dumps(webhook_id)}"
 
 
-def is_left_alone(message: Message, recording_since: datetime | None) -> bool | None:
+def is_passed_over(message: Message, recording_since: datetime | None) -> bool | None:
     """Return whether a message that the inbox does not know is none of a recovery's: Basiq delivered it.
 
     None: the message does not tell.

@@ -53,7 +53,7 @@ ProblemCode = Literal[
     "quarantined",
     "waiting",
     "deferred-failing",
-    "out-of-reach",
+    "unrecoverable",
     "unread",
 ]
 
@@ -91,7 +91,7 @@ class Problem:
     """A problem that keeps events from their handlers. ``str`` returns a description with the remedy.
 
     ``about`` is what it is about, where the code alone does not say it: event types, paths, a status, a number, the
-    period that is out of reach, or the moment before which nothing is known.
+    period that is unrecoverable, or the moment before which nothing is known.
     """
 
     code: ProblemCode
@@ -154,8 +154,8 @@ class Look:
         itself. They may be undelivered.
     forbidden: the paths that the API key may not read. What they would show is missing.
     read_by_id: how many messages were read by their ids, because the list does not tell their attempts.
-    unknown_reach: the moment before which nothing tells whether the webhook was active, so that events may be out of
-        reach; None if that is known, or without an inbox.
+    unknown_reach: the moment before which nothing tells whether the webhook was active, so that events may be
+        unrecoverable; None if that is known, or without an inbox.
     lacking: what is seen of the messages that Basiq delivered, and the inbox lacks.
     unsent: the types of the events that never became a message, with the times of the first and the last of each; None
         if they do not tell it.
@@ -210,15 +210,15 @@ class Diagnosis:
         webhook last showed that it was active; None if it is not disabled, if no message that was read has one, or if
         Basiq's list does not tell when the webhook was active.
     oldest_undelivered: the time of the first attempt of the oldest message that is not delivered; None without one.
-    out_of_reach: the periods whose events are lost, as far as the recoveries with this inbox show, without acknowledged
-        ones.
+    unrecoverable: the periods whose events are lost, as far as the recoveries with this inbox show, without
+        acknowledged ones.
     endpoint: the result of the signed test delivery; None if no test was made.
     undelivered: how many messages have no successful attempt, and are not known to the inbox.
     never_sent: how many events of the last 7 days, of subscribed types, have no message, and are not known to it.
     unrecorded: how many messages Basiq delivered, and the inbox would know, but lacks.
     before_joining: how many messages Basiq delivered while the service was live, before this webhook joined its inbox,
-        which does not know them: a recovery leaves them alone, and is not finished.
-    left_alone: how many messages Basiq delivered, and the inbox need not know: a recovery leaves them alone.
+        which does not know them: a recovery passes them over, and is not finished.
+    passed_over: how many messages Basiq delivered, and the inbox need not know: a recovery passes them over.
     recovered: how many messages and events would count as undelivered or never sent, but are known to the inbox.
     quarantined: how many deliveries are in the quarantine of the inbox.
     waiting: the deferred deliveries that wait in the inbox to be handled. Those that never failed are a problem after
@@ -240,12 +240,12 @@ class Diagnosis:
     first_failure: datetime | None = None
     disabled_at: datetime | None = None
     oldest_undelivered: datetime | None = None
-    out_of_reach: tuple[Inactivity, ...] = ()
+    unrecoverable: tuple[Inactivity, ...] = ()
     endpoint: EndpointCheck | None = None
     undelivered: int = 0
     never_sent: int = 0
     unrecorded: int = 0
-    left_alone: int = 0
+    passed_over: int = 0
     before_joining: int = 0
     recovered: int = 0
     quarantined: int = 0
@@ -351,7 +351,7 @@ def find_unknown_problem(count: int) -> Problem:
         "unknown",
         f"Basiq does not tell of {amount(count, 'message', 'messages')} whether "
         f"{'it was' if count == 1 else 'they were'} delivered, neither in the list nor alone: look at what the service "
-        "has handled. A recovery of everything hands them out, and what was delivered too, some of it perhaps again",
+        "has handled. A recovery of everything handles them, and what was delivered too, some of it perhaps again",
         count,
     )
 
@@ -373,7 +373,7 @@ def describe_waiting(waiting: Waiting) -> str:
     what = amount(waiting.count, "deferred delivery waits", "deferred deliveries wait")
     failed = f"{waiting.failing:,} of them {'has' if waiting.failing == 1 else 'have'} failed"
     oldest = f"the oldest for {_age(age)}"
-    return f"{what} to be handled, {oldest}, and {failed}: let a process work them off, and look at its log"
+    return f"{what} to be handled, {oldest}, and {failed}: let a process handle them, and look at its log"
 
 
 def _age(seconds: float) -> str:
@@ -432,13 +432,13 @@ def _find_problems(found: Diagnosis) -> Iterator[Problem]:
             amount(found.unrecorded, "message was", "messages were")
             + f" delivered, as Basiq says, and this inbox lacks {'it' if found.unrecorded == 1 else 'them'}: "
             + _explain_lacking(found.look.lacking)
-            + ". A recovery hands them out, once more if another inbox has them",
+            + ". A recovery passes them to the handler, once more if another inbox has them",
         )
     if found.before_joining:
         last = found.look.lacking.last_before_joining
         yield Problem("joined-later", describe_before_joining(found.before_joining, last), last)
-    for period in found.out_of_reach:
-        yield Problem("out-of-reach", str(period), period)
+    for period in found.unrecoverable:
+        yield Problem("unrecoverable", str(period), period)
     if found.look.unknown_reach is not None:
         yield find_unknown_activity(found.look.unknown_reach)
     if found.quarantined:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from .fake._clock import ManualClock, SystemClock
     from .fake._deliveries import DeliveredAttempt, Emission
     from .fake._fake import FakeBasiq
-    from .fake._logs import Violation
+    from .fake._logs import Misuse
     from .fake._quirks import Quirks
     from .mock._server import serve
 
@@ -25,9 +25,9 @@ __all__ = [
     "Emission",
     "FakeBasiq",
     "ManualClock",
+    "Misuse",
     "Quirks",
     "SystemClock",
-    "Violation",
     "check_inbox",
     "check_secret_store",
     "check_transport",
@@ -44,7 +44,7 @@ _LAZY = {
     "ManualClock": "fake._clock",
     "Quirks": "fake._quirks",
     "SystemClock": "fake._clock",
-    "Violation": "fake._logs",
+    "Misuse": "fake._logs",
     "check_inbox": "conformance._inbox",
     "check_secret_store": "conformance._secret_store",
     "check_transport": "conformance._transport",

@@ -1,4 +1,4 @@
-"""Work off deferred deliveries in a test, on the clock of the fake."""
+"""Handle deferred deliveries in a test, on the clock of the fake."""
 
 from __future__ import annotations
 

@@ -77,7 +77,7 @@ def fake_basiq(request: pytest.FixtureRequest) -> FakeBasiq:
 def basiq_strict(fake_basiq: FakeBasiq) -> Generator[FakeBasiq]:
     """The fake. The test fails at its end if a request or an endpoint misused Basiq."""
     yield fake_basiq
-    fake_basiq.assert_no_violations()
+    fake_basiq.assert_no_misuses()
 
 
 @pytest.fixture

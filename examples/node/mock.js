@@ -76,7 +76,7 @@ export class State {
   advance = (time) => this.control("POST", "/advance", time);
   advanceToNext = () => this.control("POST", "/next");
   deliveries = async () => (await this.control("GET", "/deliveries")).items.reverse();
-  violations = async () => (await this.control("GET", "/violations")).items;
+  misuses = async () => (await this.control("GET", "/misuses")).items;
   remove = () => this.control("POST", "/states/remove");
 }
 

@@ -17,7 +17,7 @@ function withService(name, work) {
       await watch.start();
       await state.advance({ minutes: 15 });
       await work(state, watch);
-      assert.deepEqual(await state.violations(), []); // the service did not misuse Basiq
+      assert.deepEqual(await state.misuses(), []); // the service did not misuse Basiq
     } finally {
       await watch.stop();
       await state.remove();

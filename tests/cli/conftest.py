@@ -254,7 +254,7 @@ def make_inbox(webhook_id: str | Sequence[str] | None = None) -> None:
 
 
 async def store(webhook_id: str, secret: str, *given: tuple[Mapping[str, str], bytes]) -> None:
-    """Let a service store deliveries in the inbox ``inbox.db``, which it does not work off."""
+    """Let a service store deliveries in the inbox ``inbox.db``, which it does not handle."""
     async with SQLiteInbox("inbox.db") as inbox:
         receiver = deliveries.taking(secret, webhook_id=webhook_id, inbox=inbox, deferred=True)
         for headers, body in given:

@@ -208,7 +208,7 @@ _OF_PRODUCTION = [
 
 @attrs.frozen
 class Production:
-    """The service of ``examples/service_parts.py``, with events that it handled, set aside and missed."""
+    """The service of ``examples/service_parts.py``, with events that it handled, quarantined and missed."""
 
     world: World
     database: str

@@ -1,4 +1,4 @@
-"""``work`` works off what waits until a signal, ``inbox`` shows it, and no other command drains."""
+"""``work`` handles what waits until a signal, ``inbox`` shows it, and no other command drains."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_what_waits_is_listed_and_shown(run: Run, service: str) -> None:
 
 
 @pytest.mark.parametrize("what", ["make", "entered"])
-def test_no_other_command_works_off_what_waits(run: Run, service: str, what: str) -> None:
+def test_no_other_command_handles_what_waits(run: Run, service: str, what: str) -> None:
     place = f"{service}:{what}"
     for words in (
         ["inbox", "waiting", "--receiver", place],

@@ -31,7 +31,7 @@ def test_what_was_missed_is_posted_once_and_the_same_line_does_nothing_more(
 ) -> None:
     for handled in ((4, 5), (0, 0)):
         done = run("recover", webhook_id, "--to", endpoint.url)
-        assert (done.exit_code, done.row["finished"], done.row["left_alone"]) == (0, True, 3), done.output
+        assert (done.exit_code, done.row["finished"], done.row["passed_over"]) == (0, True, 3), done.output
         assert "3 messages were delivered, as Basiq says, before the inbox began" in done.stderr
         assert (done.row["messages"]["handled"], done.row["events"]["handled"]) == handled
         assert len(set(endpoint.ids)) == len(endpoint.ids) == 9
@@ -160,7 +160,7 @@ def test_a_signal_to_a_recovery_shows_what_was_read_of_both_lists(
     )
 
     counted = threading.Semaphore(1)
-    """A first recovery reads both lists once before, to say how much it will hand out."""
+    """A first recovery reads both lists once before, to say how much it will pass to the handler."""
 
     def hold() -> None:
         reached.set()

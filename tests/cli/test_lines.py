@@ -306,16 +306,16 @@ def _lost(w: World) -> str:
     return webhook_id
 
 
-def test_the_line_for_events_that_are_out_of_reach(world: World) -> None:
+def test_the_line_for_events_that_are_unrecoverable(world: World) -> None:
     w, webhook_id = world, _lost(world)
     place = w.service(webhook_id)
-    line = line_for("out-of-reach", w, webhook_id, "--receiver", place)
+    line = line_for("unrecoverable", w, webhook_id, "--receiver", place)
     done = shell(line)
-    if done.row["out_of_reach"]:  # what the list has lost since doctor looked, by the clock of this machine
-        (more,) = done.row["out_of_reach"]
+    if done.row["unrecoverable"]:  # what the list has lost since doctor looked, by the clock of this machine
+        (more,) = done.row["unrecoverable"]
         assert more["since"] == line.rpartition(" ")[2]
         done = w.run("recover", webhook_id, "--receiver", place, "--acknowledged", more["until"])
-    assert (done.exit_code, done.row["out_of_reach"]) == (0, []), done.output
+    assert (done.exit_code, done.row["unrecoverable"]) == (0, []), done.output
     assert w.codes(webhook_id, "--receiver", place) == []
 
 
@@ -470,11 +470,11 @@ def test_the_line_of_a_receivers_run_tries_again_what_failed(world: World) -> No
     assert (shell(retry).exit_code, w.handled()) == (0, 2)
 
 
-def test_the_line_that_acknowledges_ends_what_is_out_of_reach(world: World) -> None:
+def test_the_line_that_acknowledges_ends_what_is_unrecoverable(world: World) -> None:
     w, webhook_id = world, _lost(world)
     place = w.service(webhook_id)
     found = w.run("recover", webhook_id, "--receiver", place)
-    assert [each["code"] for each in found.row["problems"]] == ["out-of-reach"], found.output
+    assert [each["code"] for each in found.row["problems"]] == ["unrecoverable"], found.output
     (line,) = shown(found)
     w.pass_time(minutes=1)  # a person reads the line
     assert w.run("recover", webhook_id, "--receiver", place).exit_code == 1

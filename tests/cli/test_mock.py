@@ -87,11 +87,11 @@ def test_a_value_is_json_or_text_and_a_text_stays_one(run: Run, served: Served) 
     assert (state["faults"][0]["left"], state["deliveryFaults"][0]["left"]) == (2, 3)
 
 
-def test_the_commands_misuse_nothing_so_violations_can_end_a_job(run: Run, served: Served) -> None:
+def test_the_commands_misuse_nothing_so_misuses_can_end_a_job(run: Run, served: Served) -> None:
     for _ in range(6):
         assert run("webhooks", "list").exit_code == 0
         assert run("webhooks", "create", "--url", "nonsense", "--event", "user.created").exit_code
-    assert call(run, "violations") == {"items": []}
+    assert call(run, "misuses") == {"items": []}
 
 
 def test_the_help_lists_each_operation_with_its_fields(run: Run) -> None:

@@ -102,7 +102,7 @@ def test_a_url_that_is_changed_without_move_from_then_with_it_and_rolled_back(
 
 
 def test_a_webhook_and_an_inbox_that_are_renamed(world: World, place: str, make_pods: Callable[[], Pods]) -> None:
-    """A new inbox knows nothing: what was delivered before it is told, and what was missed is handed out."""
+    """A new inbox knows nothing: what was delivered before it is told, and what was missed is passed to the handler."""
     w, webhook_id, pods = world, make_webhook(world), make_pods()
     pods.deploy(write_service(place, webhook_id), OLD)
     w.emit(2)
@@ -121,7 +121,7 @@ def test_a_webhook_and_an_inbox_that_are_renamed(world: World, place: str, make_
     pods.deploy(receiver, OLD)
     w.emit(2)
     found = recover(w, webhook_id, receiver)
-    assert found["left_alone"] == 4
+    assert found["passed_over"] == 4
     looked = w.run("webhooks", "doctor", webhook_id, "--receiver", receiver)
     assert "if it was in use before, it was emptied, and what waited or was in its quarantine is gone" in looked.stderr
     assert (handled(), looked.exit_code) == (events_of(w), 0)
@@ -141,7 +141,7 @@ def test_a_second_region_that_takes_over_with_an_inbox_of_its_own_and_gives_back
     two.deploy(second, NEW)
     assert w.run(*ensure, "--url", NEW, "--move-from", OLD).row["action"] == "updated"
     w.pass_time(minutes=16)
-    assert recover(w, webhook_id, second)["left_alone"] == 3
+    assert recover(w, webhook_id, second)["passed_over"] == 3
     w.pass_time(days=1, hours=1)
     w.emit(3)
     w.pass_time(minutes=3)

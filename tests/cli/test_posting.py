@@ -20,7 +20,7 @@ COUNT = 20
 def test_what_waits_at_a_service_is_neither_lost_nor_posted_again_nor_taken_for_handled(
     world: World, command: str
 ) -> None:
-    """The service stores what it is posted, and works it off later."""
+    """The service stores what it is posted, and handles it later."""
     w, webhook_id = world, world.webhook()
     place = w.service(webhook_id, more=", deferred=True")
 

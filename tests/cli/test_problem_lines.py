@@ -130,12 +130,12 @@ LINES: dict[str, tuple[dict[str, Any], dict[Place, str] | str]] = {
             INBOX: f"recover w {TO} --inbox inbox.db --acknowledged 2026-01-03T00:00:00+00:00",
         },
     ),
-    "out-of-reach": (
-        {"out_of_reach": (PERIOD,)},
+    "unrecoverable": (
+        {"unrecoverable": (PERIOD,)},
         {RECEIVER: "recover w --receiver service:receiver --acknowledged 2026-01-02T00:00:00+00:00"},
     ),
-    "out-of-reach without an end": (
-        {"out_of_reach": (Inactivity(PERIOD.since),)},
+    "unrecoverable without an end": (
+        {"unrecoverable": (Inactivity(PERIOD.since),)},
         {RECEIVER: "recover w --receiver service:receiver"},
     ),
     "clock": ({"clock_lead": 1000.0}, ""),

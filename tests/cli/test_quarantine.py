@@ -21,7 +21,7 @@ from .conftest import Endpoint, Run, Served, let_wait, receive, state_of, write_
 
 @pytest.fixture(autouse=True)
 def inbox() -> None:
-    """An inbox in this folder: ``e-good`` was handled, and ``e-bad`` was set aside."""
+    """An inbox in this folder: ``e-good`` was handled, and ``e-bad`` was quarantined."""
     receive("w1", "e-good", "e-bad", bad=("e-bad",), quarantine_after=1)
 
 

@@ -194,6 +194,6 @@ def test_an_inbox_that_was_emptied_is_told_since_when_it_has_records(world: Worl
     w.pass_time(hours=1)
     make_inbox(webhook_id)
     done = w.run("webhooks", "doctor", webhook_id, "--inbox", "inbox.db")
-    assert done.row["left_alone"] == 2, done.output
+    assert done.row["passed_over"] == 2, done.output
     assert "the inbox has records since 20" in done.stderr
     assert "what waited or was in its quarantine is gone" in done.stderr

@@ -35,7 +35,7 @@ def test_an_export_is_its_own_record(run: Run, served: Served, endpoint: Endpoin
     Path("out.jsonl").unlink()
     refused = run(*line)
     assert (refused.exit_code, "is missing" in refused.stderr) == (3, True), refused.output
-    assert run(*line, "--anew").row["handled"] == 20
+    assert run(*line, "--overwrite").row["handled"] == 20
     assert sorted(Path("out.jsonl").read_text().splitlines()) == sorted(lines)
 
 

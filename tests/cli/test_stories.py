@@ -71,7 +71,7 @@ def test_a_webhook_that_was_deleted_and_made_again_repeats_nothing_of_the_former
     assert w.handled() == 5
 
 
-def test_a_first_recovery_says_how_much_it_hands_out_and_since_leaves_out_what_is_older(world: World) -> None:
+def test_a_first_recovery_says_how_much_it_passes_and_since_leaves_out_what_is_older(world: World) -> None:
     w, webhook_id = world, world.webhook()
     at = (webhook_id, "--receiver", w.service(webhook_id))
     w.fake.endpoint_down(w.endpoint.url)
@@ -81,9 +81,9 @@ def test_a_first_recovery_says_how_much_it_hands_out_and_since_leaves_out_what_i
     w.pass_time(minutes=10)
     found = w.run("recover", *at, "--since", "1h")
     assert (found.exit_code, found.row["messages"]["handled"]) == (0, 2), found.output
-    assert "hands out about 2 messages and 0 events" in found.stderr
+    assert "handles about 2 messages and 0 events" in found.stderr
     again = w.run("recover", *at)
-    assert (again.exit_code, again.row["messages"]["handled"], "hands out" in again.stderr) == (0, 0, False)
+    assert (again.exit_code, again.row["messages"]["handled"], "handles about" in again.stderr) == (0, 0, False)
     assert "undelivered" not in w.codes(*at)
 
 
@@ -115,10 +115,10 @@ def test_of_a_webhook_that_was_gone_for_long_the_time_that_no_list_has_is_named(
     w.pass_time(days=10)
     webhook_id = w.webhook()
     at = (webhook_id, "--receiver", w.service([webhook_id, former]))
-    assert w.codes(*at) == ["out-of-reach"]
+    assert w.codes(*at) == ["unrecoverable"]
     found = w.run("recover", *at)
-    assert (found.exit_code, len(found.row["out_of_reach"])) == (1, 1), found.output
-    assert w.codes(*at) == ["out-of-reach"]
+    assert (found.exit_code, len(found.row["unrecoverable"])) == (1, 1), found.output
+    assert w.codes(*at) == ["unrecoverable"]
 
 
 def test_doctor_of_all_says_that_the_webhook_of_a_service_is_not_of_this_account(world: World) -> None:
@@ -178,11 +178,11 @@ def test_what_a_service_handled_before_its_inbox_is_told_in_words(world: World) 
     at = (webhook_id, "--to", w.endpoint.url, "--secret-file", "the secret")
     assert "1 message was delivered, as Basiq says, before the inbox began" in w.run("recover", *at).stderr
     found = w.run("webhooks", "doctor", webhook_id)
-    assert (found.exit_code, found.row["left_alone"]) == (0, 1), found.output
-    assert "a recovery leaves them alone; recover --everything includes them" in found.stderr
+    assert (found.exit_code, found.row["passed_over"]) == (0, 1), found.output
+    assert "a recovery passes them over; recover --everything includes them" in found.stderr
     assert w.run("recover", *at, "--everything").exit_code == 0
     again = w.run("webhooks", "doctor", webhook_id)
-    assert (again.row["left_alone"], "delivered, as Basiq says" in again.stderr) == (0, False)
+    assert (again.row["passed_over"], "delivered, as Basiq says" in again.stderr) == (0, False)
 
 
 def test_messages_that_are_posted_with_a_wrong_clock_name_the_clock(
@@ -266,7 +266,7 @@ def test_two_recoveries_at_once_share_the_work_of_the_services_inbox(world: Worl
 
 @on_a_terminal
 @pytest.mark.parametrize(("answer", "handled"), [("n", 0), ("y", 2)])
-def test_a_terminal_is_asked_before_a_recovery_hands_out_what_basiq_delivered(
+def test_a_terminal_is_asked_before_a_recovery_passes_what_basiq_delivered(
     world: World, answer: str, handled: int
 ) -> None:
     """A second region, or the inbox of before a restore: another inbox may know that it was handled."""

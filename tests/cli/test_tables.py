@@ -90,7 +90,7 @@ def assert_matches(text: str, file: Path) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(found, encoding="utf-8")
     expected = file.read_text(encoding="utf-8") if file.exists() else ""
-    assert found == expected, f"{file} is not what is shown now: `make generated` writes it anew"
+    assert found == expected, f"{file} is not what is shown now: `make generated` writes it again"
 
 
 @pytest.mark.parametrize("columns", [80, 40])

@@ -41,4 +41,4 @@ async def test_the_program_of_the_page_loads_each_message_once(tmp_path: Path) -
         for _ in range(2):
             await python(tmp_path, "load.py", webhook_id, BASIQ_BASE_URL=base_url, BASIQ_API_KEY=fake.api_key)
     assert json.loads(await python(tmp_path, "-c", COUNT)) == [34, 34]
-    assert list(fake.violations) == []
+    assert list(fake.misuses) == []

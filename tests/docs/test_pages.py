@@ -98,7 +98,7 @@ def test_every_block_of_a_page_does_what_the_page_says_and_misuses_nothing(
             pytest.skip(f"{program} is not installed here")
     for page.again in (False,) if name in {*ONCE, SLOW} else (False, True):
         assert page.run_alone(path)
-        assert list(fake.violations) == []
+        assert list(fake.misuses) == []
         fake.reset_log()
         fake.expire_tokens()  # a program that ended has a token that is not used any more
 

@@ -13,7 +13,7 @@ import pytest
 from basiq_async.receiver import Delivery, MemoryInbox, WebhookReceiver
 from basiq_async.receiver._worker import _most_of_one  # private: a number that only a worker uses
 from tests.support import virtual
-from tests.support.deferring import TYPE, deferring, post_event, worked_off
+from tests.support.deferring import TYPE, all_handled, deferring, post_event
 from tests.support.deliveries import SECRET, payload, quarantined_delivery
 
 
@@ -64,7 +64,7 @@ async def test_a_process_without_the_handler_takes_the_backlog_away_from_none() 
         assert await inbox.store(waiting(f"k-{number}"))
     async with with_it, without:
         began = virtual.now()
-        await worked_off(with_it)
+        await all_handled(with_it)
         assert virtual.now() - began < 20, "1,000 of 50 ms, 8 at once, take 6 s"
     assert len(handled) == len(set(handled)) == 1_000
 

@@ -1,4 +1,4 @@
-"""A deferred handler works after the response: what was acknowledged is handled, tried again, or set aside."""
+"""A deferred handler works after the response: what was acknowledged is handled, tried again, or quarantined."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ async def test_a_second_delivery_of_an_event_that_waits_or_was_handled_is_a_dupl
 
 
 @virtual.clocked
-async def test_what_waits_is_worked_off_by_the_next_process_even_without_a_deferred_handler() -> None:
+async def test_what_waits_is_handled_by_the_next_process_even_without_a_deferred_handler() -> None:
     inbox = MemoryInbox(clock=virtual.clock)
     await post(make(inbox=inbox))  # its receiver is never entered
     later = make(inbox=inbox, deferred=False)
@@ -132,7 +132,7 @@ async def test_a_process_that_does_nothing_else_looks_each_second() -> None:
 
 @pytest.mark.usefixtures("seldom")
 @virtual.clocked
-async def test_after_a_failure_it_is_tried_again_later_and_later_and_then_set_aside(
+async def test_after_a_failure_it_is_tried_again_later_and_later_and_then_quarantined(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     moments: list[float] = []
@@ -188,7 +188,7 @@ async def test_what_failed_while_a_clock_was_wrong_is_tried_again_soon_by_the_ri
 
 @pytest.mark.usefixtures("seldom")
 @virtual.clocked
-async def test_it_is_set_aside_after_eight_failures_however_short_it_is_to_be_tried() -> None:
+async def test_it_is_quarantined_after_eight_failures_however_short_it_is_to_be_tried() -> None:
     calls: list[str] = []
 
     async def fail(delivery: Delivery) -> None:
@@ -368,7 +368,7 @@ async def test_a_rotation_of_the_secret_touches_nothing_that_waits() -> None:
 
 
 @virtual.clocked
-async def test_what_is_unreadable_is_set_aside_at_once() -> None:
+async def test_what_is_unreadable_is_quarantined_at_once() -> None:
     inbox = MemoryInbox(clock=virtual.clock)
     entry = attrs.evolve(quarantined_delivery("k"), body=b"{", kind="unreadable", failures=0)
     await inbox.store(entry)
@@ -432,7 +432,7 @@ async def test_what_cannot_be_stored_is_not_acknowledged() -> None:
 
 
 @virtual.clocked
-async def test_a_replay_hands_it_out_at_once_and_work_alone_works_off() -> None:
+async def test_a_replay_passes_it_at_once_and_work_alone_handles_what_waits() -> None:
     service = make()
     await post(service, "e-1")
     await post(service, "e-2")

@@ -16,7 +16,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from basiq_async import InboxError
 from basiq_async.receiver import Delivery, MemoryInbox, Result, SQLInbox, SQLiteInbox, WebhookReceiver
 from tests.support import virtual
-from tests.support.deferring import TYPE, deferring, look_often, post_event, worked_off
+from tests.support.deferring import TYPE, all_handled, deferring, look_often, post_event
 from tests.support.deliveries import SECRET
 from tests.support.inboxes import fail_in
 from tests.support.servers import PostgresServer, postgres_server
@@ -50,7 +50,7 @@ async def test_a_full_disk_refuses_new_ones_and_loses_none_that_was_acknowledged
         assert (await receiver.waiting()).count == 1 + len(stored)
         await inbox._store.run(lambda connection: limit_pages(connection, 1_000))
         async with receiver:
-            await worked_off(receiver)
+            await all_handled(receiver)
     assert sorted(handled) == sorted(["e-0", *stored])
 
 
@@ -91,7 +91,7 @@ async def test_a_database_that_goes_away_in_the_middle_loses_none_and_repeats_no
         refused = await post_event(receiver, "e-refused")
         assert (refused.result, refused.status) == (Result.UNAVAILABLE, 503)
         await asyncio.to_thread(server.start)
-        await worked_off(receiver)
+        await all_handled(receiver)
         assert list(await receiver.quarantined()) == []
     engine = create_async_engine(server.url())
     async with engine.connect() as connection:
@@ -101,7 +101,7 @@ async def test_a_database_that_goes_away_in_the_middle_loses_none_and_repeats_no
 
 
 @pytest.mark.usefixtures("quick")
-async def test_a_statement_that_always_times_out_counts_as_failures_with_its_error_and_is_set_aside(
+async def test_a_statement_that_always_times_out_counts_as_failures_with_its_error_and_is_quarantined(
     inbox: SQLInbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("basiq_async.receiver._trying._LEAST_FAILURES", 3)
@@ -118,7 +118,7 @@ async def test_a_statement_that_always_times_out_counts_as_failures_with_its_err
     async with receiver:
         for event_id in ("e-bad", "e-1", "e-2"):
             assert (await post_event(receiver, event_id)).status == 202
-        await worked_off(receiver)
+        await all_handled(receiver)
         (entry,) = await receiver.quarantined()
     assert (entry.event_id, entry.failures, calls.count("e-bad")) == ("e-bad", 3, 3)
     assert "statement timeout" in entry.error

@@ -54,7 +54,7 @@ class World:
             self.came[event_id] = virtual.now()
         return done.status
 
-    async def worked_off(self, within: float) -> float:
+    async def all_handled(self, within: float) -> float:
         """Wait until nothing waits. Return the seconds that it took."""
         began = virtual.now()
         while (await self.inbox.waiting()).count:
@@ -62,7 +62,7 @@ class World:
             assert virtual.now() - began < within, f"after {within:g} s {await self.inbox.waiting()}"
         return virtual.now() - began
 
-    async def set_aside(self) -> list[str]:
+    async def quarantined(self) -> list[str]:
         return [entry.event_id for entry in await self.inbox.entries(limit=1_000)]
 
     def longest_wait(self, events: Any) -> float:
@@ -119,7 +119,7 @@ async def test_a_quarter_of_the_places_is_kept_for_what_never_failed_whichever_t
         for number in range(24):  # each is one of a row in which none fails after the other
             await world.post(receiver, f"bad-{number}", TYPES[number % 2])
             await world.post(receiver, f"good-{number}", TYPES[number % 2])
-        await world.worked_off(within=HOUR)
+        await world.all_handled(within=HOUR)
     assert most == 6, "of eight"
 
 
@@ -137,9 +137,9 @@ async def test_one_partner_that_is_down_stops_no_other_type() -> None:
         assert world.longest_wait(others) <= 10 * WORK
         assert (await receiver.waiting()).failing == 300
         down[0] = False
-        await world.worked_off(within=35 * 60)
+        await world.all_handled(within=35 * 60)
     assert len(world.handled) == 900
-    assert await world.set_aside() == []
+    assert await world.quarantined() == []
 
 
 @virtual.clocked
@@ -200,7 +200,7 @@ for _name in ("check", "claim", "complete", "release", "known", "note", "set_not
     ],
 )
 @virtual.clocked
-async def test_after_an_outage_nothing_is_set_aside_and_all_is_handled_soon(what: str, hours: float) -> None:
+async def test_after_an_outage_nothing_is_quarantined_and_all_is_handled_soon(what: str, hours: float) -> None:
     error = TransportError("Basiq is away") if what == "Basiq" else ConnectionError("refused")
     world = World(lambda _: error if what != "the database" and away[0] else None)
     away = [False]
@@ -218,9 +218,9 @@ async def test_after_an_outage_nothing_is_set_aside_and_all_is_handled_soon(what
         assert statuses == ({503} if what == "the database" else {202})
         attempts = world.attempts.total()
         away[0] = inbox.away = False
-        await world.worked_off(within=35 * 60)
+        await world.all_handled(within=35 * 60)
     assert set(world.handled) == set(world.came)
-    assert await world.set_aside() == []
+    assert await world.quarantined() == []
     assert attempts <= 2_000
     assert world.repeated == 0, "what could not be recorded is recorded later"
 
@@ -243,7 +243,7 @@ async def test_one_users_403_is_tried_again_seldom_and_stops_no_other() -> None:
 
 
 @virtual.clocked
-async def test_a_handler_that_hangs_is_set_aside_and_the_others_are_handled() -> None:
+async def test_a_handler_that_hangs_is_quarantined_and_the_others_are_handled() -> None:
     world = World()
 
     async def handle(delivery: Delivery) -> None:
@@ -291,7 +291,7 @@ async def crashing(world: World, make: Callable[[Away, asyncio.Event], WebhookRe
 
 
 @virtual.clocked
-async def test_what_kills_its_process_is_set_aside_after_three_times_and_all_others_are_handled_once() -> None:
+async def test_what_kills_its_process_is_quarantined_after_three_times_and_all_others_are_handled_once() -> None:
     world = World()
 
     def make(inbox: Away, gone: asyncio.Event) -> WebhookReceiver:
@@ -309,7 +309,7 @@ async def test_what_kills_its_process_is_set_aside_after_three_times_and_all_oth
     async with crashing(world, make) as kills:
         await asyncio.sleep(HOUR)
         assert (await world.inbox.waiting()).count == 0
-    assert await world.set_aside() == ["killer"]
+    assert await world.quarantined() == ["killer"]
     (entry,) = await world.inbox.entries()
     assert "the attempt did not end" in entry.error
     assert (entry.failures, entry.unended, kills[0]) == (3, 3, 3)
@@ -346,8 +346,8 @@ async def test_claims_that_no_process_got_are_no_attempts(count: int) -> None:
         assert world.attempts.total() == 0
         for inbox in inboxes:
             inbox.deaf = False
-        await world.worked_off(within=120)
-    assert (len(world.handled), set(world.attempts.values()), await world.set_aside()) == (20, {1}, [])
+        await world.all_handled(within=120)
+    assert (len(world.handled), set(world.attempts.values()), await world.quarantined()) == (20, {1}, [])
 
 
 @virtual.clocked
@@ -360,7 +360,7 @@ async def test_a_process_that_ends_gives_back_what_it_may_have_claimed() -> None
         inbox.deaf = False
         began = virtual.now()
     async with world.receiver():
-        await world.worked_off(within=5)
+        await world.all_handled(within=5)
     assert virtual.now() - began < 10, "no claim has to run out"
     assert world.attempts == {"e-1": 1}
 
@@ -386,7 +386,7 @@ async def test_a_process_that_ends_between_its_claim_and_the_work_loses_nothing(
     for number in range(30):
         await world.post(source, f"e-{number}")
     async with crashing(world, make):
-        await world.worked_off(within=1_000)
+        await world.all_handled(within=1_000)
     assert len(world.handled) == 30
     assert set(world.attempts.values()) == {1}
 
@@ -409,10 +409,10 @@ async def test_a_job_that_fails_on_what_waits_leaves_it_as_it_was() -> None:
         delivery = Delivery("msg_bad", TYPES[0], "bad", {}, b"{}", {}, virtual.clock())
         assert (await job.dispatch(delivery)).status == 500
     (after,) = await world.inbox.entries(waiting=True)
-    assert (after, await world.set_aside()) == (before, [])
+    assert (after, await world.quarantined()) == (before, [])
     world.fails = lambda delivery: None
     async with world.receiver():
-        await world.worked_off(within=60)
+        await world.all_handled(within=60)
     assert [*world.handled] == ["bad"]
 
 
@@ -425,10 +425,10 @@ async def test_a_type_that_one_of_two_processes_handles_is_handled_there_and_cos
             await world.post(first, f"a-{number}")
             await world.post(second, f"b-{number}", TYPES[1])
             await asyncio.sleep(0.5)
-        await world.worked_off(within=120)
+        await world.all_handled(within=120)
     assert len(world.handled) == 100
     assert set(world.attempts.values()) == {1}
-    assert await world.set_aside() == []
+    assert await world.quarantined() == []
 
 
 @virtual.clocked
@@ -440,17 +440,17 @@ async def test_deploys_that_add_and_remove_handlers_lose_nothing() -> None:
             for number in range(20):
                 await world.post(new, f"b-{number}", TYPES[1])
                 await asyncio.sleep(1)
-            await world.worked_off(within=60)
+            await world.all_handled(within=60)
         for number in range(20):
             await world.post(old, f"a-{number}")
         async with last:  # its handler of the first type is gone
             await old.aclose()
             await asyncio.sleep(2 * HOUR)
-            assert await world.set_aside() == []
+            assert await world.quarantined() == []
         left = (await world.inbox.waiting()).count
         assert left + len(world.handled) == 40
         async with world.receiver():  # the handler comes back
-            await world.worked_off(within=60)
+            await world.all_handled(within=60)
     assert len(world.handled) == 40
 
 
@@ -469,7 +469,7 @@ async def test_a_limit_of_sixty_a_minute_costs_at_most_twice_as_many_requests() 
     async with receiver:
         for number in range(1_000):
             await world.post(receiver, f"e-{number}")
-        await world.worked_off(within=2 * HOUR)
+        await world.all_handled(within=2 * HOUR)
     assert len(world.handled) == 1_000
     assert requests.total() <= 2_000
 
@@ -484,6 +484,6 @@ async def test_a_weekend_without_a_worker_uses_up_no_time_to_try() -> None:
         await world.post(source, f"e-{number}")
     await asyncio.sleep(66 * HOUR)
     async with world.receiver():
-        await world.worked_off(within=8 * HOUR)
+        await world.all_handled(within=8 * HOUR)
     assert len(world.handled) == 20
-    assert await world.set_aside() == []
+    assert await world.quarantined() == []

@@ -1,4 +1,4 @@
-"""Deferred deliveries in each inbox that keeps them on disk: exactly once with a session, put off, set aside."""
+"""Deferred deliveries in each inbox that keeps them on disk: exactly once with a session, put off, quarantined."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 from basiq_async.receiver import Delivery, Result, SQLInbox, SQLiteInbox
 from tests.support.databases import engine_of, new_table, run, scalar, url_of
-from tests.support.deferring import deferring, look_often, post_event, worked_off
+from tests.support.deferring import all_handled, deferring, look_often, post_event
 from tests.support.deliveries import payload, signed
 from tests.support.real_time import PATIENCE
 from tests.support.servers import PostgresServer
@@ -25,7 +25,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("basiq_async.receiver._trying._LEAST_FAILURES", 2)
 
 
-async def test_a_file_hands_each_out_tries_again_and_sets_aside(tmp_path: Path) -> None:
+async def test_a_file_passes_each_tries_again_and_quarantines(tmp_path: Path) -> None:
     calls: list[str] = []
 
     async def handle(delivery: Delivery) -> None:
@@ -40,7 +40,7 @@ async def test_a_file_hands_each_out_tries_again_and_sets_aside(tmp_path: Path) 
     async with SQLiteInbox(tmp_path / "inbox.db") as inbox:  # the next process
         receiver = deferring(inbox, handle, keep_trying=0)
         async with receiver:
-            await worked_off(receiver)
+            await all_handled(receiver)
             [entry] = await receiver.quarantined()
             assert (entry.event_id, entry.failures) == ("e-bad", 2)
             assert (await post_event(receiver, "e-1")).result is Result.DUPLICATE
@@ -81,7 +81,7 @@ async def test_with_a_session_each_effect_happens_exactly_once(stored: tuple[Any
                     *(post_event(receiver, event_id) for event_id in ("e-1", "e-2", "e-3", "e-bad"))
                 )
                 assert {each.status for each in done} <= {200, 202}
-            await worked_off(receiver)
+            await all_handled(receiver)
             [entry] = await receiver.quarantined()
             assert (entry.event_id, entry.failures, entry.error) == ("e-bad", 2, "ValueError: no")
     for event_id, rows in (("e-1", 1), ("e-2", 1), ("e-3", 1), ("e-bad", 0)):
@@ -119,7 +119,7 @@ async def test_slow_deferred_handlers_with_sessions_leave_connections_for_live_o
                 )
                 assert {each.status for each in done} == {204}
                 ended.set()
-                await worked_off(receiver)
+                await all_handled(receiver)
             assert most == 2, "of the four sessions of a pool of five"
     finally:
         await engine.dispose()

@@ -184,7 +184,7 @@ async def test_a_worker_whose_inbox_was_given_to_another_service_idles_and_logs_
 
 
 @virtual.clocked
-async def test_after_a_flush_a_service_founds_its_inbox_anew_within_a_minute_of_deliveries(
+async def test_after_a_flush_a_service_founds_its_inbox_again_within_a_minute_of_deliveries(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     inbox = MemoryInbox(clock=virtual.clock)

@@ -14,7 +14,7 @@ from basiq_async.errors import AuthenticationError, ConnectionFailedError, NotFo
 from basiq_async.models import Event
 from basiq_async.receiver import Delivery, MemoryInbox, Result, WebhookReceiver
 from basiq_async.replay import Replay
-from basiq_async.replay.targets._adapters import choose_hand_out  # private: what a replay makes of a target
+from basiq_async.replay.targets._adapters import choose_handling  # private: what a replay makes of a target
 from basiq_async.testing import FakeBasiq
 from tests.support import virtual
 from tests.support.deliveries import SECRET, payload, post
@@ -50,7 +50,7 @@ def test_a_parameter_connection_is_refused_by_its_name(handler: Callable[..., Aw
         with pytest.raises(ConfigurationError, match=r"parameter `connection`.*`await session\.connection\(\)`"):
             WebhookReceiver(SECRET, inbox=inbox).on("*")(handler)
     with pytest.raises(ConfigurationError, match="parameter `connection`"):
-        choose_hand_out(handler, Transactional())
+        choose_handling(handler, Transactional())
 
 
 @pytest.mark.parametrize("form", handlers([]))
@@ -63,7 +63,7 @@ async def test_a_parameter_for_the_session_gets_it_or_is_refused_when_it_is_regi
     with pytest.raises(ConfigurationError, match="such as SQLInbox"):
         WebhookReceiver(SECRET).on("*")(handlers(got)[form])
     with pytest.raises(ConfigurationError, match="such as SQLInbox"):
-        choose_hand_out(handlers(got)[form], MemoryInbox())
+        choose_handling(handlers(got)[form], MemoryInbox())
 
 
 @pytest.mark.parametrize("sessions", [False, True])
@@ -199,7 +199,7 @@ def test_a_sync_target_is_refused_before_it_is_called() -> None:
         raise AssertionError("it was called")
 
     with pytest.raises(ConfigurationError, match="the target is not async"):
-        choose_hand_out(target, MemoryInbox())  # type: ignore[arg-type]  # it is wrong
+        choose_handling(target, MemoryInbox())  # type: ignore[arg-type]  # it is wrong
 
 
 def api_error(kind: type[Any], status: int) -> Exception:

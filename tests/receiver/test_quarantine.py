@@ -1,4 +1,4 @@
-"""A delivery that its handler can never take is set aside, before Basiq disables the endpoint."""
+"""A delivery that its handler can never take is quarantined, before Basiq disables the endpoint."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ async def test_a_page_of_a_receivers_quarantine_has_a_hundred_deliveries() -> No
     assert [len(await receiver.quarantined()), len(await receiver.quarantined(limit=101))] == [100, 101]
 
 
-async def test_after_so_many_failures_it_is_set_aside_acknowledged_and_reported(
+async def test_after_so_many_failures_it_is_quarantined_acknowledged_and_reported(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     service = Service(quarantine_after=3)
@@ -137,7 +137,7 @@ async def test_a_receiver_that_closes_begins_no_further_retry() -> None:
 
 
 @pytest.mark.parametrize("call", ["release", "quarantine"])
-async def test_an_inbox_that_cannot_set_it_aside_has_basiq_send_it_again(call: str) -> None:
+async def test_an_inbox_that_cannot_quarantine_it_has_basiq_send_it_again(call: str) -> None:
     service = Service(inbox=fail_in(call, error=InboxError("the disk is full")), quarantine_after=1)
     assert await post(service) is Result.FAILED
 

@@ -1,4 +1,4 @@
-"""When a deferred delivery is tried again or set aside, and how many may be begun at once: the rules by themselves."""
+"""When a deferred delivery is tried again or quarantined, and how many may be begun at once: the rules alone."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_the_first_failure_is_noted_by_the_inboxs_clock_and_kept() -> None:
     ("failures", "seconds", "ends"),
     [(7, DAYS, True), (7, DAYS - 1, False), (6, DAYS, False), (6, 10 * DAYS, False), (200, DAYS - 1, False)],
 )
-def test_it_is_set_aside_after_eight_failures_and_so_long_after_the_first(
+def test_it_is_quarantined_after_eight_failures_and_so_long_after_the_first(
     failures: int, seconds: float, ends: bool
 ) -> None:
     then = after_failure(claimed(failures=failures, failing_for=seconds), "no", keep_trying=DAYS)

@@ -148,7 +148,7 @@ def test_what_looks_like_a_credential_is_taken_out_though_it_is_not_known(text: 
 
 
 @given(st.text())
-def test_other_text_is_left_alone(text: str) -> None:
+def test_other_text_stays_as_it_is(text: str) -> None:
     assert redactor().known(text) == text
 
 

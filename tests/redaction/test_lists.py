@@ -119,7 +119,7 @@ async def test_no_frame_of_a_reading_shows_a_page_if_the_record_is_away() -> Non
     assert leaks(failure) == []
 
 
-async def test_no_frame_of_a_reading_shows_a_secret_in_the_links_of_its_hint() -> None:
+async def test_no_frame_of_a_reading_shows_a_secret_in_the_links_of_its_resume_point() -> None:
     async def away(keys: Sequence[str]) -> Sequence[str]:
         raise InboxError("away")
 
@@ -130,9 +130,9 @@ async def test_no_frame_of_a_reading_shows_a_secret_in_the_links_of_its_hint() -
     async with client(Scripted(*pages, pages[0])) as basiq:  # at its end it looks at the first page again
         reading: Reading[Any] = Reading(basiq.list(PATH), known=all_of_them, key_of=key_of, selection="all")
         assert await reading.advance() is None
-        hint = reading.hint()
-        assert SECRET in str(hint)
-        failure = await outcome(read(basiq.list(PATH), away, hint=hint, selection="all"))
+        resume_point = reading.resume_point()
+        assert SECRET in str(resume_point)
+        failure = await outcome(read(basiq.list(PATH), away, resume_point=resume_point, selection="all"))
     assert isinstance(failure, InboxError)
     assert leaks(failure) == []
 

@@ -127,7 +127,7 @@ async def test_a_run_that_ends_early_is_continued(service: Service) -> None:
     assert len(set(got)) == len(got) == 5
 
 
-async def test_what_fails_is_set_aside_under_the_name_and_the_receiver_tries_it_again(service: Service) -> None:
+async def test_what_fails_is_quarantined_under_the_name_and_the_receiver_tries_it_again(service: Service) -> None:
     s = service
     s.fails = True
     report = await s.replay(where=event_types(LIVE)).run()

@@ -13,7 +13,7 @@ from basiq_async import Message
 from basiq_async.receiver import Delivery, Inbox, SQLiteInbox, WebhookReceiver
 from basiq_async.replay import JSONLinesTarget
 from tests.support.cancelling import HOWS, How, Inline, InlineStore, SteppingInbox, at_every_turn, cancel_after
-from tests.support.histories import History, Table, history, set_aside
+from tests.support.histories import History, Table, history, quarantine_of
 
 MESSAGES = 14
 CONCURRENCY = 3
@@ -58,7 +58,7 @@ async def _cancelled_and_resumed(h: History, ids: list[str], inbox: Inbox, turn:
     report = await replay.run()
     assert report.finished
     effects.check(ids, how)
-    assert set(await set_aside(replay)) == {ids[5]}, "a failed message is neither set aside nor tried again"
+    assert set(await quarantine_of(replay)) == {ids[5]}, "a failed message is neither quarantined nor tried again"
     return hit
 
 
@@ -160,7 +160,7 @@ async def test_what_is_tried_again_survives_a_cancellation_at_any_await(how: How
                 report = await replay.retry_quarantined()
             assert report.finished
             effects.check(ids, how)
-            assert set(await set_aside(replay)) == {ids[5]}
+            assert set(await quarantine_of(replay)) == {ids[5]}
             return hit
 
         await at_every_turn(attempt, step=4, enough=5)

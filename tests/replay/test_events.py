@@ -10,7 +10,7 @@ import pytest
 
 from basiq_async.receiver import MemoryInbox
 from basiq_async.replay import JSONLinesTarget, since
-from tests.support.histories import Receiving, Recorder, history, listed, set_aside
+from tests.support.histories import Receiving, Recorder, history, listed, quarantine_of
 from tests.support.scripted import answer
 
 pytestmark = pytest.mark.usefixtures("both_orders")
@@ -81,15 +81,15 @@ async def test_an_event_that_failed_is_tried_again_as_its_message() -> None:
         await h.replay(fail, inbox=inbox, source="events").run()
         target = Recorder()
         replay = h.replay(target, inbox=inbox)
-        entries = await set_aside(replay)
+        entries = await quarantine_of(replay)
         assert {entry.kind for entry in entries.values()} == {"event"}
         assert (await replay.run()).skipped == {"handled-before": 10}
         assert (await replay.retry_quarantined()).handled == 10
         assert set(target.ids) == set(entries)
-        assert await set_aside(replay) == {}
+        assert await quarantine_of(replay) == {}
 
 
-async def test_an_event_that_cannot_be_read_is_set_aside_and_where_counts_by_its_creation() -> None:
+async def test_an_event_that_cannot_be_read_is_quarantined_and_where_counts_by_its_creation() -> None:
     event = {"id": "e1", "entity": "user", "eventType": "created", "createdDate": "2026-01-05T00:00:00Z"}
     odd = {**event, "id": "é.3"}
     items = [event, {"id": "e2", "createdDate": "never"}, "text", "other text", odd]
@@ -99,7 +99,7 @@ async def test_an_event_that_cannot_be_read_is_set_aside_and_where_counts_by_its
         assert (report.handled, report.failed) == (2, 3)
         assert target.ids[0] == "event-e1"
         assert target.ids[1].isascii()
-        entries = await set_aside(replay)
+        entries = await quarantine_of(replay)
         assert len(entries) == 3
         assert "data[1]" in entries["event-e2"].error
         again = await replay.retry_quarantined()

@@ -1,4 +1,4 @@
-"""Failures: what is set aside, stop, skip, the circuit breaker, and targets that ask for patience."""
+"""Failures: what is quarantined, stop, skip, the circuit breaker, and targets that ask for patience."""
 
 from __future__ import annotations
 
@@ -21,40 +21,42 @@ from basiq_async import (
 from basiq_async.receiver import MemoryInbox, SQLiteInbox
 from basiq_async.replay import Progress
 from tests.support import virtual
-from tests.support.histories import Recorder, Refusing, Table, history, listed, set_aside
+from tests.support.histories import Recorder, Refusing, Table, history, listed, quarantine_of
 
 
-async def test_a_poisoned_message_is_set_aside_and_the_job_continues() -> None:
+async def test_a_poisoned_message_is_quarantined_and_the_job_continues() -> None:
     async with history(300) as h:
         ids = await h.ids()
         target = Refusing(ids[3], ids[299])
         replay = h.replay(target)
         report = await replay.run()
         assert (report.handled, report.failed, report.finished) == (298, 2, True)
-        entries = await set_aside(replay)
+        entries = await quarantine_of(replay)
         assert set(entries) == {ids[3], ids[299]}
         assert entries[ids[3]].error == "ValueError: poisoned"
         assert json.loads(entries[ids[3]].body)["payload"]["eventId"] == entries[ids[3]].event_id
         again = await replay.run()
-        assert (again.failed, again.finished, len(await set_aside(replay))) == (0, True, 2), "it is known to the inbox"
+        assert (again.failed, again.finished, len(await quarantine_of(replay))) == (0, True, 2), (
+            "it is known to the inbox"
+        )
 
 
 @pytest.mark.documented_world("it looks at what a list tells of attempts", "attempts")
-async def test_what_is_set_aside_has_the_time_of_its_first_attempt_or_else_that_of_its_failure() -> None:
+async def test_what_is_quarantined_has_the_time_of_its_first_attempt_or_else_that_of_its_failure() -> None:
     async with history(3) as h:
         first, *_ = await h.messages()
         replay = h.replay(Refusing(first.id))
         await replay.run()
-        (entry,) = (await set_aside(replay)).values()
+        (entry,) = (await quarantine_of(replay)).values()
         assert first.first_attempt is not None
         assert entry.signed_at == first.first_attempt.timestamp != entry.quarantined_at
     async with listed([{"id": "a"}, {"id": "b", "attempts": [{"id": "c"}]}], Refusing("a", "b")) as replay:
         await replay.run()
-        entries = (await set_aside(replay)).values()
+        entries = (await quarantine_of(replay)).values()
         assert [each.signed_at for each in entries] == [each.quarantined_at for each in entries]
 
 
-async def test_what_was_set_aside_is_tried_again_without_asking_basiq(tmp_path: Any) -> None:
+async def test_what_was_quarantined_is_tried_again_without_asking_basiq(tmp_path: Any) -> None:
     async with history(700) as h, SQLiteInbox(tmp_path / "inbox.db") as inbox:
         ids = await h.ids()
         target = Refusing(*ids[:600])
@@ -66,10 +68,10 @@ async def test_what_was_set_aside_is_tried_again_without_asking_basiq(tmp_path: 
         report = await replay.retry_quarantined()
         assert len(h.fake.requests) == asked
         assert (report.handled, report.failed, report.finished) == (599, 1, True)
-        assert set(await set_aside(replay)) == {ids[5]}
+        assert set(await quarantine_of(replay)) == {ids[5]}
         target.refused = set()
         assert (await replay.retry_quarantined()).handled == 1
-        assert await set_aside(replay) == {}
+        assert await quarantine_of(replay) == {}
         assert (await replay.run()).handled == 0
         assert sorted(target.taken) == sorted(ids)
 
@@ -82,25 +84,25 @@ async def test_what_fails_again_has_its_new_error_and_is_there_once() -> None:
         await replay.run()
         target._error = lambda: RuntimeError("x" * 5_000)
         report = await replay.retry_quarantined()
-        (entry,) = (await set_aside(replay)).values()
+        (entry,) = (await quarantine_of(replay)).values()
         assert entry.error.startswith("RuntimeError: xxx")
         assert len(entry.error) < 1_100
         assert (report.failed, entry.failures) == (1, 2)
 
 
-async def test_what_fails_again_stays_set_aside_whatever_on_error_says() -> None:
+async def test_what_fails_again_stays_quarantined_whatever_on_error_says() -> None:
     inbox = MemoryInbox()
     async with history(3) as h:
         target = Refusing(*await h.ids())
         replay = h.replay(target, inbox=inbox)
         await replay.run()
         report = await h.replay(target, inbox=inbox, on_error="skip").retry_quarantined()
-        assert (report.failed, len(await set_aside(replay))) == (3, 3)
+        assert (report.failed, len(await quarantine_of(replay))) == (3, 3)
         with pytest.raises(ReplayError, match="failed, and the replay stopped before it"):
             await h.replay(target, inbox=inbox, on_error="stop").retry_quarantined()
         with pytest.raises(ReplayError, match="2 messages in a row failed"):
             await h.replay(target, inbox=inbox, max_failures=2, concurrency=1).retry_quarantined()
-        assert len(await set_aside(replay)) == 3
+        assert len(await quarantine_of(replay)) == 3
 
 
 async def test_stop_ends_the_job_in_front_of_the_message_that_failed() -> None:
@@ -127,7 +129,7 @@ async def test_skip_counts_it_and_continues_and_the_next_run_tries_it_again() ->
         replay = h.replay(target, on_error="skip")
         report = await replay.run()
         assert (report.handled, report.failed, report.finished) == (23, 7, False)
-        assert await set_aside(replay) == {}
+        assert await quarantine_of(replay) == {}
         target.refused = set()
         again = await replay.run()
         assert (again.handled, again.skipped, again.finished) == (7, {"handled-before": 23}, True)
@@ -142,26 +144,26 @@ async def test_many_failures_in_a_row_end_the_job_in_front_of_them() -> None:
             await replay.run()
         assert caught.value.report is not None
         assert 1_001 <= caught.value.report.failed <= 1_009
-        assert set(await set_aside(replay)) == {ids[3]}, "they were never tried with a target that works"
+        assert set(await quarantine_of(replay)) == {ids[3]}, "they were never tried with a target that works"
         target.refused = {ids[3]}
         assert (await replay.run()).finished
         assert sorted(target.taken) == sorted(set(ids) - {ids[3]})
 
 
-async def test_failures_in_a_row_that_do_not_end_the_job_are_set_aside_at_its_end() -> None:
+async def test_failures_in_a_row_that_do_not_end_the_job_are_quarantined_at_its_end() -> None:
     async with history(30) as h:
         ids = await h.ids()
         replay = h.replay(Refusing(*ids[20:]), max_failures=11)
         report = await replay.run()
         assert (report.failed, report.finished) == (10, True)
-        assert set(await set_aside(replay)) == set(ids[20:])
+        assert set(await quarantine_of(replay)) == set(ids[20:])
 
 
-async def test_without_a_limit_of_failures_each_is_set_aside_before_the_run_ends() -> None:
+async def test_without_a_limit_of_failures_each_is_quarantined_before_the_run_ends() -> None:
     counts: list[int] = []
 
     async def refuse(message: Message) -> None:
-        counts.append(len(await set_aside(replay)))
+        counts.append(len(await quarantine_of(replay)))
         raise ValueError("poisoned")
 
     async with history(30) as h:
@@ -205,7 +207,7 @@ async def test_a_handler_that_is_cancelled_by_itself_is_a_failure_and_not_the_en
         replay = h.replay(target)
         report = await replay.run()
         assert (report.handled, report.failed) == (4, 1)
-        (entry,) = (await set_aside(replay)).values()
+        (entry,) = (await quarantine_of(replay)).values()
         assert "cancelled" in entry.error
 
 

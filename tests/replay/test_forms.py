@@ -77,20 +77,20 @@ async def refuse(headers: Any, body: bytes) -> int:
 
 @each_form
 @each_order
-async def test_a_recovery_hands_out_what_was_missed_and_nothing_else(listed: str, order: str) -> None:
+async def test_a_recovery_passes_what_was_missed_and_nothing_else(listed: str, order: str) -> None:
     async with a_service(quirks(listed, order=order)) as service:
         world = service.world
         found = await world.recover(world.receiver())
-        assert (world.got, found.left_alone, found.unknown, found.finished) == (service.missed, 10, 0, True)
+        assert (world.got, found.passed_over, found.unknown, found.finished) == (service.missed, 10, 0, True)
         # Not the two that the inbox knows. The plan of a first recovery has read what was missed before.
         assert found.messages.read_by_id == (0 if listed == "objects" else 12)
         again = await world.recover(world.receiver())
-        assert (len(world.got), again.left_alone, again.finished, again.messages.read_by_id) == (1, 10, True, 0)
+        assert (len(world.got), again.passed_over, again.finished, again.messages.read_by_id) == (1, 10, True, 0)
 
 
 @untold
 @untold_alone
-async def test_a_recovery_hands_out_nothing_of_which_it_does_not_know_whether_it_was_missed(
+async def test_a_recovery_passes_nothing_of_which_it_does_not_know_whether_it_was_missed(
     listed: str, alone: str
 ) -> None:
     async with a_service(quirks(listed, alone)) as service:
@@ -107,12 +107,12 @@ async def test_a_recovery_hands_out_nothing_of_which_it_does_not_know_whether_it
 
 @each_form
 @each_order
-async def test_a_diagnosis_counts_what_a_recovery_hands_out(listed: str, order: str) -> None:
+async def test_a_diagnosis_counts_what_a_recovery_passes(listed: str, order: str) -> None:
     async with a_service(quirks(listed, order=order)) as service:
         world = service.world
         for undelivered in (1, 0):
             looked = await world.basiq.webhooks.diagnose(world.webhook_id, receiver=world.receiver())
-            assert (looked.undelivered, looked.left_alone, looked.look.unknown) == (undelivered, 10, 0)
+            assert (looked.undelivered, looked.passed_over, looked.look.unknown) == (undelivered, 10, 0)
             assert looked.healthy is (undelivered == 0), looked.problems
             await world.recover(world.receiver())
         outside = await world.basiq.webhooks.diagnose(world.webhook_id)
@@ -252,7 +252,7 @@ async def test_a_selection_of_what_no_message_tells_is_empty_and_not_finished(li
             report = await replay.run()
             assert (report.handled, report.skipped, report.finished) == (0, {"unknown": 13}, False)
             again = await replay.run()
-            assert again.skipped == {"unknown": 13}, "no hint passes them"
+            assert again.skipped == {"unknown": 13}, "no resume point passes them"
         assert world.got == []
 
 

@@ -214,7 +214,7 @@ async def test_a_service_whose_inbox_was_flushed_recovers_and_is_then_refused_to
     with pytest.raises(ConfigurationError, match="the inbox is of the webhook"):
         await s.start("another")
     found = await s.basiq.webhooks.diagnose(s.first, inbox=s.inbox)
-    assert (found.left_alone, found.unrecorded) == (0, 0), "a recovery does not say that it has live deliveries"
+    assert (found.passed_over, found.unrecorded) == (0, 0), "a recovery does not say that it has live deliveries"
     await s.start(s.first)
     await s.emit(1)
     s.assert_once(4)
@@ -233,7 +233,7 @@ async def test_a_job_notes_nothing_of_a_webhook_that_basiq_does_not_have(service
     assert (await s.replay(s.first, take).run()).handled == 0
 
 
-async def test_a_first_recovery_says_how_much_it_hands_out_and_since_bounds_it_from_then_on(
+async def test_a_first_recovery_says_how_much_it_passes_and_since_bounds_it_from_then_on(
     service: Service, caplog: pytest.LogCaptureFixture
 ) -> None:
     s = service
@@ -248,12 +248,12 @@ async def test_a_first_recovery_says_how_much_it_hands_out_and_since_bounds_it_f
     assert (await s.recovery(s.first).plan()).total == 5
     with caplog.at_level(logging.WARNING, "basiq_async.replay"):
         assert (await run).finished
-    assert "hands out about 2 messages and 0 events" in caplog.text
+    assert "handles about 2 messages and 0 events" in caplog.text
     found = await s.basiq.webhooks.diagnose(s.first, receiver=s.receiver())
     assert (found.undelivered, found.recovered) == (0, 2)
     caplog.clear()
     assert (await s.recover(s.first)).handled == 0
-    assert "hands out" not in caplog.text
+    assert "handles about" not in caplog.text
     assert (await s.recover(s.first, since=begins - timedelta(days=2))).handled == 3
     with pytest.raises(ConfigurationError, match="since must be a datetime with a time zone"):
         s.recovery(s.first, since=datetime(2026, 1, 1))  # what is refused
@@ -273,7 +273,7 @@ async def test_a_webhook_is_not_read_because_another_of_its_service_was(service:
     await s.miss(1)
     assert (await s.recover(s.first)).handled == 1
     found = await s.recover(new)
-    assert (found.handled, found.out_of_reach) == (0, ())
+    assert (found.handled, found.unrecoverable) == (0, ())
     s.assert_once(2)
 
 
@@ -301,7 +301,7 @@ async def rotated(s: Service, *, gone: bool) -> str:
 @pytest.mark.parametrize("service", [{}, {"attempts": "absent"}], indirect=True, ids=["told", "by-id"])
 @pytest.mark.parametrize("gone", [True, False], ids=["gone", "active"])
 @pytest.mark.parametrize("looks_first", [True, False])
-async def test_what_one_webhook_was_read_up_to_is_not_handed_out_through_another(
+async def test_what_one_webhook_was_read_up_to_is_not_passed_through_another(
     service: Service, gone: bool, looks_first: bool
 ) -> None:
     """The inbox does not know what was delivered before it began, and the event list has it."""
@@ -311,7 +311,7 @@ async def test_what_one_webhook_was_read_up_to_is_not_handed_out_through_another
     await s.emit(1)
     await s.miss(2)
     found = await s.basiq.webhooks.diagnose(new, receiver=s.receiver())
-    assert (found.undelivered, found.never_sent, found.out_of_reach) == (2, 0, ())
+    assert (found.undelivered, found.never_sent, found.unrecoverable) == (2, 0, ())
     assert (await s.recovery(new).plan()).total == 2
     done = await s.recover(new)
     assert (done.finished, done.events and done.events.handled) == (True, 0), done.problems
@@ -339,7 +339,7 @@ async def test_a_person_who_acknowledged_what_nothing_tells_of_one_webhook_did_s
     assert [each.code for each in (await s.recover(new)).problems] == ["unknown-activity"]
 
 
-async def test_what_a_webhook_missed_of_a_type_that_the_other_was_not_read_for_is_handed_out(service: Service) -> None:
+async def test_what_a_webhook_missed_of_a_type_that_the_other_was_not_read_for_is_passed(service: Service) -> None:
     s = service
     new = s.fake.add_webhook(SECOND_URL, [TYPE, "user.deleted"])
     s.alive.append(new)
@@ -360,13 +360,13 @@ async def test_what_a_webhook_missed_of_a_type_that_the_other_was_not_read_for_i
 async def test_an_api_key_that_may_not_list_webhooks_leaves_unknown_which_are_gone(service: Service) -> None:
     s, new = service, await rotated(service, gone=True)
     await s.fake.advance(days=10)
-    assert len((await s.basiq.webhooks.diagnose(new, receiver=s.receiver())).out_of_reach) == 1
+    assert len((await s.basiq.webhooks.diagnose(new, receiver=s.receiver())).unrecoverable) == 1
     Transport.hides = True
     try:
         found = await s.basiq.webhooks.diagnose(new, receiver=s.receiver())
     finally:
         Transport.hides = False
-    assert (found.out_of_reach, [each.code for each in found.problems]) == ((), ["forbidden"])
+    assert (found.unrecoverable, [each.code for each in found.problems]) == ((), ["forbidden"])
 
 
 async def test_the_time_between_a_webhook_that_is_gone_and_the_next_is_named(service: Service) -> None:
@@ -377,14 +377,14 @@ async def test_the_time_between_a_webhook_that_is_gone_and_the_next_is_named(ser
     new = s.add_webhook()
     await s.start(new, s.first)
     problems = (await s.basiq.webhooks.diagnose(new, receiver=s.receiver())).problems
-    assert [each.code for each in problems] == ["out-of-reach"]
+    assert [each.code for each in problems] == ["unrecoverable"]
     found = await s.recover(new)
-    assert (found.finished, len(found.out_of_reach)) == (False, 1)
+    assert (found.finished, len(found.unrecoverable)) == (False, 1)
     assert (await s.recover(new, acknowledged=s.fake.clock())).finished
     assert (await s.basiq.webhooks.diagnose(new, receiver=s.receiver())).healthy
 
 
-async def test_what_was_delivered_before_a_webhook_joined_is_counted_until_it_is_handed_out_or_acknowledged(
+async def test_what_was_delivered_before_a_webhook_joined_is_counted_until_it_is_passed_or_acknowledged(
     service: Service,
 ) -> None:
     """The inbox was restored from a backup of before the second webhook joined, which joined again."""
@@ -411,6 +411,6 @@ async def test_what_was_delivered_before_a_webhook_joined_is_counted_until_it_is
     assert len(s.got) == 4
     vars(s.inbox).update(kept)
     found = await s.recover(new, acknowledged=s.fake.clock())
-    assert (found.finished, found.before_joining, found.left_alone) == (True, 0, 4)
+    assert (found.finished, found.before_joining, found.passed_over) == (True, 0, 4)
     assert "joined-later" not in [each.code for each in
                                   (await s.basiq.webhooks.diagnose(new, receiver=s.receiver())).problems]  # fmt: skip

@@ -1,4 +1,4 @@
-"""A process that is killed again and again at the same event: that event is set aside, and nothing beside it."""
+"""A process that is killed again and again at the same event: that event is quarantined, and nothing beside it."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ class Killing:
     def handled(self) -> Counter[str]:
         return Counter(self.effects.read_text().split())
 
-    def set_aside(self) -> list[StoredDelivery]:
+    def quarantined(self) -> list[StoredDelivery]:
         async def read() -> list[StoredDelivery]:
             async with SQLiteInbox(self.place) as inbox:
                 return list(await inbox.entries())
@@ -90,7 +90,7 @@ class Killing:
 
 
 @pytest.mark.parametrize("how", ["recover", "replay", "a function", "on_error=skip", "share"])
-def test_a_job_that_is_killed_at_an_event_sets_it_aside_after_three_ends_and_handles_all_others(
+def test_a_job_that_is_killed_at_an_event_quarantines_it_after_three_ends_and_handles_all_others(
     tmp_path: Path, how: str
 ) -> None:
     killing = Killing(tmp_path)
@@ -113,7 +113,7 @@ def test_a_job_that_is_killed_at_an_event_sets_it_aside_after_three_ends_and_han
     handled = killing.handled()
     assert set(handled) == set(killing.ids) - {killing.killer}
     assert max(handled.values()) <= 2, "what was under way beside it ran once more, alone"
-    entries = killing.set_aside()
+    entries = killing.quarantined()
     innocents = [entry for entry in entries if entry.event_id != killing.killer]
     assert len(innocents) == 0
     if how != "on_error=skip":
@@ -123,7 +123,7 @@ def test_a_job_that_is_killed_at_an_event_sets_it_aside_after_three_ends_and_han
 
 
 @pytest.mark.parametrize("quarantine_after", [None, 5])
-def test_a_live_service_that_is_killed_at_an_event_sets_it_aside_and_is_killed_no_more(
+def test_a_live_service_that_is_killed_at_an_event_quarantines_it_and_is_killed_no_more(
     tmp_path: Path, quarantine_after: int | None
 ) -> None:
     killing = Killing(tmp_path)
@@ -140,7 +140,7 @@ def test_a_live_service_that_is_killed_at_an_event_sets_it_aside_and_is_killed_n
 
     assert killing.run_until_it_ends(work) == 3
     assert set(killing.handled()) == set(killing.ids) - {killing.killer}
-    (entry,) = killing.set_aside()
+    (entry,) = killing.quarantined()
     assert (entry.event_id, entry.acknowledged, entry.failures) == (killing.killer, quarantine_after is not None, 3)
     assert KILLED in entry.error
     expected = "failed 500" if quarantine_after is None else "duplicate 200"

@@ -1,4 +1,4 @@
-"""One item that cannot be read ends no verdict and no run: it is set aside, and no handler gets it."""
+"""One item that cannot be read ends no verdict and no run: it is quarantined, and no handler gets it."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ async def test_each_kind_of_malformed_item_ends_nothing_and_is_handed_to_no_hand
 
 @pytest.mark.parametrize("name", MALFORMED)
 @pytest.mark.parametrize("lost", [False, True], ids=["worked on", "lost"])
-async def test_a_malformed_item_of_a_shared_page_is_set_aside_once_by_the_last_run(
+async def test_a_malformed_item_of_a_shared_page_is_quarantined_once_by_the_last_run(
     name: str, missing: Missing, lost: bool
 ) -> None:
     m, worker, pages = missing, missing.replay(name), list[str]()

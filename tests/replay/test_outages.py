@@ -1,4 +1,4 @@
-"""A target that is down: the job waits, and no message is set aside for it."""
+"""A target that is down: the job waits, and no message is quarantined for it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from basiq_async.receiver import MemoryInbox
 from basiq_async.replay import JSONLinesTarget, Progress, Replay, recover
 from tests.support import virtual
 from tests.support.cancelling import Inline
-from tests.support.histories import Away, Receiving, Recorder, Refusing, Table, history, set_aside
+from tests.support.histories import Away, Receiving, Recorder, Refusing, Table, history, quarantine_of
 
 
 def timed(replay: Replay, **seconds: float) -> Replay:
@@ -46,7 +46,7 @@ OUTAGES: list[Callable[[], Exception]] = [
 
 @pytest.mark.parametrize("error", OUTAGES)
 @pytest.mark.parametrize("concurrency", [1, 8])
-def test_an_outage_has_the_job_wait_and_sets_nothing_aside(
+def test_an_outage_has_the_job_wait_and_quarantines_nothing(
     error: Callable[[], Exception], concurrency: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def main() -> None:
@@ -65,7 +65,7 @@ def test_an_outage_has_the_job_wait_and_sets_nothing_aside(
         async with history(100) as h:
             replay = h.replay(target, concurrency=concurrency, rate=15)
             report = await replay.run(seen.append)
-            assert await set_aside(replay) == {} or concurrency == 1
+            assert await quarantine_of(replay) == {} or concurrency == 1
         if concurrency > 1 or "refused" in str(error()):
             assert (report.handled, report.failed) == (100, 0)
         else:
@@ -92,7 +92,7 @@ async def test_an_outage_that_lasts_ends_the_job_in_front_of_the_message() -> No
         replay = h.replay(target, concurrency=4, max_pause=600)
         with pytest.raises(ReplayError, match=r"down for 6\d\d s.* before message .*: run the same again"):
             await replay.run()
-        assert await set_aside(replay) == {}
+        assert await quarantine_of(replay) == {}
         target.refused = set()
         report = await replay.run()
         assert (report.handled, report.finished) == (10, True)
@@ -130,7 +130,7 @@ async def test_stop_does_not_wait_for_a_target_that_is_down_or_asks_for_a_pause(
 
 @pytest.mark.parametrize(("concurrency", "place"), [(1, 7), (8, 7), (8, 199)])
 @virtual.clocked
-async def test_one_message_that_times_out_is_set_aside_and_no_outage(concurrency: int, place: int) -> None:
+async def test_one_message_that_times_out_is_quarantined_and_no_outage(concurrency: int, place: int) -> None:
     async with history(200) as h:
         ids = await h.ids()
         tries, updates = 0, list[Progress]()
@@ -145,7 +145,7 @@ async def test_one_message_that_times_out_is_set_aside_and_no_outage(concurrency
         replay = h.replay(Recorder(behave), concurrency=concurrency)
         report = await replay.run(updates.append)
         assert (report.handled, report.failed, report.finished) == (199, 1, True)
-        assert set(await set_aside(replay)) == {ids[place]}
+        assert set(await quarantine_of(replay)) == {ids[place]}
         alone = concurrency == 1 or place == 199
         assert tries == (5 if alone else 3)
         assert (max(each.down for each in updates) > 0) == alone, "while others are accepted, only this one waits"
@@ -167,7 +167,7 @@ async def test_a_target_that_hangs_with_a_message_is_cancelled_after_its_time(li
         report = await replay.run()
         assert (report.handled, report.failed, report.finished) == (29, 1, True)
         assert report.rate == pytest.approx(30 / report.duration), "a failed message counts for the rate"
-        (entry,) = (await set_aside(replay)).values()
+        (entry,) = (await quarantine_of(replay)).values()
         assert f"no result within {limit or 300} s" in entry.error
         assert target.at_once == 0
 
@@ -283,7 +283,7 @@ async def test_no_call_of_an_inbox_is_waited_for_without_end(call: str, work: Ca
 
 
 @virtual.clocked
-async def test_no_failure_is_set_aside_without_end() -> None:
+async def test_no_failure_is_quarantined_without_end() -> None:
     inbox = MemoryInbox()
     inbox.quarantine = hang
     async with history(3) as h:
@@ -366,7 +366,7 @@ async def test_a_file_that_does_not_open_or_close_is_an_error_in_time(what: str,
 
 
 @virtual.clocked
-async def test_a_message_that_times_out_after_an_outage_has_ended_is_set_aside_too() -> None:
+async def test_a_message_that_times_out_after_an_outage_has_ended_is_quarantined_too() -> None:
     async with history(20) as h:
         ids = await h.ids()
         refused = 0
@@ -382,7 +382,7 @@ async def test_a_message_that_times_out_after_an_outage_has_ended_is_set_aside_t
         replay = h.replay(Recorder(behave), concurrency=1)
         report = await replay.run()
         assert (report.handled, report.failed) == (19, 1), "the messages of an earlier outage count in a later one"
-        assert set(await set_aside(replay)) == {ids[12]}
+        assert set(await quarantine_of(replay)) == {ids[12]}
 
 
 def together(*errors: Exception) -> ExceptionGroup[Exception]:

@@ -92,7 +92,7 @@ async def test_what_could_not_be_handled_is_shown_retried_and_dropped(tmp_path: 
             running = group.create_task(replay.run())
             while not running.done():  # looking at entries does not get into the way of a run
                 await get(session, url, "ui/sections")
-        await look("ended, with messages set aside", 5)
+        await look("ended, with messages in the quarantine", 5)
         entries = await replay.quarantined()
         assert [entry.error for entry in entries] == [f"ValueError: {ATTACK}"] * 5
         whole = await get(session, url, f"quarantine-entry?id={entries[0].delivery_id}")
@@ -282,7 +282,7 @@ def test_a_person_sees_how_a_run_goes_how_it_ended_and_what_a_retry_did(browser:
         page.locator("#progress .pill", has_text="running").wait_for()
         page.locator("#progress .tiles dd", has_text=re.compile("^23$")).wait_for()
         seen = tiles(page)
-        assert (seen["handled"], seen["failed"], seen["in flight"], seen["set aside"]) == ("23", "2", "1", "2")
+        assert (seen["handled"], seen["failed"], seen["in flight"], seen["quarantined"]) == ("23", "2", "1", "2")
         assert page.locator("#quarantine-count").inner_text() == "2"
         page.get_by_role("button", name="Retry all").click()
         page.locator("#said", has_text="the replay is running").wait_for()
@@ -295,7 +295,7 @@ def test_a_person_sees_how_a_run_goes_how_it_ended_and_what_a_retry_did(browser:
         assert page.locator("#progress .pill.ok").count() == 0
 
         do()  # the rest
-        page.locator("#progress .pill.failed", has_text="ended, with messages set aside").wait_for()
+        page.locator("#progress .pill.failed", has_text="ended, with messages in the quarantine").wait_for()
         page.wait_for_function("() => document.querySelectorAll('#quarantine-list > li').length === 5")
         seen = tiles(page)
         assert (seen["handled"], seen["failed"], seen["skipped"], seen["in flight"]) == ("21", "3", "26", "0")
@@ -313,10 +313,10 @@ def test_a_person_sees_how_a_run_goes_how_it_ended_and_what_a_retry_did(browser:
 
         do(lambda target: setattr(target, "mended", True))
         page.get_by_role("button", name="Retry all").click()
-        page.locator("#nothing-set-aside").wait_for()
+        page.locator("#nothing-quarantined").wait_for()
         page.locator("#progress .pill.ok", has_text="ended").wait_for()
         seen = tiles(page)
-        assert (seen["handled"], seen["failed"], seen["set aside"]) == ("4", "0", "0")
+        assert (seen["handled"], seen["failed"], seen["quarantined"]) == ("4", "0", "0")
         assert page.locator("#quarantine-count").inner_text() == "0"
         assert "does not respond" not in page.inner_text("body")
 

@@ -11,7 +11,7 @@ import pytest
 from basiq_async import Message
 from basiq_async.receiver import MemoryInbox, WebhookReceiver
 from basiq_async.replay import JSONLinesTarget, limit, message_time
-from tests.support.histories import Receiving, Recorder, Refusing, history, listed, set_aside
+from tests.support.histories import Receiving, Recorder, Refusing, history, listed, quarantine_of
 
 SECRET = "whsec_c2VjcmV0LW9mLXRoZS10ZXN0cy1vZi1yZXBsYXk="
 
@@ -36,7 +36,7 @@ async def test_a_plan_counts_by_type_and_day_and_touches_nothing(tmp_path: Path)
     assert list(tmp_path.iterdir()) == []
 
 
-async def test_a_plan_is_for_what_the_record_does_not_know_and_counts_what_is_set_aside() -> None:
+async def test_a_plan_is_for_what_the_record_does_not_know_and_counts_what_is_quarantined() -> None:
     inbox = MemoryInbox()
     async with history(30) as h:
         ids = await h.ids()
@@ -83,6 +83,6 @@ async def test_a_plan_counts_the_message_that_a_run_counts_as_failed() -> None:
         replay = h.replay(receiver, where=where)
         plan = await replay.plan()
         report = await replay.run()
-        assert set(await set_aside(replay)) == {messages[4].id}
+        assert set(await quarantine_of(replay)) == {messages[4].id}
     assert (report.failed, dict(report.skipped)) == (1, {"where": 9})
     assert (plan.total, dict(plan.skipped)) == (report.failed, dict(report.skipped)), "plan and run decide differently"

@@ -78,7 +78,7 @@ async def serving(**options: Any) -> AsyncIterator[Service]:
                     raise ValueError("broken")
                 got.append(delivery.event_id)
 
-            await receiver._gate.ask(live=True)  # as its start does, which would also work off what waits
+            await receiver._gate.ask(live=True)  # as its start does, which would also handle what waits
             yield made
 
 
@@ -140,7 +140,7 @@ async def test_what_failed_at_the_service_is_counted_and_only_its_receiver_tries
     async with serving(quarantine_after=1) as s:
         await s.miss(2)
         s.fails = True
-        found = await s.post()  # the service sets them aside, and acknowledges them
+        found = await s.post()  # the service quarantines them, and acknowledges them
         assert (found.handled, found.quarantined, found.at_service, found.finished) == (0, 0, 2, False)
         assert found.messages.skipped == {"quarantined": 2}
         assert "with its receiver" in str(next(each for each in found.problems if each.code == "quarantined"))

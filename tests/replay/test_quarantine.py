@@ -1,4 +1,4 @@
-"""What a job set aside, as a list that a person can act on: looked at, exported, dropped, tried again."""
+"""What a job quarantined, as a list that a person can act on: looked at, exported, dropped, tried again."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from basiq_async.replay._records import make_entry, message_of_entry  # private:
 from basiq_async.replay._sources import EventMessage, UnreadableMessage  # private: a reading makes them
 from tests.support import virtual
 from tests.support.deliveries import NOW, SECRET
-from tests.support.histories import Receiving, Recorder, Refusing, history, set_aside
+from tests.support.histories import Receiving, Recorder, Refusing, history, quarantine_of
 
 
 @virtual.clocked
@@ -41,7 +41,7 @@ async def test_a_retry_makes_one_attempt_each_and_waits_for_no_outage() -> None:
         began = virtual.now()
         report = await h.replay(refuse, inbox=inbox, max_failures=None).retry_quarantined()
         assert (sorted(tries), report.failed, virtual.now() - began) == (sorted(ids), 20, pytest.approx(0, abs=1))
-        assert {entry.failures for entry in (await set_aside(h.replay(refuse, inbox=inbox))).values()} == {2}
+        assert {entry.failures for entry in (await quarantine_of(h.replay(refuse, inbox=inbox))).values()} == {2}
 
 
 @pytest.mark.parametrize("body", [b"not JSON", b"[1]", b'"text"'])
@@ -58,7 +58,7 @@ async def test_a_delivery_in_the_quarantine_that_cannot_be_read_stays_there(body
         assert [each.delivery_id for each in await inbox.entries()] == ["msg_1"]
 
 
-async def test_what_was_set_aside_is_exported_a_line_each_and_stays(tmp_path: Path) -> None:
+async def test_what_was_quarantined_is_exported_a_line_each_and_stays(tmp_path: Path) -> None:
     async with history(300) as h, SQLiteInbox(tmp_path / "inbox.db") as inbox:
         ids = await h.ids()
         target = Refusing(*ids[:270])
@@ -98,14 +98,14 @@ async def test_an_export_that_fails_on_the_way_leaves_no_file_behind(tmp_path: P
         assert not (tmp_path / "failed.jsonl").exists()
 
 
-async def test_what_was_set_aside_is_dropped_by_id_and_counts_as_handled() -> None:
+async def test_what_was_quarantined_is_dropped_by_id_and_counts_as_handled() -> None:
     async with history(10) as h:
         ids = await h.ids()
         replay = h.replay(Refusing(*ids[:4]))
         assert await replay.drop_quarantined([ids[0]]) == 0
         await replay.run()
         assert await replay.drop_quarantined([ids[0], ids[2], "unknown"]) == 2
-        assert set(await set_aside(replay)) == {ids[1], ids[3]}
+        assert set(await quarantine_of(replay)) == {ids[1], ids[3]}
         again = await replay.run()
         assert (again.handled, again.finished) == (0, True)
         with pytest.raises(ConfigurationError, match="must be a list"):
@@ -121,13 +121,13 @@ async def test_some_are_tried_again_by_id() -> None:
         target.refused = set()
         report = await replay.retry_quarantined(ids=[ids[1], "unknown"])
         assert report.handled == 1
-        assert set(await set_aside(replay)) == {ids[0], ids[2], ids[3]}
+        assert set(await quarantine_of(replay)) == {ids[0], ids[2], ids[3]}
 
 
 # --- with the live service ---
 
 
-async def test_what_a_job_set_aside_is_handled_by_a_live_delivery_and_leaves_the_quarantine() -> None:
+async def test_what_a_job_quarantined_is_handled_by_a_live_delivery_and_leaves_the_quarantine() -> None:
     inbox = MemoryInbox()
     async with history(5) as h:
         first, second, *_ = await h.messages()
@@ -137,12 +137,12 @@ async def test_what_a_job_set_aside_is_handled_by_a_live_delivery_and_leaves_the
         receiver, service.refused = service.receiver, {second.id}
         assert (await receiver.dispatch(Delivery.from_message(first))).result is Result.HANDLED
         assert (await receiver.dispatch(Delivery.from_message(second))).result is Result.FAILED
-        assert (service.ids, set(await set_aside(replay))) == ([first.id], {second.id})
+        assert (service.ids, set(await quarantine_of(replay))) == ([first.id], {second.id})
         report = await h.replay(Recorder(), inbox=inbox).run()
         assert (report.handled, report.finished) == (0, True)
 
 
-async def test_what_a_job_set_aside_with_a_receiver_is_tried_again_by_its_handlers() -> None:
+async def test_what_a_job_quarantined_with_a_receiver_is_tried_again_by_its_handlers() -> None:
     inbox = MemoryInbox()
     async with history(5) as h:
         ids = await h.ids()
@@ -152,12 +152,12 @@ async def test_what_a_job_set_aside_with_a_receiver_is_tried_again_by_its_handle
         assert (await replay.run()).failed == 2
         service.refused = {ids[1]}
         report = await replay.retry_quarantined()
-        assert (report.handled, report.failed, set(await set_aside(replay))) == (1, 1, {ids[1]})
+        assert (report.handled, report.failed, set(await quarantine_of(replay))) == (1, 1, {ids[1]})
         assert sorted(service.ids) == sorted(set(ids) - {ids[1]})
         # The receiver's own retry is the same one.
         service.refused = set()
         await service.receiver.retry_quarantined()
-        assert await set_aside(replay) == {}
+        assert await quarantine_of(replay) == {}
 
 
 async def test_a_type_without_a_handler_is_told_and_stays() -> None:
@@ -169,7 +169,7 @@ async def test_a_type_without_a_handler_is_told_and_stays() -> None:
         receiver = WebhookReceiver(SECRET, webhook_id=h.webhook_id, inbox=inbox)
         report = await h.replay(receiver).retry_quarantined()
         assert (report.handled, report.skipped) == (0, {"no-handler": 1})
-        assert set(await set_aside(replay)) == {ids[0]}
+        assert set(await quarantine_of(replay)) == {ids[0]}
 
 
 @virtual.clocked
@@ -199,7 +199,7 @@ async def test_what_was_handled_meanwhile_and_what_another_holds_have_a_word_eac
         inbox.meanwhile = True
         report = await replay.retry_quarantined()
         assert (report.handled, report.skipped, report.finished) == (1, {"handled-before": 1, "busy": 1}, False)
-        assert len(await set_aside(replay)) == 1
+        assert len(await quarantine_of(replay)) == 1
 
 
 def test_neither_an_entry_nor_a_message_made_of_it_or_of_an_event_shows_its_content() -> None:

@@ -28,7 +28,7 @@ RUN: dict[str, Any] = {
     "dies": True,
     "finish": 1,
     "hold": None,
-    "hint": "kept",
+    "resume_point": "kept",
     "record": "kept",
     "selects": 0,
 }
@@ -71,7 +71,7 @@ class Choices:
             "dies": bool(self.number(0, 1)),
             "finish": self.number(1, 9),
             "hold": self.perhaps(1, 9) if self.number(0, 2) == 2 else None,
-            "hint": self.one_of(*["kept"] * 16, "lost", "old", "foreign", "damaged"),
+            "resume_point": self.one_of(*["kept"] * 16, "lost", "old", "foreign", "damaged"),
             "record": self.one_of(*["kept"] * 30, "restored", "lost"),
             "selects": self.number(0, 7) // 7,
         }
@@ -230,21 +230,23 @@ async def check(
 
         lists.before_request = before_request
         selection = f"selection {run['selects']}"
-        text = record.hints.get(selection)
-        if run["hint"] == "old":
+        text = record.resume_points.get(selection)
+        if run["resume_point"] == "old":
             clock[0] += timedelta(hours=25)
-        elif run["hint"] == "foreign":
-            text = record.hints.get(f"selection {1 - run['selects']}")
-        elif run["hint"] == "damaged" and text is not None:
+        elif run["resume_point"] == "foreign":
+            text = record.resume_points.get(f"selection {1 - run['selects']}")
+        elif run["resume_point"] == "damaged" and text is not None:
             text = text[:-9] + ("0" if text[-9] != "0" else "1") + text[-8:]
-        whole = text is None or run["hint"] in ("lost", "foreign", "damaged")
-        if run["hint"] == "old" and text is not None:  # a reading that was cut off goes on; the next one is whole
+        whole = text is None or run["resume_point"] in ("lost", "foreign", "damaged")
+        if (
+            run["resume_point"] == "old" and text is not None
+        ):  # a reading that was cut off goes on; the next one is whole
             whole = bool(json.loads(text.partition(" ")[2])["at_end"])
         reading = Reading(
             lists.paginator(),
             known=record.known,
             key_of=lambda item: key_of(item, doubles=doubles),
-            hint=None if run["hint"] == "lost" else text,
+            resume_point=None if run["resume_point"] == "lost" else text,
             selection=selection,
             convert=selects,
             now=lambda: clock[0],
@@ -257,7 +259,7 @@ async def check(
             for batch, name in pending:
                 record.keys.add(name)
                 batch.mark_done()
-                record.hints[selection] = reading.hint() or record.hints.get(selection)
+                record.resume_points[selection] = reading.resume_point() or record.resume_points.get(selection)
             pending.clear()
 
         try:
@@ -266,8 +268,8 @@ async def check(
                 assert batch.items
                 for item in batch.items:
                     name = key(item["id"])
-                    assert name not in record.keys, f"{name} is recorded, and was handed out again"
-                    assert name not in handed, f"{name} was handed out twice in one run"
+                    assert name not in record.keys, f"{name} is recorded, and was yielded again"
+                    assert name not in handed, f"{name} was yielded twice in one run"
                     handed.add(name)
                     if len(handed) == run["hold"]:
                         batch.keep_unread()
@@ -286,7 +288,7 @@ async def check(
             await reading.aclose()
             await asyncio.sleep(0)
         finish()
-        record.hints[selection] = reading.hint() or record.hints.get(selection)
+        record.resume_points[selection] = reading.resume_point() or record.resume_points.get(selection)
         if reading.finished:
             if whole:
                 lost_keys.discard(selection)

@@ -84,7 +84,7 @@ async def test_the_quarantine_of_a_functions_inbox_counts_too(world: World) -> N
     assert (await world.recover(world.handle, inbox=inbox)).quarantined == 1
 
 
-async def test_it_is_not_finished_with_a_message_that_it_set_aside_until_that_is_handled(world: World) -> None:
+async def test_it_is_not_finished_with_a_message_that_it_quarantined_until_that_is_handled(world: World) -> None:
     (bad, *_) = await world.emit(2, status=500)
     world.poisoned.add(bad)
     receiver = world.receiver()
@@ -101,7 +101,7 @@ async def test_it_is_not_finished_with_a_message_that_it_set_aside_until_that_is
     assert (await world.recover(receiver)).finished
 
 
-async def test_what_waits_is_not_handed_out_and_it_is_not_finished_until_that_is_handled(world: World) -> None:
+async def test_what_waits_is_not_passed_and_it_is_not_finished_until_that_is_handled(world: World) -> None:
     inbox = MemoryInbox(clock=world.fake.clock)
     service = world.receiver(inbox=inbox, deferred=True)
     world.fake.route(URL, service)
@@ -191,11 +191,11 @@ async def test_an_event_whose_message_basiq_makes_while_the_lists_are_read_is_no
     assert found.finished, found.problems
 
 
-# --- out of reach ---
+# --- unrecoverable ---
 
 
 @pytest.mark.documented_world("its webhook is disabled after one message", "disables")
-async def test_what_an_earlier_run_saw_is_out_of_reach_for_a_later_one_that_begins_after_it(world: World) -> None:
+async def test_what_an_earlier_run_saw_is_unrecoverable_for_a_later_one_that_begins_after_it(world: World) -> None:
     await world.disable()
     await world.emit(1)
     await world.reactivate()
@@ -204,12 +204,12 @@ async def test_what_an_earlier_run_saw_is_out_of_reach_for_a_later_one_that_begi
     await world.fake.advance(days=9)
     for _ in range(2):
         found = await world.recover(receiver)
-        assert (codes(found), found.finished) == (["out-of-reach"], False)
+        assert (codes(found), found.finished) == (["unrecoverable"], False)
     known = await world.recover(receiver, acknowledged=world.fake.clock())
-    assert (known.finished, known.out_of_reach) == (True, ())
+    assert (known.finished, known.unrecoverable) == (True, ())
 
 
-async def test_what_was_brought_in_time_is_not_out_of_reach_later(world: World) -> None:
+async def test_what_was_brought_in_time_is_not_unrecoverable_later(world: World) -> None:
     await world.disable()
     await world.emit(1)
     await world.reactivate()
@@ -217,7 +217,7 @@ async def test_what_was_brought_in_time_is_not_out_of_reach_later(world: World) 
     for _ in range(4):
         await world.emit(1)
         found = await world.recover(receiver)
-        assert (found.finished, found.out_of_reach) == (True, ())
+        assert (found.finished, found.unrecoverable) == (True, ())
         await world.fake.advance(days=3)
 
 
@@ -229,16 +229,16 @@ async def test_a_webhook_that_a_recovery_found_active_did_not_lose_what_happened
     await world.fake.advance(days=9)
     await world.emit(1)
     found = await world.recover(receiver)
-    assert (found.finished, found.out_of_reach) == (True, ()), "nothing was lost in the quiet days"
+    assert (found.finished, found.unrecoverable) == (True, ()), "nothing was lost in the quiet days"
 
 
-async def test_of_a_long_outage_the_part_that_no_list_has_is_out_of_reach(world: World) -> None:
+async def test_of_a_long_outage_the_part_that_no_list_has_is_unrecoverable(world: World) -> None:
     await world.disable()
     began = world.fake.clock()
     await world.fake.advance(days=10)
     await world.reactivate()
     found = await world.recover(world.receiver())
-    (lost,) = found.out_of_reach
+    (lost,) = found.unrecoverable
     assert lost.since < began
     assert lost.until == world.fake.clock() - timedelta(days=7)
     assert "acknowledged" in str(found.problems[0])
@@ -247,21 +247,21 @@ async def test_of_a_long_outage_the_part_that_no_list_has_is_out_of_reach(world:
 # --- what was delivered ---
 
 
-async def test_delivered_messages_from_before_the_inbox_began_are_left_alone_and_counted(world: World) -> None:
+async def test_delivered_messages_from_before_the_inbox_began_are_passed_over_and_counted(world: World) -> None:
     await world.emit(6)
     missed = await world.emit(2, status=500)
     for target, options in ((world.receiver(), {}), (world.handle, {"inbox": MemoryInbox()})):
         world.got.clear()
         found = await world.recover(target, **options)
         assert sorted(world.got) == sorted(missed)
-        assert (found.left_alone, found.finished) == (6, True)
+        assert (found.passed_over, found.finished) == (6, True)
         again = await world.recover(target, **options)
-        assert (len(world.got), again.left_alone, again.finished) == (2, 6, True)
+        assert (len(world.got), again.passed_over, again.finished) == (2, 6, True)
     found = await world.recover(world.handle, inbox=MemoryInbox(), everything=True)
-    assert (len(world.got), found.left_alone) == (2 + 8, 0)
+    assert (len(world.got), found.passed_over) == (2 + 8, 0)
 
 
-async def test_events_of_a_type_that_is_not_subscribed_are_handed_out_where_it_is_asked_for(world: World) -> None:
+async def test_events_of_a_type_that_is_not_subscribed_are_passed_where_it_is_asked_for(world: World) -> None:
     receiver = world.receiver()
     other = await world.fake.emit("consent.revoked")
     await world.fake.advance(minutes=3)
@@ -300,7 +300,7 @@ async def test_a_recovery_notes_that_the_webhook_was_disabled_meanwhile(world: W
     assert Coverage.read(await inbox.note(coverage_note(world.webhook_id))).seen_inactive is not None
 
 
-async def test_events_from_before_a_type_was_subscribed_are_handed_out(world: World) -> None:
+async def test_events_from_before_a_type_was_subscribed_are_passed(world: World) -> None:
     receiver = world.receiver()
     other = await world.fake.emit("consent.revoked")
     await world.fake.advance(minutes=3)
@@ -321,7 +321,7 @@ async def test_an_inbox_that_forgot_repeats_nothing(world: World) -> None:
         await world.emit(1)
     for _ in range(2):
         found = await world.recover(receiver)
-        assert found.left_alone >= 9
+        assert found.passed_over >= 9
         assert found.finished
     assert len(world.got) == len(set(world.got)) == 17
 
@@ -334,7 +334,7 @@ async def test_what_basiq_delivered_while_the_inbox_knew_is_handled_where_the_in
     made = await world.emit(2)  # something else than the service said 204
     found = await world.recover(world.receiver(inbox=inbox))
     assert sorted(world.got) == sorted(made)
-    assert found.left_alone == 0
+    assert found.passed_over == 0
 
 
 async def test_an_http_target_gets_nothing_that_basiq_delivered_however_long_its_inbox_was_there(
@@ -349,7 +349,7 @@ async def test_an_http_target_gets_nothing_that_basiq_delivered_however_long_its
         with pytest.raises(ConfigurationError, match=r"an inbox of its own for an HttpTarget|needs an inbox"):
             await world.recover(target)
         found = await world.recover(target, inbox=inbox)
-    assert (sorted(world.got), found.left_alone) == (sorted(missed), 3)
+    assert (sorted(world.got), found.passed_over) == (sorted(missed), 3)
 
 
 @pytest.mark.parametrize(("statuses", "named"), [((401, 401), True), ((401, 500), False), ((500, 401), False)])
@@ -404,15 +404,15 @@ async def test_a_message_under_way_at_an_earlier_look_is_looked_at_again_before_
     await world.reactivate()
     await world.emit(1)
     found = await world.recover(receiver)
-    assert (codes(found), found.finished) == (["out-of-reach"], False)
+    assert (codes(found), found.finished) == (["unrecoverable"], False)
     assert set(world.got).isdisjoint(silent)
     diagnosis = await world.basiq.webhooks.diagnose(world.webhook_id, receiver=receiver)
-    assert "out-of-reach" in {problem.code for problem in diagnosis.problems}
+    assert "unrecoverable" in {problem.code for problem in diagnosis.problems}
     # It stays, until someone acknowledges it; then for all who look.
     assert not (await world.recover(receiver)).finished
-    assert (await world.recover(receiver, acknowledged=found.out_of_reach[0].until)).finished
+    assert (await world.recover(receiver, acknowledged=found.unrecoverable[0].until)).finished
     assert (await world.recover(receiver)).finished
-    assert not (await world.basiq.webhooks.diagnose(world.webhook_id, receiver=receiver)).out_of_reach
+    assert not (await world.basiq.webhooks.diagnose(world.webhook_id, receiver=receiver)).unrecoverable
 
 
 @pytest.mark.parametrize("order", ["oldest-first", "newest-first"])
@@ -455,9 +455,9 @@ async def test_a_recovery_that_is_killed_at_any_request_names_all_that_it_did_no
         found = await made.recover(receiver)
         assert len(made.got) == len(set(made.got)), "handled twice"
         for event_id, created in silent.items():
-            named = any(each.since <= created < (each.until or fake.clock()) for each in found.out_of_reach)
+            named = any(each.since <= created < (each.until or fake.clock()) for each in found.unrecoverable)
             assert named or event_id in made.got, f"killed at request {kill}: {created} is lost, and not named"
-        assert found.finished is (not found.out_of_reach)
+        assert found.finished is (not found.unrecoverable)
         assert before <= set(made.got)
         await made.basiq.aclose()
 
@@ -495,9 +495,9 @@ class Fortnights:
         messages = {message.event.id for message in fake.messages()}
         assert set(world.got) >= messages
         for event_id, created in self.made.items():
-            named = any(each.since <= created < (each.until or fake.clock()) for each in found.out_of_reach)
-            assert named is (event_id not in world.got), (created, found.out_of_reach)
-        assert found.finished is (not found.out_of_reach)
+            named = any(each.since <= created < (each.until or fake.clock()) for each in found.unrecoverable)
+            assert named is (event_id not in world.got), (created, found.unrecoverable)
+        assert found.finished is (not found.unrecoverable)
         return found
 
 
@@ -519,7 +519,7 @@ async def test_a_poisoned_message_beside_good_ones_names_a_time_only_where_basiq
     await stories.world.reactivate()
     await stories.hours(10 * 24)
     found = await stories.check()
-    assert len(found.out_of_reach) == was_disabled == (stories.world.fake.quirks.disables == "exhausted")
+    assert len(found.unrecoverable) == was_disabled == (stories.world.fake.quirks.disables == "exhausted")
 
 
 async def test_a_long_outage_names_the_time_in_which_no_messages_were_made_and_no_other(fortnights: Fortnights) -> None:
@@ -534,7 +534,7 @@ async def test_a_long_outage_names_the_time_in_which_no_messages_were_made_and_n
     stories.down = False
     await stories.world.reactivate()
     await stories.hours(10 * 24)
-    (lost,) = (await stories.check()).out_of_reach
+    (lost,) = (await stories.check()).unrecoverable
     assert lost.until is not None
     assert timedelta(hours=39) < lost.until - lost.since < timedelta(hours=43)
 
@@ -548,7 +548,7 @@ async def test_an_outage_of_two_days_without_an_end_names_nothing_where_basiq_go
     was_disabled = stories.is_disabled()
     await stories.world.reactivate()
     await stories.hours(10 * 24)
-    assert len((await stories.check()).out_of_reach) == was_disabled
+    assert len((await stories.check()).unrecoverable) == was_disabled
 
 
 async def test_it_is_not_finished_while_the_webhook_is_pending() -> None:
@@ -562,20 +562,20 @@ async def test_it_is_not_finished_while_the_webhook_is_pending() -> None:
         assert (await recover(basiq, made.id, receiver, inbox=receiver.inbox)).finished
 
 
-async def test_a_first_recovery_with_nothing_to_hand_out_says_nothing_of_it(
+async def test_a_first_recovery_with_nothing_to_pass_says_nothing_of_it(
     world: World, caplog: pytest.LogCaptureFixture
 ) -> None:
     assert (await world.recover(world.receiver())).finished
-    assert "hands out" not in caplog.text
+    assert "handles about" not in caplog.text
     await world.emit(1, status=500)
     await world.recover(world.receiver(inbox=MemoryInbox()))
-    assert "hands out about 1 message and 0 events" in caplog.text
+    assert "handles about 1 message and 0 events" in caplog.text
 
 
 async def test_everything_is_handled_where_that_is_asked_for(world: World) -> None:
     await world.emit(6)
     found = await world.recover(world.handle, inbox=MemoryInbox(), everything=True)
-    assert (len(world.got), found.left_alone) == (6, 0)
+    assert (len(world.got), found.passed_over) == (6, 0)
 
 
 @pytest.mark.parametrize("order", ["oldest-first", "newest-first"])
@@ -604,7 +604,7 @@ async def test_a_failure_shows_however_many_messages_were_under_way_at_the_earli
         await world.reactivate()
         await world.emit(1)
         found = await world.recover(receiver)
-        assert (codes(found), found.finished) == (["out-of-reach"], False)
+        assert (codes(found), found.finished) == (["unrecoverable"], False)
         assert set(world.got).isdisjoint(silent)
 
 

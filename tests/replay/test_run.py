@@ -37,7 +37,7 @@ from basiq_async.replay._tally import RunSettings  # private: a replay drives it
 from basiq_async.testing import FakeBasiq, ManualClock, Quirks
 from tests.support import virtual
 from tests.support.deliveries import SECRET
-from tests.support.histories import Collecting, Recorder, Refusing, Table, Watching, history, listed, set_aside
+from tests.support.histories import Collecting, Recorder, Refusing, Table, Watching, history, listed, quarantine_of
 from tests.support.real_time import PATIENCE
 from tests.support.scripted import Scripted, page
 
@@ -67,7 +67,7 @@ async def test_no_message_is_kept_once_it_is_handled() -> None:
     async with history(3_000) as h:
         await h.replay(target, concurrency=8).run()
     assert len(alive) == 6
-    assert max(alive) < 1_500, "more than the page that is handed out, the next one and what is under way"
+    assert max(alive) < 1_500, "more than the page that is passed to the handler, the next one and what is under way"
 
 
 @pytest.mark.usefixtures("both_orders")
@@ -295,7 +295,7 @@ UNREADABLE: list[Any] = [
 
 
 @pytest.mark.parametrize("item", UNREADABLE)
-async def test_a_message_that_cannot_be_read_is_set_aside_with_its_json(item: Any) -> None:
+async def test_a_message_that_cannot_be_read_is_quarantined_with_its_json(item: Any) -> None:
     target, inbox = Recorder(), MemoryInbox()
     async with listed([{"id": "a"}, {"id": "b"}, item, {"id": "d"}], target, inbox=inbox) as replay:
         assert (await replay.plan()).total == 4
@@ -347,7 +347,7 @@ async def test_a_text_cut_anywhere_costs_its_own_message_at_most(loads: str, mon
     ],
 )
 @virtual.clocked
-async def test_an_inbox_that_cannot_record_ends_the_run_and_nothing_is_handed_out_any_more(
+async def test_an_inbox_that_cannot_record_ends_the_run_and_nothing_is_passed_any_more(
     error: Exception, said: str
 ) -> None:
     class Full(Watching):
@@ -400,7 +400,7 @@ async def test_a_full_disk_stops_the_job_and_room_lets_it_continue(
         assert len(target.ids) <= len(ids) + 4
 
 
-async def test_a_message_that_cannot_be_set_aside_ends_the_job() -> None:
+async def test_a_message_that_cannot_be_quarantined_ends_the_job() -> None:
     class NoRoom(MemoryInbox):
         full = True
 
@@ -416,10 +416,10 @@ async def test_a_message_that_cannot_be_set_aside_ends_the_job() -> None:
         replay = h.replay(target, inbox=inbox, concurrency=2)
         with pytest.raises(InboxError, match="no room"):
             await replay.run()
-        assert await set_aside(replay) == {}
+        assert await quarantine_of(replay) == {}
         inbox.full = False
         report = await replay.run()
-        assert (report.finished, set(await set_aside(replay))) == (True, set(ids[10:20]))
+        assert (report.finished, set(await quarantine_of(replay))) == (True, set(ids[10:20]))
         assert sorted(target.taken) == sorted(set(ids) - target.refused)
 
 

@@ -38,7 +38,7 @@ def test_a_selection_describes_itself(where: Where, description: str) -> None:
 
 
 @pytest.mark.documented_world("it looks at what a list tells of attempts", "attempts")
-async def test_another_selection_hands_out_what_the_others_did_not() -> None:
+async def test_another_selection_passes_what_the_others_did_not() -> None:
     inbox, target = MemoryInbox(), Recorder()
     async with history(300, failed=0.3, page_size=25) as h:
         messages = await h.messages()
@@ -58,7 +58,7 @@ async def test_another_selection_hands_out_what_the_others_did_not() -> None:
         assert sorted(target.ids) == sorted(await h.ids())
 
 
-async def test_what_a_function_selects_later_is_handed_out_whatever_it_is_combined_with() -> None:
+async def test_what_a_function_selects_later_is_passed_whatever_it_is_combined_with() -> None:
     chosen: set[str] = set()
     async with history(200, page_size=20) as h:
         replay = h.replay(Recorder(), where=event_types("*") & (lambda message: message.id in chosen))

@@ -29,7 +29,7 @@ from basiq_async.replay import HttpTarget, JSONLinesTarget, Progress, Replay, Re
 from basiq_async.testing import Quirks
 from tests.support import virtual
 from tests.support.deliveries import SECRET
-from tests.support.histories import Away, Receiving, Recorder, Refusing, Watching, history, set_aside
+from tests.support.histories import Away, Receiving, Recorder, Refusing, Watching, history, quarantine_of
 
 
 class Shared(Watching):
@@ -202,11 +202,11 @@ async def test_messages_that_always_fail_are_not_recorded_by_workers_and_the_las
         assert caught.value.report is not None
         assert (caught.value.report.handled, caught.value.report.failed) == (0, 1_000)
         assert not caught.value.report.finished
-        assert inbox.completed == inbox.set_aside == []
+        assert inbox.completed == inbox.quarantined == []
 
 
 @virtual.clocked
-async def test_the_last_run_sets_aside_what_failed_and_the_report_has_it_once() -> None:
+async def test_the_last_run_quarantines_what_failed_and_the_report_has_it_once() -> None:
     async with history(400, page_size=50) as h:
         ids, inbox = await h.ids(), Shared()
         bad = ids[::20]
@@ -215,7 +215,7 @@ async def test_the_last_run_sets_aside_what_failed_and_the_report_has_it_once() 
         async with Queue(workers).served() as queue:
             report = await share(coordinator, queue.send)
         assert (report.handled, report.failed, report.quarantined, report.finished) == (380, 20, 20, True)
-        assert set(await set_aside(coordinator)) == set(bad)
+        assert set(await quarantine_of(coordinator)) == set(bad)
         again = await share(coordinator, queue.send)
         assert (again.handled, again.failed, again.quarantined, again.finished) == (0, 0, 20, True)
 
@@ -286,7 +286,7 @@ async def test_a_message_that_fails_at_once_is_no_workers_and_counts_once() -> N
 
 
 @virtual.clocked
-async def test_what_a_receiver_sets_aside_itself_is_a_failure_in_the_report() -> None:
+async def test_what_a_receiver_quarantines_itself_is_a_failure_in_the_report() -> None:
     async with history(60, page_size=20) as h:
         receiving = Receiving(Shared(), webhook_id=h.webhook_id, quarantine_after=1)
         receiving.refused = set((await h.ids())[::20])

@@ -37,7 +37,7 @@ def fail(message: Message) -> bool:
     raise ERROR
 
 
-def test_a_message_that_cannot_be_read_or_selected_is_handed_out_as_a_failure() -> None:
+def test_a_message_that_cannot_be_read_or_selected_is_passed_as_a_failure() -> None:
     unreadable = UnreadableMessage("m1", {}, ERROR)
     assert choose(as_where(lambda message: False), message()) == (False, None)
     assert choose(as_where(lambda message: True), message()) == (True, None)
@@ -173,7 +173,7 @@ def test_other_operands_are_a_type_error() -> None:
 
 
 @pytest.mark.documented_world("it looks at the order and attempts of a list", "attempts", "message_order")
-async def test_a_run_hands_out_what_is_chosen_and_counts_the_rest() -> None:
+async def test_a_run_passes_what_is_chosen_and_counts_the_rest() -> None:
     async with history(1_000, failed=0.1) as h:
         messages = await h.messages()
         half = message_time(messages[500])

@@ -31,7 +31,7 @@ AGES = timedelta(days=900)
 """The fake signs with the real time."""
 LISTED = timedelta(days=7)
 MISSED = {"undelivered", "never-sent", "unrecorded"}
-LEFT = {*MISSED, "unknown", "unknown-activity", "quarantined", "waiting", "out-of-reach"}
+LEFT = {*MISSED, "unknown", "unknown-activity", "quarantined", "waiting", "unrecoverable"}
 
 
 class DurableInbox(MemoryInbox):
@@ -73,7 +73,7 @@ class World:
     events: dict[str, tuple[datetime, str]] = attrs.Factory(dict[str, tuple[datetime, str]])
     backups: list[Any] = attrs.Factory(list[Any])
     excused: set[str] = attrs.Factory(set[str])
-    """Events that a recovery has named as out of reach."""
+    """Events that a recovery has named as unrecoverable."""
     acts: list[str] = attrs.Factory(list[str])
     number: int = 0
 
@@ -85,7 +85,7 @@ class World:
         options: dict[str, Any] = {"inbox": self.inbox, "clock": self.fake.clock, "tolerance": AGES}
         self.receiver = WebhookReceiver(secrets, webhook_id=self.ids, deferred=self.deferred, **options)
         self.receiver.on("*")(self.handle)
-        await self.receiver._gate.ask(live=True)  # as its start does, which would also work off what waits
+        await self.receiver._gate.ask(live=True)  # as its start does, which would also handle what waits
         await self.fake.advance(minutes=6)  # two clocks may differ by so much: what is lost at first is unknown
         self.backups.clear()
 
@@ -208,7 +208,7 @@ class World:
         found = await self.recover(webhook_id)
         if not before & MISSED:
             assert found.handled == 0, f"doctor saw nothing to recover, and {found.handled} were"
-        if found.out_of_reach or found.unknown_reach is not None:
+        if found.unrecoverable or found.unknown_reach is not None:
             self.excuse(found)
             found = await self.recover(webhook_id, acknowledged=self.fake.clock())
         webhook, after = await self.diagnose(webhook_id)
@@ -222,7 +222,7 @@ class World:
                 assert self.handled[event_id] or event_id in self.excused, f"false finished: {event_id} of {created}"
 
     def excuse(self, found: Recovery) -> None:
-        for period in found.out_of_reach:
+        for period in found.unrecoverable:
             for event_id, (created, _) in self.events.items():
                 until = period.until or self.fake.clock()
                 if period.since - timedelta(minutes=5) <= created <= until + timedelta(minutes=5):

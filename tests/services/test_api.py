@@ -52,7 +52,7 @@ async def test_the_client_misuses_nothing(basiq: Basiq) -> None:
     webhook_id = basiq.fake.seed_messages(1200)
     await basiq.client.messages.list(webhook_id).collect()
     await basiq.client.event_types.list().collect()
-    assert list(basiq.fake.violations) == []
+    assert list(basiq.fake.misuses) == []
 
 
 @virtual.clocked

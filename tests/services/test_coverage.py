@@ -10,7 +10,7 @@ import pytest
 
 from basiq_async import Message
 from basiq_async._wire.order import raw_time
-from basiq_async.services.coverage import Activity, Coverage, Inactivity, is_left_alone, is_recent
+from basiq_async.services.coverage import Activity, Coverage, Inactivity, is_passed_over, is_recent
 
 NOON = datetime(2026, 1, 5, 12, tzinfo=UTC)
 
@@ -125,17 +125,17 @@ def test_a_message_that_was_delivered_at_last_ends_nothing() -> None:
         ((4, None), Coverage(read_up_to=at(3), acknowledged=at(9)), (9, 10)),
     ],
 )
-def test_out_of_reach_is_what_was_not_read_and_is_not_listed_any_more(
+def test_unrecoverable_is_what_was_not_read_and_is_not_listed_any_more(
     period: tuple[float, float | None], coverage: Coverage, lost: tuple[float, float] | None
 ) -> None:
     since, until = period
     now = at(10) + timedelta(days=7)
-    found = coverage.out_of_reach([Inactivity(at(since), None if until is None else at(until))], now)
+    found = coverage.unrecoverable([Inactivity(at(since), None if until is None else at(until))], now)
     assert found == (() if lost is None else (Inactivity(at(lost[0]), at(lost[1])),))
 
 
 @pytest.mark.parametrize(
-    ("status", "since", "left_alone"),
+    ("status", "since", "passed_over"),
     [
         ("Failed", None, False),
         ("Success", None, True),
@@ -144,10 +144,10 @@ def test_out_of_reach_is_what_was_not_read_and_is_not_listed_any_more(
         ("Success", at(1), True),
     ],
 )
-def test_what_basiq_delivered_is_left_alone_unless_the_inbox_would_know_it(
-    status: str, since: datetime | None, left_alone: bool
+def test_what_basiq_delivered_is_passed_over_unless_the_inbox_would_know_it(
+    status: str, since: datetime | None, passed_over: bool
 ) -> None:
-    assert is_left_alone(Message("m", tried(0, status=status)), since) is left_alone
+    assert is_passed_over(Message("m", tried(0, status=status)), since) is passed_over
 
 
 def test_only_what_was_read_of_each_type_is_covered_and_a_future_moment_shows_nothing() -> None:
@@ -166,7 +166,7 @@ def test_a_new_webhook_was_not_active_since_one_of_its_service_that_is_gone_was_
     found = Coverage(acknowledged=at(-2)).inherit(former, ())
     assert found == Coverage(seen_inactive=at(0), acknowledged=at(-2))
     assert Coverage.read(found.write()) == found
-    assert found.out_of_reach([Inactivity(at(0), at(9))], at(5) + timedelta(days=7)) == (Inactivity(at(0), at(5)),)
+    assert found.unrecoverable([Inactivity(at(0), at(9))], at(5) + timedelta(days=7)) == (Inactivity(at(0), at(5)),)
     for given, seen in (
         ([Coverage(at(0), seen_inactive=at(0), acknowledged=at(2))], at(2)),
         ([Coverage(at(5), seen_inactive=at(4)), Coverage(at(3))], at(4)),
@@ -211,14 +211,14 @@ def test_what_was_read_through_another_webhook_is_read_for_its_types_and_from_wh
         ("", [(-20, 15)]),
     ],
 )
-def test_what_another_webhook_was_not_read_for_is_out_of_reach(types: str, lost: list[tuple[float, float]]) -> None:
+def test_what_another_webhook_was_not_read_for_is_unrecoverable(types: str, lost: list[tuple[float, float]]) -> None:
     other = Coverage(at(10), types={"a": at(0), "b": at(5)})
     found = Coverage().inherit({"v": other}, ("v",))
     periods, now = [Inactivity(at(-20), at(15))], at(20) + WEEK
-    assert found.out_of_reach(periods, now, tuple(types)) == tuple(Inactivity(at(a), at(b)) for a, b in lost)
+    assert found.unrecoverable(periods, now, tuple(types)) == tuple(Inactivity(at(a), at(b)) for a, b in lost)
     known = Coverage().inherit({"v": attrs.evolve(other, acknowledged=at(6))}, ("v",))
     left = ((10, 15),) if types in ("a", "ab") else lost
-    assert known.out_of_reach(periods, now, tuple(types)) == tuple(Inactivity(at(a), at(b)) for a, b in left)
+    assert known.unrecoverable(periods, now, tuple(types)) == tuple(Inactivity(at(a), at(b)) for a, b in left)
 
 
 def test_a_person_who_knew_what_was_unknown_of_one_webhook_is_not_asked_for_another_of_the_service() -> None:
@@ -244,21 +244,21 @@ def test_a_type_is_read_without_a_gap_while_each_recovery_reaches_the_one_before
     assert read.read_types(["a"], limit + minutes / 100)["a"] > first["a"]
 
 
-def test_what_happened_before_recoveries_begin_is_neither_read_nor_out_of_reach() -> None:
+def test_what_happened_before_recoveries_begin_is_neither_read_nor_unrecoverable() -> None:
     coverage = Coverage(begins=at(-5))
     assert Coverage.read(coverage.write()) == coverage
     assert coverage.read_back_to(at(0)) == at(-5)
-    assert coverage.out_of_reach([Inactivity(at(-9), at(-6))], at(0) + timedelta(days=7)) == ()
+    assert coverage.unrecoverable([Inactivity(at(-9), at(-6))], at(0) + timedelta(days=7)) == ()
 
 
 def test_what_is_lost_is_kept_until_it_is_acknowledged() -> None:
     lost = (Inactivity(at(-300), at(-200)), Inactivity(at(-190), at(-180)))
     coverage = Coverage(read_up_to=at(-1), lost=lost)
     assert Coverage.read(coverage.write()) == coverage
-    assert coverage.out_of_reach([], at(0)) == lost
+    assert coverage.unrecoverable([], at(0)) == lost
     known = attrs.evolve(coverage, acknowledged=at(-200))
-    assert known.out_of_reach([], at(0)) == lost[1:]
-    assert attrs.evolve(coverage, acknowledged=at(-180)).out_of_reach([], at(0)) == ()
+    assert known.unrecoverable([], at(0)) == lost[1:]
+    assert attrs.evolve(coverage, acknowledged=at(-180)).unrecoverable([], at(0)) == ()
 
 
 # --- each rule, at its border ---
@@ -287,14 +287,14 @@ def test_messages_are_read_back_to_the_attempts_of_what_is_listed(coverage: Cove
 def test_what_happened_before_the_beginning_is_not_wanted_and_not_lost(
     period: tuple[float, float], begins: datetime, lost: tuple[float, float] | None
 ) -> None:
-    found = Coverage(begins=begins).out_of_reach([Inactivity(*map(at, period))], at(0) + timedelta(days=8))
+    found = Coverage(begins=begins).unrecoverable([Inactivity(*map(at, period))], at(0) + timedelta(days=8))
     assert found == (() if lost is None else (Inactivity(*map(at, lost)),))
 
 
 def test_a_period_that_had_begun_when_a_recovery_found_the_webhook_active_had_ended() -> None:
     now = at(0) + timedelta(days=8)
     for since, is_lost in ((3.0, False), (3.01, True)):
-        found = Coverage(read_up_to=at(3)).out_of_reach([Inactivity(at(since), at(5))], now)
+        found = Coverage(read_up_to=at(3)).unrecoverable([Inactivity(at(since), at(5))], now)
         assert bool(found) is is_lost
 
 
@@ -302,7 +302,7 @@ def test_what_was_lost_stays_lost_until_a_later_moment_is_acknowledged() -> None
     lost = (Inactivity(at(0), at(5)), Inactivity(at(6)))
     for acknowledged, left in ((None, lost), (at(4.9), lost), (at(5), lost[1:]), (at(9), lost[1:]), (at(10), ())):
         coverage = Coverage(lost=lost, acknowledged=acknowledged)
-        assert coverage.out_of_reach([], at(10)) == left
+        assert coverage.unrecoverable([], at(10)) == left
 
 
 @pytest.mark.parametrize("untold", [{"id": "m"}, {"id": "m", "attempts": ["a1"]}], ids=str)
@@ -324,13 +324,13 @@ def test_an_event_is_recent_for_two_minutes(seconds: float, recent: bool) -> Non
     assert not is_recent(None, NOON)
 
 
-@pytest.mark.parametrize(("minutes", "left_alone"), [(4.9, True), (5, False)])
-def test_the_clocks_of_basiq_and_the_inbox_may_differ_by_five_minutes(minutes: float, left_alone: bool) -> None:
+@pytest.mark.parametrize(("minutes", "passed_over"), [(4.9, True), (5, False)])
+def test_the_clocks_of_basiq_and_the_inbox_may_differ_by_five_minutes(minutes: float, passed_over: bool) -> None:
     delivered = Message("m", tried(0, status="Success"))
-    assert is_left_alone(delivered, NOON - timedelta(minutes=minutes)) is left_alone
+    assert is_passed_over(delivered, NOON - timedelta(minutes=minutes)) is passed_over
     undated = Message("m", {"id": "m", "attempts": [{"status": "Success"}]})
-    assert is_left_alone(undated, NOON - timedelta(days=9)) is None, "it is unknown when it was delivered"
-    assert is_left_alone(undated, None) is True
+    assert is_passed_over(undated, NOON - timedelta(days=9)) is None, "it is unknown when it was delivered"
+    assert is_passed_over(undated, None) is True
 
 
 @pytest.mark.parametrize("count", [7, 8, 9])

@@ -127,7 +127,7 @@ async def test_what_the_list_no_longer_has_is_forgotten_unless_a_filter_hides_it
         assert len(history.transport.alone) == delivered.count(False) + (0 if filtered else sum(delivered[10:]))
 
 
-async def test_what_was_delivered_since_it_was_noted_as_failed_is_noted_anew() -> None:
+async def test_what_was_delivered_since_it_was_noted_as_failed_is_noted_again() -> None:
     async with a_history(20) as history:
         told = await history.fill(history.details())
         late = next(each for each in told if each.delivered is False)

@@ -192,7 +192,7 @@ async def test_what_waits_for_long_is_a_problem() -> None:
         (problem,) = [each for each in found.problems if each.code == "waiting"]
         assert str(problem) == (
             "2 deferred deliveries wait to be handled, the oldest for 6 min, and 0 of them have failed: let a process "
-            "work them off, and look at its log"
+            "handle them, and look at its log"
         )
 
 

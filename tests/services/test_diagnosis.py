@@ -203,19 +203,19 @@ async def test_a_webhook_whose_failures_were_all_retried_well_is_healthy() -> No
     assert (found.failed_share, found.by_status) == (0.0, {None: 5})
 
 
-async def test_what_is_out_of_reach_stays_a_problem_until_it_is_acknowledged() -> None:
+async def test_what_is_unrecoverable_stays_a_problem_until_it_is_acknowledged() -> None:
     now = datetime.now(UTC)
     tries = [attempt("Failed", timedelta(days=20, hours=each)) for each in range(8)]
     messages = [message(1, attempt("Success", timedelta(days=18))), message(2, *tries)]
     inbox = MemoryInbox()
     found = await diagnose(messages=messages, inbox=inbox)
-    assert "out-of-reach" in codes(found)
-    assert [(now - each.since).days for each in found.out_of_reach] == [20]
-    problem = next(each for each in found.problems if each.code == "out-of-reach")
-    assert problem.about == found.out_of_reach[0]
+    assert "unrecoverable" in codes(found)
+    assert [(now - each.since).days for each in found.unrecoverable] == [20]
+    problem = next(each for each in found.problems if each.code == "unrecoverable")
+    assert problem.about == found.unrecoverable[0]
     coverage = Coverage(acknowledged=now - timedelta(days=18))
     await inbox.set_note(coverage_note("w"), coverage.write())
-    assert "out-of-reach" not in codes(await diagnose(messages=messages, inbox=inbox))
+    assert "unrecoverable" not in codes(await diagnose(messages=messages, inbox=inbox))
 
 
 async def test_events_that_never_became_messages_are_counted() -> None:
@@ -393,7 +393,7 @@ BORDERS: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ("unknown", {}, {"look": Look(unknown=1)}),
     ("unknown-activity", {}, {"look": Look(unknown_reach=datetime(2026, 1, 1, tzinfo=UTC))}),
     ("never-sent", {}, {"never_sent": 1}),
-    ("unrecorded", {"left_alone": 1}, {"unrecorded": 1}),
+    ("unrecorded", {"passed_over": 1}, {"unrecorded": 1}),
     ("quarantined", {}, {"quarantined": 1}),
     ("unreadable", {}, {"look": Look(unreadable=1)}),
     ("partial", {"look": Look(items=1)}, {"look": Look(complete=False)}),
@@ -426,11 +426,13 @@ def test_an_age_is_told_in_the_unit_of_which_there_are_two(seconds: float, text:
     assert f"the oldest for {text}, and 2 of them have failed" in shown
 
 
-@pytest.mark.parametrize(("status", "hint"), [(401, True), (403, True), (400, False), (404, False)])
-def test_an_endpoint_that_refuses_a_test_is_asked_for_its_secret_or_for_its_clock(status: int, hint: bool) -> None:
+@pytest.mark.parametrize(("status", "names_them"), [(401, True), (403, True), (400, False), (404, False)])
+def test_an_endpoint_that_refuses_a_test_is_asked_for_its_secret_or_for_its_clock(
+    status: int, names_them: bool
+) -> None:
     for lead, text in ((0.0, "is the receiver's secret this webhook's?"), (1e4, "set the clock of this machine first")):
         problem = Diagnosis(HOOK, 0.0, clock_lead=lead, endpoint=EndpointCheck(status)).problems[-1]
-        assert (text in str(problem)) is hint
+        assert (text in str(problem)) is names_them
         assert (problem.code, problem.about) == ("endpoint-refuses", status)
 
 
@@ -463,7 +465,7 @@ def test_what_an_inbox_lacks_is_explained_by_what_is_seen_else_by_each_cause(lac
     (problem,) = Diagnosis(HOOK, 0.0, unrecorded=2, look=Look(lacking=lacking)).problems
     assert "2 messages were delivered, as Basiq says, and this inbox lacks them" in problem.text
     assert text in problem.text
-    assert problem.text.endswith("A recovery hands them out, once more if another inbox has them")
+    assert problem.text.endswith("A recovery passes them to the handler, once more if another inbox has them")
 
 
 @pytest.mark.parametrize(
@@ -566,16 +568,16 @@ def test_the_texts_of_refused_deliveries_say_what_that_usually_is() -> None:
     assert "its path is not the receiver's" in path
 
 
-async def test_what_basiq_delivered_before_the_inbox_began_is_counted_as_left_alone_if_there_is_an_inbox() -> None:
+async def test_what_basiq_delivered_before_the_inbox_began_is_counted_as_passed_over_if_there_is_an_inbox() -> None:
     delivered = [message(number, attempt("Success", timedelta(hours=1))) for number in (1, 2)]
-    assert (await diagnose(messages=delivered)).left_alone == 0
+    assert (await diagnose(messages=delivered)).passed_over == 0
     inbox = MemoryInbox()
-    assert (await diagnose(messages=delivered, inbox=inbox)).left_alone == 2
+    assert (await diagnose(messages=delivered, inbox=inbox)).passed_over == 2
     key = inbox_key("e1", "m1")
     await inbox.claim(key, "token", lease=30.0)
     await inbox.complete(key, "token")
     found = await diagnose(messages=delivered, inbox=inbox)
-    assert (found.left_alone, found.unrecorded, found.recovered) == (1, 0, 0)
+    assert (found.passed_over, found.unrecorded, found.recovered) == (1, 0, 0)
 
 
 async def test_messages_of_types_without_a_handler_are_not_missed() -> None:

@@ -314,7 +314,7 @@ async def test_text_that_cannot_be_sent_is_refused_before_the_first_request() ->
     assert transport.requests == transport.token_requests == []
 
 
-async def test_a_webhook_that_basiq_has_removed_is_created_anew_and_cannot_be_reactivated(tmp_path: Path) -> None:
+async def test_a_webhook_that_basiq_has_removed_is_created_again_and_cannot_be_reactivated(tmp_path: Path) -> None:
     basiq, store, inbox = in_memory(), SecretFile(tmp_path / "secret"), MemoryInbox()
     basiq.fake.quirks = Quirks(disables="removed")
     ensure = partial(

@@ -277,7 +277,7 @@ async def test_a_message_with_another_text_that_is_too_long_is_named_as_unreadab
 
 
 @pytest.mark.parametrize("bulky", [{"place": "response", "helps": False}], indirect=True)
-async def test_one_message_that_is_too_large_is_named_by_its_place_and_what_is_before_it_is_handed_out(
+async def test_one_message_that_is_too_large_is_named_by_its_place_and_what_is_before_it_is_passed(
     bulky: tuple[Bulky, BasiqClient],
 ) -> None:
     b, client = bulky

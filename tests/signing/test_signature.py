@@ -97,7 +97,7 @@ def test_a_missing_header_is_named(name: str) -> None:
     assert "basiq" not in str(error)
 
 
-def test_the_header_that_basiq_does_not_send_gets_a_hint() -> None:
+def test_the_header_that_basiq_does_not_send_is_explained() -> None:
     error = refused({"X-Basiq-Signature": "abc"})
     assert error.reason == "missing-header"
     assert "x-basiq-signature" in str(error)

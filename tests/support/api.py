@@ -21,7 +21,7 @@ MODULES = [
 ]  # fmt: skip
 MADE = {
     *("Paginator", "Diagnosis", "EndpointCheck", "Problem", "Recovery", "RecoveryRun", "Report", "Plan"),
-    *("Emission", "DeliveredAttempt", "Violation", *(each.name for each in RESOURCES)),
+    *("Emission", "DeliveredAttempt", "Misuse", *(each.name for each in RESOURCES)),
 }
 """Only the library makes these, so that their constructors are not public (docs/versioning.md)."""
 SPECIAL = {"__aenter__", "__aiter__", "__call__", "__and__", "__or__", "__invert__"}

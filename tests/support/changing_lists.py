@@ -1,4 +1,4 @@
-"""A list on a server that does everything that a list can do, and a record of what was handed out of it."""
+"""A list on a server that does everything that a list can do, and a record of what was yielded of it."""
 
 from __future__ import annotations
 
@@ -150,11 +150,11 @@ def _json(item: Item) -> dict[str, Any]:
 
 
 class KnownKeys:
-    """A record, and the hint that is noted in it. ``keys`` are those that it knows."""
+    """A record, and the resume point that is noted in it. ``keys`` are those that it knows."""
 
     def __init__(self) -> None:
         self.keys: set[str] = set()
-        self.hints: dict[str, str | None] = {}
+        self.resume_points: dict[str, str | None] = {}
         self.asked = 0
 
     async def known(self, keys: Sequence[str]) -> Collection[str]:

@@ -41,7 +41,7 @@ async def post_event(
     return await receiver.handle(signed(body, message_id=f"msg_{event_id}", at=at), body)
 
 
-async def worked_off(receiver: WebhookReceiver) -> None:
+async def all_handled(receiver: WebhookReceiver) -> None:
     """Wait until nothing waits any more."""
     async with asyncio.timeout(PATIENCE):
         while True:

@@ -14,7 +14,7 @@ from basiq_async import BasiqClient, InMemoryTransport, Message, Response, Retry
 from basiq_async.receiver import Delivery, Inbox, MemoryInbox, StoredDelivery, WebhookReceiver
 from basiq_async.receiver.protocol import inbox_key
 from basiq_async.replay import BulkTarget, Record, Replay, Target
-from basiq_async.replay.targets._adapters import choose_hand_out  # private: what a replay makes of a target
+from basiq_async.replay.targets._adapters import choose_handling  # private: what a replay makes of a target
 from basiq_async.testing import FakeBasiq, Quirks
 from tests.support import virtual
 from tests.support.deliveries import SECRET
@@ -128,7 +128,7 @@ class Watching(MemoryInbox):
     def __init__(self, delay: float = 0.0, **options: Any) -> None:
         super().__init__(max_quarantined=10_000, **options)
         self.completed: list[str] = []
-        self.set_aside: list[str] = []
+        self.quarantined: list[str] = []
         self.delay = delay
 
     async def complete(self, key: str, token: str) -> bool:
@@ -140,7 +140,7 @@ class Watching(MemoryInbox):
     async def quarantine(self, key: str, token: str, delivery: StoredDelivery) -> bool:
         if self.delay:
             await asyncio.sleep(self.delay)
-        self.set_aside.append(delivery.delivery_id)
+        self.quarantined.append(delivery.delivery_id)
         return await super().quarantine(key, token, delivery)
 
 
@@ -208,9 +208,9 @@ class Table(Collecting):
 
 def shared_target(function: Any, inbox: Inbox, *, lease: float = 30.0) -> Target:
     """Return the target of a function that shares an inbox with others."""
-    return choose_hand_out(function, inbox).open(lease=lease)
+    return choose_handling(function, inbox).open(lease=lease)
 
 
-async def set_aside(replay: Replay) -> dict[str, StoredDelivery]:
+async def quarantine_of(replay: Replay) -> dict[str, StoredDelivery]:
     """Return what is in the quarantine of a replay, by id."""
     return {entry.delivery_id: entry for entry in await replay.quarantined(limit=100_000)}

@@ -66,7 +66,7 @@ async def test_what_waits_is_handled_with_its_calls_of_basiq(
     assert sorted(map(str, users)) == sorted(f"u-{number}" for number in range(20))
 
 
-async def test_what_fails_is_tried_again_later_by_the_clock_of_the_fake_and_then_set_aside(fake: FakeBasiq) -> None:
+async def test_what_fails_is_tried_again_later_by_the_clock_of_the_fake_and_then_quarantined(fake: FakeBasiq) -> None:
     moments: list[datetime] = []
 
     async def handle(delivery: Delivery) -> None:

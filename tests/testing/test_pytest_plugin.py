@@ -83,7 +83,7 @@ def test_the_fixtures_work_with_both_plugins_or_say_what_to_do(
     assert [text for text in said if text not in shown] == [], shown
 
 
-def test_a_violation_fails_the_test_that_asked_for_that(tmp_path: Path) -> None:
+def test_a_misuse_fails_the_test_that_asked_for_that(tmp_path: Path) -> None:
     text = """
 from basiq_async import Request
 

@@ -593,7 +593,9 @@ async def test_a_caller_that_is_cancelled_after_the_time_of_the_work_is_over_has
     await asyncio.sleep(5.2)
     caller.cancel()
     await asyncio.wait((caller,))
-    assert [type(each) for each in one.recorded] == [TimeoutError], "a failure that was not recorded is never set aside"
+    assert [type(each) for each in one.recorded] == [TimeoutError], (
+        "a failure that was not recorded is never quarantined"
+    )
 
 
 @virtual.clocked

@@ -169,13 +169,13 @@ FAULTS = (
         "            return Outcome(Result.DEFERRED, delivery)",
     ),
     Fault(
-        "one attempt without an end sets a delivery aside",
+        "one attempt without an end quarantines a delivery",
         "receiver/_trying.py",
         "    if entry.unended >= MOST_UNENDED or",
         "    if entry.unended >= 1 or",
     ),
     Fault(
-        "one failure sets a deferred delivery aside",
+        "one failure quarantines a deferred delivery",
         "receiver/_trying.py",
         "    return entry.failures >= _LEAST_FAILURES and lasts",
         "    return entry.failures >= 1 or lasts",

@@ -130,7 +130,7 @@ class Model:
         return 200
 
     def forget_before(self, event_id: str = "") -> None:
-        """An event, or everything, is to be handed out: what the program before handled is handled again."""
+        """An event, or everything, is to be passed to the handler: what the program before handled is handled again."""
         for event in self.events.values():
             for effect in event.effects:
                 if effect.machine == PREDECESSOR and event_id in ("", event.id):
@@ -220,17 +220,17 @@ class Model:
         """A store has kept an event, to be handled later or in the quarantine."""
         found = EVENT_ID.search(key)
         if found and (event := self.events.get(found[0])):
-            if not waits and acknowledged:  # what a job sets aside is handled by Basiq's next attempt
-                self._check_set_aside(event)
+            if not waits and acknowledged:  # what a job quarantines is handled by Basiq's next attempt
+                self._check_quarantined(event)
             event.kept = self.now()
             event.waits = event.kept if waits else None
             self.note(event, "the store keeps it, to be handled later" if waits else "it is in the quarantine")
 
-    def _check_set_aside(self, event: Event) -> None:
+    def _check_quarantined(self, event: Event) -> None:
         """It takes failures, or days, or deaths of its machine."""
         if event.kills or event.failures >= 3 or (event.waits and self.now() - event.waits >= KEEP_TRYING):
             return
-        self.breaks(f"{event.name} was set aside after {event.failures} failures")
+        self.breaks(f"{event.name} was quarantined after {event.failures} failures")
 
     def _unrecorded(self, key: str, machine: str) -> list[tuple[Event, Effect]]:
         found = EVENT_ID.search(key)

@@ -330,7 +330,7 @@ async def drop(world: World, by: float) -> str:
 @step(2)
 async def rewrite(world: World, by: float) -> str:
     said = await world.operators.rewrite(world.service.webhook_ids[0])
-    return f"an operator wrote the webhook anew: {said}"
+    return f"an operator wrote the webhook again: {said}"
 
 
 @step(2)

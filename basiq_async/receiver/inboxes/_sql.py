@@ -56,7 +56,7 @@ class SQLInbox(SQLRows):
 
     engine: the caller closes it. It must not be in AUTOCOMMIT mode.
     service: the name of the service whose inbox this is. Several services share the tables, each with a name of its
-        own: none sees what another has handled, waits for, or set aside.
+        own: none sees what another has handled, waits for, or quarantined.
     sessions: makes the sessions that handlers get; ``async_sessionmaker(expire_on_commit=False)`` by default.
     table, schema: the name of the table; the names of three more tables begin with it. Entering the inbox creates
         missing tables, unless ``create_tables`` is False: see ``metadata`` and ``ddl``.

@@ -1,4 +1,4 @@
-"""What a SQL inbox has recorded, set aside or stored: what it reads, and what waits."""
+"""What a SQL inbox has recorded, quarantined or stored: what it reads, and what waits."""
 
 from __future__ import annotations
 

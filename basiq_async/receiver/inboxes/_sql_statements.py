@@ -6,7 +6,7 @@ An event is one row. It is claimed in one of two ways, which are independent:
 - A handler with a session has a *transaction*, which enters the event as handled, and commits when the handler has
   succeeded. So it takes the statements that a hand-written ``INSERT ... ON CONFLICT`` takes, and no other.
 
-What was set aside or waits is stored as JSON, and is in a *queue*: the quarantine, or that of what waits. When it is
+What was quarantined or waits is stored as JSON, and is in a *queue*: the quarantine, or that of what waits. When it is
 due, and what is counted, stand in one index beside it, so that what is in no queue is in two indexes alone.
 
 Other transactions do not see the row of one that has not committed, and an ``INSERT`` of the same key would wait for
@@ -37,7 +37,7 @@ BUSY = Claim(ClaimStatus.BUSY, 1.0)
 """Another worker has the key by a transaction, whose end is unknown: try again after a second."""
 
 _QUARANTINE, _WAITING = "quarantine", "waiting"
-"""The queue of what was set aside, and that of what waits."""
+"""The queue of what was quarantined, and that of what waits."""
 _LAYOUT = 8
 
 
@@ -62,7 +62,7 @@ class Tables(StoreTables):
             # The attempts without an end: tokens that were still there when their lease had run out, each between two
             # line ends.
             sa.Column("unended", sa.Text, nullable=False, server_default=""),
-            # What was set aside or waits has its entry. It is handled only if it is in the quarantine and was
+            # What was quarantined or waits has its entry. It is handled only if it is in the quarantine and was
             # acknowledged. It was placed in its queue at a time, and is due, in seconds since 1970: in the quarantine
             # at that time. Of what waits, so many attempts were begun; if one failed, ``failing`` is 1, else 0, as in
             # the quarantine; and its entry has so many bytes.
@@ -209,12 +209,12 @@ class Statements:
         not_done = sa.or_(not_handled, in_quarantine)
         acknowledged = sa.bindparam("a_acknowledged", type_=sa.Boolean)
         completes = sa.or_(events.c.token == _TOKEN, sa.and_(not_done, unclaimed, no_wait))
-        sets_aside = sa.or_(
+        quarantines = sa.or_(
             sa.and_(events.c.token == _TOKEN, sa.or_(no_wait, acknowledged)),
             sa.and_(not_handled, unclaimed, no_wait),
         )
         retried = sa.and_(sa.bindparam("a_quarantined", type_=sa.Boolean), in_quarantine, unclaimed)
-        set_aside = {
+        quarantined = {
             **no_claim,
             **no_entry,
             "handled_at": sa.case((acknowledged, now)),
@@ -225,7 +225,7 @@ class Statements:
             "entry_json": sa.bindparam("a_entry", type_=EntryType),
         }
         self.complete = enter({**handled, **no_entry}, mine(_KEY), completes)
-        self.quarantine = enter(set_aside, mine(_KEY), sa.or_(sets_aside, retried))
+        self.quarantine = enter(quarantined, mine(_KEY), sa.or_(quarantines, retried))
         released = {**no_claim, "lease_ends": clock, **without_mine}
         self.release = change(released, events.c.token == _TOKEN, sa.or_(live, gate(_KEY)))
         self.take_back = change(without_mine, func.replace(unended, mine_in_it, nothing) != unended)

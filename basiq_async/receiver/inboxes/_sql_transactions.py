@@ -88,7 +88,7 @@ class Transactions:
         except DBAPIError as exc:
             if not exc.connection_invalidated:
                 raise
-        # The server was restarted after the pool connected, so connect anew.
+        # The server was restarted after the pool connected, so connect again.
         return await self._begin(key, token, lease, quarantined)
 
     async def _begin(self, key: str, token: str, lease: float, quarantined: bool) -> Claim:

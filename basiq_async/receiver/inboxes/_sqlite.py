@@ -107,8 +107,8 @@ class SQLiteInbox:
                 return Claim(
                     ClaimStatus.CLAIMED, unended=count_tokens(connection.execute(sql.UNENDED, (key,)).fetchone()[0])
                 )
-            handled, set_aside, _, holder, length, ends = connection.execute(sql.FIND, values).fetchone() or _NONE
-            if not set_aside if quarantined else handled:
+            handled, in_quarantine, _, holder, length, ends = connection.execute(sql.FIND, values).fetchone() or _NONE
+            if not in_quarantine if quarantined else handled:
                 return Claim(ClaimStatus.DONE)
             if ends - now > length:
                 # The clock was set back, or the machine restarted: the lease must not last longer than it was made for.

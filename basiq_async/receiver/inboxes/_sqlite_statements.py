@@ -13,8 +13,8 @@ KIND = FileKind(
         # ``expires`` is by the wall clock. The lease, of so many seconds, ends by the clock of leases, which is the
         # monotonic one: a token that is still there when its lease has run out had an attempt without an end, and the
         # next claim adds it to ``unended``, between two line ends. ``entry_json`` is a quarantined delivery, and ``at``
-        # is the time when it was set aside. The key is ``handled`` only if that was acknowledged, and its failures are
-        # then ``tried``. What waits has such an entry too, and is not handled: ``due`` is by the wall clock,
+        # is the time when it was quarantined. The key is ``handled`` only if that was acknowledged, and its failures
+        # are then ``tried``. What waits has such an entry too, and is not handled: ``due`` is by the wall clock,
         # ``attempts`` is how many were begun, ``failing`` is 1 if one failed, first at ``failing_since``. With
         # ``stored`` and ``size`` they stand beside the entry, so that a count does not read it.
         "CREATE TABLE inbox (key TEXT PRIMARY KEY, handled INTEGER NOT NULL, failures INTEGER NOT NULL, "
@@ -41,7 +41,7 @@ def _sql(statement: str) -> str:
     """
     parts = {
         "may_complete": "(token = :token OR (({open} OR at IS NOT NULL) AND due IS NULL AND NOT {live}))",
-        "may_set_aside": "CASE WHEN token = :token THEN due IS NULL OR :acknowledged "
+        "may_quarantine": "CASE WHEN token = :token THEN due IS NULL OR :acknowledged "
         "ELSE {open} AND due IS NULL AND NOT {live} END",
         "free": "(token = :token OR NOT {live})",
         "live": "(token IS NOT NULL AND ends > :now)",
@@ -86,7 +86,7 @@ QUARANTINE = _sql("""
 INSERT INTO inbox (key, handled, failures, expires, at, tried, entry_json)
 VALUES (:key, :acknowledged, 0, 1e18, :at, :tried, :entry_json)
 ON CONFLICT (key) DO UPDATE SET handled = excluded.handled, failures = {counted}, expires = excluded.expires,
-{no_claim}, {no_wait}, at = excluded.at, tried = excluded.tried, entry_json = excluded.entry_json WHERE {may_set_aside}
+{no_claim}, {no_wait}, at = excluded.at, tried = excluded.tried, entry_json = excluded.entry_json WHERE {may_quarantine}
 """)
 RELEASE = _sql("""
 UPDATE inbox SET unended = replace(unended, {mine_in_unended}, ''), token = CASE WHEN token <> :token THEN token END,

@@ -77,7 +77,7 @@ def interpret(outcome: Outcome) -> str | None:
 
 
 @attrs.frozen
-class HandOut:
+class Handling:
     """How the messages of a job are handled, and the record of what was.
 
     value: the target as it was passed, or made of a function.
@@ -121,7 +121,7 @@ class HandOut:
         return key if self.job is None else key_of_post(self.job, key)
 
     async def known(self, keys: Sequence[str]) -> Collection[str]:
-        """Return those of the keys of events that need not be handed out: they are recorded, or were posted."""
+        """Return those of the keys of events that are recorded, or were posted: they are not passed to the handler."""
         if self.again is not None:
             repeats = {self.key_of(key): key for key in keys}
             return {repeats[each] for each in await self.record.known([*repeats])}
@@ -156,7 +156,7 @@ class HandOut:
         )
 
 
-def choose_hand_out(value: AnyTarget, inbox: Inbox | None, *, is_recorded: bool = False) -> HandOut:
+def choose_handling(value: AnyTarget, inbox: Inbox | None, *, is_recorded: bool = False) -> Handling:
     """Return how the messages for a ``target`` argument of any form are handled. Raises ``ConfigurationError``.
 
     ``is_recorded``: the caller has a record, so that a target needs neither an inbox nor a record of its own.
@@ -174,19 +174,19 @@ def choose_hand_out(value: AnyTarget, inbox: Inbox | None, *, is_recorded: bool 
                 f"a {type(value).__name__}, which has flush(), must be its own record: give it known(), note() and "
                 "set_note(). Or drop flush(), write in deliver(), and pass an inbox"
             )
-        return HandOut(value, None)
+        return Handling(value, None)
     handler = cast(Target, value) if is_target else _read_function(cast(Handler, value), inbox)
     if inbox is None and is_recorded and isinstance(handler, Target):
-        return HandOut(handler, None)
+        return Handling(handler, None)
     if inbox is None:
         raise ConfigurationError(
             "the replay needs an inbox, which records what was handled: the inbox of the live service, so that both "
             "share the work, or one of the job's own, such as inbox=SQLiteInbox('job.db')"
         )
-    return HandOut(handler, InboxCalls(inbox, CALL))
+    return Handling(handler, InboxCalls(inbox, CALL))
 
 
-def _with_receiver(receiver: WebhookReceiver, inbox: Inbox | None) -> HandOut:
+def _with_receiver(receiver: WebhookReceiver, inbox: Inbox | None) -> Handling:
     if inbox is not None and inbox is not receiver.inbox:
         raise ConfigurationError("a WebhookReceiver has its own inbox: pass inbox= only to the receiver")
     if inbox is None and isinstance(receiver.inbox, MemoryInbox):
@@ -194,7 +194,7 @@ def _with_receiver(receiver: WebhookReceiver, inbox: Inbox | None) -> HandOut:
             "the receiver's MemoryInbox does not know what other processes and earlier runs have handled: give the "
             "receiver the inbox of the live service, or pass inbox=receiver.inbox to handle everything in this process"
         )
-    return HandOut(receiver, InboxCalls(receiver.inbox, CALL), receiver=receiver)
+    return Handling(receiver, InboxCalls(receiver.inbox, CALL), receiver=receiver)
 
 
 def _read_function(value: Handler | SessionHandler, inbox: Inbox | None) -> Target | SessionHandler:

@@ -16,7 +16,7 @@ HANDLED_BEFORE = "handled-before"
 BUSY = "busy"
 """The reason to skip a message that another worker holds."""
 ALONE = "alone"
-"""The reason to hand a message out at the end, alone: a process was killed while it handled it, or something beside."""
+"""The reason to pass a message to the handler alone, at the end: it, or one beside it, killed a process."""
 
 
 @runtime_checkable

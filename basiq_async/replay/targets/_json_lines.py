@@ -54,17 +54,17 @@ class JSONLinesTarget:
 
     A file beside it, whose name ends with ``.note``, keeps where the last run ended. If the file itself is missing
     then, or is another one, for example because it was rotated, the run is refused with ``RecordError``, so that the
-    whole history is not exported again by accident. ``anew`` begins a new file in that case.
+    whole history is not exported again by accident. ``overwrite`` begins a new file in that case.
 
     A file with other content, and a failure of the disk, raise ``RecordError``, which ends the job.
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, anew: bool = False) -> None:
+    def __init__(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
         self._path = os.fspath(path)
         if not isinstance(self._path, str) or not self._path or "\0" in self._path:
             raise ConfigurationError("path must be the path of a file")
         self._note_path = self._path + ".note"
-        self._anew = anew
+        self._overwrite = overwrite
         self._lines: list[bytes] = []
         self._unwritten: list[str] = []  # the ids in ``_lines``
         self._file: BinaryIO | None = None
@@ -72,7 +72,7 @@ class JSONLinesTarget:
         self._last = b""  # the digest of the id in that line
         self._ids: Ids | None = None
         """The ids in the file; None before it was read. During a run, those that it had before: the run itself knows
-        which ones it has handed out since, and they are not kept twice."""
+        which ones it has passed on since, and they are not kept twice."""
         self._in_run = False
         self._notes: dict[str, str] = {}
         self._using = asyncio.Lock()
@@ -236,7 +236,7 @@ class JSONLinesTarget:
                 return
         raise RecordError(
             f"the file {self._path!r} was deleted or replaced while it was written: put it back, then run the same "
-            "again; or begin an export of everything to a new file (anew=True, --anew)"
+            "again; or begin an export of everything to a new file (overwrite=True, --overwrite)"
         )
 
     def _open(self) -> BinaryIO:
@@ -261,7 +261,7 @@ class JSONLinesTarget:
         torn = file.seek(0, os.SEEK_END) - size
         file.seek(size)
         # A run writes its note before its first line. What has none, and no id, is no export.
-        foreign = found is None or (note is None and size and not found.has_ids and not self._anew)
+        foreign = found is None or (note is None and size and not found.has_ids and not self._overwrite)
         if found is None or foreign or (torn and file.read(2) != _BEGINNING[: min(torn, 2)]):
             raise RecordError(
                 f"the file {self._path!r} has other content than messages. It was left as it is: pass another path"
@@ -269,7 +269,7 @@ class JSONLinesTarget:
         if note is not None and note.size and (found.noted is None or found.noted.hex() != note.last):
             raise RecordError(
                 f"the file {self._path!r} is not the one that the last run wrote: put that back, or go on with this "
-                "one (anew=True, --anew)"
+                "one (overwrite=True, --overwrite)"
             )
         self._ids, self._size, self._last = found.ids, size, found.last
         return found.ids
@@ -280,7 +280,7 @@ class JSONLinesTarget:
         Raises ``RecordError`` if the file itself is missing.
         """
         self._notes = {}
-        if self._anew:
+        if self._overwrite:
             return None
         try:
             with open(open_private(self._note_path, os.O_RDONLY), "rb") as file:
@@ -298,7 +298,7 @@ class JSONLinesTarget:
         if note.size and not os.path.lexists(self._path):
             raise RecordError(
                 f"the file {self._path!r} is missing, and {self._note_path!r} says that it had {note.size:,} bytes: "
-                "put it back, or begin an export of everything to a new file (anew=True, --anew)"
+                "put it back, or begin an export of everything to a new file (overwrite=True, --overwrite)"
             )
         self._notes = notes
         return note
@@ -314,7 +314,7 @@ class JSONLinesTarget:
             replace_private(self._note_path, json.dumps(note).encode())
         except OSError as exc:
             raise self._note_error(exc, "written") from exc
-        self._anew = False
+        self._overwrite = False
 
     def _note_error(self, exc: OSError, what: str) -> RecordError:
         return RecordError(

@@ -73,7 +73,7 @@ class Shared:
         self.patience = 0.0
         """Seconds to wait for another worker that holds a message."""
         self.alone = False
-        """Whether one message is handed out at a time."""
+        """Whether one message is passed to the handler at a time."""
 
     async def deliver(self, message: Message) -> str | None:
         """See ``Target``. Returns ``BUSY`` if another worker holds the message, and ``ALONE`` for what is dangerous."""

@@ -120,7 +120,7 @@ CALLS: dict[str, Callable[[Any, Call], Coroutine[Any, Any, object]]] = {
     "release": lambda inbox, of: inbox.release(of.key, of.token),
     "fail": lambda inbox, of: inbox.release(of.key, of.token, failed=True),
     "quarantine": lambda inbox, of: inbox.quarantine(of.key, of.token, of.failed(acknowledged=True)),
-    "set_aside": lambda inbox, of: inbox.quarantine(of.key, of.token, of.failed(acknowledged=False)),
+    "give_up": lambda inbox, of: inbox.quarantine(of.key, of.token, of.failed(acknowledged=False)),
     "note": lambda inbox, of: inbox.note(of.key),
     "set_note": lambda inbox, of: inbox.set_note(of.key, of.entry.quarantined_at.isoformat()),
     "set_first_note": lambda inbox, of: inbox.set_note(of.key, of.entry.quarantined_at.isoformat(), expected=None),
@@ -247,10 +247,10 @@ class Model:
                 return 0
             case "fail":
                 return key.fail(token)
-            case "quarantine" | "set_aside":
+            case "quarantine" | "give_up":
                 if others or (key.holder != token and (key.done or key.waits)):
                     return False
-                if key.waits and action == "set_aside":
+                if key.waits and action == "give_up":
                     return False
                 key.entry = of.failed(acknowledged=action == "quarantine")
                 key.done, key.holder, key.waits = key.entry.acknowledged, None, None

@@ -44,7 +44,7 @@ class InboxPromises(Workers[Inbox]):
         await self.follow("claim a; claim b")
 
     async def claim_again(self) -> None:
-        """The holder's token may claim a key again, and its lease begins anew"""
+        """The holder's token may claim a key again, and its lease begins again"""
         await self.follow("claim_shortly a; claim a; pass a; claim b")
 
     async def stay_completed(self) -> None:
@@ -71,9 +71,9 @@ class InboxPromises(Workers[Inbox]):
         """A claim that runs out is counted by the next one; one that was released, or ended in any other way, is not"""
         await self.follow(
             "die a; claim b; release b; claim a; release a; claim b; fail b; claim a; complete a",
-            "die a; die b; die a; claim b; set_aside b; claim a; release a; retry b; complete b; claim a",
+            "die a; die b; die a; claim b; give_up b; claim a; release a; retry b; complete b; claim a",
             "claim_shortly a; claim a; pass a; release a; claim b",
-            "set_aside a; die_in_retry a; retry b; release b; claim a",
+            "give_up a; die_in_retry a; retry b; release b; claim a",
         )
 
     async def take_an_attempt_back(self) -> None:
@@ -82,7 +82,7 @@ class InboxPromises(Workers[Inbox]):
             "die a; claim b; release a; release b; claim a",
             "die a; claim b; fail a; release b; claim a; release a; claim b",
             "die a; die b; die c; die a; claim b; release c; release b; claim a; release a; claim b",
-            "set_aside a; die_in_retry a; retry b; release a; release b; claim c",
+            "give_up a; die_in_retry a; retry b; release a; release b; claim c",
         )
 
     async def complete_late(self) -> None:
@@ -90,10 +90,9 @@ class InboxPromises(Workers[Inbox]):
         await self.follow("die a; complete a; claim b")
 
     async def know(self) -> None:
-        """known() has what was handled or set aside, but not what was claimed or released"""
+        """known() has what was handled or quarantined, but not what was claimed or released"""
         await self.follow(
-            "known b; claim a; known b; release a; known b; claim a; fail a; known b; complete a; set_aside a 1; "
-            "known b",
+            "known b; claim a; known b; release a; known b; claim a; fail a; known b; complete a; give_up a 1; known b",
         )
 
     async def count_failures(self) -> None:
@@ -136,31 +135,31 @@ class InboxPromises(Workers[Inbox]):
         """After a retry whose lease expired, the quarantined delivery is unchanged"""
         await self.follow("claim a; quarantine a; die_in_retry a; quarantined b; claim b; retry b")
 
-    async def claim_what_was_set_aside(self) -> None:
-        """What was set aside and not acknowledged can be claimed, and stays in the quarantine until it is completed"""
+    async def claim_what_was_quarantined(self) -> None:
+        """What was quarantined and not acknowledged can be claimed, and stays there until it is completed"""
         await self.follow(
-            "set_aside a; known b; claim b; quarantined b; release b; quarantined b; claim b; fail b; known b; "
+            "give_up a; known b; claim b; quarantined b; release b; quarantined b; claim b; fail b; known b; "
             "quarantined b; claim b; complete b; quarantined b; claim a",
         )
 
     async def claim_or_retry(self) -> None:
-        """Of what was set aside, either a live attempt or a retry is under way: the other is BUSY"""
+        """Of what was quarantined, either a live attempt or a retry is under way: the other is BUSY"""
         await self.follow(
-            "set_aside a; claim a; retry b; complete b; release a; retry b; claim a; set_aside a; complete b; "
+            "give_up a; claim a; retry b; complete b; release a; retry b; claim a; give_up a; complete b; "
             "quarantined b",
         )
 
-    async def replace_what_was_set_aside(self) -> None:
-        """A later quarantine() replaces what was set aside, and one that is acknowledged ends the attempts"""
+    async def replace_what_was_quarantined(self) -> None:
+        """A later quarantine() replaces what was quarantined, and one that is acknowledged ends the attempts"""
         await self.follow(
-            "set_aside a; set_aside b; quarantined b; claim a; quarantine a; quarantined b; claim b; retry b; "
+            "give_up a; give_up b; quarantined b; claim a; quarantine a; quarantined b; claim b; retry b; "
             "complete b; quarantined a; claim a",
         )
 
-    async def complete_what_was_set_aside(self) -> None:
-        """A worker whose lease ran out can complete what was set aside meanwhile, and it leaves the quarantine"""
+    async def complete_what_was_quarantined(self) -> None:
+        """A worker whose lease ran out can complete what was quarantined meanwhile, and it leaves the quarantine"""
         await self.follow(
-            "die a; set_aside b; complete a; quarantined b; claim b",
+            "die a; give_up b; complete a; quarantined b; claim b",
             "die a; quarantine b; complete a; quarantined b; claim b",
         )
 

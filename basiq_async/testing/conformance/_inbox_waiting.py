@@ -35,10 +35,10 @@ class WaitingPromises(Workers[WaitingInbox]):
         return [each.delivery.key for each in found]
 
     async def store_what_is_open(self) -> None:
-        """store() is False for what was handled or acknowledged in the quarantine, and True for what a job set aside"""
+        """store() is False for what was handled or acknowledged in the quarantine, True for what a job quarantined"""
         await self.follow(
             "complete a; quarantine a 1; store b; store b 1; waiting a; quarantined b; claim_due b",
-            "set_aside a; store b; waiting a; quarantined b; claim_due b",
+            "give_up a; store b; waiting a; quarantined b; claim_due b",
         )
 
     async def put_off(self) -> None:
@@ -72,15 +72,15 @@ class WaitingPromises(Workers[WaitingInbox]):
             "store a; claim_due a; quarantine a; waiting a; waiting b; list_waiting b; known b; claim b; store b",
         )
 
-    async def stop_waiting_when_set_aside(self) -> None:
+    async def stop_waiting_when_quarantined(self) -> None:
         """What was completed in the quarantine cannot be stored"""
-        await self.follow("set_aside a; retry b; complete b; store b; waiting a")
+        await self.follow("give_up a; retry b; complete b; store b; waiting a")
 
     async def wait_until_it_was_claimed(self) -> None:
-        """complete() and quarantine() by a token that did not claim it are False, and so is what a job sets aside"""
+        """complete() and quarantine() by a token that did not claim it are False, and so is what a job quarantines"""
         await self.follow(
-            "store a; complete b; quarantine b; set_aside b; waiting a; quarantined b; known b; "
-            "claim b; set_aside b; waiting a; quarantined a; release b; claim_due a; complete a; waiting b",
+            "store a; complete b; quarantine b; give_up b; waiting a; quarantined b; known b; "
+            "claim b; give_up b; waiting a; quarantined a; release b; claim_due a; complete a; waiting b",
         )
 
     async def count_attempts(self) -> None:
@@ -159,7 +159,7 @@ class WaitingPromises(Workers[WaitingInbox]):
         """A claimed key can be stored: the claim stays, and its complete() ends the wait"""
         await self.follow(
             "claim a; store b; claim b; claim_due b; complete a; waiting a",
-            "set_aside a; claim a; store b; claim_due b; release a; claim_due b",
+            "give_up a; claim a; store b; claim_due b; release a; claim_due b",
         )
 
     async def be_due_after_a_death(self) -> None:

@@ -16,7 +16,7 @@ from ..._work.tasks import cancelling
 from ...errors import ConfigurationError
 from ._endpoints import Endpoint, NoResponse, Route, over_http_once, phrase
 from ._faults import DeliveryFault, take_fault
-from ._logs import Changes, Recent, Violations, size_of
+from ._logs import Changes, Misuses, Recent, size_of
 from ._quirks import Quirks
 from ._records import Attempt, Event, Message, Webhook
 from ._responses import Renderer, as_json, signed_headers
@@ -103,9 +103,9 @@ class Deliveries:
     An attempt that was taken is always finished or given back, even after an error or a cancellation.
     """
 
-    def __init__(self, store: Store, violations: Violations, changes: Changes, *, timeout: float) -> None:
+    def __init__(self, store: Store, misuses: Misuses, changes: Changes, *, timeout: float) -> None:
         self._store = store
-        self._violations = violations
+        self._misuses = misuses
         self._changes = changes
         self._timeout = timeout
         self.timeline = Timeline(store, self.attempt, self.wake)
@@ -270,7 +270,7 @@ class Deliveries:
         started: datetime,
         end: AttemptEnd,
     ) -> None:
-        """Record an attempt and its violations. If it failed, plan the next one, or disable the webhook."""
+        """Record an attempt and its misuses. If it failed, plan the next one, or disable the webhook."""
         webhook, message, event = planned.webhook, planned.message, planned.message.event
         store, ended = self._store, self._store.clock()
         duration = (ended - started).total_seconds()
@@ -294,7 +294,7 @@ class Deliveries:
             )
         )
         if duration > ACKNOWLEDGE_WITHIN:
-            self._violations.add(
+            self._misuses.add(
                 "slow-acknowledgement",
                 f"{webhook.url} took {duration:.0f} s to acknowledge {message.id}: respond first, work after",
             )
@@ -338,7 +338,7 @@ class Deliveries:
 
         def late() -> NoResponse:
             said = f"{url} did not acknowledge a delivery within {self._timeout:g} s"
-            self._violations.add("slow-acknowledgement", said)
+            self._misuses.add("slow-acknowledgement", said)
             return too_late
 
         try:

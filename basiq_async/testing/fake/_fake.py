@@ -240,7 +240,7 @@ class FakeBasiq(State):
         self._received += 1
         record = RequestRecord(self._received, self.now(), request, path)
         self._requests.append(record)
-        self._violations.take_codes()
+        self._misuses.take_codes()
         fault = take_fault(self._faults, request.method, path)
         if fault is None:
             exchange = Exchange(self._respond(request, origin + prefix, path, query), self._latency, record)
@@ -251,7 +251,7 @@ class FakeBasiq(State):
             exchange = Exchange(None if fault.drop else response, self._latency + fault.delay, record)
         record.status = None if exchange.response is None else exchange.response.status
         record.duration = exchange.delay
-        record.violations = self._violations.take_codes()
+        record.misuses = self._misuses.take_codes()
         self._changes.count()
         return exchange
 
@@ -267,7 +267,7 @@ class FakeBasiq(State):
             self._tokens.admit(request, now)
             render = Renderer(base, self._store.quirks, request.url if loop else None)
             return operation(
-                Call(self._store, self._deliveries, self._violations, render, request, path, query, now, params)
+                Call(self._store, self._deliveries, self._misuses, render, request, path, query, now, params)
             )
         except Refusal as refusal:
             return error_response(refusal, self._store.ids.uuid())

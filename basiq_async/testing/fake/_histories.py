@@ -94,7 +94,7 @@ T = TypeVar("T", bound=Recorded)
 
 
 class Seeded(Generic[T]):
-    """Items that are made anew at each access, so that a long history needs no memory."""
+    """Items that are made again at each access, so that a long history needs no memory."""
 
     ids: SeededIds
 

@@ -1,4 +1,4 @@
-"""Logs of a limited size: requests and violations; and a counter of changes."""
+"""Logs of a limited size: requests and misuses; and a counter of changes."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class RequestRecord:
     """One request that the fake received, and its outcome.
 
     ``number`` counts from 1. ``at`` is on the fake's clock. ``status`` is None if the connection was dropped.
-    ``duration`` is in seconds. ``violations`` are the codes of the violations that the request caused.
+    ``duration`` is in seconds. ``misuses`` are the codes of the misuses that the request caused.
     """
 
     number: int
@@ -67,7 +67,7 @@ class RequestRecord:
     path: str
     status: int | None = None
     duration: float = 0.0
-    violations: tuple[str, ...] = ()
+    misuses: tuple[str, ...] = ()
 
 
 def size_of(headers: Mapping[str, str], body: bytes | None, *texts: str) -> int:
@@ -81,7 +81,7 @@ KEPT = 1000
 
 
 @attrs.frozen
-class Violation:
+class Misuse:
     """One misuse of Basiq.
 
     ``code`` is one of ``token-per-request``, ``token-rate``, ``key-encoded-twice``, ``key-on-operation``,
@@ -94,25 +94,25 @@ class Violation:
     at: datetime
 
 
-class Violations:
-    """The first 1,000 violations."""
+class Misuses:
+    """The first 1,000 misuses."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._seen: list[Violation] = []
+        self._seen: list[Misuse] = []
         self._codes: list[str] = []
 
     def add(self, code: str, detail: str) -> None:
         self._codes.append(code)
         if len(self._seen) < KEPT:
-            self._seen.append(Violation(code, detail, self._clock()))
+            self._seen.append(Misuse(code, detail, self._clock()))
 
     def take_codes(self) -> tuple[str, ...]:
-        """Return the codes of the violations that were added since the last call."""
+        """Return the codes of the misuses that were added since the last call."""
         codes, self._codes = self._codes, []
         return tuple(codes)
 
-    def seen(self) -> Sequence[Violation]:
+    def seen(self) -> Sequence[Misuse]:
         return tuple(self._seen)
 
     def clear(self) -> None:

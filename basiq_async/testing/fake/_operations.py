@@ -18,7 +18,7 @@ from ...transports.base import Request, Response
 from ._deliveries import Deliveries
 from ._histories import UUID, Log, Recorded
 from ._lists import MAX_LIMIT, Fields, attributes, page_of, properties
-from ._logs import Violations
+from ._logs import Misuses
 from ._records import Event, Message, Webhook
 from ._resources import kind_of, look_up
 from ._responses import Json, Refusal, Renderer, json_response
@@ -39,7 +39,7 @@ class Call:
 
     store: Store
     deliveries: Deliveries
-    violations: Violations
+    misuses: Misuses
     render: Renderer
     request: Request
     path: str
@@ -95,7 +95,7 @@ def _listing(
     query = call.query()
     limit = query.get("limit", "")[:10]  # Python refuses to read thousands of digits
     if limit.isdecimal() and int(limit) > MAX_LIMIT:
-        call.violations.add("limit", f"a limit of {limit}: the maximum is {MAX_LIMIT}")
+        call.misuses.add("limit", f"a limit of {limit}: the maximum is {MAX_LIMIT}")
     paging = call.render.quirks.paging
     # A cursor of another list, order or kind is refused.
     scope = f"{self_path.removeprefix(call.render.base)} {newest_first} {paging}"

@@ -17,7 +17,7 @@ from ._deliveries import DeliveredAttempt, Deliveries, Emission
 from ._endpoints import Receiver, Route, adapt
 from ._faults import DeliveryFault, Drop, Fault
 from ._histories import Log, SeededEvents, SeededMessages
-from ._logs import Changes, Recent, RequestRecord, Violation, Violations, size_of
+from ._logs import Changes, Misuse, Misuses, Recent, RequestRecord, size_of
 from ._records import Message, Webhook
 from ._resources import check_set
 from ._responses import secret_text
@@ -43,9 +43,9 @@ class State:
         self.clock = clock
         self._store = store
         self._changes = Changes()
-        self._violations = Violations(store.clock)
-        self._tokens = Tokens(store, self._violations)
-        self._deliveries = Deliveries(store, self._violations, self._changes, timeout=delivery_timeout)
+        self._misuses = Misuses(store.clock)
+        self._tokens = Tokens(store, self._misuses)
+        self._deliveries = Deliveries(store, self._misuses, self._changes, timeout=delivery_timeout)
         self._timeline = self._deliveries.timeline
         self._faults: list[Fault] = []
         self._requests: Recent[RequestRecord] = Recent(
@@ -232,10 +232,10 @@ class State:
         self._changes.count()
 
     def reset_log(self) -> None:
-        """Forget all recorded requests, deliveries and violations, and all faults. Keep everything else."""
+        """Forget all recorded requests, deliveries and misuses, and all faults. Keep everything else."""
         self._requests.clear()
         self._deliveries.attempts.clear()
-        self._violations.clear()
+        self._misuses.clear()
         self._faults.clear()
         self._deliveries.down.clear()
         self._deliveries.faults.clear()
@@ -265,7 +265,7 @@ class State:
 
     @property
     def request_log(self) -> Sequence[RequestRecord]:
-        """The latest requests, oldest first, each with its status, duration and violations."""
+        """The latest requests, oldest first, each with its status, duration and misuses."""
         return tuple(self._requests)
 
     @property
@@ -281,13 +281,13 @@ class State:
         ]
 
     @property
-    def violations(self) -> Sequence[Violation]:
+    def misuses(self) -> Sequence[Misuse]:
         """The misuses of Basiq by callers and endpoints, such as requests that Basiq would refuse; the first 1,000."""
-        return self._violations.seen()
+        return self._misuses.seen()
 
-    def assert_no_violations(self) -> None:
-        """Raise an ``AssertionError`` that lists the violations. Do nothing if none was recorded."""
-        seen = self.violations
+    def assert_no_misuses(self) -> None:
+        """Raise an ``AssertionError`` that lists the misuses. Do nothing if none was recorded."""
+        seen = self.misuses
         if seen:
             raise AssertionError("Basiq was misused:" + "".join(f"\n- {v.code}: {v.detail}" for v in seen))
 

@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from urllib.parse import parse_qsl
 
 from ...transports.base import Request, Response
-from ._logs import Violations
+from ._logs import Misuses
 from ._responses import Refusal, json_response
 from ._store import Application, IssuedToken, Store
 
@@ -24,16 +24,16 @@ _SCOPES = ("SERVER_ACCESS", "CLIENT_ACCESS")
 class Tokens:
     """Issues tokens, and checks the token of each request for something else."""
 
-    def __init__(self, store: Store, violations: Violations) -> None:
+    def __init__(self, store: Store, misuses: Misuses) -> None:
         self._store = store
-        self._violations = violations
+        self._misuses = misuses
 
     def issue(self, request: Request, now: datetime) -> Response:
         """Return the response to a token call. Raises ``Refusal``."""
         self._check_key(request.headers.get("authorization", ""))
         app = self._store.app
         if request.headers.get("basiq-version") != "3.0":
-            self._violations.add("basiq-version", "a token call needs the header basiq-version: 3.0")
+            self._misuses.add("basiq-version", "a token call needs the header basiq-version: 3.0")
             raise Refusal("parameter-not-valid", "The version in the header is missing or is not 3.0.", "basiq-version")
         if not request.headers.get("content-type", "").startswith("application/x-www-form-urlencoded"):
             raise Refusal("parameter-not-valid", "The body must be form-encoded.", "Content-Type")
@@ -67,7 +67,7 @@ class Tokens:
         token = app.tokens.get(text) if scheme.lower() == "bearer" else None
         if token is None:
             if text == self._store.api_key:
-                self._violations.add("key-on-operation", "the API key is accepted by /token only: send a token")
+                self._misuses.add("key-on-operation", "the API key is accepted by /token only: send a token")
             raise Refusal("unauthorized-access", "The access token is missing or is not valid.")
         token.used += 1
         if now >= token.expires:
@@ -88,7 +88,7 @@ class Tokens:
             if key == self._store.api_key:
                 return
             if self._store.api_key in _decode(key):
-                self._violations.add("key-encoded-twice", "the API key is base64 already: send it unchanged")
+                self._misuses.add("key-encoded-twice", "the API key is base64 already: send it unchanged")
             if self._store.quirks.unknown_key_response == "404":
                 raise Refusal("resource-not-found", "Unable to authenticate. Please, check your API key")
         raise Refusal("parameter-not-valid", "The API key in the header is missing or is not valid.", "Authorization")
@@ -100,12 +100,12 @@ class Tokens:
         alive = [token for token in app.tokens.values() if token.expires > now and not token.once]
         # A client that renews its token has two for a while.
         if not once and len(alive) >= 2 and all(token.used <= 1 for token in alive[-2:]):
-            self._violations.add(
+            self._misuses.add(
                 "token-per-request",
                 "another token was requested, although the 2 before it are valid and were used at most once",
             )
         if len(recent) >= RATE:
-            self._violations.add("token-rate", f"more than {RATE} token calls in {RATE_WINDOW}")
+            self._misuses.add("token-rate", f"more than {RATE} token calls in {RATE_WINDOW}")
             raise Refusal(
                 "too-many-requests",
                 "The limit of token calls is reached.",

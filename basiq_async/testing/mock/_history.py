@@ -1,4 +1,4 @@
-"""The operations of the control API that show what happened: messages, requests, deliveries and violations.
+"""The operations of the control API that show what happened: messages, requests, deliveries and misuses.
 
 Secrets and tokens are hidden.
 """
@@ -14,7 +14,7 @@ import attrs
 from ..._web.access import ControlError
 from ..fake import _records as records
 from ..fake._deliveries import DeliveredAttempt
-from ..fake._logs import Violation
+from ..fake._logs import Misuse
 from ..fake._state import Upcoming
 from ._operation import About, Control, Items, Newest, Page, has, newest_of, operation, take
 
@@ -121,7 +121,7 @@ class ShownRequest:
     path: str
     status: int | None
     duration: float
-    violations: tuple[str, ...]
+    misuses: tuple[str, ...]
     method: str
 
 
@@ -139,7 +139,7 @@ async def requests(
         limit,
         search,
         lambda record: take(ShownRequest, record, record.request),
-        lambda record: (record.request.method, record.request.url, str(record.status), *record.violations),
+        lambda record: (record.request.method, record.request.url, str(record.status), *record.misuses),
     )
 
 
@@ -187,7 +187,7 @@ def _show_headers(headers: Mapping[str, str]) -> dict[str, str]:
     return {name: HIDDEN if name.lower() in _SECRET_HEADERS else value for name, value in headers.items()}
 
 
-@operation("GET", "/violations")
-async def violations(control: Control) -> Items[Violation]:
-    """The violations: requests that the real Basiq would refuse, and other misuses of it."""
-    return Items(tuple(control.fake.violations))
+@operation("GET", "/misuses")
+async def misuses(control: Control) -> Items[Misuse]:
+    """The misuses: requests that the real Basiq would refuse, and others."""
+    return Items(tuple(control.fake.misuses))

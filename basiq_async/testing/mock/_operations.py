@@ -60,11 +60,11 @@ class StateSummary:
     messages: int
     requests: int
     deliveries: int
-    violations: int
+    misuses: int
 
 
 def summarize(fake: FakeBasiq) -> StateSummary:
-    logs = {"requests": fake.request_log, "deliveries": fake.deliveries, "violations": fake.violations}
+    logs = {"requests": fake.request_log, "deliveries": fake.deliveries, "misuses": fake.misuses}
     counts = {name: len(log) for name, log in logs.items()}
     counts |= {"webhooks": len(fake.webhooks()), "messages": fake.count_messages(), "pending": len(fake.upcoming())}
     return take(StateSummary, fake, seed=str(fake.seed), now=fake.now(), **counts)
@@ -362,7 +362,7 @@ async def seed(
 async def reset(
     control: Control,
     *,
-    log: Annotated[bool, About("Forget only recorded requests, deliveries and violations, and the faults.")] = False,
+    log: Annotated[bool, About("Forget only recorded requests, deliveries and misuses, and the faults.")] = False,
 ) -> None:
     """Forget everything in the state that the call is for, except its API keys and the time."""
     if log:

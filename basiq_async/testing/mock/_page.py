@@ -32,7 +32,7 @@ def add_page(app: web.Application, control: Control) -> None:
     LivePage(
         ROOT,
         Path(__file__).parent / "templates",
-        ("time", "webhooks", "faults", "messages", "requests", "violations"),
+        ("time", "webhooks", "faults", "messages", "requests", "misuses"),
         partial(show_all, control),
         control.fake._changes.watch,
         news,
@@ -43,7 +43,7 @@ def add_page(app: web.Application, control: Control) -> None:
 
 def _counts(context: Context) -> Mapping[str, int]:
     state: Any = context["state"]
-    return {name: state[name] for name in ("messages", "requests", "violations")}
+    return {name: state[name] for name in ("messages", "requests", "misuses")}
 
 
 Context = dict[str, Any]
@@ -58,7 +58,7 @@ async def show_all(control: Control, query: Mapping[str, str]) -> Context:
     webhooks = await _call(control, "webhooks")
     messages = await _call(control, "messages", search=search, limit=message_rows)
     requests = await _call(control, "requests", search=search, limit=request_rows)
-    violations = await _call(control, "violations")
+    misuses = await _call(control, "misuses")
     state = await _call(control, "state")
     urls = {webhook["id"]: webhook["url"] for webhook in webhooks["items"]}
     root = _root(control)
@@ -83,7 +83,7 @@ async def show_all(control: Control, query: Mapping[str, str]) -> Context:
         "requests": requests["items"],
         "more_requests": len(requests["items"]) == request_rows < MOST_ROWS,
         "request_rows": request_rows,
-        "violations": list(reversed(violations["items"])),
+        "misuses": list(reversed(misuses["items"])),
         "event_types": list(control.fake.event_types),
         "ticks": list(ticks()),
         "search": search,

@@ -97,10 +97,10 @@ def _add_page(app: web.Application, control: Control) -> None:
         if error.name is None or error.name.partition(".")[0] not in ("aiohttp_jinja2", "aiohttp_sse", "jinja2"):
             raise
 
-        async def hint(request: web.Request) -> web.Response:
+        async def explain(request: web.Request) -> web.Response:
             return web.Response(text=NO_PAGE)
 
-        app.add_routes([web.get(f"{ROOT}{IN_PATH}", hint), web.get(f"{ROOT}{IN_PATH}/", hint)])
+        app.add_routes([web.get(f"{ROOT}{IN_PATH}", explain), web.get(f"{ROOT}{IN_PATH}/", explain)])
     else:
         add_page(app, control)
 

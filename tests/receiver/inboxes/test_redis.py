@@ -21,7 +21,7 @@ from basiq_async._work.inbox_calls import InboxCalls
 from basiq_async.receiver import Inbox, RedisInbox, Result
 from basiq_async.receiver.protocol import ClaimStatus
 from basiq_async.testing import check_inbox
-from tests.support import inbox_drills
+from tests.support import inbox_stress
 from tests.support.cancelling import HOWS, How, cancel_after
 from tests.support.deliveries import NOW, OTHER_SECRET, Service, payload, quarantined_delivery, taking
 from tests.support.environment import ROOT
@@ -47,7 +47,7 @@ async def test_an_inbox_in_redis_keeps_every_promise(
     make = partial(inbox_of, redis.url, decode_responses=decoded)
     await check_inbox(make, shared=True, seconds=PATIENCE)
     if decoded:
-        await inbox_drills.raced(make)  # a kill is the server's: what it has is no longer the process's
+        await inbox_stress.raced(make)  # a kill is the server's: what it has is no longer the process's
 
 
 async def test_a_server_that_is_stopped_and_comes_back_has_lost_nothing(tmp_path: Path) -> None:
@@ -60,7 +60,7 @@ async def test_a_server_that_is_stopped_and_comes_back_has_lost_nothing(tmp_path
             await asyncio.to_thread(server.start)
 
         async with Redis.from_url(server.url) as client:
-            await inbox_drills.away(lambda name: RedisInbox(client, prefix=name), outage)
+            await inbox_stress.away(lambda name: RedisInbox(client, prefix=name), outage)
 
 
 async def test_a_pool_without_a_free_connection_says_how_to_get_more(redis: RedisServer) -> None:

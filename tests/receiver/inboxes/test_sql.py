@@ -22,7 +22,7 @@ from basiq_async.receiver import Inbox, SQLInbox, inbox_metadata
 from basiq_async.receiver.inboxes import _sql  # private: what a service builds once
 from basiq_async.receiver.protocol import ClaimStatus
 from basiq_async.testing import check_inbox
-from tests.support import inbox_drills
+from tests.support import inbox_stress
 from tests.support.databases import ByTransaction, engine_of, in_use, inbox_of, new_table, pruned, run, scalar
 from tests.support.deliveries import quarantined_delivery
 from tests.support.inboxes import check_briefly
@@ -65,12 +65,12 @@ def _of_service(url: str, table: str, name: str) -> AbstractAsyncContextManager[
 
 @pytest.mark.parametrize("url", ["asyncpg", "aiosqlite"], indirect=True)
 async def test_of_two_processes_with_the_same_keys_one_gets_each(url: str) -> None:
-    await inbox_drills.raced(partial(_of_service, url, new_table()))
+    await inbox_stress.raced(partial(_of_service, url, new_table()))
 
 
 @pytest.mark.parametrize("url", ["aiosqlite"], indirect=True)  # what a server committed is no longer the process's
 async def test_what_a_process_recorded_is_there_after_it_was_killed(url: str) -> None:
-    await inbox_drills.killed(partial(_of_service, url, new_table()), PATIENCE)
+    await inbox_stress.killed(partial(_of_service, url, new_table()), PATIENCE)
 
 
 @pytest.mark.parametrize(
@@ -87,14 +87,14 @@ async def test_a_server_that_is_stopped_and_comes_back_has_lost_nothing(driver: 
 
         async with engine_of(server.url(driver)) as engine:
             table = new_table()
-            await inbox_drills.away(lambda name: SQLInbox(engine, table=table, service=name), outage)
+            await inbox_stress.away(lambda name: SQLInbox(engine, table=table, service=name), outage)
 
 
 @pytest.mark.parametrize("leased", [True, False])
 async def test_what_failed_is_kept_though_another_writes_to_the_sqlite_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, leased: bool
 ) -> None:
-    """A job that sets aside what failed has no lease by then."""
+    """A job that quarantines what failed has no lease by then."""
     monkeypatch.setattr("basiq_async._storage.sql._LOCK_WAIT", 0.0)
     async with engine_of(f"sqlite+aiosqlite:///{tmp_path}/sql.db") as engine, SQLInbox(engine) as inbox:
         if leased:
@@ -327,7 +327,7 @@ async def test_a_lost_connection_records_nothing_and_frees_the_claim(
         assert in_use(losing) == 0
         assert not await other.known(["k"])
         await end_all_but_mine(engine)
-        assert (await inbox.claim("l", "a", lease=60)).status is CLAIMED, "a stale pool connects anew"
+        assert (await inbox.claim("l", "a", lease=60)).status is CLAIMED, "a stale pool connects again"
 
 
 async def test_the_server_ends_a_claim_whose_machine_has_vanished(inbox: SQLInbox, engine: AsyncEngine) -> None:

@@ -117,7 +117,7 @@ async def test_before_the_handler_has_returned_nothing_can_be_seen(service: Serv
 
 
 @on_one
-async def test_what_fails_too_often_is_set_aside_and_can_be_retried(service: Service) -> None:
+async def test_what_fails_too_often_is_quarantined_and_can_be_retried(service: Service) -> None:
     healed = False
 
     @service.on_all
@@ -338,7 +338,7 @@ async def test_what_broke_has_had_no_effect_and_counts_only_if_it_is_the_handler
     breaks: Breaks, error: type[Exception], said: str, service: Service
 ) -> None:
     """A rolled-back COMMIT would count as handled, and the event would be lost."""
-    times = 3 if error is InboxError else 1  # more than it takes to be set aside
+    times = 3 if error is InboxError else 1  # more than it takes to be quarantined
     broken = [True] * times
 
     @service.on_all

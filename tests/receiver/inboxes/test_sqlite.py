@@ -22,7 +22,7 @@ from basiq_async._work.inbox_calls import InboxCalls
 from basiq_async.receiver import SQLiteInbox
 from basiq_async.receiver.protocol import ClaimStatus
 from basiq_async.testing import ManualClock, check_inbox
-from tests.support import inbox_drills
+from tests.support import inbox_stress
 from tests.support.deliveries import NOW, quarantined_delivery
 from tests.support.frames import leaks
 from tests.support.inboxes import pass_hours
@@ -38,8 +38,8 @@ def _in_folder(folder: Path, name: str) -> SQLiteInbox:
 async def test_the_inbox_in_a_file_keeps_every_promise(tmp_path: Path) -> None:
     make = partial(_in_folder, tmp_path)
     await check_inbox(make, shared=True, seconds=PATIENCE)
-    await inbox_drills.raced(make)
-    await inbox_drills.killed(make, PATIENCE)
+    await inbox_stress.raced(make)
+    await inbox_stress.killed(make, PATIENCE)
     assert repr(make("inbox")) == f"SQLiteInbox({str(tmp_path / 'inbox.db')!r})"
 
 
@@ -285,7 +285,7 @@ FORKED = """
     assert all(asyncio.run(inbox.known([f"parent-{number}"])) for number in range(count))
     asyncio.run(inbox.aclose())
 
-    # Closed, or not yet opened, before the fork: each side opens it anew.
+    # Closed, or not yet opened, before the fork: each side opens it again.
     inbox = SQLiteInbox(path)
     child = os.fork()
     assert asyncio.run(inbox.complete("child" if child == 0 else "later", "a"))

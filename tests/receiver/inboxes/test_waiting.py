@@ -146,7 +146,7 @@ async def test_a_worker_that_finds_nothing_does_not_take_the_lock_of_sqlites_wri
 # --- sharing ---
 
 
-async def work_off(inbox: SQLInbox, token: str) -> list[str]:
+async def handle_due(inbox: SQLInbox, token: str) -> list[str]:
     taken: list[str] = []
     while keys := await due(inbox, token, limit=7):
         taken += keys
@@ -158,7 +158,7 @@ async def work_off(inbox: SQLInbox, token: str) -> list[str]:
 def in_a_process(url: str, table: str, token: str) -> list[str]:
     async def main() -> list[str]:
         async with inbox_of(url, table) as inbox:
-            return await work_off(inbox, token)
+            return await handle_due(inbox, token)
 
     return asyncio.run(main())
 
@@ -288,7 +288,7 @@ async def test_after_a_restart_of_the_machine_a_dead_claim_in_a_file_is_due_agai
         await due(inbox, "dead")
         assert await due(inbox, "b") == [], "at the same time by the clock"
         await inbox._store.run(lambda connection: connection.execute("UPDATE inbox SET ends = ends + 1e6"))
-        assert await due(inbox, "b") == ["k"], "the monotonic clock began anew"
+        assert await due(inbox, "b") == ["k"], "the monotonic clock began again"
 
 
 async def test_what_somebody_wrote_over_a_delivery_that_waits_is_unreadable_and_hides_no_other(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from tests.support.histories import (
     Table,
     history,
     listed,
-    set_aside,
+    quarantine_of,
 )
 
 # --- a target of one's own ---
@@ -137,7 +137,7 @@ async def test_a_receiver_handles_what_it_missed_with_its_own_handlers_and_inbox
 
 
 @virtual.clocked
-async def test_a_handler_of_a_receiver_that_fails_has_its_message_set_aside_with_its_error() -> None:
+async def test_a_handler_of_a_receiver_that_fails_has_its_message_quarantined_with_its_error() -> None:
     # A time limit that ran out is tried again, after pauses that grow.
     receiver = WebhookReceiver(SECRET, handler_timeout=0.02)
 
@@ -155,7 +155,7 @@ async def test_a_handler_of_a_receiver_that_fails_has_its_message_set_aside_with
     ]
     async with listed(items, receiver, inbox=receiver.inbox) as replay:
         assert (await replay.run()).failed == 2
-        errors = {name: entry.error for name, entry in (await set_aside(replay)).items()}
+        errors = {name: entry.error for name, entry in (await quarantine_of(replay)).items()}
     assert errors["m0"] == "LookupError: no such user"
     assert errors["m1"].startswith("TimeoutError")
 
@@ -166,7 +166,7 @@ async def test_what_a_receiver_puts_into_its_quarantine_is_there_once() -> None:
     async with listed([{"id": "m0"}], service.receiver, inbox=service.receiver.inbox) as replay:
         report = await replay.run()
         assert (report.failed, report.skipped) == (0, {"quarantined": 1})
-        (entry,) = (await set_aside(replay)).values()
+        (entry,) = (await quarantine_of(replay)).values()
         assert (entry.delivery_id, entry.acknowledged) == ("m0", False)
 
 
@@ -194,7 +194,7 @@ async def test_what_another_worker_never_finishes_is_asked_again_at_the_end_and_
         assert (report.handled, report.failed, report.skipped, report.finished) == (8, 0, {"busy": 1}, False)
         assert inbox.asked > 10
         assert 300 < report.duration < 600
-        assert await set_aside(replay) == {}
+        assert await quarantine_of(replay) == {}
 
 
 @virtual.clocked
@@ -235,7 +235,7 @@ async def test_a_receiver_that_is_closed_ends_the_job() -> None:
         replay = h.replay(receiver)
         with pytest.raises(ReplayError, match="the receiver is closed"):
             await replay.run()
-        assert (len(inbox), await set_aside(replay)) == (0, {})
+        assert (len(inbox), await quarantine_of(replay)) == (0, {})
 
 
 async def test_a_receiver_with_a_memory_inbox_is_refused_unless_that_is_passed() -> None:
@@ -250,7 +250,7 @@ async def test_a_receiver_with_a_memory_inbox_is_refused_unless_that_is_passed()
 
 
 @virtual.clocked
-async def test_a_run_that_was_frozen_hands_out_what_it_had_under_way_and_nothing_else_twice(
+async def test_a_run_that_was_frozen_passes_what_it_had_under_way_and_nothing_else_twice(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(Unit, "_begin_renewal", lambda *_: None)  # a process that stands still renews nothing

@@ -63,7 +63,7 @@ async def replaying(place: str, depth: int, target: Any, **options: Any) -> Asyn
 
 
 @pytest.mark.parametrize("depth", DEPTHS)
-async def test_a_function_that_fails_for_all_has_all_set_aside_and_gets_them_again(place: str, depth: int) -> None:
+async def test_a_function_that_fails_for_all_has_all_quarantined_and_gets_them_again(place: str, depth: int) -> None:
     inbox, fails, got = MemoryInbox(), True, set[str]()
 
     async def handle(message: Message) -> None:

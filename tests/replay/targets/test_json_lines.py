@@ -136,16 +136,18 @@ async def test_a_table_gets_all_but_what_cannot_be_read_unless_it_is_to_stop() -
 # --- a file that is another one ---
 
 
-async def test_a_file_that_was_rotated_is_not_exported_anew_by_accident(tmp_path: Path) -> None:
+async def test_a_file_that_was_rotated_is_not_exported_again_by_accident(tmp_path: Path) -> None:
     path = tmp_path / "export.jsonl"
     async with history(10) as h:
         await h.replay(JSONLinesTarget(path)).run()
         path.rename(tmp_path / "export.jsonl.1")
         for look in (Replay.run, Replay.plan):
-            with pytest.raises(RecordError, match=r"is missing, and .* put it back, or begin .* \(anew=True, --anew\)"):
+            with pytest.raises(
+                RecordError, match=r"is missing, and .* put it back, or begin .* \(overwrite=True, --overwrite\)"
+            ):
                 await look(h.replay(JSONLinesTarget(path)))
         assert not path.exists()
-        report = await h.replay(JSONLinesTarget(path, anew=True)).run()
+        report = await h.replay(JSONLinesTarget(path, overwrite=True)).run()
         assert (report.handled, len(path.read_text().splitlines())) == (10, 10)
         assert (await h.replay(JSONLinesTarget(path)).run()).handled == 0, "the new file is the record now"
 
@@ -158,11 +160,13 @@ async def test_a_file_that_was_replaced_or_has_lost_lines_is_refused_until_that_
         lines = whole.splitlines(keepends=True)
         for other in (b"", b'{"id":"of another job"}\n', b"".join(lines[:-1]), b"".join(lines[1:])):
             path.write_bytes(other)
-            with pytest.raises(RecordError, match=r"is not the one that the last run wrote.* \(anew=True, --anew\)"):
+            with pytest.raises(
+                RecordError, match=r"is not the one that the last run wrote.* \(overwrite=True, --overwrite\)"
+            ):
                 await h.replay(JSONLinesTarget(path)).run()
             assert path.read_bytes() == other
         path.write_bytes(b"".join(lines[1:]))
-        report = await h.replay(JSONLinesTarget(path, anew=True)).run()
+        report = await h.replay(JSONLinesTarget(path, overwrite=True)).run()
         assert (report.handled, report.finished) == (1, True)
         assert sorted(path.read_bytes().splitlines()) == sorted(whole.splitlines())
 

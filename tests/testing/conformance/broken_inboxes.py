@@ -170,7 +170,7 @@ def by_the_clock(inbox: Any) -> datetime:
     return datetime.fromtimestamp(inbox._retention.read()[0], UTC)
 
 
-def is_set_aside(inbox: Any, of: Of) -> bool:
+def is_unacknowledged(inbox: Any, of: Of) -> bool:
     entry = inbox._quarantined.get(of.key)
     return entry is not None and not entry.acknowledged
 
@@ -267,8 +267,8 @@ FAULTS: dict[str, dict[str, Change]] = {
     },
     "a late release changes nothing": {"release": fault(answer=0, when=is_too_late)},
     "a late release leaves the attempt without an end": {"release": fault(keep="_unended", when=is_too_late)},
-    "what a job set aside is done": {"claim": fault(answer=Claim(DONE), when=is_quarantined)},
-    "an attempt takes out what a job set aside": {"claim": fault(then=take_out)},
+    "what a job quarantined is done": {"claim": fault(answer=Claim(DONE), when=is_quarantined)},
+    "an attempt takes out what a job quarantined": {"claim": fault(then=take_out)},
     "cuts keys": {
         "claim": fault(key=lambda _, of: of.key[:255]),
         "complete": fault(key=lambda _, of: of.key[:255]),
@@ -280,14 +280,14 @@ FAULTS: dict[str, dict[str, Change]] = {
     "completes twice": {"complete": fault(after=lambda *_: True)},
     "completes for anybody": {"complete": fault(before=free_all)},
     "too late is too late": {"complete": fault(answer=False, when=is_too_late)},
-    "a late worker leaves the quarantine": {"complete": fault(keep="_quarantined", when=is_set_aside)},
+    "a late worker leaves the quarantine": {"complete": fault(keep="_quarantined", when=is_unacknowledged)},
     "anybody completes what waits": {"complete": fault(before=stop_waiting)},
     "handled but waits": {"complete": fault(keep="_waiting")},
     # known, notes
     "knows the first of many": {"known": fault(keys=lambda _, of: of.keys[:500])},
     "knows all of very many": {"known": fault(after=lambda _, of, found: of.keys if len(of.keys) > 1_000 else found)},
     "sees claims": {"known": fault(after=lambda inbox, of, found: inbox._claims.keys() & set(of.keys) or found)},
-    "knows not what a job set aside": {
+    "knows not what a job quarantined": {
         "known": fault(after=lambda inbox, of, found: {key for key in found if inbox._is_done(key)}),
     },
     "knows not what waits": {"known": fault(after=lambda inbox, of, found: set(found) - inbox._waiting.keys())},
@@ -328,7 +328,7 @@ FAULTS: dict[str, dict[str, Change]] = {
     "a failed attempt counts the job's failures": {
         "release": fault(
             after=lambda inbox, of, n: (
-                n + inbox._quarantined[of.key].failures if of.failed and is_set_aside(inbox, of) else n
+                n + inbox._quarantined[of.key].failures if of.failed and is_unacknowledged(inbox, of) else n
             )
         ),
     },
@@ -344,19 +344,19 @@ FAULTS: dict[str, dict[str, Change]] = {
             answer=True, when=lambda inbox, of: inbox._quarantined.update({of.key: of.delivery}) is None
         ),
     },
-    "what a job set aside stays as it is": {"quarantine": fault(answer=False, when=is_set_aside)},
+    "what a job quarantined stays": {"quarantine": fault(answer=False, when=is_unacknowledged)},
     "bodies are text": {
         "quarantine": fault(
             delivery=lambda _, of: attrs.evolve(of.delivery, body=of.delivery.body.decode(errors="ignore").encode())
         ),
     },
-    "set aside but waits": {"quarantine": fault(keep="_waiting")},
-    "a job sets aside what waits": {
+    "quarantined but waits": {"quarantine": fault(keep="_waiting")},
+    "a job quarantines what waits": {
         "quarantine": fault(before=lambda inbox, of: of.delivery.acknowledged or stop_waiting(inbox, of)),
     },
     "retries twice": {"claim": fault(before=lambda inbox, of: of.quarantined and free(inbox, of))},
     "retries during an attempt": {
-        "claim": fault(before=lambda inbox, of: of.quarantined and is_set_aside(inbox, of) and free(inbox, of)),
+        "claim": fault(before=lambda inbox, of: of.quarantined and is_unacknowledged(inbox, of) and free(inbox, of)),
     },
     "a retry removes the delivery": {
         "claim": fault(
@@ -388,7 +388,7 @@ FAULTS: dict[str, dict[str, Change]] = {
             then=lambda inbox, of, stored: stored and setattr(inbox._waiting[of.delivery.key], "attempts", 0)
         ),
     },
-    "does not store what a job set aside": {
+    "does not store what a job quarantined": {
         "store": fault(answer=False, when=lambda inbox, of: of.delivery.key in inbox._quarantined),
     },
     "does not store what is claimed": {
@@ -476,7 +476,7 @@ FOUND_BY: dict[str, str] = {
         "an end"
     ),
     "InboxPromises.complete_late": "forgets with the lease; too late is too late",
-    "InboxPromises.know": "knows not what a job set aside; sees claims",
+    "InboxPromises.know": "knows not what a job quarantined; sees claims",
     "InboxPromises.count_failures": "each release counts; never counts; keeps the failed claim",
     "InboxPromises.count_late_failures": "a late failure frees the successor",
     "InboxPromises.quarantine": "quarantine is forgotten; quarantine is open; a failed retry loses the delivery",
@@ -486,12 +486,12 @@ FOUND_BY: dict[str, str] = {
     "InboxPromises.keep_after_an_expired_retry": (
         "quarantine is forgotten; quarantine is open; a retry removes the delivery"
     ),
-    "InboxPromises.claim_what_was_set_aside": (
-        "an attempt takes out what a job set aside; a failed attempt counts the job's failures"
+    "InboxPromises.claim_what_was_quarantined": (
+        "an attempt takes out what a job quarantined; a failed attempt counts the job's failures"
     ),
     "InboxPromises.claim_or_retry": "retries during an attempt",
-    "InboxPromises.replace_what_was_set_aside": "what a job set aside is done; what a job set aside stays as it is",
-    "InboxPromises.complete_what_was_set_aside": (
+    "InboxPromises.replace_what_was_quarantined": "what a job quarantined is done; what a job quarantined stays",
+    "InboxPromises.complete_what_was_quarantined": (
         "a late worker leaves the quarantine; a completed retry leaves the delivery"
     ),
     "InboxPromises.survive_a_cancellation": (
@@ -513,7 +513,7 @@ FOUND_BY: dict[str, str] = {
     "InboxPromises.outlive_a_wrong_clock": "forgets by the clock alone; knows since by the clock alone",
     "WaitingPromises.store_what_is_open": (
         "stores what was handled; the quarantine has what waits; stores what failed as new; does not store what a job "
-        "set aside; all is fresh"
+        "quarantined; all is fresh"
     ),
     "WaitingPromises.put_off": (
         "stores for later; puts off for no time; puts off for ever; puts off without the failure; puts off and keeps "
@@ -523,11 +523,11 @@ FOUND_BY: dict[str, str] = {
     "WaitingPromises.put_off_what_waits_alone": "sees claims; puts off what does not wait",
     "WaitingPromises.leave_the_lease": "putting off ends any claim",
     "WaitingPromises.end_the_wait": (
-        "handled but waits; a release ends the wait; a failure ends the wait; set aside but waits; a retry claims "
+        "handled but waits; a release ends the wait; a failure ends the wait; quarantined but waits; a retry claims "
         "what waits"
     ),
-    "WaitingPromises.stop_waiting_when_set_aside": "stores what was handled",
-    "WaitingPromises.wait_until_it_was_claimed": "anybody completes what waits; a job sets aside what waits",
+    "WaitingPromises.stop_waiting_when_quarantined": "stores what was handled",
+    "WaitingPromises.wait_until_it_was_claimed": "anybody completes what waits; a job quarantines what waits",
     "WaitingPromises.count_attempts": "an attempt counts when it ends; put off keeps the attempts",
     "WaitingPromises.claim_again": "a lost claim is lost; a lost claim counts twice",
     "WaitingPromises.hold_back_what_failed": (
@@ -551,7 +551,7 @@ FOUND_BY: dict[str, str] = {
         "loses the first failure; lists from the start; lists from what still waits; lists in the order of keys"
     ),
     "WaitingPromises.keep_for_long": (
-        "knows not what a job set aside; knows not what waits; a dead claim takes the delivery away; forgets what "
+        "knows not what a job quarantined; knows not what waits; a dead claim takes the delivery away; forgets what "
         "waits for long"
     ),
     "known_since_opened": "knows nothing of time zones; knows since now; knows since ever; knew before it began",

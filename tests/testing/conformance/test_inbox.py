@@ -15,7 +15,7 @@ from basiq_async.testing import BrokenPromisesError, ManualClock, check_inbox
 from basiq_async.testing.conformance import _inbox as suite  # private: to see that no promise is left out
 from basiq_async.testing.conformance._inbox_model import WALKED, random_walks  # private: what a walk leaves out
 from basiq_async.testing.conformance._inbox_workers import Workers, cancel_after  # private: single calls
-from tests.support import inbox_drills
+from tests.support import inbox_stress
 from tests.support.real_time import PATIENCE
 
 from .broken_inboxes import FAULTS, FOUND_BY, check, found_by, make_broken
@@ -183,7 +183,7 @@ class WritesWhenClosed(SQLiteInbox):
 async def test_an_inbox_that_loses_in_a_kill_what_it_recorded_is_told_so(tmp_path: Path) -> None:
     said = r"known b, after claim a; complete a: it was set\(\), not \{"
     with pytest.raises(AssertionError, match=said):
-        await inbox_drills.killed(partial(WritesWhenClosed, tmp_path), PATIENCE)
+        await inbox_stress.killed(partial(WritesWhenClosed, tmp_path), PATIENCE)
 
 
 def test_the_suite_names_every_promise_that_is_broken() -> None:

@@ -126,7 +126,7 @@ async def test_with_the_longer_rule_a_webhook_is_disabled_after_120_hours_in_whi
     assert fake.count_messages(webhook_id) == 147
 
 
-async def test_with_the_longer_rule_any_success_starts_anew_and_an_update_does_not() -> None:
+async def test_with_the_longer_rule_any_success_starts_again_and_an_update_does_not() -> None:
     disabled = {}
     for heal in ("a success", "an update"):
         fake, webhook_id = arranged(Endpoint(503), quirks=Quirks(disables="failing-120h"))
@@ -296,7 +296,7 @@ async def test_the_served_fake_delivers_by_itself_what_a_client_causes() -> None
         assert (await arrived.get())["eventId"] == emitted.event_id
         await fake.advance(hours=1)
     assert [attempt.ok for attempt in fake.deliveries] == [True, True]
-    fake.assert_no_violations()
+    fake.assert_no_misuses()
 
 
 async def test_on_a_clock_that_runs_the_retries_come_in_its_time() -> None:

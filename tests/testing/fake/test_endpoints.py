@@ -84,7 +84,7 @@ async def test_a_receiver_that_gives_no_status_is_a_configuration_error(result: 
 
 
 @pytest.mark.parametrize(("seconds", "shown"), [(30, []), (31, ["slow-acknowledgement"])])
-async def test_an_acknowledgement_after_30_seconds_is_a_violation(seconds: int, shown: list[str]) -> None:
+async def test_an_acknowledgement_after_30_seconds_is_a_misuse(seconds: int, shown: list[str]) -> None:
     fake = FakeBasiq()
     clock = fake.clock
     assert isinstance(clock, ManualClock)
@@ -95,7 +95,7 @@ async def test_an_acknowledgement_after_30_seconds_is_a_violation(seconds: int, 
     handling(fake, dawdle)
     await fake.emit("user.created")
     assert fake.deliveries[0].duration == seconds
-    assert [violation.code for violation in fake.violations] == shown
+    assert [misuse.code for misuse in fake.misuses] == shown
 
 
 @virtual.clocked
@@ -114,7 +114,7 @@ async def test_an_endpoint_that_never_answers_is_given_up() -> None:
     await fake.emit("user.created")
     (attempt,) = fake.deliveries
     assert (attempt.status, attempt.ok, attempt.response) == (None, False, "no response within 0.01 s")
-    assert [violation.code for violation in fake.violations] == ["slow-acknowledgement"]
+    assert [misuse.code for misuse in fake.misuses] == ["slow-acknowledgement"]
     (message,) = Caller(fake).get(f"/notifications/webhooks/{webhook_id}/messages")["data"]
     assert message["attempts"][0]["responseStatusCode"] is None
 

@@ -38,13 +38,13 @@ def test_a_log_counts_what_was_dropped_or_forgotten_too() -> None:
     assert (list(log), log.added, log.bytes) == (["d"], 4, 1)
 
 
-def test_the_first_thousand_violations_are_kept_and_a_later_request_still_has_its_own(fake: FakeBasiq) -> None:
+def test_the_first_thousand_misuses_are_kept_and_a_later_request_still_has_its_own(fake: FakeBasiq) -> None:
     caller = Caller(fake)
     for _ in range(1_001):
         caller.send("GET", "/events?limit=501")
-    assert {each.code for each in fake.violations} == {"limit"}
-    assert len(fake.violations) == 1_000
-    assert fake.request_log[-1].violations == ("limit",)
+    assert {each.code for each in fake.misuses} == {"limit"}
+    assert len(fake.misuses) == 1_000
+    assert fake.request_log[-1].misuses == ("limit",)
 
 
 def test_each_change_is_told_until_its_watcher_stops(fake: FakeBasiq) -> None:

@@ -19,7 +19,7 @@ RIGHT = {"authorization": f"Basic {KEY}", "basiq-version": "3.0"}
 
 
 def codes(fake: FakeBasiq) -> list[str]:
-    return [violation.code for violation in fake.violations]
+    return [misuse.code for misuse in fake.misuses]
 
 
 def test_a_token_is_for_an_hour(fake: FakeBasiq) -> None:
@@ -182,15 +182,15 @@ def test_a_missing_version_and_a_limit_above_500_are_reported(caller: Caller) ->
     assert codes(caller.fake) == ["basiq-version", "limit", "limit"]
 
 
-def test_violations_fail_with_all_that_is_known_and_can_be_forgotten(caller: Caller) -> None:
+def test_misuses_fail_with_all_that_is_known_and_can_be_forgotten(caller: Caller) -> None:
     caller.fake.handle(token_request(KEY, version=None))
     with pytest.raises(AssertionError, match="basiq-version: a token call needs"):
-        caller.fake.assert_no_violations()
+        caller.fake.assert_no_misuses()
     assert len(caller.fake.requests) == 1
     assert caller.fake.requests[0].url.endswith("/token")
     caller.fake.fail_next(status=500)
     caller.fake.reset_log()
-    caller.fake.assert_no_violations()
+    caller.fake.assert_no_misuses()
     assert not caller.fake.requests
     caller.get(WEBHOOKS)
 

@@ -44,13 +44,13 @@ async def test_what_happens_in_one_state_shows_in_no_other(two: tuple[Controller
             await basiq_other.messages.list(webhook.id).collect()
         assert (await basiq.events.get(emitted["eventId"])).id == emitted["eventId"]
     counts = [
-        {name: state[name] for name in ("webhooks", "messages", "deliveries", "violations")}
+        {name: state[name] for name in ("webhooks", "messages", "deliveries", "misuses")}
         for state in (await one.get("/states"))["items"]
     ]
     assert counts == [
-        {"webhooks": 0, "messages": 0, "deliveries": 0, "violations": 0},
-        {"webhooks": 1, "messages": 1, "deliveries": 1, "violations": 0},
-        {"webhooks": 1, "messages": 0, "deliveries": 0, "violations": 0},
+        {"webhooks": 0, "messages": 0, "deliveries": 0, "misuses": 0},
+        {"webhooks": 1, "messages": 1, "deliveries": 1, "misuses": 0},
+        {"webhooks": 1, "messages": 0, "deliveries": 0, "misuses": 0},
     ]
     await one.post("/messages/" + emitted["messageIds"][0] + "/redeliver")
     await other.post("/messages/" + emitted["messageIds"][0] + "/redeliver", expect=404)
@@ -76,12 +76,12 @@ async def test_reset_forgets_all_of_one_state_and_nothing_of_another(two: tuple[
                 await basiq.event_types.get("user.created")
     left = await other.get("/state")
     await one.post("/reset")
-    counts = ("webhooks", "messages", "requests", "deliveries", "violations", "pending")
+    counts = ("webhooks", "messages", "requests", "deliveries", "misuses", "pending")
     lists = ("faults", "deliveryFaults", "endpointsDown")
     empty, kept = await one.get("/state"), await other.get("/state")
     assert [empty[name] for name in (*counts, *lists)] == [*[0] * 6, *[[]] * 3]
     assert kept == left
-    assert all(left[name] for name in (*counts, *lists) if name != "violations")
+    assert all(left[name] for name in (*counts, *lists) if name != "misuses")
     async with client(one) as basiq:
         assert await basiq.event_types.get("user.created")
 
@@ -145,12 +145,12 @@ async def test_a_state_is_served_whenever_it_was_added_and_its_events_are_delive
 @pytest.mark.parametrize("authorization", ["Basic d3Jvbmc=", "Bearer d3Jvbmc=", "Basic", "", "\u00e9"])
 async def test_a_call_with_the_key_of_another_mock_is_refused(control: Controller, authorization: str) -> None:
     headers = {"Authorization": authorization}
-    for method, path in (("POST", "/emit"), ("GET", "/state"), ("GET", "/health"), ("GET", "/violations")):
+    for method, path in (("POST", "/emit"), ("GET", "/state"), ("GET", "/health"), ("GET", "/misuses")):
         body: Any = {"eventTypeId": "user.created"} if method == "POST" else None
         url = f"{control.base_url}/_fake{path}"
         async with control.session.request(method, url, json=body, headers=headers) as response:
             assert (response.status, (await response.json())["error"]["code"]) == (403, "another-mock")
-    assert not control.fake.violations
+    assert not control.fake.misuses
 
 
 async def test_a_call_that_changes_something_names_its_mock(control: Controller) -> None:

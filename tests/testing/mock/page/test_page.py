@@ -101,7 +101,7 @@ def test_what_comes_from_outside_is_text_and_nothing_else(looking: Looking) -> N
     with pytest.raises(urllib.error.HTTPError) as caught:
         urllib.request.urlopen(request)
     caught.value.close()
-    looking.fake._violations.add(attack, attack)  # private: no violation quotes what a caller sends
+    looking.fake._misuses.add(attack, attack)  # private: no misuse quotes what a caller sends
     page = looking.open()
     page.fill("#search", attack)
     page.locator("#no-requests").wait_for()  # the list is that of the search: a row of before would not stay open
@@ -111,7 +111,7 @@ def test_what_comes_from_outside_is_text_and_nothing_else(looking: Looking) -> N
     page.locator("#request-list .opens").first.click()
     page.locator("[aria-label='Headers of the request']", has_text="X-Attack").wait_for()
     assert page.evaluate("window.hacked") is None
-    assert attack in page.inner_text("#violations")
+    assert attack in page.inner_text("#misuses")
     assert attack in page.inner_text("#faults")
     message_id = emitted["messageIds"][0]
     assert page.locator(f"#about-{message_id} img, #about-{message_id} script").count() == 0

@@ -20,7 +20,7 @@ from basiq_async.testing.conformance._inbox import (  # private: no caller of th
     MakeSharedInbox,
     made,
 )
-from basiq_async.testing.conformance._inbox_model import (  # private: a drill calls an inbox as the model does
+from basiq_async.testing.conformance._inbox_model import (  # private: a stress test calls an inbox as the model does
     BUSY,
     CALLS,
     CLAIMED,
@@ -29,14 +29,14 @@ from basiq_async.testing.conformance._inbox_model import (  # private: a drill c
     make_delivery,
 )
 from basiq_async.testing.conformance._inbox_workers import Workers  # private: as the suite has two workers
-from basiq_async.testing.conformance._runner import hold  # private: a drill reports as the suite does
+from basiq_async.testing.conformance._runner import hold  # private: a stress test reports as the suite does
 
 Outage = Callable[[], AbstractAsyncContextManager[object]]
 _RACE = 60.0
 INTERRUPTED = (
     "claim a; complete a; ...; known b; claim b",
     "fail a; ...; fail b",
-    "quarantine a; set_aside a 1; ...; quarantined b; known b; claim b; claim b 1",
+    "quarantine a; give_up a 1; ...; quarantined b; known b; claim b; claim b 1",
     "set_note a; ...; note b",
     "store a; ...; waiting b; list_waiting b; known b; claim_due b",
     "store a; store a 1; claim_due a; put_off_for_long a; ...; waiting b; list_waiting b; known b; claim_due b",
@@ -49,7 +49,7 @@ async def away(make_inbox: MakeSharedInbox, outage: Outage) -> None:
     async with AsyncExitStack() as stack:
         scripts, all_workers = [script.split("; ...; ") for script in INTERRUPTED], list[Workers[Inbox]]()
         for number, (before, _) in enumerate(scripts):
-            inbox = await stack.enter_async_context(made(partial(make_inbox, f"drill_{number}")))
+            inbox = await stack.enter_async_context(made(partial(make_inbox, f"stress_{number}")))
             all_workers.append(Workers(inbox, inbox))
             await all_workers[-1].follow(before, name=f"{number}", goes_on=True)
         workers, inbox = all_workers[0], all_workers[0].inbox
@@ -105,7 +105,7 @@ async def killed(make_inbox: MakeSharedInbox, seconds: float) -> None:
         await loop.run_in_executor(pool, _record_and_die, make_inbox, name, seconds)
     for number, script in enumerate(INTERRUPTED):
         before, after = script.split("; ...; ")
-        async with made(partial(make_inbox, f"drill_{number}")) as inbox:
+        async with made(partial(make_inbox, f"stress_{number}")) as inbox:
             await Workers(inbox, inbox).follow(after, made=before, name=f"{name}-{number}")
 
 
@@ -115,7 +115,7 @@ def _record_and_die(make_inbox: MakeSharedInbox, name: str, seconds: float) -> N
     async def run() -> None:
         async with limit(seconds), AsyncExitStack() as stack:
             for number, script in enumerate(INTERRUPTED):
-                inbox = await stack.enter_async_context(made(partial(make_inbox, f"drill_{number}")))
+                inbox = await stack.enter_async_context(made(partial(make_inbox, f"stress_{number}")))
                 await Workers(inbox, inbox).follow(
                     script.partition("; ...; ")[0], name=f"{name}-{number}", goes_on=True
                 )

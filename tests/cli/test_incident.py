@@ -1,6 +1,6 @@
 """The incident of the page on recovery, with its own lines: 3 % failed, 30 hours down, disabled; all is delivered once.
 
-``BASIQ_DRILL=50000`` has a history of that many messages.
+``BASIQ_STRESS=50000`` has a history of that many messages.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from tests.support.environment import ROOT
 
 from .conftest import SECRET, Endpoint, Run, Served
 
-COUNT = int(os.environ.get("BASIQ_DRILL", "600"))
+COUNT = int(os.environ.get("BASIQ_STRESS", "600"))
 PAGE = ROOT / "docs" / "howto" / "recover.md"
 URL = "https://example.com/basiq"
 
@@ -34,7 +34,7 @@ def served(request: pytest.FixtureRequest) -> Iterator[Served]:
 
 def lines(webhook_id: str, url: str) -> list[list[str]]:
     """The lines of the page, for this webhook and this service."""
-    block = PAGE.read_text().split("<!-- the drill runs these lines -->")[1].split("```")[1]
+    block = PAGE.read_text().split("<!-- the stress test runs these lines -->")[1].split("```")[1]
     found = re.findall(r"^\$ basiq-async (.*)$", block, re.MULTILINE)
     here = [line.replace("WEBHOOK_ID", webhook_id) for line in found]
     return [[{URL: url}.get(word, word) for word in shlex.split(line)] for line in here]

@@ -1,4 +1,4 @@
-"""A hint saves requests, and never costs an item."""
+"""A resume point saves requests, and never costs an item."""
 
 from __future__ import annotations
 
@@ -16,10 +16,13 @@ import pytest
 from basiq_async._wire.codec import Reader, Unreadable
 from basiq_async.errors import NotFoundError, PaginationError, ResponseDecodeError
 from basiq_async.receiver import MemoryInbox
-from basiq_async.replay._hints import MOST_HINTS, ListHints  # private: no caller sees which hints are kept
-from basiq_async.replay._listed import _MOST_TEXT as MOST_TEXT  # private: no caller sees how long a hint may be
+from basiq_async.replay._listed import _MOST_TEXT as MOST_TEXT  # private: no caller sees how long a resume point may be
 from basiq_async.replay._listed import ListedPage, _check  # private: their users are in this package
 from basiq_async.replay._reading import Reading  # private: its users are in this package
+from basiq_async.replay._resume_points import (  # private: no caller sees which resume points are kept
+    MOST_RESUME_POINTS,
+    ListResumePoints,
+)
 from tests.support.changing_lists import NOON, Item, KnownKeys, Lists, key_of
 from tests.support.histories import Recorder, history
 
@@ -34,16 +37,22 @@ class Job:
     lists: Lists
     record: KnownKeys = attrs.Factory(KnownKeys)
     now: Any = NOON + timedelta(days=30)
-    hint: str | None = None
+    resume_point: str | None = None
     last: Reading[Any] | None = None
 
     def reading(self, **options: Any) -> Reading[Any]:
-        options = {"hint": self.hint, "selection": "s", "now": lambda: self.now, "key_of": key_of, **options}
+        options = {
+            "resume_point": self.resume_point,
+            "selection": "s",
+            "now": lambda: self.now,
+            "key_of": key_of,
+            **options,
+        }
         self.last = Reading(self.lists.paginator(), known=self.record.known, **options)
         return self.last
 
     async def run(self, most: int = 10_000, **options: Any) -> list[str]:
-        """Record what one run hands out, at most so many items; return their ids."""
+        """Record what one run yields, at most so many items; return their ids."""
         reading, handed = self.reading(**options), list[str]()
         try:
             while len(handed) < most and (batch := await reading.advance()) is not None:
@@ -52,7 +61,7 @@ class Job:
                     self.record.keys.add(key_of(item))
                     batch.mark_done()
         finally:
-            self.hint = reading.hint() or self.hint
+            self.resume_point = reading.resume_point() or self.resume_point
             await reading.aclose()
             await asyncio.sleep(0)
         return handed
@@ -216,7 +225,7 @@ async def test_the_whole_list_is_read_a_day_after_the_last_whole_reading(order: 
 
 
 @ORDERS
-async def test_what_a_record_lost_is_handed_out_again_within_a_day(order: str) -> None:
+async def test_what_a_record_lost_is_passed_again_within_a_day(order: str) -> None:
     job = a_job(100, order)
     await job.run()
     assert await job.requests() <= 3
@@ -233,19 +242,26 @@ async def test_what_a_record_lost_is_handed_out_again_within_a_day(order: str) -
 
 
 @ORDERS
-async def test_a_hint_of_another_selection_or_that_is_damaged_is_ignored(order: str) -> None:
+async def test_a_resume_point_of_another_selection_or_that_is_damaged_is_ignored(order: str) -> None:
     job = a_job(100, order)
     await job.run()
-    hint = job.hint
-    assert hint is not None
-    for each in ("", "x", hint[:-1], hint.replace("true", "fals", 1), "2" + hint[1:], hint + " "):
-        job.hint = each
+    resume_point = job.resume_point
+    assert resume_point is not None
+    for each in (
+        "",
+        "x",
+        resume_point[:-1],
+        resume_point.replace("true", "fals", 1),
+        "2" + resume_point[1:],
+        resume_point + " ",
+    ):
+        job.resume_point = each
         assert await job.requests() >= 10
-    job.hint = hint
+    job.resume_point = resume_point
     assert await job.requests(selection="another") >= 10
-    job.hint = hint
+    job.resume_point = resume_point
     assert await job.requests(selection=None) >= 10
-    job.hint = hint
+    job.resume_point = resume_point
     assert await job.requests() <= 3
 
 
@@ -271,18 +287,18 @@ FOREIGN: list[Any] = [
 
 
 @pytest.mark.parametrize("foreign", FOREIGN, ids=str)
-async def test_a_hint_that_another_program_wrote_is_a_hint_or_none(foreign: Any) -> None:
+async def test_a_resume_point_that_another_program_wrote_is_a_resume_point_or_none(foreign: Any) -> None:
     job = a_job(100)
     await job.run()
-    assert job.hint is not None
-    fields = json.loads(job.hint.partition(" ")[2])
+    assert job.resume_point is not None
+    fields = json.loads(job.resume_point.partition(" ")[2])
     body = json.dumps({**fields, **foreign} if isinstance(foreign, dict) and foreign else foreign)
-    job.hint = f"{_check(body, 'list s')} {body}"
+    job.resume_point = f"{_check(body, 'list s')} {body}"
     assert await job.requests() >= 10
     job.check_finished()
 
 
-async def test_the_age_of_a_hint_is_basiqs() -> None:
+async def test_the_age_of_a_resume_point_is_basiqs() -> None:
     job = a_job(300)
     clocks = [job.now]  # the local clock, until a response was read
     fetch = job.lists.fetch
@@ -301,7 +317,7 @@ async def test_the_age_of_a_hint_is_basiqs() -> None:
 
 
 @pytest.mark.parametrize("form", ["{}" * 9_000, "\U0001f600" * 150 + "{}", '"\n\\{}'])
-async def test_ids_of_any_length_and_content_fit_into_a_hint(form: str) -> None:
+async def test_ids_of_any_length_and_content_fit_into_a_resume_point(form: str) -> None:
     job = a_job(0, "newest-first", "offset", size=100)
     job.lists.listed = [
         Item(form.replace("{}", str(n)), n, (NOON - timedelta(minutes=n)).isoformat()) for n in range(600)
@@ -311,10 +327,10 @@ async def test_ids_of_any_length_and_content_fit_into_a_hint(form: str) -> None:
     while (batch := await reading.advance()) is not None:
         job.record.keys.update(each["id"][-20:] for each in batch.items)
         batch.mark_done(len(batch.items))
-    job.hint = reading.hint()
-    assert job.hint is not None
-    assert job.hint.isascii()
-    assert len(job.hint) <= MOST_TEXT
+    job.resume_point = reading.resume_point()
+    assert job.resume_point is not None
+    assert job.resume_point.isascii()
+    assert len(job.resume_point) <= MOST_TEXT
     await reading.aclose()
     assert await job.requests(**options) <= 3
 
@@ -362,7 +378,7 @@ async def test_items_that_are_not_selected_are_done_and_are_read_again_under_ano
     while (batch := await reading.advance()) is not None:
         job.record.keys.update("k" + each[1:] for each in batch.items)
         batch.mark_done(len(batch.items))
-    job.hint = reading.hint()
+    job.resume_point = reading.resume_point()
     assert reading.finished
     assert (reading.read_count, reading.known_count) == (100, 0)
     assert await job.requests(**odd) <= 3
@@ -384,7 +400,7 @@ async def test_each_item_is_counted_and_noted_once() -> None:
     noted: list[str] = []
     await job.run(most=50)
     known = len(job.record.keys)
-    reading = job.reading(hint=None, on_page=lambda items, times: noted.extend(item["id"] for item in items))
+    reading = job.reading(resume_point=None, on_page=lambda items, times: noted.extend(item["id"] for item in items))
     handed = 0
     while (batch := await reading.advance()) is not None:
         handed += len(batch.items)
@@ -452,7 +468,7 @@ async def test_what_slips_away_in_a_tail_is_read_though_the_page_where_it_began_
 
 
 @pytest.mark.parametrize("held", [True, False])
-async def test_no_hint_passes_an_item_that_was_held_or_is_not_done(held: bool) -> None:
+async def test_no_resume_point_passes_an_item_that_was_held_or_is_not_done(held: bool) -> None:
     job = a_job(100, "newest-first")
     reading = job.reading()
     for number in range(10):
@@ -465,15 +481,15 @@ async def test_no_hint_passes_an_item_that_was_held_or_is_not_done(held: bool) -
             elif held:
                 batch.keep_unread()
                 batch.mark_done()
-        job.hint = reading.hint()
-        assert (job.hint is None) == (number == 0), "the first page needs no hint"
+        job.resume_point = reading.resume_point()
+        assert (job.resume_point is None) == (number == 0), "the first page needs no resume point"
     assert await reading.advance() is None
-    job.hint = reading.hint()
+    job.resume_point = reading.resume_point()
     await reading.aclose()
     assert await job.run() == ["m75"]
 
 
-async def test_a_key_that_occurs_again_is_handed_out_once() -> None:
+async def test_a_key_that_occurs_again_is_passed_once() -> None:
     job = a_job(100, "oldest-first")
     reading = job.reading(key_of=lambda item: str(int(item["id"][1:]) % 7))
     handed: list[str] = []
@@ -483,26 +499,26 @@ async def test_a_key_that_occurs_again_is_handed_out_once() -> None:
     await reading.aclose()
 
 
-async def test_a_record_keeps_eight_hints_of_a_list_and_those_that_were_used_last() -> None:
+async def test_a_record_keeps_eight_resume_points_of_a_list_and_those_that_were_used_last() -> None:
     inbox, dates = MemoryInbox(), [f"message.eventTypeId.ne('no.{number}')" for number in range(30)]
     async with history(30, page_size=3) as h:
         daily = "message.eventTypeId.ne('no')"
         for each in dates:
             for filter in (daily, each):
                 await h.replay(Recorder(), inbox=inbox, filter=filter).run()
-        hints = [name for name in inbox._notes if name.startswith("reading")]
-        assert len(hints) == MOST_HINTS + 1, hints
+        resume_points = [name for name in inbox._notes if name.startswith("reading")]
+        assert len(resume_points) == MOST_RESUME_POINTS + 1, resume_points
 
     async def ask(call: Callable[[str], Awaitable[str | None]], name: str) -> str | None:
         return await call(name)
 
-    name = min(hints, key=len)
-    kept = [each for each in (daily, *dates) if await ListHints(inbox, name, each, ask).read() is not None]
-    assert kept == [daily, *dates[-MOST_HINTS + 1 :]]
+    name = min(resume_points, key=len)
+    kept = [each for each in (daily, *dates) if await ListResumePoints(inbox, name, each, ask).read() is not None]
+    assert kept == [daily, *dates[-MOST_RESUME_POINTS + 1 :]]
 
 
 @pytest.mark.parametrize("text", ["", "x", "[]", '{"a": "b"}', '{"a": 99}', '{"a": 0, "b": 0}', "[" * 100_000])
-async def test_a_list_of_hints_that_another_program_wrote_is_begun_anew(text: str) -> None:
+async def test_a_list_of_resume_points_that_another_program_wrote_is_begun_again(text: str) -> None:
     inbox = MemoryInbox()
     async with history(30, page_size=3) as h:
         await h.replay(Recorder(), inbox=inbox).run()

@@ -1,4 +1,4 @@
-"""What a job set aside: a live attempt may still handle it, and a retry hands it to the handlers as a delivery."""
+"""What a job quarantined: a live attempt may still handle it, and a retry hands it to the handlers as a delivery."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ MESSAGE = {
 KEY = inbox_key("e-1", "msg_7")
 
 
-def set_aside(kind: Any = "message", key: str = KEY, body: bytes | None = None) -> StoredDelivery:
+def job_entry(kind: Any = "message", key: str = KEY, body: bytes | None = None) -> StoredDelivery:
     """An entry as a job makes it."""
     return StoredDelivery(
         key=key,
@@ -74,7 +74,7 @@ BODY = payload("user.created", "e-1")
 
 async def test_basiqs_next_attempt_handles_it_and_it_leaves_the_quarantine(inbox: Inbox) -> None:
     one = service_on(inbox)
-    await inbox.quarantine(KEY, "job", set_aside())
+    await inbox.quarantine(KEY, "job", job_entry())
     assert (await post(one.receiver, BODY)).result is Result.HANDLED
     assert await inbox.entries() == []
     assert (await post(one.receiver, BODY)).result is Result.DUPLICATE
@@ -83,10 +83,10 @@ async def test_basiqs_next_attempt_handles_it_and_it_leaves_the_quarantine(inbox
 
 async def test_an_attempt_that_fails_leaves_it_there_and_its_own_failures_are_counted(inbox: Inbox) -> None:
     one = service_on(inbox, quarantine_after=2)
-    await inbox.quarantine(KEY, "job", set_aside())
+    await inbox.quarantine(KEY, "job", job_entry())
     one.broken = True
     assert (await post(one.receiver, BODY)).result is Result.FAILED, "the failures of the job do not count"
-    assert await inbox.entries() == [set_aside()]
+    assert await inbox.entries() == [job_entry()]
     assert (await post(one.receiver, BODY)).result is Result.QUARANTINED
     (entry,) = await inbox.entries()
     assert (entry.kind, entry.acknowledged, entry.failures, entry.body) == ("delivery", True, 2, BODY)
@@ -96,7 +96,7 @@ async def test_an_attempt_that_fails_leaves_it_there_and_its_own_failures_are_co
 @pytest.mark.parametrize("kind", ["message", "event"])
 async def test_a_retry_hands_the_message_to_the_handlers_as_a_delivery(inbox: Inbox, kind: str) -> None:
     one = service_on(inbox)
-    await inbox.quarantine(KEY, "job", set_aside(kind))
+    await inbox.quarantine(KEY, "job", job_entry(kind))
     assert await retry(one) == [Result.HANDLED]
     (delivery,) = one.handled
     assert (delivery.id, delivery.event_id) == ("msg_7", "e-1")
@@ -107,22 +107,22 @@ async def test_a_retry_hands_the_message_to_the_handlers_as_a_delivery(inbox: In
 
 async def test_a_retry_that_fails_keeps_it_as_it_was_open_for_basiqs_next_attempt(inbox: Inbox) -> None:
     one = service_on(inbox)
-    await inbox.quarantine(KEY, "job", set_aside())
+    await inbox.quarantine(KEY, "job", job_entry())
     one.broken = True
     assert await retry(one) == [Result.QUARANTINED]
     (entry,) = await inbox.entries()
-    assert (entry.kind, entry.acknowledged, entry.body) == ("message", False, set_aside().body)
+    assert (entry.kind, entry.acknowledged, entry.body) == ("message", False, job_entry().body)
     assert (entry.failures, entry.error) == (4, "RuntimeError: broken")
     one.broken = False
     assert (await post(one.receiver, BODY)).result is Result.HANDLED
 
 
 async def test_a_type_without_a_handler_and_what_another_worker_holds_stay_each_with_its_word(inbox: Inbox) -> None:
-    await inbox.quarantine(KEY, "job", set_aside())
+    await inbox.quarantine(KEY, "job", job_entry())
     assert await retry(service_on(inbox, "consent.revoked")) == [Result.IGNORED]
     await inbox.claim(KEY, "another", lease=60)
     assert await retry(service_on(inbox)) == [Result.BUSY]
-    assert await inbox.entries() == [set_aside()]
+    assert await inbox.entries() == [job_entry()]
 
 
 async def test_a_delivery_that_was_handled_while_it_was_read_is_a_duplicate() -> None:
@@ -134,7 +134,7 @@ async def test_a_delivery_that_was_handled_while_it_was_read_is_a_duplicate() ->
             return await super().claim(key, token, lease=lease, quarantined=quarantined, transaction=transaction)
 
     one = service_on(inbox := Meanwhile())
-    await inbox.quarantine(KEY, "job", set_aside())
+    await inbox.quarantine(KEY, "job", job_entry())
     assert await retry(one) == [Result.DUPLICATE]
     assert one.handled == []
 
@@ -143,7 +143,7 @@ async def test_a_delivery_that_was_handled_while_it_was_read_is_a_duplicate() ->
 async def test_what_still_cannot_be_read_has_a_word_of_its_own_and_stays(inbox: Inbox, body: bytes) -> None:
     one = service_on(inbox)
     key = inbox_key(None, "odd")
-    await inbox.quarantine(key, "job", set_aside("unreadable", key, body))
+    await inbox.quarantine(key, "job", job_entry("unreadable", key, body))
     assert await retry(one) == [Result.UNREADABLE]
     assert one.handled == []
     assert len(await inbox.entries()) == 1
@@ -154,7 +154,7 @@ async def test_what_still_cannot_be_read_has_a_word_of_its_own_and_stays(inbox: 
 async def test_what_was_unreadable_and_can_be_read_now_has_the_key_of_its_event(inbox: Inbox, *, broken: bool) -> None:
     one = service_on(inbox)
     key = inbox_key(None, "odd")
-    await inbox.quarantine(key, "job", set_aside("unreadable", key))
+    await inbox.quarantine(key, "job", job_entry("unreadable", key))
     one.broken = broken
     assert await retry(one) == [Result.FAILED if broken else Result.HANDLED]
     assert len(await inbox.entries()) == int(broken)
@@ -164,7 +164,7 @@ async def test_what_was_unreadable_and_can_be_read_now_has_the_key_of_its_event(
 async def test_an_unreadable_entry_that_another_worker_has_stays_though_its_event_is_handled(inbox: Inbox) -> None:
     one = service_on(inbox)
     key = inbox_key(None, "odd")
-    await inbox.quarantine(key, "job", set_aside("unreadable", key))
+    await inbox.quarantine(key, "job", job_entry("unreadable", key))
     await inbox.claim(key, "another", lease=60, quarantined=True)
     assert await retry(one) == [Result.HANDLED]
     assert [entry.key for entry in await inbox.entries()] == [key]
@@ -177,8 +177,8 @@ async def test_an_altered_entry_hinders_no_other_and_can_be_dropped_by_its_key(t
     async with SQLiteInbox(tmp_path / "inbox.db") as inbox:
         one = service_on(inbox)
         other = inbox_key("e-2", "msg_2")
-        await inbox.quarantine(other, "job", attrs.evolve(set_aside(), key=other, event_id="e-2"))
-        await inbox.quarantine(KEY, "job", set_aside())
+        await inbox.quarantine(other, "job", attrs.evolve(job_entry(), key=other, event_id="e-2"))
+        await inbox.quarantine(KEY, "job", job_entry())
         await inbox._store.run(
             lambda connection: connection.execute(f"UPDATE inbox SET entry_json = 'x' WHERE key = '{other}'")
         )
@@ -191,7 +191,7 @@ async def test_an_altered_entry_hinders_no_other_and_can_be_dropped_by_its_key(t
 
 
 @pytest.mark.parametrize("prepares", [False, True])
-async def test_a_handler_with_a_session_takes_what_a_job_set_aside(tmp_path: Path, *, prepares: bool) -> None:
+async def test_a_handler_with_a_session_takes_what_a_job_quarantined(tmp_path: Path, *, prepares: bool) -> None:
     async with engine_of(f"sqlite+aiosqlite:///{tmp_path}/sql.db") as engine, SQLInbox(engine) as inbox:
         receiver = WebhookReceiver(SECRET, inbox=inbox, webhook_id="w1")
         fails = [True]
@@ -208,9 +208,9 @@ async def test_a_handler_with_a_session_takes_what_a_job_set_aside(tmp_path: Pat
             await handle(delivery, session)
 
         receiver.on("*", prepare=prepare)(handle_prepared) if prepares else receiver.on("*")(handle)
-        await inbox.quarantine(KEY, "job", set_aside())
+        await inbox.quarantine(KEY, "job", job_entry())
         assert (await post(receiver, BODY)).result is Result.FAILED
-        assert await inbox.entries() == [set_aside()]
+        assert await inbox.entries() == [job_entry()]
         fails.clear()
         assert (await post(receiver, BODY)).result is Result.HANDLED
         assert await inbox.entries() == []
