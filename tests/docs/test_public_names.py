@@ -17,7 +17,6 @@ from tests.support.pages import PAGES
 EXEMPT = {
     "SQLInbox.handled_at": "what `inbox get` shows",
     "WebhookReceiver.accepts_type": "called by a replay and the doctor",
-    "WebhookReceiver.dispatch": "called by a replay",
     "WebhookReceiver.dispatch.can_be_alone": "called by a replay",
     "WebhookReceiver.dispatch.patience": "called by a replay",
     "Work.open_target": "called by a worker",
