@@ -8,7 +8,9 @@ import sqlite3
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import AsyncMock
 
+import attrs
 import pytest
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import create_async_engine
@@ -17,7 +19,7 @@ from basiq_async import InboxError
 from basiq_async.receiver import Delivery, MemoryInbox, Result, SQLInbox, SQLiteInbox, WebhookReceiver
 from tests.support import virtual
 from tests.support.deferring import TYPE, all_handled, deferring, look_often, post_event
-from tests.support.deliveries import SECRET
+from tests.support.deliveries import SECRET, quarantined_delivery
 from tests.support.inboxes import fail_in
 from tests.support.servers import PostgresServer, postgres_server
 
@@ -145,6 +147,28 @@ async def test_a_delivery_that_comes_while_a_replay_handles_its_event_is_not_han
         assert (await replaying).result is Result.HANDLED
         await asyncio.sleep(10)
         assert ((await receiver.waiting()).count, handled) == (0, ["e-1"])
+
+
+@pytest.mark.parametrize(
+    ("call", "body", "said"),
+    [
+        ("put_off", b'{"eventTypeId": "of.nobody", "eventId": "e-1"}', "stays claimed until its lease runs out: "),
+        ("quarantine", b"[", "could not be put into the quarantine: "),
+    ],
+)
+@virtual.clocked
+async def test_a_claim_that_cannot_be_ended_is_named_and_ends_with_its_lease(
+    call: str, body: bytes, said: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    inbox = MemoryInbox(clock=virtual.clock)
+    await inbox.store(attrs.evolve(quarantined_delivery("k"), body=body, failures=0))
+    away = fail_in(call, error=InboxError("away"), inbox=inbox)
+    async with deferring(away, AsyncMock(), times={"clock": virtual.clock}):
+        await asyncio.sleep(5)
+        assert caplog.text.count(f"{said}InboxError: away") == 1
+        del inbox.__dict__[call]
+        await asyncio.sleep(90)
+    assert len([*await inbox.entries(waiting=True), *await inbox.entries()]) == 1
 
 
 @virtual.clocked

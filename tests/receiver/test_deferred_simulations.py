@@ -112,7 +112,7 @@ async def test_a_quarter_of_the_places_is_kept_for_what_never_failed_whichever_t
             if world.attempts[delivery.event_id] == 1:
                 raise ValueError("no")
             again, most = again + 1, max(most, again + 1)
-            await asyncio.sleep(20)
+            await asyncio.sleep(45)  # until after the next look
             again -= 1
 
     async with world.receiver(*TYPES[:2], handle=handle) as receiver:

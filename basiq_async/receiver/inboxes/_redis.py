@@ -93,15 +93,15 @@ class RedisInbox:
     ) -> Claim:
         """See ``Inbox``."""
         script = "claim_quarantined" if quarantined else "claim"
-        return _as_claim(await self._calls.run(script, [key], token, _milliseconds(lease), _DAY, self._remember))
+        return _as_claim(await self._calls.run_together(script, key, token, _milliseconds(lease), _DAY, self._remember))
 
     async def complete(self, key: str, token: str) -> bool:
         """See ``Inbox``."""
-        return bool(await self._calls.run("complete", [key], token, self._remember))
+        return bool(await self._calls.run_together("complete", key, token, self._remember))
 
     async def release(self, key: str, token: str, *, failed: bool = False) -> int:
         """See ``Inbox``."""
-        return int(await self._calls.run("fail" if failed else "release", [key], token, self._remember))
+        return int(await self._calls.run_together("fail" if failed else "release", key, token, self._remember))
 
     async def known(self, keys: Sequence[str]) -> Collection[str]:
         """See ``Record``."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from importlib.resources import files
 from itertools import chain
 from typing import Any, TypeVar, cast
@@ -20,7 +22,7 @@ from ..._work.calls import OneProcess
 from ..._work.failures import failure_text
 from ..._work.limits import limit
 from ..._work.store_use import NO_INBOX, store_use
-from ..._work.tasks import run_cancel_once
+from ..._work.tasks import run_cancel_once, wait_uncancelled
 from ...errors import InboxError
 
 logger = logging.getLogger("basiq_async.receiver")
@@ -29,6 +31,7 @@ T = TypeVar("T")
 
 _LAYOUT = "7"
 _SAFE_POLICY = "noeviction"
+_MOST_TOGETHER = 128
 _LOST_AFTER = 0.05
 """Seconds after which a cancelled call to Redis that still runs is cancelled again."""
 
@@ -47,6 +50,29 @@ class _Script:
         return cls(text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
 
 
+@attrs.frozen(eq=False)
+class _Call:
+    """A script with its keys and values, and the future of its result."""
+
+    script: _Script
+    keys: Sequence[str]
+    values: Sequence[str | int]
+    future: asyncio.Future[Any]
+
+    def send(self, client: Any, *, text: bool = False) -> Any:
+        """Run the script by its digest, or by its ``text``."""
+        script, run = (self.script.text, client.eval) if text else (self.script.digest, client.evalsha)
+        return run(script, len(self.keys), *self.keys, *self.values)
+
+
+@attrs.define(eq=False)
+class _Batch:
+    """Calls that are sent together: by a task, if there are several."""
+
+    calls: list[_Call]
+    task: asyncio.Task[None] | None = None
+
+
 class RedisCalls:
     """The scripts of one inbox in Redis, each within the time limit, and the facts that it notes at its first use.
 
@@ -60,6 +86,8 @@ class RedisCalls:
         self._scripts: dict[str, _Script] = {}
         self._process = OneProcess(f"the inbox below {prefix!r} in Redis", InboxError)
         self._checked = False
+        self._collected: dict[asyncio.AbstractEventLoop, _Batch] = {}
+        """What is sent together in the next turn of an event loop."""
         self._use = store_use.get()
 
     def at(self, name: str) -> str:
@@ -75,9 +103,58 @@ class RedisCalls:
         own = [self.at("quarantine"), self.at("meta")]
         return await self.evaluate(name, [*own, *chain.from_iterable(map(self.keys, keys))], *values)
 
+    async def run_together(self, name: str, key: str, *values: str | int) -> Any:
+        """Run a script about one key, in one request with those that other tasks run in this turn of the event loop.
+
+        If the tasks of all of them are cancelled, so is the request.
+        """
+        if isinstance(self.client, RedisCluster):
+            return await self.run(name, [key], *values)
+        loop = asyncio.get_running_loop()
+        keys = [self.at("quarantine"), self.at("meta"), *self.keys(key)]
+        call = _Call(self._script(name), keys, values, loop.create_future())
+        batch = self._collected.get(loop)
+        try:
+            if batch is not None and len(batch.calls) < _MOST_TOGETHER:
+                batch.calls.append(call)
+            else:
+                batch = self._collected[loop] = _Batch([call])
+                try:
+                    await asyncio.sleep(0)
+                finally:
+                    if self._collected.get(loop) is batch:
+                        del self._collected[loop]
+                    if len(batch.calls) > 1:
+                        batch.task = loop.create_task(self._send(batch.calls))
+                        batch.task.add_done_callback(partial(_end, batch.calls))
+                if batch.task is None:  # it is alone, as most are that a service makes
+                    return await self.evaluate(name, keys, *values)
+            return await call.future
+        except asyncio.CancelledError:
+            call.future.cancel()
+            if batch is not None and batch.task is not None and all(each.future.cancelled() for each in batch.calls):
+                batch.task.cancel()
+                await wait_uncancelled(batch.task)
+            raise
+
+    async def _send(self, calls: Sequence[_Call]) -> None:
+        """Send calls together, and set their results."""
+        calls = [each for each in calls if not each.future.done()]
+        try:
+            results = await self.ask(partial(_send_all, calls))
+        except InboxError as exc:
+            results = [exc] * len(calls)
+        for call, result in zip(calls, results, strict=True):
+            if call.future.done():  # it was cancelled
+                continue
+            if isinstance(result, Exception):
+                call.future.set_exception(_failure_of(result))
+            else:
+                call.future.set_result(result)
+
     async def evaluate(self, name: str, keys: Sequence[str], *values: str | int | bytes) -> Any:
         """Run a script by its digest. Send its text if Redis does not have it yet."""
-        script = self._scripts.get(name) or self._scripts.setdefault(name, _Script.load(name))
+        script = self._script(name)
 
         async def run(client: Any) -> Any:
             try:
@@ -86,6 +163,9 @@ class RedisCalls:
                 return await client.eval(script.text, len(keys), *keys, *values)
 
         return await self.ask(run)
+
+    def _script(self, name: str) -> _Script:
+        return self._scripts.get(name) or self._scripts.setdefault(name, _Script.load(name))
 
     async def ask(self, command: Callable[[Any], Awaitable[T]]) -> T:
         """Await a command of the client, within the time limit."""
@@ -108,7 +188,7 @@ class RedisCalls:
         except InboxError:
             raise
         except Exception as exc:  # a RedisError, an OSError, or a RuntimeError if another event loop has the client
-            raise InboxError(_describe(exc)) from drop_tracebacks(exc)
+            raise _failure_of(exc) from exc
 
     async def open(self) -> None:
         """At the first call, check what is stored, and the eviction policy."""
@@ -155,6 +235,41 @@ class RedisCalls:
                     policy,
                     _SAFE_POLICY,
                 )
+
+
+def _end(calls: Sequence[_Call], task: asyncio.Task[None]) -> None:
+    """Let nobody wait for a task that was cancelled."""
+    for call in calls:
+        call.future.cancel()
+
+
+async def _send_all(calls: Sequence[_Call], client: Any) -> list[Any]:
+    """Return the result of each call, or its error."""
+    results = await _pipeline(calls, client)
+    if unknown := [number for number, found in enumerate(results) if isinstance(found, NoScriptError)]:
+        again = await _pipeline([calls[number] for number in unknown], client, text=True)
+        for number, found in zip(unknown, again, strict=True):
+            results[number] = found
+    return results
+
+
+async def _pipeline(calls: Sequence[_Call], client: Any, *, text: bool = False) -> list[Any]:
+    pipeline = client.pipeline(transaction=False)
+    for call in calls:
+        call.send(pipeline, text=text)
+    found: list[Any] = await pipeline.execute(raise_on_error=False)
+    return found
+
+
+def _failure_of(exc: Exception) -> InboxError:
+    """Return the error for one of redis-py; of our own, a new one with the same text, for one more caller."""
+    if isinstance(exc, InboxError):
+        failure = InboxError(*exc.args)
+        failure.__cause__ = exc.__cause__
+        return failure
+    failure = InboxError(_describe(exc))
+    failure.__cause__ = drop_tracebacks(exc)
+    return failure
 
 
 _NONE_FREE = "Too many connections"

@@ -19,7 +19,7 @@ from redis.exceptions import NoPermissionError
 from basiq_async import InboxError
 from basiq_async._work.inbox_calls import InboxCalls
 from basiq_async.receiver import Inbox, RedisInbox, Result
-from basiq_async.receiver.protocol import ClaimStatus
+from basiq_async.receiver.protocol import Claim, ClaimStatus
 from basiq_async.testing import check_inbox
 from tests.support import inbox_stress
 from tests.support.cancelling import HOWS, How, cancel_after
@@ -101,6 +101,51 @@ async def test_a_cancellation_is_never_lost_though_the_server_is_silent(
     finally:
         redis.send(signal.SIGCONT)
     assert await inbox.complete("l", "a"), "no late response goes to the next call"
+
+
+async def test_calls_at_once_travel_together_and_each_has_its_own_result_or_error(
+    redis: RedisServer, client: Redis
+) -> None:
+    await client.lpush("{test}:inbox:k-1", "of another program")
+    async with inbox_of(redis.url, max_connections=1) as inbox:
+        await inbox.claim("k-2", "another", lease=60)
+        for _ in range(2):
+            calls = [inbox.claim(f"k-{number}", f"t-{number}", lease=60) for number in range(100)]
+            claims = await asyncio.gather(*calls, return_exceptions=True)
+            assert isinstance(claims.pop(1), InboxError)
+            assert [claim.status for claim in claims] == [CLAIMED, BUSY, *[CLAIMED] * 97]
+            await client.script_flush()
+        ends = [inbox.complete(f"k-{number}", f"t-{number}") for number in (0, 2, 3)]
+        assert await asyncio.gather(*ends) == [True, False, True]
+    await client.lpush("{other}:meta", "of another program")
+    async with inbox_of(redis.url, "other") as inbox:
+        ends = [inbox.complete(str(number), "a") for number in range(3)]
+        failures = await asyncio.gather(*ends, return_exceptions=True)
+    assert [type(each) for each in failures] == [InboxError] * 3
+
+
+@pytest.mark.parametrize("cancelled", [(0,), (1,), (0, 2), (0, 1, 2)])
+async def test_a_cancelled_call_is_none_of_those_that_travel_with_it(
+    cancelled: tuple[int, ...], redis: RedisServer, client: Redis
+) -> None:
+    inbox = RedisInbox(client, timeout=PATIENCE)
+    await inbox.claim("k", "a", lease=60)
+    for turns in range(12):
+        redis.send(signal.SIGSTOP)
+        try:
+            tasks = [asyncio.create_task(inbox.claim(f"{turns}-{number}", "a", lease=60)) for number in range(3)]
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            for number in cancelled:
+                tasks[number].cancel()
+            async with asyncio.timeout(4):  # the client alone would wait 5 s for the response
+                await asyncio.wait([tasks[number] for number in cancelled])
+        finally:
+            redis.send(signal.SIGCONT)
+        found = await asyncio.gather(*tasks, return_exceptions=True)
+        for number, each in enumerate(found):
+            assert isinstance(each, asyncio.CancelledError if number in cancelled else Claim)
+    assert await inbox.complete("k", "a"), "no late response goes to the next call"
 
 
 async def test_in_a_cluster_all_keys_of_an_inbox_are_in_one_slot(
