@@ -147,9 +147,8 @@ $(DOCS): $(READY) docs/requirements.txt
 docs: $(DOCS) ## the documentation, in docs/_build/html; every warning and every dangling reference is an error
 	.ci/docs $(BIN)/python
 
-generated: $(READY) ## write all that is generated: the public interface, the command line's tables and page, the tables of figures
+generated: $(READY) ## write all that is generated: the public interface, the command line's tables, the tables of figures
 	$(BIN)/python -m tests.support.api
-	$(BIN)/python docs/generate_cli.py
 	$(BIN)/python -m benchmarks.tables
 	$(BIN)/python .ci/sbom.py
 	BASIQ_SNAPSHOTS=write $(BIN)/python -m pytest -q -p no:randomly tests/cli/test_tables.py

@@ -23,6 +23,7 @@ extensions = [
     "sphinx.ext.intersphinx",
     "sphinx_copybutton",
     "sphinx_llms_txt",
+    "commands",
     "docstrings",
 ]
 exclude_patterns = ["_build", "_ext", "requirements.txt"]

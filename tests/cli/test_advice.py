@@ -304,8 +304,7 @@ def _offered_lines() -> Iterator[tuple[str, str]]:
     pages = [*(ROOT / "docs" / "howto").glob("*.md"), ROOT / "docs" / "troubleshooting.md", ROOT / "docs" / "cli.md"]
     sources = [each for each in Path(basiq_async.__file__).parent.rglob("*.py") if "testing" not in each.parts]
     for file in [*pages, *sources]:
-        shown = file.read_text(encoding="utf-8").partition("<!-- Everything below")[0]
-        for line in _LINE.findall(shown):
+        for line in _LINE.findall(file.read_text(encoding="utf-8")):
             if (name := _command_of(line.strip())) is not None and not name.startswith(_LOCAL):
                 yield name, f"{file.name}: {line}"
 

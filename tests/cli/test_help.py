@@ -26,7 +26,7 @@ COMMANDS = dict(commands(program()))
 def test_the_help_of_every_command_fits_and_has_what_the_page_says(
     path: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The texts themselves are reviewed in docs/cli.md, which is made from the same commands."""
+    """The texts are those of the code: the built page has them from the same commands."""
     monkeypatch.setattr("typer.rich_utils.MAX_WIDTH", 80)  # an earlier test may have imported it with another width
     done = run_command(*path, "--help", env={"COLUMNS": "80", "NO_COLOR": "1"})
     assert done.exit_code == 0

@@ -1,21 +1,70 @@
-"""``docs/cli.md`` says what the commands say."""
+"""The built page of the command line ends with every command: made from the commands, and kept in no file."""
 
 from __future__ import annotations
 
 import importlib.util
-from pathlib import Path
+import re
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
-import typer
 
-DOCS = Path(__file__).parents[2] / "docs"
+from tests.support.command_line import program
+from tests.support.environment import ROOT
+
+DOCS = ROOT / "docs"
 
 
-@pytest.mark.skipif(typer.__version__ != "0.29.2", reason="the page was written with another release of typer")
-def test_the_page_of_the_command_line_is_made_from_the_commands() -> None:
-    spec = importlib.util.spec_from_file_location("generate_cli", DOCS / "generate_cli.py")
+@pytest.fixture(scope="module")
+def commands() -> Any:
+    spec = importlib.util.spec_from_file_location("commands", DOCS / "_ext" / "commands.py")
     assert spec is not None
     assert spec.loader is not None
-    generator = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(generator)
-    assert generator.page() == (DOCS / "cli.md").read_text(encoding="utf-8"), "run: python docs/generate_cli.py"
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def runnable(command: Any, *words: str) -> Iterator[tuple[str, Any]]:
+    for name, inner in getattr(command, "commands", {}).items():
+        yield from runnable(inner, *words, name)
+    if not hasattr(command, "commands"):
+        yield " ".join(words), command
+
+
+class App:
+    """What a build gives an extension."""
+
+    def __init__(self) -> None:
+        self.events: dict[str, Any] = {}
+
+    def connect(self, event: str, call: Any) -> None:
+        self.events[event] = call
+
+
+def test_a_build_puts_each_command_with_each_option_at_the_end_of_its_page_and_of_no_other(commands: Any) -> None:
+    app, own, other = App(), ["# The command line\n"], ["# Another\n"]
+    commands.setup(app)
+    app.events["source-read"](app, "cli", own)
+    app.events["source-read"](app, "index", other)
+    assert other == ["# Another\n"]
+    text = own[0]
+    assert text.startswith("# The command line\n\n## Options of several commands\n")
+    for name, command in runnable(program()):
+        assert re.search(rf"^(###? |- )`{name}[ `]", text, re.MULTILINE), name
+        for option in command.params:
+            if option.param_type_name == "option" and not option.hidden:
+                assert f"`{option.opts[0]}" in text, (name, option.opts)
+
+
+def test_the_build_loads_it_and_each_link_to_a_command_has_its_heading(commands: Any) -> None:
+    assert '    "commands",\n' in (DOCS / "conf.py").read_text(encoding="utf-8")
+    headings = re.findall(r"^##+ `?(.*?)`?$", commands.reference(), re.MULTILINE)
+    anchors = {re.sub(r"[^\w -]", "", each.lower()).replace(" ", "-") for each in headings}
+    linked = {
+        anchor
+        for page in DOCS.rglob("*.md")
+        for anchor in re.findall(r"\bcli\.md#([\w-]+)\)", page.read_text(encoding="utf-8"))
+    }
+    assert linked
+    assert linked <= anchors

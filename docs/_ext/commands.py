@@ -1,31 +1,46 @@
-"""Writes ``docs/cli.md`` from the commands themselves: ``python docs/generate_cli.py``."""
+"""The reference of the command line, made from the commands themselves while the documentation is built.
+
+It stands at the end of ``cli.md``. In a shell, ``--help`` shows the same.
+"""
 
 from __future__ import annotations
 
 import inspect
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from typer.main import get_command
 
 from basiq_async.cli import build_app
 
-FILE = Path(__file__).with_name("cli.md")
+if TYPE_CHECKING:
+    from sphinx.application import Sphinx
+
+_PAGE = "cli"
 _OFTEN = 2
 """What several commands have in the same words stands once."""
 _ANYWHERE = "--json"
 """The option that nearly every command has."""
 _LISTED = "The operations and their fields:"
-_BEGIN = "<!-- Everything below is written by docs/generate_cli.py. -->"
 
 
-def page() -> str:
-    """Return the page: what stands above the mark by hand, and every command below it."""
-    written = FILE.read_text(encoding="utf-8") if FILE.exists() else "# The command line\n\n" + _BEGIN
-    above = written.partition(_BEGIN)[0].rstrip()
-    commands = dict(_runnable(get_command(build_app()), ""))
+def setup(app: Sphinx) -> dict[str, bool]:
+    """Put the reference at the end of its page."""
+    app.connect("source-read", append)
+    return {"parallel_read_safe": True}
+
+
+def append(app: object, page: str, source: list[str]) -> None:
+    """Append the reference to the source of its page; leave every other one as it is."""
+    if page == _PAGE:
+        source[0] += "\n" + reference()
+
+
+def reference() -> str:
+    """Return every command with its arguments and options, as Markdown."""
+    program = get_command(build_app())
+    commands = dict(_runnable(program, ""))
     counts = Counter(row for each in commands.values() for row in _rows(each))
     # Of two texts for one name, the rarer stays with its commands.
     often = {row.split(":")[0]: row for row, count in reversed(counts.most_common()) if count >= _OFTEN}
@@ -36,7 +51,7 @@ def page() -> str:
     for name, each in commands.items():
         for row in _rows(each):
             first.setdefault(row, name)
-    return "\n".join([above, "", _BEGIN, "", *shared, "", *_lines(get_command(build_app()), "", first)]).rstrip() + "\n"
+    return "\n".join([*shared, "", *_lines(program, "", first)]).rstrip() + "\n"
 
 
 def _is_option(row: str) -> tuple[bool, str]:
@@ -178,7 +193,3 @@ def _default(param: Any) -> str:
     elif param.show_default and value not in (None, False, True, "", ()) and not callable(value):
         parts.append(f"Default: `{value}`.")
     return " " + " ".join(parts) if parts else ""
-
-
-if __name__ == "__main__":
-    FILE.write_text(page(), encoding="utf-8")
