@@ -137,10 +137,7 @@ class PageSize:
         """Read less after a page was too large. Raises the failure, with its place, if it cannot be smaller."""
         if not failure._too_large:
             raise failure
-        if self._size == 1 and not self.abridged:
-            self.abridged = True
-            return
-        if self._size == 1:
+        if self._size == 1 and self.abridged:
             said = (
                 "that is so with a limit of 1 too, and without long texts: Basiq ignores the limit, or one item is too "
                 f"large, {place}. Only that response says what comes after: to read the rest, leave it out with a "
@@ -148,7 +145,9 @@ class PageSize:
             )
             failure.args = (f"{failure.args[0]}; {said}", *failure.args[1:])
             raise failure
+        self.abridged = self._size == 1
         self._size, self._read, self._is_said = max(1, self._size // 2), 0, True
+        failure.__traceback__ = None  # its frames would hold what the caller reads next, until circles are looked for
 
     def grow(self) -> None:
         """Double the size, up to the usual one, after some pages were read."""

@@ -149,3 +149,4 @@ async def _each(source: MessageSource) -> AsyncIterator[tuple[Message, Exception
     while (batch := await source.advance()) is not None:
         for place, message in enumerate(batch.items):
             yield message, batch.errors.get(place)
+        batch.mark_done(len(batch.items))  # it keeps no item then

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import weakref
 from collections import Counter
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -86,3 +88,19 @@ async def test_a_plan_counts_the_message_that_a_run_counts_as_failed() -> None:
         assert set(await quarantine_of(replay)) == {messages[4].id}
     assert (report.failed, dict(report.skipped)) == (1, {"where": 9})
     assert (plan.total, dict(plan.skipped)) == (report.failed, dict(report.skipped)), "plan and run decide differently"
+
+
+@pytest.mark.parametrize("source", ["messages", "events"])
+async def test_a_plan_holds_few_pages_in_memory_however_long_the_list_is(source: Any) -> None:
+    async with history(600, page_size=20) as h:
+        seen, most = list[weakref.ref[Message]](), 0
+
+        def look(message: Message) -> bool:
+            nonlocal most
+            seen.append(weakref.ref(message))
+            most = max(most, sum(each() is not None for each in seen))
+            return True
+
+        inbox = MemoryInbox()
+        assert (await h.replay(Recorder(), inbox=inbox, where=look, source=source).plan()).total == 600
+        assert most <= 60

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import re
 from collections.abc import AsyncIterator
@@ -25,6 +26,7 @@ from basiq_async import (
     TransportError,
 )
 from basiq_async._wire.abridging import Abridger
+from basiq_async._wire.codec import ListPage
 from basiq_async.receiver import MemoryInbox
 from basiq_async.replay import recover
 from basiq_async.testing import FakeBasiq, Quirks, serve
@@ -142,6 +144,24 @@ async def test_a_page_that_is_too_large_is_asked_again_in_halves(paging: Any, or
         assert (await recover(client, webhook_id, take, inbox=MemoryInbox(), everything=True)).finished
         assert sorted(got) == sorted(whole)
         assert (await client.webhooks.diagnose(webhook_id, max_items=None)).look.complete
+
+
+async def test_no_page_stays_in_memory_after_one_was_too_large_also_while_no_circles_are_looked_for() -> None:
+    fake, most = FakeBasiq(), 0
+    webhook_id = fake.seed_messages(700)
+    gc.collect()
+    gc.disable()
+    try:
+        async with (
+            serve(fake) as url,
+            aclosing(AiohttpTransport(max_body_size=30_000)) as transport,
+            BasiqClient(fake.DEFAULT_API_KEY, base_url=url, transport=transport) as client,
+        ):
+            async for _ in client.messages.list(webhook_id).pages():
+                most = max(most, sum(type(each) is ListPage for each in gc.get_objects()))
+    finally:
+        gc.enable()
+    assert 0 < most <= 2
 
 
 async def _read_all(fake: FakeBasiq, webhook_id: str) -> AsyncIterator[dict[str, Any]]:
