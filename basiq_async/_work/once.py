@@ -58,7 +58,7 @@ class AttemptResult(enum.Enum):
 
     HANDLED = "handled"
     """The work is done."""
-    DONE = "done"
+    DONE = "handled-before"
     """It was handled before, or is in the quarantine and was acknowledged."""
     BUSY = "busy"
     """Another worker holds it."""

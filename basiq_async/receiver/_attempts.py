@@ -30,7 +30,7 @@ logger = logging.getLogger("basiq_async.receiver")
 
 PATIENCE = 0.3
 """Seconds for which a delivery waits for another worker that handles the same event."""
-ALONE = "alone"
+ALONE = AttemptResult.ALONE.value
 """The reason of an outcome: an attempt before had no end, and a job is to pass the event to the handler alone."""
 
 _LONGEST_ERROR = 2_000

@@ -22,7 +22,7 @@ _LATE, _NO_TIME = timedelta(minutes=15), timedelta()
 
 
 @attrs.frozen
-class NextAttempt:
+class Rescheduled:
     """The entry of a delivery that failed, and the seconds until it is tried again; None if it is to be quarantined."""
 
     entry: StoredDelivery
@@ -31,16 +31,16 @@ class NextAttempt:
 
 def after_failure(
     claimed: ClaimedDelivery, error: str, *, keep_trying: float, retry_after: float | None = None
-) -> NextAttempt:
+) -> Rescheduled:
     """Record that this attempt failed. ``retry_after``: the seconds that the error asks to wait."""
     entry = _failed(claimed, error, 1)
     if _is_over(claimed, entry, keep_trying):
-        return NextAttempt(entry, None)
+        return Rescheduled(entry, None)
     seconds = jittered(_wait(entry.failures))
-    return NextAttempt(entry, max(seconds, min(retry_after or 0.0, _WAITS[-1])))
+    return Rescheduled(entry, max(seconds, min(retry_after or 0.0, _WAITS[-1])))
 
 
-def after_no_end(claimed: ClaimedDelivery, *, keep_trying: float) -> NextAttempt:
+def after_no_end(claimed: ClaimedDelivery, *, keep_trying: float) -> Rescheduled:
     """Record that the attempts before this one had no end.
 
     What was claimed beside a delivery that kills its process would be lost with it again, so its wait varies by half.
@@ -49,16 +49,16 @@ def after_no_end(claimed: ClaimedDelivery, *, keep_trying: float) -> NextAttempt
     error = "the attempt did not end: its process was killed, or hung for longer than the claim lasts"
     entry = attrs.evolve(_failed(claimed, error, lost), unended=claimed.delivery.unended + lost)
     if entry.unended >= MOST_UNENDED or _is_over(claimed, entry, keep_trying):
-        return NextAttempt(entry, None)
-    return NextAttempt(entry, jittered(_wait(entry.failures), _LARGE_JITTER))
+        return Rescheduled(entry, None)
+    return Rescheduled(entry, jittered(_wait(entry.failures), _LARGE_JITTER))
 
 
-def after_another(claimed: ClaimedDelivery) -> NextAttempt:
+def after_another(claimed: ClaimedDelivery) -> Rescheduled:
     """Leave a delivery, of which an attempt had no end, until another one of these has ended. That is no failure."""
-    return NextAttempt(claimed.delivery, jittered(_WAITS[0], _LARGE_JITTER))
+    return Rescheduled(claimed.delivery, jittered(_WAITS[0], _LARGE_JITTER))
 
 
-def without_handler(claimed: ClaimedDelivery, why: str, *, keep_trying: float) -> NextAttempt:
+def without_handler(claimed: ClaimedDelivery, why: str, *, keep_trying: float) -> Rescheduled:
     """Leave a delivery to another process. That is no failure, but it does not last for ever.
 
     The time in which processes without its handler looked begins again when one with a handler tries it.
@@ -72,8 +72,8 @@ def without_handler(claimed: ClaimedDelivery, why: str, *, keep_trying: float) -
     idle = entry.idle + (late.total_seconds() + _WAITS[0] if entry.failures else 0.0)
     entry = attrs.evolve(entry, unhandled_since=since, idle=idle, error=entry.error if entry.failures else why)
     if (claimed.claimed_at - since).total_seconds() >= max(keep_trying, _WAITS[0]):
-        return NextAttempt(attrs.evolve(entry, error=why), None)
-    return NextAttempt(entry, _WAITS[0])
+        return Rescheduled(attrs.evolve(entry, error=why), None)
+    return Rescheduled(entry, _WAITS[0])
 
 
 def jittered(seconds: float, part: float = _JITTER) -> float:

@@ -25,7 +25,7 @@ from ._delivery import Delivery, UnreadableBodyError, read_delivery
 from ._lifecycle import Lifecycle
 from ._outcome import Outcome, shorten
 from ._results import Result
-from ._trying import NextAttempt, after_another, after_no_end, jittered, without_handler
+from ._trying import Rescheduled, after_another, after_no_end, jittered, without_handler
 
 logger = logging.getLogger("basiq_async.receiver")
 
@@ -266,7 +266,7 @@ class DeferredWorker:
         crowded = [each for each, count in self._places.items() if count >= most] if self._has_several else []
         return [*self._look_again_at, *crowded]
 
-    async def _put_off(self, then: NextAttempt, token: str) -> None:
+    async def _put_off(self, then: Rescheduled, token: str) -> None:
         backlog, entry = self._backlog, then.entry
         if then.seconds is None:
             logger.error(
@@ -317,9 +317,9 @@ class DeferredWorker:
             logger.warning("delivery %r: %s (%d times)", shorten(entry.delivery_id), then.entry.error, claimed.unended)
             await self._put_off(then, token)
         elif self._lifecycle.closed:  # nothing new begins
-            await self._put_off(NextAttempt(entry, 0.0), token)
+            await self._put_off(Rescheduled(entry, 0.0), token)
         elif isinstance(delivery := self._read(entry), UnreadableBodyError):
-            await self._put_off(NextAttempt(attrs.evolve(entry, error=str(delivery)), None), token)
+            await self._put_off(Rescheduled(attrs.evolve(entry, error=str(delivery)), None), token)
         elif not self._accepts_type(delivery.event_type_id):
             await self._put_off(self._leave(claimed, delivery.event_type_id), token)
             return
@@ -336,7 +336,7 @@ class DeferredWorker:
         except UnreadableBodyError as exc:
             return exc
 
-    def _leave(self, claimed: ClaimedDelivery, event_type_id: str) -> NextAttempt:
+    def _leave(self, claimed: ClaimedDelivery, event_type_id: str) -> Rescheduled:
         """Leave a delivery to other processes. Log that, once for each type."""
         if len(self._look_again_at) < _MOST_TYPES:
             seconds = jittered(_LOOK_ANYWAY, _LOOK_JITTER)

@@ -123,6 +123,52 @@ async def test_a_quarter_of_the_places_is_kept_for_what_never_failed_whichever_t
     assert most == 6, "of eight"
 
 
+@pytest.mark.parametrize(("concurrency", "most"), [(2, 1), (3, 2), (8, 5)])
+@virtual.clocked
+async def test_a_type_that_hangs_holds_little_more_than_half_of_the_places(concurrency: int, most: int) -> None:
+    world = World()
+    hanging = 0
+
+    async def handle(delivery: Delivery) -> None:
+        nonlocal hanging
+        if delivery.event_id.startswith("slow"):
+            hanging += 1
+            await asyncio.Event().wait()
+        await world.handle(delivery)
+
+    async with world.receiver(handle=handle, concurrency=concurrency) as receiver:
+        for number in range(10):  # what has ended holds none
+            for place, type_id in enumerate(TYPES[:2]):
+                await world.post(receiver, f"{place}-{number}", type_id)
+        await world.all_handled(within=60)
+        for number in range(20):
+            await world.post(receiver, f"slow-{number}")
+        await asyncio.sleep(3)
+        assert hanging == most
+        await world.post(receiver, "other", TYPES[1])
+        await asyncio.sleep(2)
+        assert "other" in world.handled
+
+
+@virtual.clocked
+async def test_one_statement_claims_for_all_places_where_one_type_comes(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World()
+    claims: list[int] = []
+
+    async def claim_due(*args: Any, **options: Any) -> Any:
+        found = await MemoryInbox.claim_due(world.inbox, *args, **options)
+        claims.append(len(found))
+        return found
+
+    monkeypatch.setattr(world.inbox, "claim_due", claim_due)
+    receiver = world.receiver()
+    for number in range(8):
+        await world.post(receiver, f"e-{number}")
+    async with receiver:
+        await world.all_handled(within=5)
+    assert claims[0] == 8
+
+
 @virtual.clocked
 async def test_one_partner_that_is_down_stops_no_other_type() -> None:
     down = [True]

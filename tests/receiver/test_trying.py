@@ -11,7 +11,7 @@ import pytest
 
 from basiq_async.receiver._breaker import Breaker  # private: no service has all these states
 from basiq_async.receiver._trying import (  # private: as above
-    NextAttempt,
+    Rescheduled,
     after_failure,
     after_no_end,
     without_handler,
@@ -32,7 +32,7 @@ def claimed(
     return ClaimedDelivery(entry, "t", made, NOW + timedelta(seconds=failing_for))
 
 
-def look_again(then: NextAttempt, *, late: float) -> ClaimedDelivery:
+def look_again(then: Rescheduled, *, late: float) -> ClaimedDelivery:
     """Claim what was put off, so many seconds after it was due."""
     assert then.seconds is not None
     entry = then.entry

@@ -5,17 +5,18 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol, runtime_checkable
 
+from ..._work.once import AttemptResult
 from ...models import Message
 
 Handler = Callable[[Message], Awaitable[object]]
 SessionHandler = Callable[[Message, Any], Awaitable[object]]
 """A handler that also accepts the session of the inbox's transaction, such as an ``AsyncSession``."""
 
-HANDLED_BEFORE = "handled-before"
+HANDLED_BEFORE = AttemptResult.DONE.value
 """The reason to skip a message that the record knows."""
-BUSY = "busy"
+BUSY = AttemptResult.BUSY.value
 """The reason to skip a message that another worker holds."""
-ALONE = "alone"
+ALONE = AttemptResult.ALONE.value
 """The reason to pass a message to the handler alone, at the end: it, or one beside it, killed a process."""
 
 

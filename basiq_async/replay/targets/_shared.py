@@ -17,7 +17,7 @@ from ..._work.once import AttemptResult, UnderWay, Unit
 from ..._work.protocol import Inbox, TransactionalInbox
 from ...errors import InboxError
 from ...models import Message
-from ._base import ALONE, BUSY, HANDLED_BEFORE, SessionHandler, Target
+from ._base import SessionHandler, Target
 
 logger = logging.getLogger("basiq_async.replay")
 LEASE = 30.0
@@ -86,12 +86,8 @@ class Shared:
             if ending.unrecorded is not None:
                 await self._record(key, token, ending.unrecorded)
             return ending.value
-        if ending.how is AttemptResult.DONE:
-            return HANDLED_BEFORE
-        if ending.how is AttemptResult.BUSY:
-            return BUSY
-        if ending.how is AttemptResult.ALONE:
-            return ALONE
+        if ending.how in (AttemptResult.DONE, AttemptResult.BUSY, AttemptResult.ALONE):
+            return str(ending.how.value)
         raise ending.error or InboxError("the event loop shuts down")
 
     async def aclose(self) -> None:
