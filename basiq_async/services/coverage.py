@@ -291,7 +291,8 @@ def latest(*moments: datetime | None) -> datetime | None:
 class Recording:
     """Since when an inbox has recorded every live delivery, as its receivers noted it when they started.
 
-    since: of one webhook; None if it records none. of_service: of the first webhook of its service.
+    since: of one webhook; None if it records none, as where only a job has noted it. of_service: of the first webhook
+        of its service.
     """
 
     since: datetime | None = None
@@ -303,11 +304,13 @@ class Recording:
         The inbox does not know it, though the service was there: something else responded, or the inbox is a backup of
         before. None if it was delivered before the moment that was ``acknowledged``.
         """
-        if self.since is None or self.of_service is None:
+        if self.of_service is None:
             return None
         after = max(self.of_service + _SKEW, acknowledged or self.of_service)
         times = [each.timestamp for each in message.attempts if each.succeeded is True and each.timestamp is not None]
-        return max(times) if times and after <= max(times) < self.since + _SKEW else None
+        if not times or max(times) < after or (self.since is not None and max(times) >= self.since + _SKEW):
+            return None
+        return max(times)
 
 
 async def find_recording(calls: InboxCalls, noted: Noted, webhook_id: str) -> Recording:

@@ -384,8 +384,9 @@ async def test_the_time_between_a_webhook_that_is_gone_and_the_next_is_named(ser
     assert (await s.basiq.webhooks.diagnose(new, receiver=s.receiver())).healthy
 
 
+@pytest.mark.parametrize("first", ["a receiver", "a job"])
 async def test_what_was_delivered_before_a_webhook_joined_is_counted_until_it_is_passed_or_acknowledged(
-    service: Service,
+    service: Service, first: str
 ) -> None:
     """The inbox was restored from a backup of before the second webhook joined, which joined again."""
     s = service
@@ -399,7 +400,8 @@ async def test_what_was_delivered_before_a_webhook_joined_is_counted_until_it_is
     await s.fake.advance(hours=1)
     vars(s.inbox).update(backup)
     s.got.clear()
-    await s.start(new, s.first)
+    if first == "a receiver":
+        await s.start(new, s.first)
     for found in (await s.recover(new), await s.recover(new)):
         assert [each.code for each in found.problems] == ["joined-later"]
         assert (found.before_joining, found.finished, s.got) == (4, False, [])

@@ -189,6 +189,15 @@ def _codec(*, clean: Callable[[bytes], bytes]) -> Codec:
     return made
 
 
+_wait_usually = _worker.DeferredWorker._wait
+
+
+async def _wait_longer(worker: _worker.DeferredWorker) -> None:
+    """Let a worker wait ten minutes, but not while its inbox is away: each second would be a million looks."""
+    _worker._LOOK_EVERY = _worker._LOOK_ANYWAY = worker._away or 600.0
+    await _wait_usually(worker)
+
+
 class _PerMachine:
     """What a process has for its one loop: here the machines share a loop, and each has its own."""
 
@@ -231,7 +240,8 @@ def _everything_from(seed: str, loop: WorldLoop) -> Iterator[None]:
             (os, "getpid", lambda: 1),
             (random, "_urandom", chance.randbytes),
             (once, "_ALONE", _PerMachine()),
-            (_worker, "_LOOK_EVERY", 600.0),  # each second, three days would be a quarter of a million looks
+            (_worker.DeferredWorker, "_wait", _wait_longer),
+            (_worker, "_LOOK_EVERY", 600.0),
             (_worker, "_LOOK_ANYWAY", 600.0),
             (client, "Codec", _codec),
         ]:

@@ -64,6 +64,8 @@ class Event:
     failures: int = 0
     kills: int = 0
     """How often its machine died while it was at work on it."""
+    again: int = 0
+    """How often a replay may handle it once more."""
     lost: bool = False
     """Whether a store that kept it was flushed: Basiq believes that it was delivered."""
 
@@ -117,7 +119,9 @@ class Model:
         run.effect = Effect(run.machine, self.now(), stands=not run.is_stale)
         run.event.effects.append(run.effect)
         self.note(run.event, f"{run.machine} handled it")
-        if before and not run.is_stale:
+        if before and run.event.again:
+            run.event.again -= 1
+        elif before and not run.is_stale:
             first = f"by {before[0].machine} at {before[0].at:%d %H:%M:%S}"
             self.breaks(f"{run.event.name} was handled twice: {first}, and by {run.machine}")
 
@@ -135,6 +139,22 @@ class Model:
             for effect in event.effects:
                 if effect.machine == PREDECESSOR and event_id in ("", event.id):
                     effect.stands = False
+
+    def allow_again(self) -> None:
+        """A replay with ``again`` passes what was handled to the handler."""
+        for event in self.events.values():
+            event.again += 1
+
+    def move(self, delivered: set[str], types: set[str]) -> None:
+        """The service gets a store that knows nothing. What Basiq did not see delivered is handled once more.
+
+        What happened before, of types that the service does not handle now, is left out.
+        """
+        self.began = None
+        for event in self.events.values():
+            event.lost = event.lost or (event.type not in types and not event.effects)
+            for effect in event.effects:
+                effect.machine, effect.stands = PREDECESSOR, effect.stands and event.id in delivered
 
     def fail(self, run: Run) -> None:
         """The handler raised, or was cancelled: what it did before may be done again."""

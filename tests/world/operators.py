@@ -34,7 +34,7 @@ SHOWS = (
 class Operators:
     def __init__(self, world: World) -> None:
         self.world = world
-        self.jobs = 0
+        self.jobs = self.running = 0
 
     async def run(self, work: Any, *, hours: float = 3) -> Any:
         """Run a job on a machine of its own. Return its result, or a text that says how it ended otherwise.
@@ -42,6 +42,13 @@ class Operators:
         ``work``: an async function of the machine and a client.
         """
         self.jobs += 1
+        self.running += 1
+        try:
+            return await self._run(work, hours)
+        finally:
+            self.running -= 1
+
+    async def _run(self, work: Any, hours: float) -> Any:
         machine = Machine(f"job-{self.jobs}")
         machine.on_death.append(partial(self.world.model.end_claims, machine.name))
 
@@ -93,6 +100,8 @@ class Operators:
     async def replay(self, **options: Any) -> str:
         service = self.world.service
         self.world.model.forget_before()
+        if "again" in options:
+            self.world.model.allow_again()
 
         async def job(machine: Machine, basiq: BasiqClient) -> Any:
             return await Replay(
@@ -139,6 +148,37 @@ class Operators:
                 return "joined"
 
         return str(await self.run(job))
+
+    async def move_store(self) -> str:
+        """Stop the service, let nothing be left, and deploy it with another store. Recover from there on."""
+        world, service = self.world, self.world.service
+        if world.store.state != "well" or service.partner != "well" or self.running:
+            return "nothing"
+        if "finished" not in (said := await self.recover()):
+            return f"the service was not moved to another inbox: {said}"
+        wanted, service.wanted = service.wanted, 0
+        for pod in list(service.pods):
+            await service.stop(pod)
+        stopped = world.now()
+        await self.work()
+        if await self.left() or self.running:
+            said = "something was left"
+        else:
+            world.move_store()
+            said = f"moved: {await self.recover(since=stopped)}"
+        service.wanted = wanted
+        for _ in range(wanted):
+            await service.start(service.version)
+        return f"the service was to get another inbox: {said}"
+
+    async def left(self) -> bool:
+        """Return whether something waits or is in the quarantine."""
+
+        async def job(machine: Machine, basiq: BasiqClient) -> Any:
+            receiver = self.world.service.receiver(self.world.service.version, machine)
+            return (await receiver.waiting()).count + len(await receiver.quarantined())
+
+        return await self.run(job) != 0
 
     # --- doctor ---
 
@@ -235,15 +275,28 @@ class Operators:
             types = world.subscribed()
             found = await basiq.webhooks.ensure(url=service.url, name=NAME, subscribed_events=types)
             if found.id not in service.webhook_ids:
+                self.world.model.forget_before()  # the messages of the former one may be gone, and what they told
                 service.webhook_ids = [found.id, *service.webhook_ids]
             return self.keep_secret(found)
 
         return str(await self.run(job))
 
-    async def delete(self) -> str:
+    async def make_second(self, url: str) -> str:
+        """Make a second webhook, and put its id before the others."""
+        world, service = self.world, self.world.service
+
+        async def job(machine: Machine, basiq: BasiqClient) -> Any:
+            found = await basiq.webhooks.ensure(url=url, subscribed_events=world.subscribed())
+            service.webhook_ids = [found.id, *service.webhook_ids]
+            service.url = url
+            return self.keep_secret(found)
+
+        return str(await self.run(job))
+
+    async def delete(self, webhook_id: str) -> str:
         async def job(machine: Machine, basiq: BasiqClient) -> Any:
             self.world.model.forget_before()  # its messages are gone, and what they told
-            await basiq.webhooks.delete(self.world.service.webhook_ids[0])
+            await basiq.webhooks.delete(webhook_id)
 
         return str(await self.run(job))
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 from collections.abc import Awaitable, Callable
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from .service import TYPES, Version
@@ -162,11 +161,7 @@ async def deploy(world: World, by: float) -> str:
     """Start new pods one after the other, each beside the old ones, and stop these."""
     service = world.service
     service.earlier, service.version = service.version, draw_version(by)
-    for pod in list(service.pods):
-        new = await service.start(service.version)
-        await asyncio.sleep(by * 100)
-        if not new.machine.is_dead and pod in service.pods:
-            await service.stop(pod)
+    await world.deploy(by * 100)
     return f"{service.version} was deployed, pod by pod"
 
 
@@ -174,10 +169,7 @@ async def deploy(world: World, by: float) -> str:
 async def roll_back(world: World, by: float) -> str:
     service = world.service
     service.earlier, service.version = service.version, service.earlier
-    for pod in list(service.pods):
-        new = await service.start(service.version)
-        if not new.machine.is_dead and pod in service.pods:
-            await service.stop(pod)
+    await world.deploy()
     return f"{service.version} was deployed once more"
 
 
@@ -187,173 +179,3 @@ async def old_pod(world: World, by: float) -> str:
         return "nothing"
     pod = await world.service.start(world.service.earlier)
     return f"{pod.machine.name} started, with the earlier {pod.version}"
-
-
-# --- stores ---
-
-
-@step(5)
-async def bad_store(world: World, by: float) -> str:
-    state, seconds = pick(["away", "slow", "read-only", "deaf"], by * 11 % 1), 10 ** (by * 4)
-    world.store.state = state
-    world.later(seconds, lambda: setattr(world.store, "state", "well"))
-    world.emit(pick(list(TYPES), by))
-    return f"the store is {state} for {seconds:.0f} s"
-
-
-@step(2)
-async def back_up(world: World, by: float) -> str:
-    await world.store.wait_for_locks()
-    world.backup = world.now(), world.model.began, world.store.snapshot()
-    return "the store was backed up"
-
-
-@step(1)
-async def restore(world: World, by: float) -> str:
-    if world.backup is None:
-        return "nothing"
-    since, began, kept = world.backup
-    await world.store.wait_for_locks()
-    world.model.began = began
-    lose(world, since, kept)
-    return f"the store was restored from the backup of {since:%d %b %H:%M:%S}"
-
-
-@step(2)
-async def fail_over(world: World, by: float) -> str:
-    """A replica takes over that lacks the last seconds."""
-    await world.store.wait_for_locks()
-    since, kept = world.now(), world.store.snapshot()
-    names = [world.emit(pick(list(TYPES), by * 7 % 1)) for _ in range(1 + int(by * 4))]
-    await asyncio.sleep(by * 20)
-    await world.store.wait_for_locks()
-    lose(world, since, kept)
-    return f"{', '.join(names)} happened, and a replica took over that lacks the last {by * 20:.1f} s"
-
-
-@step(1)
-async def flush(world: World, by: float) -> str:
-    await world.store.wait_for_locks()
-    world.model.flush()
-    world.model.end_claims(until=world.now() + timedelta(seconds=100))
-    world.store.flush()
-    world.backup = None
-    return "the store was flushed"
-
-
-def lose(world: World, since: datetime, kept: Any) -> None:
-    world.model.lose(since)
-    world.model.end_claims(until=world.now() + timedelta(seconds=100))
-    world.store.restore(kept)
-
-
-# --- the network and partners ---
-
-
-@step(3)
-async def bad_network(world: World, by: float) -> str:
-    world.weather.loss = by * 0.5
-    world.later(by * 5_000, lambda: setattr(world.weather, "loss", 0.0))
-    return f"{by * 0.5:.0%} of the requests to Basiq go wrong for {by * 5_000:.0f} s"
-
-
-@step(4)
-async def lost_responses(world: World, by: float) -> str:
-    drop: Any = pick(["response", "request"], by * 3 % 1)
-    world.fake.fail_deliveries(1 + int(by * 3), drop=drop)
-    name = world.emit(pick(list(TYPES), by))
-    return f"{name} happened, and {1 + int(by * 3)} deliveries lose their {drop}"
-
-
-@step(2)
-async def partner(world: World, by: float) -> str:
-    state, seconds = pick(["refusing", "hanging", "403"], by * 3 % 1), 10 ** (2 + by * 3)
-    world.service.partner = state
-    world.later(seconds, lambda: setattr(world.service, "partner", "well"))
-    return f"the partner is {state} for {seconds:.0f} s"
-
-
-@step(2)
-async def stranger(world: World, by: float) -> str:
-    """Somebody who does not have the secret posts a delivery."""
-    body = f'{{"eventTypeId": "{TYPES[0]}", "eventId": "{"f" * 64}", "links": {{}}}}'.encode()
-    at = int(world.now().timestamp() - (0 if by < 0.7 else 1_000))
-    signature = "v1," + base64.b64encode(bytes(32)).decode()
-    headers = {"webhook-id": "msg_1", "webhook-timestamp": str(at), "webhook-signature": signature}
-    return f"a stranger posted a delivery, and got {await world.receive(headers, body)}"
-
-
-# --- operators ---
-
-
-@step(6)
-async def recover(world: World, by: float) -> str:
-    return await world.operators.recover()
-
-
-@step(2)
-async def disabled(world: World, by: float) -> str:
-    """Basiq disables the webhook while a recovery runs."""
-    webhook = world.fake._store.app.webhooks.get(world.service.webhook_ids[0])
-    if webhook is None:
-        return "nothing"
-    world.later(10 ** (by * 2 - 1), lambda: setattr(webhook, "disabled", True))
-    return f"Basiq disables the webhook in the middle: {await world.operators.recover()}"
-
-
-@step(3)
-async def paste(world: World, by: float) -> str:
-    return await world.operators.paste()
-
-
-@step(3)
-async def doctor(world: World, by: float) -> str:
-    found = await world.operators.diagnose()
-    return f"doctor {found if isinstance(found, str) else f'said {[each.code for each in found.problems]}'}"
-
-
-@step(2)
-async def replay(world: World, by: float) -> str:
-    return await world.operators.replay(**pick([{}, {"source": "events"}], by))
-
-
-@step(2)
-async def retry(world: World, by: float) -> str:
-    return f"an operator retried the quarantine: {await world.operators.retry()}"
-
-
-@step(1)
-async def drop(world: World, by: float) -> str:
-    return await world.operators.drop(by)
-
-
-@step(2)
-async def rewrite(world: World, by: float) -> str:
-    said = await world.operators.rewrite(world.service.webhook_ids[0])
-    return f"an operator wrote the webhook again: {said}"
-
-
-@step(2)
-async def move(world: World, by: float) -> str:
-    url = f"https://service.example/{int(by * 1e6)}"
-    return f"the url was changed to {url}: {await world.operators.move(url)}"
-
-
-@step(1)
-async def subscribe(world: World, by: float) -> str:
-    world.asked = TYPES[:2] if by < 0.5 else TYPES
-    return f"the webhook was {await world.operators.subscribe(list(world.asked))}"
-
-
-@step(1)
-async def make_again(world: World, by: float) -> str:
-    """Somebody deletes the webhook. Later it is made again, and the service is deployed with both ids."""
-    deleted = await world.operators.delete()
-    name = world.emit(pick(list(TYPES), by))
-    await asyncio.sleep(10 ** (by * 4))
-    made = await world.operators.make()
-    for pod in list(world.service.pods):
-        new = await world.service.start(world.service.version)
-        if not new.machine.is_dead and pod in world.service.pods:
-            await world.service.stop(pod)
-    return f"the webhook was deleted ({deleted}), {name} happened, and it was made again ({made})"

@@ -16,7 +16,7 @@ import attrs
 
 from basiq_async.testing import FakeBasiq, Quirks
 
-from . import sql_store
+from . import operations, sql_store, troubles
 from .machines import BEGINNING, Listening, run_world
 from .model import RECENT, Broken, Model
 from .network import Weather, deliver
@@ -28,11 +28,10 @@ from .stores import Memory, SQLite, Store, without_threads
 SECRET_TEXTS = ("whsec_", "fake-application", "Bearer ")
 
 
+_STEPS = (operations, troubles)  # their import adds their steps
 STORES: dict[str, type[Store]] = {"memory": Memory, "sqlite": SQLite, "sql": sql_store.SQL}
 EVERY_FORM = {
     **Quirks.forms(),
-    "update": ("mixed", "replaces"),  # with ``patches``, nobody can make a disabled webhook active again
-    "disables": ("exhausted", "failing-120h"),
 }
 
 
@@ -92,6 +91,7 @@ class World:
         self.story = story
         self.chance = random.Random(f"the course of {story.seed}")
         self.store: Any = None
+        self.former_stores: list[Store] = []
         self.backup: tuple[datetime, datetime | None, Any] | None = None
         self.told: list[tuple[datetime, str]] = []
         """What happened when."""
@@ -117,7 +117,7 @@ class World:
         self.spawn(deliver(self.fake))
         await self.operators.make()
         await asyncio.sleep(1_000)
-        if setting.get("predecessor") and self.tells_attempts:
+        if setting.get("predecessor"):
             await self.live_before()
         self.service.wanted = setting["pods"]
         for _ in range(setting["pods"]):
@@ -141,14 +141,10 @@ class World:
         await asyncio.sleep(100)
         self.fake.route(URL, self.receive)
 
-    @property
-    def tells_attempts(self) -> bool:
-        """Whether Basiq tells of a message whether it was delivered."""
-        return "objects" in (self.fake.quirks.attempts, self.fake.quirks.attempts_by_id)
-
     def close(self) -> None:
-        if self.store is not None:
-            self.store.close()
+        for each in (*self.former_stores, self.store):
+            if each is not None:
+                each.close()
 
     async def calm_down(self) -> None:
         """End all faults, do what the pages say, and look what is left."""
@@ -177,6 +173,12 @@ class World:
         for each in self.fake.webhooks():
             if each.disabled:
                 self.tell(f"the webhook was reactivated: {await operators.rewrite(each.id)}")
+        if self.webhook_disabled_at(service.webhook_ids[0]) is not None:
+            self.tell(f"it stays disabled: {await operators.recover()}")
+            self.tell(f"it was deleted ({await operators.delete(service.webhook_ids[0])})")
+            self.tell(f"and made again: {await operators.make()}")
+            await self.deploy()
+            await asyncio.sleep(1_000)
         await self.live_on()
         self.tell(await operators.paste())
         if self.chance.random() < 0.5:  # else the lines that doctor prints must be enough
@@ -211,6 +213,24 @@ class World:
                 before = said
 
     # --- what steps do ---
+
+    async def deploy(self, pause: float = 0.0) -> None:
+        """Start new pods one after the other, each beside the old ones, and stop these."""
+        service = self.service
+        for pod in list(service.pods):
+            new = await service.start(service.version)
+            await asyncio.sleep(pause)
+            if not new.machine.is_dead and pod in service.pods:
+                await service.stop(pod)
+
+    def move_store(self) -> None:
+        """Give the service another store."""
+        sent = self.fake.messages()
+        types = {*self.service.version.types} & {*self.subscribed_now()}
+        self.model.move({each.event.id for each in sent if any(attempt.ok for attempt in each.attempts)}, types)
+        self.backup = None
+        self.former_stores.append(self.store)
+        self.store = self.service.store = STORES[self.story.setting["store"]](self.model, self.chance)
 
     def emit(self, event_type: str) -> str:
         made = self.fake.emit(event_type)

@@ -1,0 +1,115 @@
+"""Steps that operators take: jobs, changes of the webhook, and moves."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from basiq_async.replay import event_types, failed_only, since
+
+from .service import TYPES
+from .steps import pick, step
+
+if TYPE_CHECKING:
+    from .world import World
+
+
+@step(6)
+async def recover(world: World, by: float) -> str:
+    return await world.operators.recover()
+
+
+@step(2)
+async def disabled(world: World, by: float) -> str:
+    """Basiq disables the webhook while a recovery runs."""
+    webhook = world.fake._store.app.webhooks.get(world.service.webhook_ids[0])
+    if webhook is None:
+        return "nothing"
+    world.later(10 ** (by * 2 - 1), lambda: setattr(webhook, "disabled", True))
+    return f"Basiq disables the webhook in the middle: {await world.operators.recover()}"
+
+
+@step(3)
+async def paste(world: World, by: float) -> str:
+    return await world.operators.paste()
+
+
+@step(3)
+async def doctor(world: World, by: float) -> str:
+    found = await world.operators.diagnose()
+    return f"doctor {found if isinstance(found, str) else f'said {[each.code for each in found.problems]}'}"
+
+
+@step(2)
+async def replay(world: World, by: float) -> str:
+    hour = since(world.now() - timedelta(hours=1))
+    chosen: list[dict[str, Any]] = [
+        {},
+        {"source": "events"},
+        {"where": hour},
+        {"where": failed_only()},
+        {"where": event_types(TYPES[0])},
+        {"where": hour, "again": "bug"},
+        {"where": lambda message: True, "again": f"bug-{by}"},
+    ]
+    return await world.operators.replay(**pick(chosen, by))
+
+
+@step(2)
+async def retry(world: World, by: float) -> str:
+    return f"an operator retried the quarantine: {await world.operators.retry()}"
+
+
+@step(1)
+async def drop(world: World, by: float) -> str:
+    return await world.operators.drop(by)
+
+
+@step(2)
+async def rewrite(world: World, by: float) -> str:
+    said = await world.operators.rewrite(world.service.webhook_ids[0])
+    return f"an operator wrote the webhook again: {said}"
+
+
+@step(2)
+async def move(world: World, by: float) -> str:
+    url = f"https://service.example/{int(by * 1e6)}"
+    return f"the url was changed to {url}: {await world.operators.move(url)}"
+
+
+@step(1)
+async def subscribe(world: World, by: float) -> str:
+    world.asked = TYPES[:2] if by < 0.5 else TYPES
+    return f"the webhook was {await world.operators.subscribe(list(world.asked))}"
+
+
+@step(1)
+async def make_again(world: World, by: float) -> str:
+    """Somebody deletes the webhook. Later it is made again, and the service is deployed with both ids."""
+    deleted = await world.operators.delete(world.service.webhook_ids[0])
+    name = world.emit(pick(list(TYPES), by))
+    await asyncio.sleep(10 ** (by * 4))
+    made = await world.operators.make()
+    await world.deploy()
+    return f"the webhook was deleted ({deleted}), {name} happened, and it was made again ({made})"
+
+
+@step(1)
+async def second_webhook(world: World, by: float) -> str:
+    """Rotate by a second webhook, as the page has it."""
+    service, url = world.service, f"https://service.example/second/{int(by * 1e6)}"
+    world.fake.route(url, world.receive)
+    said = await world.operators.make_second(url)
+    if said != "created":
+        return f"a second webhook was not made: {said}"
+    await world.deploy()
+    await asyncio.sleep(10 ** (by * 4))
+    deleted = await world.operators.delete(service.webhook_ids[1])
+    return f"a second webhook took the place of the first one, which was deleted: {deleted}"
+
+
+@step(1)
+async def move_store(world: World, by: float) -> str:
+    """Move to another inbox by the steps of the page, where nothing is left."""
+    return await world.operators.move_store()

@@ -1,0 +1,149 @@
+"""Steps that are nobody's wish: what happens to stores, to the network, to partners, and at Basiq."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from .service import TYPES
+from .steps import pick, step
+
+if TYPE_CHECKING:
+    from .world import World
+
+# --- stores ---
+
+
+@step(5)
+async def bad_store(world: World, by: float) -> str:
+    state, seconds = pick(["away", "slow", "read-only", "deaf"], by * 11 % 1), 10 ** (by * 4)
+    world.store.state = state
+    world.later(seconds, lambda: setattr(world.store, "state", "well"))
+    world.emit(pick(list(TYPES), by))
+    return f"the store is {state} for {seconds:.0f} s"
+
+
+@step(2)
+async def back_up(world: World, by: float) -> str:
+    await world.store.wait_for_locks()
+    world.backup = world.now(), world.model.began, world.store.snapshot()
+    return "the store was backed up"
+
+
+@step(1)
+async def restore(world: World, by: float) -> str:
+    if world.backup is None:
+        return "nothing"
+    since, began, kept = world.backup
+    await world.store.wait_for_locks()
+    world.model.began = began
+    lose(world, since, kept)
+    return f"the store was restored from the backup of {since:%d %b %H:%M:%S}"
+
+
+@step(1)
+async def copy_half(world: World, by: float) -> str:
+    """Somebody copies the file of the store, and not what is beside it."""
+    if (kept := world.store.copy_half()) is None:
+        return "nothing"
+    await asyncio.sleep(by * 1_000)
+    await world.store.wait_for_locks()
+    world.model.began = None
+    lose(world, datetime.min.replace(tzinfo=UTC), kept)
+    return f"the store was replaced by a copy of its file of {by * 1_000:.0f} s before, without the file of its log"
+
+
+@step(2)
+async def fail_over(world: World, by: float) -> str:
+    """A replica takes over that lacks the last seconds."""
+    await world.store.wait_for_locks()
+    since, kept = world.now(), world.store.snapshot()
+    names = [world.emit(pick(list(TYPES), by * 7 % 1)) for _ in range(1 + int(by * 4))]
+    await asyncio.sleep(by * 20)
+    await world.store.wait_for_locks()
+    lose(world, since, kept)
+    return f"{', '.join(names)} happened, and a replica took over that lacks the last {by * 20:.1f} s"
+
+
+@step(1)
+async def flush(world: World, by: float) -> str:
+    await world.store.wait_for_locks()
+    world.model.flush()
+    world.model.end_claims(until=world.now() + timedelta(seconds=100))
+    world.store.flush()
+    world.backup = None
+    return "the store was flushed"
+
+
+def lose(world: World, since: datetime, kept: Any) -> None:
+    world.model.lose(since)
+    world.model.end_claims(until=world.now() + timedelta(seconds=100))
+    world.store.restore(kept)
+
+
+# --- the network and partners ---
+
+
+@step(3)
+async def bad_network(world: World, by: float) -> str:
+    world.weather.loss = by * 0.5
+    world.later(by * 5_000, lambda: setattr(world.weather, "loss", 0.0))
+    return f"{by * 0.5:.0%} of the requests to Basiq go wrong for {by * 5_000:.0f} s"
+
+
+@step(4)
+async def lost_responses(world: World, by: float) -> str:
+    drop: Any = pick(["response", "request"], by * 3 % 1)
+    world.fake.fail_deliveries(1 + int(by * 3), drop=drop)
+    name = world.emit(pick(list(TYPES), by))
+    return f"{name} happened, and {1 + int(by * 3)} deliveries lose their {drop}"
+
+
+@step(2)
+async def partner(world: World, by: float) -> str:
+    state, seconds = pick(["refusing", "hanging", "403"], by * 3 % 1), 10 ** (2 + by * 3)
+    world.service.partner = state
+    world.later(seconds, lambda: setattr(world.service, "partner", "well"))
+    return f"the partner is {state} for {seconds:.0f} s"
+
+
+@step(2)
+async def stranger(world: World, by: float) -> str:
+    """Somebody who does not have the secret posts a delivery."""
+    body = f'{{"eventTypeId": "{TYPES[0]}", "eventId": "{"f" * 64}", "links": {{}}}}'.encode()
+    at = int(world.now().timestamp() - (0 if by < 0.7 else 1_000))
+    signature = "v1," + base64.b64encode(bytes(32)).decode()
+    headers = {"webhook-id": "msg_1", "webhook-timestamp": str(at), "webhook-signature": signature}
+    return f"a stranger posted a delivery, and got {await world.receive(headers, body)}"
+
+
+# --- Basiq ---
+
+TURNS = (
+    ("message_order", "newest-first"),
+    ("event_order", "newest-first"),
+    ("attempt_order", "oldest-first"),
+    ("attempts", "absent"),
+    ("attempts", "objects"),
+    ("paging", "offset"),
+    ("paging", "last-item"),
+    ("status_filter", "outcome"),
+    ("signing_key_on_update", "new"),
+    ("former_key", "signs-24h"),
+    ("update", "patches"),
+    ("disables", "removed"),
+    ("resend", "instead"),
+    ("links", "list"),
+)
+"""Forms that Basiq may turn to in the middle."""
+
+
+@step(2)
+async def turn(world: World, by: float) -> str:
+    name, form = pick(list(TURNS), by)
+    world.fake.quirks = attrs.evolve(world.fake.quirks, **{name: form})
+    return f"Basiq has another rule: {name} is {form} from now on"
