@@ -10,7 +10,7 @@ from typing import Any
 
 import asyncpg
 import pytest
-from sqlalchemy import Column, MetaData, String, Table, insert, select, text
+from sqlalchemy import Column, MetaData, String, Table, event, insert, select, text
 from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
@@ -420,6 +420,16 @@ async def test_a_pool_whose_connection_the_server_has_ended_costs_no_delivery(se
         await run(another, f"SELECT pg_terminate_backend({pid}, 5000)")
     assert (await service.post(event)).result is Result.HANDLED, "the first claim after a restart fails"
     assert await service.effects(event) == 1
+
+
+async def test_deliveries_one_after_the_other_use_the_same_connections(service: Service) -> None:
+    made: list[object] = []
+    service.on_all(write)
+    await service.post(new_id())
+    event.listen(service.engine.sync_engine, "connect", lambda connection, _: made.append(connection))
+    for _ in range(8):
+        assert (await service.post(new_id())).result is Result.HANDLED
+    assert len(made) <= 1
 
 
 @on_postgres
