@@ -273,10 +273,6 @@ class SQLStore:
                 if self.began is None:
                     self.began = await self._run(self._prepare, write=self.use != "look", wait_for_writer=True)
 
-    async def now(self, connection: AsyncConnection) -> datetime:
-        """Return the time of the server."""
-        return as_aware((await connection.execute(_NOW)).scalar_one())
-
     async def look(self, connection: AsyncConnection) -> None:
         """Read the columns of all tables."""
         for table in self.tables.metadata.sorted_tables:
@@ -403,9 +399,6 @@ async def _begin_immediate(connection: AsyncConnection, *, wait_for_writer: bool
     finally:
         if not connection.invalidated:  # a cancellation in the middle of a statement invalidates it
             await connection.exec_driver_sql(f"PRAGMA busy_timeout={int(configured)}")
-
-
-_NOW = sa.select(func.now())
 
 
 def as_aware(moment: datetime) -> datetime:

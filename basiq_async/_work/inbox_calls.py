@@ -10,7 +10,6 @@ from datetime import datetime
 from types import EllipsisType
 
 from ..errors import ConfigurationError, InboxError
-from .failing import FailingType, count_failing
 from .keys import split_key
 from .limits import inbox_limit
 from .noted import HANDLED, JOBS, NOTE, Account, Noted, add_handled, add_job, read_handled, read_jobs, refusal
@@ -288,11 +287,6 @@ class InboxCalls:
         """Return how many entries are in the quarantine. See ``read_quarantine``."""
         async with aclosing(self.read_quarantine(job)) as found:
             return len([entry.key async for entry in found])
-
-    async def find_failing(self) -> Sequence[FailingType]:
-        """Return the types whose deferred deliveries fail, by the number of those among the oldest that wait."""
-        async with aclosing(self.read_waiting()) as entries:
-            return await count_failing(entries)
 
     # --- the quarantine's end ---
 

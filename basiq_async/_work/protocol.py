@@ -273,11 +273,6 @@ def unpack_entry(text: str | bytes, *, key: str, at: datetime, due: datetime | N
     return attrs.evolve(entry, key=key, quarantined_at=at, due=due)
 
 
-def count_tokens(text: str) -> int:
-    """Return the number of tokens in a text that has each between two line ends."""
-    return text.count("\n") // 2
-
-
 @attrs.frozen
 class ClaimedDelivery:
     """A delivery that waits and that ``token`` has claimed. ``attempts`` is how many were begun, this one included.

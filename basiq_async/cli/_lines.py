@@ -267,6 +267,7 @@ OFFERED: Mapping[str, Offered] = {
     ),
     "what waits": Offered("inbox waiting --receiver RECEIVER"),
     "what waits, by the inbox": Offered("inbox waiting --inbox INBOX"),
+    "what waits, now": Offered("inbox retry --receiver RECEIVER"),
     "what became of an event": Offered("inbox get EVENT_ID --inbox INBOX"),
     "that a webhook took the place of another": Offered("inbox join WEBHOOK_ID --inbox INBOX"),
     "whether the inbox works": Offered("inbox check --inbox INBOX"),

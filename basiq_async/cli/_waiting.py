@@ -6,10 +6,13 @@ from collections import Counter
 from collections.abc import Awaitable, Sequence
 from contextlib import aclosing
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+import typer
 
 from .._redaction.text import amount
 from .._wire.hosts import show_url
+from .._work.failures import failure_text
 from .._work.keys import inbox_key, key_of_post
 from .._work.schedule import believed_due
 from ..errors import ConfigurationError, InboxError
@@ -24,8 +27,9 @@ from ._run import DONE, WRONG, confirm, stopping
 if TYPE_CHECKING:
     from .._work.inbox_calls import InboxCalls
     from ..client import BasiqClient
-    from ..receiver import StoredDelivery
+    from ..receiver import Outcome, StoredDelivery
 
+Ids = Annotated[list[str] | None, typer.Argument()]
 _EVERY = 1.0
 """Seconds between two looks at the counts."""
 
@@ -116,6 +120,42 @@ async def waiting(output: Output, place: InboxOptions, limit: Oldest = None) -> 
         return await show_entries(calls.read_waiting(), output, limit, _WAITING, calls.inbox, empty="nothing waits")
 
 
+_RETRIED: View[Outcome] = View(
+    "delivery_id event_id result error",
+    ID,
+    Column("RESULT", "result"),
+    Column("ERROR", lambda each: each["error"] or "", flexible=24),
+    delivery_id=lambda done: done.delivery and done.delivery.id,
+    event_id=lambda done: done.delivery and done.delivery.event_id,
+    result=lambda done: done.result.value,
+    error=lambda done: None if done.error is None else failure_text(done.error),
+)
+
+
+@inbox_app.add(shows=_RETRIED)
+async def retry(output: Output, ids: Ids = None, receiver: Receiver = None) -> int:
+    """Pass the deferred deliveries that wait to their handlers now, after a fix, though they are not due.
+
+    One after the other, oldest first. What fails waits as before. The exit code is 1 if anything that was tried waits.
+
+    ids: The ids of deliveries or events; all by default.
+    """
+    if receiver is None:
+        raise ConfigurationError("name the receiver with --receiver MODULE:RECEIVER")
+    async with open_receiver(receiver) as found:
+        outcomes = await found.retry_waiting(ids or None)
+        output.rows(outcomes, _RETRIED)
+        named = {
+            id for done in outcomes if done.delivery is not None for id in (done.delivery.id, done.delivery.event_id)
+        }
+        if missing := {*(ids or ())} - named:
+            listed = ", ".join(sorted(missing))
+            raise ConfigurationError(f"none waits with the id {listed}; 'basiq-async inbox waiting' shows what does")
+        if not outcomes:
+            say("nothing waits")
+        return DONE if {done.result.value for done in outcomes} <= {"handled", "duplicate"} else WRONG
+
+
 @inbox_app.add(View("known_since newest_record webhooks written"))
 async def check(place: InboxOptions) -> Row:
     """Check that an inbox can be read and written. Show since when it knows what was handled, and of which webhooks.
@@ -166,15 +206,16 @@ async def join(basiq: BasiqClient, webhook_id: str, place: InboxOptions, yes: Ye
     return {"joined": webhook_id, "webhooks": [*noted], "waiting": waiting.count, "quarantined": quarantined}
 
 
-_STATE = View[Row]("event_id event_type_id job state since due error failures newest_record")
+_STATE = View[Row]("event_id event_type_id job state since due error failures unended newest_record")
 
 
 @inbox_app.add(shows=_STATE)
 async def get(output: Output, event_id: str, place: InboxOptions) -> int:
     """Show whether an event was handled, waits to be handled, is in the quarantine, or is unknown to the inbox.
 
-    For one that waits, `due` is the time of the next attempt, and `failures` the number of those that failed. The exit
-    code is 0 if it was handled, and 1 if not. Only an inbox in a SQL database keeps the time at which it was handled.
+    For one that waits, `due` is the time of the next attempt, and `failures` the number of those that failed. Of these,
+    `unended` had no end: their process was killed, or hung. Only an inbox in a SQL database keeps the time at which it
+    was handled. The exit code is 0 if it was handled, and 1 if not.
 
     event_id: The event's id.
     """
@@ -192,7 +233,7 @@ async def _find(calls: InboxCalls, event_id: str, jobs: Sequence[str]) -> Row:
     from .._work.limits import inbox_limit
 
     row: Row = {"event_id": event_id, "event_type_id": None, "job": None, "state": "unknown",
-                "since": None, "due": None, "error": None, "failures": None}  # fmt: skip
+                "since": None, "due": None, "error": None, "failures": None, "unended": None}  # fmt: skip
     own = inbox_key(event_id, None)
     keys = {own: None, **{key_of_post(job, own): job for job in jobs}}
     known = await calls.known([*keys])
@@ -203,8 +244,8 @@ async def _find(calls: InboxCalls, event_id: str, jobs: Sequence[str]) -> Row:
                 async for entry in entries:
                     if entry.key == key:
                         found = {"since": entry.quarantined_at, "due": _due(entry), "error": entry.error or None}
-                        more = {"event_type_id": entry.event_type_id or None, "failures": entry.failures}
-                        return {**row, "state": state, **found, **more}
+                        more: Row = {"failures": entry.failures, "unended": entry.unended}
+                        return {**row, "event_type_id": entry.event_type_id or None, "state": state, **found, **more}
         handled_at = getattr(calls.inbox, "handled_at", None)  # only a SQLInbox keeps the time
         async with inbox_limit(INBOX_TIMEOUT):
             return {**row, "state": "handled", "since": handled_at and await handled_at(key)}

@@ -134,7 +134,8 @@ class Attempt(Unit[None]):
             await self.release()
             return
         acknowledged = self.dispatcher.quarantine_after is not None
-        if await self.quarantine(attrs.evolve(self.make_entry(failure), acknowledged=acknowledged)) and acknowledged:
+        entry = attrs.evolve(self.make_entry(failure), acknowledged=acknowledged, unended=failure.count)
+        if await self.quarantine(entry) and acknowledged:
             self.result = Result.QUARANTINED
         logger.error(
             "delivery %r is not handed to its handler any more, because %s; it is in the quarantine: see "

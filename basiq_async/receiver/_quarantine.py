@@ -44,19 +44,28 @@ class Quarantine:
             await self._tell_changed()
 
     async def retry(
-        self, ids: Iterable[str] | None, handle: Callable[[StoredDelivery], Awaitable[Outcome | None]]
+        self,
+        ids: Iterable[str] | None,
+        handle: Callable[[StoredDelivery], Awaitable[Outcome | None]],
+        *,
+        waiting: bool = False,
     ) -> Sequence[Outcome]:
-        """Pass each quarantined delivery to ``handle``, until that returns None. Return the outcomes."""
+        """Pass each quarantined delivery, or each that waits, to ``handle``, until that returns None.
+
+        Return the outcomes.
+        """
         wanted = None if ids is None else check_ids(ids)
         outcomes: list[Outcome] = []
-        async with aclosing(self._calls.read_quarantine()) as deliveries:
+        found = self._calls.read_waiting() if waiting else self._calls.read_quarantine()
+        async with aclosing(found) as deliveries:
             async for delivery in deliveries:
                 if wanted is None or has_id(delivery, wanted):
                     done = await handle(delivery)
                     if done is None:
                         break
                     outcomes.append(done)
-        await self._tell_changed()
+        if not waiting:
+            await self._tell_changed()
         return outcomes
 
     async def _tell_changed(self) -> None:

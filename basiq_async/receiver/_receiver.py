@@ -391,6 +391,27 @@ class WebhookReceiver:
         self._lifecycle.join_loop()
         return await self._backlog.waiting()
 
+    async def retry_waiting(self, ids: Iterable[str] | None = None) -> Sequence[Outcome]:
+        """Pass deferred deliveries that wait to their handlers now, though they are not due, one after the other.
+
+        ``ids`` are those of deliveries or events; None is for all. What is handled waits no more. What fails waits as
+        before, and what another worker handles is ``busy``.
+
+        Returns the outcome of each, oldest first. Raises ``InboxError``, or the error of an inbox from elsewhere.
+        """
+        self._lifecycle.join_loop()
+        await self._gate.ask()
+
+        async def handle(entry: StoredDelivery) -> Outcome | None:
+            if self._lifecycle.closed:
+                return None
+            started, delivery = time.perf_counter(), self._quarantine.read(entry)
+            if isinstance(delivery, Delivery):
+                delivery = await self._observed(delivery, self._dispatcher.dispatch(delivery, live=False))
+            return self._report(delivery, started, deferred=True)
+
+        return await self._quarantine.retry(ids, handle, waiting=True)
+
     async def work(self, *, until_empty: bool = False) -> None:
         """Handle deferred deliveries until ``aclose``, or until it is cancelled: for a process that does only this.
 

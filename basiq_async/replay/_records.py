@@ -14,7 +14,8 @@ from .._wire.writing import write_json
 from .._work.clock import TimeSource
 from .._work.inbox_calls import InboxCalls
 from .._work.keys import inbox_key
-from .._work.protocol import ClaimStatus, StoredDelivery
+from .._work.once import KilledError
+from .._work.protocol import MOST_UNENDED, ClaimStatus, StoredDelivery
 from ..models import Message
 from ..receiver import Result, WebhookReceiver
 from ._engine import Failed
@@ -92,6 +93,7 @@ def make_entry(message: Message, key: str, error: str, *, now: datetime) -> Stor
         signed_at=signed_at,
         error=error,
         failures=1,
+        unended=MOST_UNENDED if error.startswith(KilledError.__name__) else 0,
         quarantined_at=now,
         kind=kind,
         acknowledged=False,

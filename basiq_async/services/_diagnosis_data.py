@@ -112,6 +112,8 @@ async def diagnose(
             read_by_id=scan.read_by_id,
             unknown_reach=scan.unknown_reach,
             lacking=scan.lacking,
+            killers=tuple(known.killers),
+            alone=tuple(known.alone),
             unsent=scan.unsent,
         ),
     )

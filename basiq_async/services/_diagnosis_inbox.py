@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Sequence
+from contextlib import aclosing
 from datetime import datetime
 from itertools import chain
 
-from .._work.failing import FailingType
+from .._work.failing import FailingType, count_failing
 from .._work.inbox_calls import InboxCalls
 from .._work.keys import inbox_key, key_of_post, posting_job
 from .._work.noted import refuse_others
-from .._work.protocol import Inbox, Waiting
+from .._work.protocol import MOST_UNENDED, Inbox, StoredDelivery, Waiting
 from .api import Api
 from .coverage import Activity, Coverage, Inactivity, Recording, coverage_note, find_recording, read_coverage
 from .details import Details
@@ -19,6 +20,8 @@ from .diagnosis import DiagnosedReceiver, matches
 Ids = tuple[str | None, str | None, str | None]
 """The ids of an event type, of an event and of a message."""
 _CALL = 5.0
+_MOST_NAMED = 3
+"""How many events are named that ended their processes."""
 
 
 class KnownEvents:
@@ -42,6 +45,10 @@ class KnownEvents:
         self.patterns: tuple[str, ...] | None = None if receiver is None else receiver.patterns
         """The event types with a handler, as the receiver has them, or has noted them; None if that is not known."""
         self.quarantined = 0
+        self.killers: list[str] = []
+        """The ids of some events in the quarantine that ended three processes each."""
+        self.alone: list[tuple[str, str]] = []
+        """The types and ids of some events that wait and are handled alone."""
         self.waiting = Waiting()
         self.failing_types: tuple[FailingType, ...] = ()
 
@@ -86,10 +93,21 @@ class KnownEvents:
                 self.coverage = found if self.coverage.is_new and found != Coverage() else self.coverage
         self.waiting = await calls.count_waiting()
         if self.waiting.failing:
-            self.failing_types = tuple(await calls.find_failing())
-        self.quarantined = await calls.count_quarantined()
-        for job in self._jobs:
-            self.quarantined += await calls.count_quarantined(job)
+            async with aclosing(self._note_alone(calls)) as entries:
+                self.failing_types = tuple(await count_failing(entries))
+        for owner in (None, *self._jobs):
+            async with aclosing(calls.read_quarantine(owner)) as entries:
+                async for entry in entries:
+                    self.quarantined += 1
+                    if entry.unended >= MOST_UNENDED and len(self.killers) < _MOST_NAMED:
+                        self.killers.append(entry.event_id or entry.delivery_id)
+
+    async def _note_alone(self, calls: InboxCalls) -> AsyncGenerator[StoredDelivery]:
+        async with aclosing(calls.read_waiting()) as entries:
+            async for entry in entries:
+                if entry.unended and len(self.alone) < _MOST_NAMED:
+                    self.alone.append((entry.event_type_id, entry.event_id or entry.delivery_id))
+                yield entry
 
     def accepts_type(self, event_type_id: str) -> bool:
         """Return whether there is a handler for an event type, as far as that is known."""

@@ -157,6 +157,8 @@ class Look:
     unknown_reach: the moment before which nothing tells whether the webhook was active, so that events may be
         unrecoverable; None if that is known, or without an inbox.
     lacking: what is seen of the messages that Basiq delivered, and the inbox lacks.
+    killers: the ids of events in the quarantine because three processes were killed while each was handled.
+    alone: the types and ids of those that wait and are handled alone, because an attempt had no end.
     unsent: the types of the events that never became a message, with the times of the first and the last of each; None
         if they do not tell it.
     """
@@ -171,6 +173,8 @@ class Look:
     read_by_id: int = 0
     unknown_reach: datetime | None = None
     lacking: Lacking = attrs.field(factory=lambda: Lacking())
+    killers: tuple[str, ...] = ()
+    alone: tuple[tuple[str, str], ...] = ()
     unsent: Mapping[str, tuple[datetime, datetime] | None] = attrs.field(factory=dict)
 
 
@@ -445,13 +449,16 @@ def _find_problems(found: Diagnosis) -> Iterator[Problem]:
         yield Problem(
             "quarantined",
             amount(found.quarantined, "message or delivery failed, and is", "messages or deliveries failed, and are")
-            + " in the quarantine of the inbox: mend the handler, then retry",
+            + " in the quarantine of the inbox: mend the handler, then retry"
+            + "".join(f". The event {each} is there because it ended three processes" for each in found.look.killers),
         )
     if (found.waiting.age or 0) > _LONG_WAIT:
         yield Problem("waiting", describe_waiting(found.waiting))
     for each in found.failing_types:
         verb = "fails" if each.count == 1 else "fail"
         text = f"{each.count:,} of {each.event_type_id} {verb} since {each.since:%Y-%m-%d %H:%M} UTC: {each.error}"
+        alone = [event_id for event_type_id, event_id in found.look.alone if event_type_id == each.event_type_id]
+        text += f"; handled alone: {', '.join(alone)}" if alone else ""
         yield Problem("deferred-failing", text, (each.event_type_id,))
     if found.look.unreadable:
         yield Problem(

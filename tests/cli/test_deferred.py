@@ -68,7 +68,7 @@ def test_what_waits_is_listed_and_shown(run: Run, service: str) -> None:
     assert "the oldest 1, and there are more" in shown.stderr
     assert run("inbox", "waiting").exit_code == 2
     found = state_of(run, "e-1")
-    assert (found["state"], found["failures"], found["error"]) == ("waiting", 0, None)
+    assert (found["state"], found["failures"], found["unended"], found["error"]) == ("waiting", 0, 0, None)
     assert found["since"]
     assert found["due"], "at once"
     with closing(sqlite3.connect("inbox.db")) as database, database:
@@ -175,3 +175,27 @@ def test_what_cannot_work_has_the_exit_code_of_the_table(run: Run, service: str)
     )
     plain = run("work", "--receiver", f"{service}_plain:receiver")
     assert (plain.exit_code, "keeps no deliveries that wait" in plain.stderr) == (2, True), plain.output
+
+
+def test_after_a_fix_what_waits_is_tried_now_though_it_is_not_due(run: Run, service: str) -> None:
+    at = ("--receiver", f"{service}:make")
+    Path("bad").touch()
+    failed = run("inbox", "retry", *at)
+    assert [(row["event_id"], row["result"], row["error"]) for row in failed.rows] == [
+        (each, "failed", "ValueError: it is bad") for each in ("e-1", "e-2")
+    ]
+    assert failed.exit_code == 1
+    assert state_of(run, "e-1")["failures"] == 0, "it waits as before"
+    with closing(sqlite3.connect("inbox.db")) as database, database:
+        database.execute("UPDATE inbox SET due = due + 1800")
+    Path("bad").unlink()
+    one = run("inbox", "retry", "e-2", *at, terminal=True)
+    assert (one.exit_code, one.stdout.splitlines()[1].split()) == (0, ["e-2", "handled"])
+    assert run("inbox", "retry", *at).rows == [
+        {"delivery_id": "m-e-1", "event_id": "e-1", "result": "handled", "error": None}
+    ]
+    assert "nothing waits" in run("inbox", "retry", *at).stderr
+    missing = run("inbox", "retry", "e-9", *at)
+    assert (missing.exit_code, "none waits with the id e-9" in missing.stderr) == (2, True)
+    assert run("inbox", "retry").exit_code == 2
+    assert begun() == ["e-1", "e-2", "e-2", "e-1"]

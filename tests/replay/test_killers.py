@@ -117,7 +117,7 @@ def test_a_job_that_is_killed_at_an_event_quarantines_it_after_three_ends_and_ha
     innocents = [entry for entry in entries if entry.event_id != killing.killer]
     assert len(innocents) == 0
     if how != "on_error=skip":
-        assert KILLED in entries[0].error
+        assert (KILLED in entries[0].error, entries[0].unended) == (True, 3)
     assert killing.run(work) == 0
     assert killing.handled() == handled
 
@@ -142,7 +142,7 @@ def test_a_live_service_that_is_killed_at_an_event_quarantines_it_and_is_killed_
     assert set(killing.handled()) == set(killing.ids) - {killing.killer}
     (entry,) = killing.quarantined()
     assert (entry.event_id, entry.acknowledged, entry.failures) == (killing.killer, quarantine_after is not None, 3)
-    assert KILLED in entry.error
+    assert (KILLED in entry.error, entry.unended) == (True, 3)
     expected = "failed 500" if quarantine_after is None else "duplicate 200"
     assert results.read_text() == expected, "Basiq is told the truth"
 

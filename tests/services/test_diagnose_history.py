@@ -6,6 +6,7 @@ from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import attrs
 import pytest
 
 from basiq_async import BasiqClient, ConfigurationError, Diagnosis, InMemoryTransport, Message
@@ -216,6 +217,23 @@ async def test_what_fails_is_a_problem_from_the_first_failure_on_with_its_type_t
         assert (kind.count, found.waiting.failing, "waiting" in codes(found)) == (2, 2, False)
         since = f"{kind.since:%Y-%m-%d %H:%M} UTC"
         assert str(problem) == f"2 of {kind.event_type_id} fail since {since}: ConnectionError: partner refused"
+
+
+async def test_an_event_that_ended_its_process_is_named() -> None:
+    async with world("oldest-first") as w:
+        inbox = MemoryInbox(clock=w.fake.clock)
+        receiver = taking(w.fake.secret(w.webhook_id), webhook_id=w.webhook_id, inbox=inbox, deferred=True)
+        w.fake.route(URL, receiver)
+        await w.emit(2)
+        for unended in (1, 3):
+            for each in await inbox.claim_due("t", limit=1, retries=1, lease=60):
+                entry = attrs.evolve(each.delivery, failures=unended, unended=unended, failing_since=w.fake.now())
+                await (inbox.put_off(entry, "t", seconds=5) if unended < 3 else inbox.quarantine(entry.key, "t", entry))
+        (alone,), (killer,) = await inbox.entries(waiting=True), await inbox.entries()
+        found = await w.basiq.webhooks.diagnose(w.webhook_id, receiver=receiver)
+        texts = {problem.code: str(problem) for problem in found.problems}
+        assert texts["deferred-failing"].endswith(f"; handled alone: {alone.event_id}")
+        assert f". The event {killer.event_id} is there because it ended three processes" in texts["quarantined"]
 
 
 async def test_what_waits_of_a_webhook_that_was_replaced_is_not_forgotten() -> None:

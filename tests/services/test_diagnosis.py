@@ -412,7 +412,9 @@ def test_a_diagnosis_of_nothing_has_no_problem_and_counts_nothing() -> None:
     found = attrs.asdict(Diagnosis(HOOK, 0.0), recurse=False)
     assert {name for name, value in found.items() if value} == {"webhook", "look", "types", "waiting"}
     assert found["waiting"] == Waiting()
-    assert attrs.astuple(found["look"], recurse=False) == (0, None, None, True, 0, 0, (), 0, None, Lacking(), {})
+    assert attrs.astuple(found["look"], recurse=False) == (
+        0, None, None, True, 0, 0, (), 0, None, Lacking(), (), (), {},
+    )  # fmt: skip
     assert attrs.astuple(found["types"]) == ((),) * 4
     assert Diagnosis(HOOK, 0.0).status == "active"
 

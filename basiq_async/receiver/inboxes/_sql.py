@@ -18,7 +18,7 @@ from ..._arguments import Duration, check_remember, check_seconds
 from ..._storage.sql import LONGEST_SERVICE, BusyError, SQLStore, as_aware
 from ..._wire.hosts import ENCODE, is_readable_url, show_url, split_service
 from ..._work.notes import check_note
-from ..._work.protocol import Claim, StoredDelivery, count_tokens, unpack_entry
+from ..._work.protocol import Claim, StoredDelivery, unpack_entry
 from ..._work.store_use import store_use
 from ..._work.tasks import run_to_completion
 from ...errors import ConfigurationError
@@ -162,7 +162,7 @@ class SQLInbox(SQLRows):
             values = {"a_key": key, "a_token": token, "a_lease": lease}
             row = (await connection.execute(statement, values)).first()
             if row is not None:
-                return attrs.evolve(CLAIMED, unended=count_tokens(row.unended))
+                return attrs.evolve(CLAIMED, unended=row.unended.count("\n") // 2)
             return await self._sql.describe(connection, key, quarantined=quarantined)
 
         held = await self._transactions.known(key, token, quarantined=quarantined)
@@ -260,7 +260,7 @@ class SQLInbox(SQLRows):
     async def known_since(self) -> datetime:
         """See ``Inbox``."""
         [row] = await self._store.rows(self._sql.since)
-        known = [row.began, self._pruning.horizon(row.now), row.forgotten_at]
+        known = [row.began, self._pruning.horizon(self._pruning.read_clock(row)[0]), row.forgotten_at]
         return max(as_aware(moment) for moment in known if moment is not None)
 
     async def quarantine(self, key: str, token: str, delivery: StoredDelivery) -> bool:

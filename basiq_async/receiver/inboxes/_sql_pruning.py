@@ -6,16 +6,20 @@ import asyncio
 import logging
 import math
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ..._redaction.tracebacks import hide_parameters
 from ..._storage.sql import SQLStore, as_aware
+from ..._work.clock import RetentionClock
 from ._sql_statements import Statements
 
 logger = logging.getLogger("basiq_async.receiver")
 
 _EVER = datetime(1970, 1, 1, tzinfo=UTC)
+_RELEASED, _UNENDED = timedelta(days=1), timedelta(days=30)
+"""After such a time the row of a claim is deleted that was released, and that of an attempt without an end."""
 _PRUNE_EVERY = 128
 """Of so many records, one has twice as many old entries deleted: so they go faster than new ones come."""
 
@@ -31,8 +35,16 @@ class Pruning:
         self.task: asyncio.Task[None] | None = None
 
     def horizon(self, now: datetime) -> datetime:
-        """Return the moment before which entries are forgotten."""
-        return _EVER if self._remember == math.inf else as_aware(now) - timedelta(seconds=self._remember)
+        """Return the moment before which entries are forgotten, by a time that no wrong clock has moved."""
+        return _EVER if self._remember == math.inf else max(_EVER, now - timedelta(seconds=self._remember))
+
+    def read_clock(self, row: Any) -> tuple[datetime, RetentionClock | None]:
+        """Return the time by which the inbox forgets, from the row with the server's; and the clock of SQLite."""
+        if self._store.on_postgresql:
+            return as_aware(row.now), None
+        clock = RetentionClock(None, shown=row.shown, believed=-math.inf if row.believed is None else row.believed)
+        _, moment = clock.read()
+        return datetime.fromtimestamp(max(0.0, moment), UTC), clock
 
     def count(self, count: int) -> None:
         """Count new records, and delete old ones if enough have come."""
@@ -55,15 +67,18 @@ class Pruning:
         limit, self.unpruned = 2 * self.unpruned, 0
 
         async def work(connection: AsyncConnection) -> None:
-            # An entry must be old by both clocks, so that a clock that jumps ahead deletes nothing.
-            values = {
-                "a_moment": self.horizon(min(datetime.now(UTC), await self._store.now(connection))),
-                "a_limit": limit,
-            }
+            moment, clock = self.read_clock((await connection.execute(self._sql.since)).one())
+            if clock is None:  # an entry must be old by both clocks, so that one that jumps ahead deletes nothing
+                moment = min(datetime.now(UTC), moment)
+            else:
+                believed = None if clock.believed == -math.inf else clock.believed
+                await connection.execute(self._sql.set_clock, {"a_shown": clock.shown, "a_believed": believed})
+            values = {"a_moment": self.horizon(moment), "a_limit": limit}
             deleted = (await connection.execute(self._sql.delete_old, values)).scalars().all()
             if deleted:  # a later inbox, which is to remember for longer, must not believe that they are still there
                 await connection.execute(self._sql.forget, {"a_forgotten": max(deleted)})
-            await connection.execute(self._sql.delete_abandoned, {"a_limit": limit})
+            claims = {"a_released": max(_EVER, moment - _RELEASED), "a_unended": max(_EVER, moment - _UNENDED)}
+            await connection.execute(self._sql.delete_abandoned, {**claims, "a_limit": limit})
             await connection.execute(self._sql.delete_failures, values)
 
         try:

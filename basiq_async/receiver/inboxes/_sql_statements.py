@@ -59,6 +59,7 @@ class Tables(StoreTables):
             sa.Column("token", sa.Text),
             sa.Column("lease", sa.Double),
             sa.Column("lease_ends", sa.Double),
+            sa.Column("claimed_at", sa.DateTime(timezone=True)),
             # The attempts without an end: tokens that were still there when their lease had run out, each between two
             # line ends.
             sa.Column("unended", sa.Text, nullable=False, server_default=""),
@@ -100,8 +101,11 @@ class Tables(StoreTables):
             sa.Column("name", sa.Text, primary_key=True),
             sa.Column("text", sa.Text, nullable=False),
         )
-        # When the newest of the entries was handled that have been deleted.
+        # When the newest of the entries was handled that have been deleted; and in SQLite, which has no clock of a
+        # server, the state of the clock of retention.
         self.version.append_column(sa.Column("forgotten_at", sa.DateTime(timezone=True)))
+        for name in ("shown", "believed"):
+            self.version.append_column(sa.Column(name, sa.Double))
 
 
 def _where(condition: str) -> dict[str, Any]:
@@ -118,8 +122,6 @@ _NAME = sa.bindparam("a_name", type_=sa.Text)
 _TOKEN = sa.bindparam("a_token", type_=sa.Text)
 _LEASE = sa.bindparam("a_lease", type_=sa.Double)
 _LIMIT = sa.bindparam("a_limit", type_=sa.Integer)
-_ABANDONED, _REMEMBERED = 86_400.0, 30 * 86_400.0
-"""Seconds after which the row of a claim is deleted that was released, and of an attempt without an end."""
 
 
 class Statements:
@@ -160,6 +162,7 @@ class Statements:
         never_failed, failed = (events.c.failing == sa.literal_column(number, sa.Integer) for number in "01")
         nothing = sa.literal_column("''", sa.Text)
         claimed = {"token": _TOKEN, "lease": _LEASE, "lease_ends": clock + _LEASE}
+        leased = {**claimed, "claimed_at": now}
         handled = {"handled_at": now, **no_claim, "unended": nothing}
         # A claim adds the one before it whose token is still there, though its lease has run out.
         unended, line_end = events.c.unended, sa.literal_column(r"E'\n'" if self.on_postgresql else "char(10)", sa.Text)
@@ -202,8 +205,8 @@ class Statements:
         waiting = sa.literal_column(f"'{_WAITING}'", sa.Text)
         waits = events.c.queue == waiting
         no_wait = sa.or_(events.c.queue.is_(None), in_quarantine)
-        self.lease = enter(claimed, gate(_KEY), sa.and_(not_handled, free), **ended).returning(unended)
-        self.lease_quarantined = change({**claimed, **ended}, in_quarantine, free, gate(_KEY)).returning(unended)
+        self.lease = enter(leased, gate(_KEY), sa.and_(not_handled, free), **ended).returning(unended)
+        self.lease_quarantined = change({**leased, **ended}, in_quarantine, free, gate(_KEY)).returning(unended)
         self.begin = enter({**handled, **no_entry}, gate(_KEY), sa.and_(not_handled, free)).returning(*ends)
         self.begin_quarantined = change({**handled, **no_entry}, in_quarantine, unclaimed, gate(_KEY)).returning(*ends)
         not_done = sa.or_(not_handled, in_quarantine)
@@ -336,7 +339,14 @@ class Statements:
         self.replace_note = replaced.values(text=sa.bindparam("a_text", type_=sa.Text)).returning(notes.c.name)
 
         own_version = version.c.service == service
-        self.since = sa.select(now.label("now"), version.c.began, version.c.forgotten_at).where(own_version)
+        clock_state = (version.c.shown, version.c.believed)
+        self.since = sa.select(now.label("now"), version.c.began, version.c.forgotten_at, *clock_state).where(
+            own_version
+        )
+        self.set_clock = sa.update(version).where(own_version)
+        self.set_clock = self.set_clock.values(
+            {each: sa.bindparam(f"a_{each.name}", type_=sa.Double) for each in clock_state}
+        )
         newest = [
             sa.select(func.max(column)).where(own, condition).scalar_subquery()
             for column, condition in (
@@ -355,8 +365,9 @@ class Statements:
         kept = sa.and_(own, events.c.queue.is_(None))
         old = sa.select(events.c.key).where(events.c.handled_at < moment, kept).order_by(events.c.handled_at)
         was_released = sa.and_(events.c.token.is_(None), unended == nothing)
-        kept_for = sa.case((was_released, _ABANDONED), else_=_REMEMBERED)
-        abandoned = sa.select(events.c.key).where(not_handled, kept, events.c.lease_ends < clock - kept_for)
+        until = [sa.bindparam(name, type_=events.c.claimed_at.type) for name in ("a_released", "a_unended")]
+        gone = events.c.claimed_at < sa.case((was_released, until[0]), else_=until[1])
+        abandoned = sa.select(events.c.key).where(not_handled, kept, gone, unclaimed)
         stale = sa.select(failures.c.key).where(own_failures, failures.c.failed_at < moment)
 
         def delete(table: sa.Table, found: Any) -> Any:

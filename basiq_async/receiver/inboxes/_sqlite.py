@@ -19,15 +19,7 @@ from ..._wire.hosts import show_place
 from ..._work.clock import RetentionClock, TimeSource, in_seconds, lease_clock
 from ..._work.keys import in_parts
 from ..._work.notes import check_note, read_note, write_note
-from ..._work.protocol import (
-    Claim,
-    ClaimedDelivery,
-    ClaimStatus,
-    StoredDelivery,
-    Waiting,
-    count_tokens,
-    unpack_entry,
-)
+from ..._work.protocol import Claim, ClaimedDelivery, ClaimStatus, StoredDelivery, Waiting, unpack_entry
 from ...errors import ConfigurationError
 from . import _sqlite_statements as sql
 
@@ -104,9 +96,7 @@ class SQLiteInbox:
             now, expires = times["now"], max(times["expires"], times["wall"] + lease)
             values = {**times, "key": key, "token": token, "lease": lease, "expires": expires}
             if connection.execute(sql.CLAIM_QUARANTINED if quarantined else sql.CLAIM, values).rowcount:
-                return Claim(
-                    ClaimStatus.CLAIMED, unended=count_tokens(connection.execute(sql.UNENDED, (key,)).fetchone()[0])
-                )
+                return Claim(ClaimStatus.CLAIMED, unended=connection.execute(sql.UNENDED, (key,)).fetchone()[0])
             handled, in_quarantine, _, holder, length, ends = connection.execute(sql.FIND, values).fetchone() or _NONE
             if not in_quarantine if quarantined else handled:
                 return Claim(ClaimStatus.DONE)

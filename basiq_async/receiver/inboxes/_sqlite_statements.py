@@ -53,8 +53,9 @@ def _sql(statement: str) -> str:
         # A lease that begins later than now is one of before a restart, which sets the clock of leases back.
         "may_begin": "event_type NOT IN (SELECT value FROM json_each(:without)) "
         "AND (token IS NULL OR ends <= :now OR ends - lease > :now + 1)",
-        "add_unended": "unended = unended || CASE WHEN token <> :token AND length(unended) - length(replace(unended, "
-        f"char(10), '')) < {2 * MOST_UNENDED} THEN char(10) || token || char(10) ELSE '' END",
+        "add_unended": "unended = unended || CASE WHEN token <> :token AND {count_unended} < "
+        f"{MOST_UNENDED} THEN char(10) || token || char(10) ELSE '' END",
+        "count_unended": "((length(unended) - length(replace(unended, char(10), ''))) / 2)",
         "mine_in_unended": "char(10) || :token || char(10)",
         "no_claim": "token = NULL, lease = NULL, ends = NULL",
         "no_entry": "at = NULL, tried = 0, entry_json = NULL, {no_wait}",
@@ -140,7 +141,7 @@ LIST_WAITING = """
 SELECT entry_json, key, stored, due FROM inbox WHERE due IS NOT NULL AND (stored, key) > (:at, :key)
 ORDER BY stored, key LIMIT :limit
 """
-UNENDED = "SELECT unended FROM inbox WHERE key = ?"
+UNENDED = _sql("SELECT {count_unended} FROM inbox WHERE key = ?")
 FIND = "SELECT handled AND expires > :horizon, at IS NOT NULL, failures, token, lease, ends FROM inbox WHERE key = :key"
 KNOWN = """
 SELECT key FROM inbox WHERE key IN (SELECT value FROM json_each(:keys))

@@ -10,7 +10,7 @@ import pytest
 from basiq_async import ConfigurationError
 from basiq_async.receiver import Inbox, MemoryInbox, SQLInbox, SQLiteInbox
 from basiq_async.testing import ManualClock
-from tests.support.databases import engine_of, inbox_of, new_table, pruned, run
+from tests.support.databases import engine_of, inbox_of, let_time_be_believed, new_table, pruned, run
 
 DAY = timedelta(days=1)
 
@@ -77,6 +77,7 @@ async def test_a_longer_memory_in_a_database_brings_nothing_back(url: str) -> No
                 f"UPDATE {table} SET handled_at = '{at}'",
                 f"UPDATE {table}_version SET began = '{older:%Y-%m-%d %H:%M:%S.%f}'",
             )
+            await let_time_be_believed(engine, table)
             inbox._pruning.unpruned = 128  # private: the next record deletes old ones
             await inbox.complete("late", "a")
             await pruned(inbox)

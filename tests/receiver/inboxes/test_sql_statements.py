@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+import time
 from collections.abc import Callable
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
@@ -14,12 +15,11 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from basiq_async._storage import sql  # private: the time of the server
 from basiq_async._work.inbox_calls import InboxCalls
 from basiq_async.receiver import SQLInbox, SQLiteInbox, inbox_metadata
 from basiq_async.receiver.protocol import ClaimStatus
 from basiq_async.testing import ManualClock
-from tests.support.databases import engine_of, new_table, plans_of, pruned, run, scalar
+from tests.support.databases import engine_of, let_time_be_believed, new_table, plans_of, pruned, run, scalar
 from tests.support.deliveries import NOW, quarantined_delivery
 from tests.support.real_time import PATIENCE
 from tests.support.servers import PostgresServer
@@ -79,12 +79,17 @@ def due(monkeypatch: pytest.MonkeyPatch) -> None:
 async def test_a_claim_that_was_never_ended_is_deleted_some_day(url: str) -> None:
     table = new_table()
     async with engine_of(url) as engine, SQLInbox(engine, table=table) as inbox:
-        await inbox.claim("old", "a", lease=60)
-        await run(engine, f"UPDATE {table} SET lease_ends = lease_ends - {30 * 86_400 + 3_600}")
-        for key in ("dead", "released"):
-            await inbox.claim(key, "a", lease=60)
+        await let_time_be_believed(engine, table)
+        # In a file, a claim of before a restart of the machine has a lease that ends later than now.
+        for age, keys in ((31, ["old"]), (2, ["dead", "released"])):
+            for key in keys:
+                await inbox.claim(key, "a", lease=60)
+            at = f"{datetime.now(UTC) - timedelta(days=age):%Y-%m-%d %H:%M:%S.000000}"
+            named = ", ".join(f"'{key}'" for key in keys)
+            await run(engine, f"UPDATE {table} SET claimed_at = '{at}' WHERE key IN ({named})")
         await inbox.release("released", "a")
-        await run(engine, f"UPDATE {table} SET lease_ends = lease_ends - 90000")
+        ahead = "1e9" if engine.dialect.name == "sqlite" else "-1e3"
+        await run(engine, f"UPDATE {table} SET lease_ends = lease_ends + {ahead}")
         await inbox.claim("new", "a", lease=60)
         await inbox.complete("k", "a")
         await pruned(inbox)
@@ -103,6 +108,7 @@ async def test_a_database_forgets_a_heap_beside_the_deliveries(url: str) -> None
             await inbox.complete(f"old-{number}", "a")
         await inbox.release("old-failure", "a", failed=True)
         await pruned(inbox)
+        await let_time_be_believed(engine, table)
         await run(
             engine, f"UPDATE {table} SET handled_at = '{old}'", f"UPDATE {table}_failures SET failed_at = '{old}'"
         )
@@ -135,17 +141,54 @@ async def test_one_clock_that_is_ahead_forgets_nothing(
 
         monkeypatch.setattr("basiq_async.receiver.inboxes._sql_pruning.datetime", Ahead)
     else:
-        monkeypatch.setattr(sql, "_NOW", text("SELECT now() + interval '40 days'"))
+        ahead = text("SELECT now() + interval '40 days' AS now, NULL AS forgotten_at")
+        monkeypatch.setattr(inbox._sql, "since", ahead)
     await inbox.complete("l", "a")
     await pruned(inbox)
     assert await inbox.known(["k"])
 
 
 @pytest.mark.usefixtures("due")
+@pytest.mark.parametrize("url", ["aiosqlite"], indirect=True)
+@pytest.mark.parametrize("hours", [40 * 24, 2, -2])
+async def test_a_database_in_a_file_forgets_nothing_by_a_wrong_clock(
+    url: str, hours: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the other inboxes do, though each process is new, and SQLite has no clock but the machine's."""
+    table, now = new_table(), time.time()
+    since = []
+    for number, moment in enumerate((now, now + hours * 3_600, now + hours * 3_600 + 60, now + 120)):
+        monkeypatch.setattr("basiq_async._work.clock.time.time", lambda moment=moment: moment)
+        async with engine_of(url) as engine, SQLInbox(engine, table=table) as inbox:
+            await inbox.complete(f"k-{number}", "a")
+            await pruned(inbox)
+            since.append(await inbox.known_since())
+            assert len(await inbox.known([f"k-{each}" for each in range(number + 1)])) == number + 1
+    assert len({*since}) == 1, "it knows since when it was made"
+
+
+@pytest.mark.usefixtures("due")
+@pytest.mark.parametrize("url", ["aiosqlite"], indirect=True)
+async def test_a_database_in_a_file_that_is_used_once_a_day_forgets(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    table, now = new_table(), time.time()
+    for day in range(45):
+        moment = now + day * 86_400
+        monkeypatch.setattr("basiq_async._work.clock.time.time", lambda moment=moment: moment)
+        async with engine_of(url) as engine, SQLInbox(engine, table=table) as inbox:
+            await inbox.complete(f"k-{day}", "a")
+            at = f"{datetime.fromtimestamp(moment, UTC):%Y-%m-%d %H:%M:%S.000000}"
+            await run(engine, f"UPDATE {table} SET handled_at = '{at}' WHERE key = 'k-{day}'")
+            await pruned(inbox)
+    async with engine_of(url) as engine, SQLInbox(engine, table=table) as inbox:
+        found = await inbox.known([f"k-{day}" for day in range(45)])
+    assert 30 <= len(found) <= 36, "a month, and six days at the most"
+
+
+@pytest.mark.usefixtures("due")
 async def test_a_prune_that_fails_harms_no_delivery(
     inbox: SQLInbox, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(sql, "_NOW", text("SELECT nothing"))
+    monkeypatch.setattr(inbox._sql, "since", text("SELECT nothing"))
     assert await inbox.complete("k", "a")
     await pruned(inbox)
     assert "could not be deleted" in caplog.text
