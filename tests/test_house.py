@@ -10,11 +10,13 @@ import time
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import yaml
 
 import basiq_async
+from basiq_async.services.diagnosis import ProblemCode
 from basiq_async.services.resources import RESOURCES
 from tests.cli.test_help import COMMANDS
 from tests.support import virtual
@@ -190,6 +192,22 @@ def test_an_extra_is_known_everywhere(extra: str) -> None:
     }
     missing = [place for place, known in places.items() if not known]
     assert not missing, f"the extra {extra}: missing {'; '.join(missing)}"
+
+
+@pytest.mark.parametrize(
+    ("place", "but"),
+    [
+        ("basiq_async/services/diagnosis.py", {"unread"}),  # a recovery says what it has not read
+        ("tests/services/test_diagnosis.py", set()),
+        ("tests/cli/test_problem_lines.py", {"unread"}),
+        ("tests/cli/test_lines.py", {"clock", "unread"}),  # no line sets a clock
+    ],
+)
+def test_a_problem_of_doctor_is_known_everywhere(place: str, but: set[str]) -> None:
+    text = (ROOT.parent / place).read_text().partition("ProblemCode = Literal")
+    known = text[2].partition("]")[2] or text[0]
+    lacking = [code for code in get_args(ProblemCode) if not re.search(f'"{code}[" ]', known)]
+    assert {*lacking} <= but, "CONTRIBUTING has what belongs to a problem"
 
 
 def test_each_command_is_run_by_a_test() -> None:

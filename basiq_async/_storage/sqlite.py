@@ -123,70 +123,63 @@ class SQLiteStore:
     def _serve(self) -> None:
         """Run the queued calls in batches until None comes; then close the connection."""
         try:
-            while self._serve_batch():
-                pass
+            more: Sequence[_Call] | None = ()
+            while more is not None:
+                if time.monotonic() >= self._clear_at:
+                    self._clear_log()
+                idle = None if self._clear_at == math.inf else max(self._clear_at - time.monotonic(), 0.0)
+                try:
+                    more = self._calls.get(timeout=idle)
+                except queue.Empty:
+                    continue
+                calls: list[_Call] = []
+                while more is not None:
+                    calls += more
+                    if len(calls) >= _MOST_IN_A_BATCH or self._calls.empty():  # only this takes calls from the queue
+                        break
+                    more = self._calls.get()
+                if calls:
+                    self._commit(calls)
             self._clear_log()
             if self._connection is not None:
                 self.file.close(self._connection)
         finally:
             self._ended.set_result(None)
 
-    def _serve_batch(self) -> bool:
-        """Wait for a call, and run it with all others that are queued. Return False if None came."""
-        if time.monotonic() >= self._clear_at:
-            self._clear_log()
-        idle = None if self._clear_at == math.inf else max(self._clear_at - time.monotonic(), 0.0)
-        calls: list[_Call] = []
-        try:
-            more = self._calls.get(timeout=idle)
-        except queue.Empty:
-            return True
-        while more is not None:
-            calls += more
-            if len(calls) >= _MOST_IN_A_BATCH or self._calls.empty():  # only this takes calls from the queue
-                break
-            more = self._calls.get()
-        if calls:
-            try:
-                self._commit(calls)
-            except BaseException as exc:
-                failure = self.file.translate(exc)
-                for each in calls:
-                    each.result = failure
-            answers: dict[asyncio.AbstractEventLoop, list[_Call]] = {}
-            for each in calls:
-                answers.setdefault(each.loop, []).append(each)
-            for loop, done in answers.items():
-                with suppress(RuntimeError):  # the loop is closed, so no task waits for the result
-                    loop.call_soon_threadsafe(_resolve, done)
-        return more is not None
-
     def _commit(self, calls: Sequence[_Call]) -> None:
-        """Do all calls in one transaction, which succeeds or fails as a whole."""
+        """Do all calls in one transaction, which succeeds or fails as a whole, and return the results."""
         connection = self._connection
-        if connection is not None and self.file.for_a_look:
-            self.file.close(connection)
-            connection = self._connection = None
-        if connection is None:
-            connection = self._connection = self._open()
-        writes = any(map(_WRITES, calls))
-        connection.execute("BEGIN IMMEDIATE" if writes else "BEGIN")
         try:
+            if connection is not None and self.file.for_a_look:
+                self.file.close(connection)
+                connection = self._connection = None
+            if connection is None:
+                connection = self._connection = self._open()
+            writes = any(map(_WRITES, calls))
+            connection.execute("BEGIN IMMEDIATE" if writes else "BEGIN")
             for call in calls:
                 if not call.future.cancelled():
                     call.result = call.work(connection)
             connection.execute("COMMIT")
-        except BaseException:
-            if connection.in_transaction:  # SQLite itself rolls back when the disk is full
-                with suppress(sqlite3.Error):
+            now = time.monotonic()
+            if writes:
+                self._clear_at = min(self._clear_at, now + _CLEAR_AFTER)
+            if now >= self._check_at:
+                self.file.check_in_place()
+                self._check_at = now + _CHECK_EVERY
+        except BaseException as exc:
+            with suppress(sqlite3.Error):
+                if connection is not None and connection.in_transaction:  # on a full disk SQLite rolls back itself
                     connection.execute("ROLLBACK")
-            raise
-        now = time.monotonic()
-        if writes:
-            self._clear_at = min(self._clear_at, now + _CLEAR_AFTER)
-        if now >= self._check_at:
-            self.file.check_in_place()
-            self._check_at = now + _CHECK_EVERY
+            failure = self.file.translate(exc)
+            for each in calls:
+                each.result = failure
+        answers: dict[asyncio.AbstractEventLoop, list[_Call]] = {}
+        for each in calls:
+            answers.setdefault(each.loop, []).append(each)
+        for loop, done in answers.items():
+            with suppress(RuntimeError):  # the loop is closed, so no task waits for the result
+                loop.call_soon_threadsafe(_resolve, done)
 
     def _clear_log(self) -> None:
         """Move what the log has into the file, and cut the log. If another process reads, try again later."""

@@ -7,11 +7,12 @@ import secrets
 from collections.abc import AsyncGenerator, Collection, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from datetime import datetime
+from functools import partial
 from types import EllipsisType
 
 from ..errors import ConfigurationError, InboxError
 from .keys import split_key
-from .limits import inbox_limit
+from .limits import inbox_is_slow, limit
 from .noted import HANDLED, JOBS, NOTE, Account, Noted, add_handled, add_job, read_handled, read_jobs, refusal
 from .personal_data import names_user
 from .protocol import Claim, ClaimedDelivery, ClaimStatus, Inbox, StoredDelivery, Waiting, WaitingInbox
@@ -35,33 +36,34 @@ class InboxCalls:
     def __init__(self, inbox: Inbox, seconds: float) -> None:
         self.inbox = inbox
         self.seconds = seconds
+        self._limit = partial(limit, seconds, partial(inbox_is_slow, seconds))
         self._waiting_inbox = inbox if isinstance(inbox, WaitingInbox) else None  # asked once: it takes a while
 
     # --- single calls: see ``Inbox`` and ``WaitingInbox`` ---
 
     async def check(self) -> None:
         """See ``Inbox``."""
-        async with inbox_limit(self.seconds):
+        async with self._limit():
             await self.inbox.check()
 
     async def known(self, keys: Sequence[str]) -> Collection[str]:
         """See ``Record``."""
-        async with inbox_limit(self.seconds):
+        async with self._limit():
             return await self.inbox.known(keys)
 
     async def note(self, name: str) -> str | None:
         """See ``Record``."""
-        async with inbox_limit(self.seconds):
+        async with self._limit():
             return await self.inbox.note(name)
 
     async def set_note(self, name: str, text: str, *, expected: str | EllipsisType | None = ...) -> bool:
         """See ``Record``."""
-        async with inbox_limit(self.seconds):
+        async with self._limit():
             return await self.inbox.set_note(name, text, expected=expected)
 
     async def known_since(self) -> datetime:
         """See ``Inbox``."""
-        async with inbox_limit(self.seconds):
+        async with self._limit():
             return await self.inbox.known_since()
 
     async def newest_record(self) -> datetime | None:
@@ -69,23 +71,23 @@ class InboxCalls:
         read = getattr(self.inbox, "newest_record", None)
         if read is None:
             return None
-        async with inbox_limit(self.seconds):
+        async with self._limit():
             found: datetime | None = await read()
             return found
 
     async def claim(self, key: str, token: str, *, lease: float, quarantined: bool = False) -> Claim:
         """See ``Inbox``."""
-        async with inbox_limit(self.seconds):
+        async with self._limit():
             return await self.inbox.claim(key, token, lease=lease, quarantined=quarantined)
 
     async def complete(self, key: str, token: str) -> bool:
         """See ``Inbox``."""
-        async with inbox_limit(self.seconds):
+        async with self._limit():
             return await self.inbox.complete(key, token)
 
     async def quarantine(self, key: str, token: str, delivery: StoredDelivery) -> bool:
         """See ``Inbox``."""
-        async with inbox_limit(self.seconds):
+        async with self._limit():
             return await self.inbox.quarantine(key, token, delivery)
 
     @property
@@ -102,28 +104,28 @@ class InboxCalls:
 
     async def store(self, delivery: StoredDelivery, *, now: datetime | None) -> bool:
         """See ``WaitingInbox``."""
-        async with inbox_limit(self.seconds):
+        async with self._limit():
             return await self.waiting_inbox.store(delivery, now=now)
 
     async def claim_due(
         self, token: str, *, limit: int, retries: int, lease: float, without: Collection[str], now: datetime | None
     ) -> Sequence[ClaimedDelivery]:
         """See ``WaitingInbox``."""
-        async with inbox_limit(self.seconds):
+        async with self._limit():
             return await self.waiting_inbox.claim_due(
                 token, limit=limit, retries=retries, lease=lease, without=without, now=now
             )
 
     async def put_off(self, delivery: StoredDelivery, token: str, *, seconds: float, now: datetime | None) -> bool:
         """See ``WaitingInbox``."""
-        async with inbox_limit(self.seconds):
+        async with self._limit():
             return await self.waiting_inbox.put_off(delivery, token, seconds=seconds, now=now)
 
     async def count_waiting(self, *, now: datetime | None = None) -> Waiting:
         """Return what waits to be handled. An inbox that keeps no such deliveries has none."""
         if self._waiting_inbox is None:
             return Waiting()
-        async with inbox_limit(self.seconds):
+        async with self._limit():
             return await self._waiting_inbox.waiting(now=now)
 
     # --- what the inbox has noted about itself ---
@@ -155,7 +157,7 @@ class InboxCalls:
 
     async def look(self, webhook_ids: Collection[str]) -> Noted:
         """Return the note of an inbox that admits webhooks. Raises ``ConfigurationError`` as ``admit`` does."""
-        known = await self.noted()
+        known = Noted.read(await self.note(NOTE))
         if not known.admits(webhook_ids):
             raise refusal(known, webhook_ids)
         return known
@@ -241,7 +243,7 @@ class InboxCalls:
     async def _read(self, after: StoredDelivery | None, *, waiting: bool) -> AsyncGenerator[StoredDelivery]:
         seen: set[str] = set()
         while True:
-            async with inbox_limit(self.seconds):
+            async with self._limit():
                 page = await self.inbox.entries(waiting=waiting, after=after, limit=_PAGE)
             if not page:
                 return
@@ -285,8 +287,16 @@ class InboxCalls:
 
     async def count_quarantined(self, job: str | None = None) -> int:
         """Return how many entries are in the quarantine. See ``read_quarantine``."""
-        async with aclosing(self.read_quarantine(job)) as found:
-            return len([entry.key async for entry in found])
+        return (await self.sum_up_quarantine(job))[0]
+
+    async def sum_up_quarantine(self, *jobs: str | None) -> tuple[int, datetime | None]:
+        """Return how many entries of these jobs are in the quarantine, and when the oldest was quarantined."""
+        count, oldest = 0, None
+        async with aclosing(self.read_quarantine(ALL)) as found:
+            async for entry in found:
+                if ALL in jobs or split_key(entry.key)[0] in jobs:
+                    count, oldest = count + 1, oldest or entry.quarantined_at
+        return count, oldest
 
     # --- the quarantine's end ---
 

@@ -9,6 +9,7 @@ import json
 import secrets
 from collections.abc import Callable, Collection, Iterable, Mapping
 from datetime import datetime
+from functools import partial
 
 import attrs
 
@@ -44,7 +45,7 @@ class Noted:
     """
 
     webhooks: Mapping[str, NotedWebhook] = attrs.field(factory=dict)
-    salt: str = attrs.field(factory=lambda: secrets.token_hex(16))
+    salt: str = attrs.field(factory=partial(secrets.token_hex, 16))
     keys: tuple[str, ...] = ()
     """The salted digests of API keys with which Basiq has shown one of the webhooks."""
     text: str | None = attrs.field(default=None, eq=False)
@@ -83,9 +84,8 @@ class Noted:
         for each in webhook_ids:
             found = webhooks.get(each, NotedWebhook())
             webhooks[each] = NotedWebhook(found.since or live, names.get(each) or found.name)
-        keys = self.keys
-        if account is not None and not self.is_of(account):
-            keys = (*keys, account(self.salt))[-_MOST_KEYS:]
+        key = None if account is None else account(self.salt)
+        keys = self.keys if key is None or key in self.keys else (*self.keys, key)[-_MOST_KEYS:]
         return attrs.evolve(self, webhooks=dict(list(webhooks.items())[-_MOST:]), keys=keys)
 
     def write(self) -> str:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable
 from contextlib import AsyncExitStack
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -31,8 +31,7 @@ from ._lines import Place, Words, find_line, find_other_line
 from ._options import SECRET_VARIABLE, option, read_secrets
 from ._output import live, say
 from ._problems import (
-    Quarantined,
-    oldest_quarantined,
+    find_target,
     problem_rows,
     show_head,
     show_problem,
@@ -44,7 +43,7 @@ from ._run import DONE, NO_ANSWER, WRONG, exit_code, make_client
 if TYPE_CHECKING:
     from ..client import BasiqClient
     from ..receiver import Inbox, WebhookReceiver
-    from ..services.diagnosis import Diagnosis, Problem
+    from ..services.diagnosis import Diagnosis
 
 
 _DIAGNOSIS: View[Diagnosis] = View(
@@ -55,7 +54,13 @@ _DIAGNOSIS: View[Diagnosis] = View(
     id=lambda found: found.webhook.id,
     url=lambda found: show_url(found.webhook.url),
     problems=lambda found: [],  # the lines depend on how the command was called
-    by_status=lambda found: {str(code or "none"): count for code, count in found.by_status.items()},
+    by_status=lambda found: {str(code or "none"): count for code, count in found.attempts.by_status.items()},
+    failed_share=lambda found: found.attempts.failed_share,
+    refused=lambda found: found.attempts.refused,
+    disabled_at=lambda found: found.attempts.disabled_at,
+    last_success=lambda found: found.attempts.last_success,
+    first_failure=lambda found: found.attempts.first_failure,
+    oldest_undelivered=lambda found: found.attempts.oldest_undelivered,
     waiting=lambda found: found.waiting.count,
     waiting_age=lambda found: found.waiting.age,
     unrecoverable=lambda found: [as_row(each) for each in found.unrecoverable],
@@ -151,11 +156,13 @@ async def doctor(
                 inbox=None if its is None else inbox,
                 secret_file=None if secret_file is None else str(secret_file),
                 stored=find_secret_file(own),
-                posted=() if looked.quarantined is None else looked.quarantined.posted,
+                posted=looked.target,
             )
             find, find_other = (partial(each, found=diagnosis, place=place) for each in (find_line, find_other_line))
             if not output.as_json:
-                _show_problems(diagnosis, find, find_other, looked.quarantined)
+                show_head(f"webhook {each}", len(diagnosis.problems))
+                for problem in diagnosis.problems:
+                    show_problem(problem, find(problem), find_other(problem))
             row = {**_DIAGNOSIS.row(diagnosis), "problems": problem_rows(diagnosis.problems, find, find_other)}
             row["newest_record"] = looked.newest
             output.one(row, _DIAGNOSIS, _diagnosis_details(row))
@@ -182,36 +189,16 @@ async def doctor(
 
 @attrs.frozen
 class _Looked:
-    """What was found. ``quarantined``: the oldest entry of the quarantine. ``newest``: the time of the newest record.
+    """What was found. ``target``: see ``find_target``. ``newest``: the time of the newest record.
 
     last_line: what is said at the end. ``store``: what is wrong with the inbox itself.
     """
 
     found: Diagnosis
-    quarantined: Quarantined | None
+    target: Words
     newest: datetime | None
     last_line: str | None
     store: str | None = None
-
-
-def _show_problems(
-    found: Diagnosis,
-    find: Callable[[Problem], Words],
-    find_other: Callable[[Problem], Words],
-    quarantined: Quarantined | None,
-) -> None:
-    since = {
-        "disabled": found.disabled_at,
-        "quarantined": None if quarantined is None else quarantined.at,
-        "waiting": None if found.waiting.age is None else datetime.now(UTC) - timedelta(seconds=found.waiting.age),
-        "undelivered": found.oldest_undelivered,
-        **dict.fromkeys(("failing", "refused"), found.first_failure or found.oldest_undelivered),
-    }
-    failing: Mapping[object, datetime] = {(each.event_type_id,): each.since for each in found.failing_types}
-    show_head(f"webhook {found.webhook.id}", len(found.problems))
-    for each in found.problems:
-        began = failing.get(each.about) if each.code == "deferred-failing" else since.get(each.code)
-        show_problem(each, began, find(each), find_other(each))
 
 
 async def _diagnose(
@@ -235,9 +222,9 @@ async def _diagnose(
                 )
         found = await basiq.webhooks.diagnose(webhook_id, receiver=receiver, inbox=inbox, **options)
         known = inbox if receiver is None else receiver.inbox
-        oldest = await oldest_quarantined(known, url) if found.quarantined else None
+        target = await find_target(known) if found.quarantined else ()
         newest = None if known is None else await tell_newest(known)
-        return _Looked(found, oldest, newest, missing, None if known is None else await _look_at_store(known, found))
+        return _Looked(found, target, newest, missing, None if known is None else await _look_at_store(known, found))
 
 
 async def _look_at_store(inbox: Inbox, found: Diagnosis) -> str | None:

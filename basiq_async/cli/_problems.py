@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Sequence
-from datetime import datetime
 from typing import TYPE_CHECKING
-
-import attrs
 
 from .._redaction.text import amount
 from .._wire.hosts import show_place
@@ -40,7 +37,13 @@ def problem_rows(
         return help_line(words) if words else None
 
     return [
-        {"code": each.code, "text": each.text, "command": line(find(each)), "otherwise": line(find_other(each))}
+        {
+            "code": each.code,
+            "text": each.text,
+            "since": each.since,
+            "command": line(find(each)),
+            "otherwise": line(find_other(each)),
+        }
         for each in problems
     ]
 
@@ -50,10 +53,10 @@ def show_head(what: str, count: int) -> None:
     write(Styled(f"{what}: {count or 'no'} problem{'' if count == 1 else 's'}", "bold"))
 
 
-def show_problem(problem: Problem, since: datetime | None, words: Words, other: Words = ()) -> None:
+def show_problem(problem: Problem, words: Words, other: Words = ()) -> None:
     """Show a problem in a terminal: what is wrong, since when, and the line to run, or the other one."""
     write(problem.text)
-    parts = [] if since is None else [f"since {cell_text(since)}"]
+    parts = [] if problem.since is None else [f"since {cell_text(problem.since)}"]
     if words:
         is_whole = not any("?…" in word for word in words)
         parts.append("run:" if is_whole else "put back what is not shown, and run:")
@@ -66,32 +69,19 @@ def show_problem(problem: Problem, since: datetime | None, words: Words, other: 
         write(f"  {help_line(other)}")
 
 
-@attrs.frozen
-class Quarantined:
-    """The oldest entry of a webhook in the quarantine: when it was quarantined, and the words that name a job's target.
+async def find_target(inbox: Inbox | None) -> Words:
+    """Return the words that name the target of the job that set the oldest entry of the quarantine aside.
 
-    posted: empty for an entry of the service.
-    """
-
-    at: datetime
-    posted: Words = ()
-
-
-async def oldest_quarantined(inbox: Inbox | None, job: str | None = None) -> Quarantined | None:
-    """Return the oldest entry of the quarantine; None if there is none.
-
-    job: the name or the url of a job that posts, whose entries are meant; else those of all jobs are meant too.
+    There are none for an entry of the service.
     """
     from .._work.inbox_calls import ALL, InboxCalls
-    from .._work.keys import posting_job, split_key
+    from .._work.keys import split_key
 
     if inbox is None:
-        return None
+        return ()
     calls = InboxCalls(inbox, INBOX_TIMEOUT)
-    found = await calls.first_quarantined(1, ALL if job is None else posting_job(job))
-    if not found:
-        return None
-    return Quarantined(found[0].quarantined_at, await _read_target(calls, split_key(found[0].key)[0]))
+    found = await calls.first_quarantined(1, ALL)
+    return await _read_target(calls, split_key(found[0].key)[0]) if found else ()
 
 
 async def note_target(record: Inbox, to: str, job: str | None) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable
 from contextlib import AsyncExitStack
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
@@ -18,7 +18,7 @@ from ._inboxes import find_secret_file
 from ._lines import acknowledge_reach, acknowledge_until, status_line
 from ._options import option
 from ._output import is_terminal, live, say, session
-from ._problems import IF_HANDLED, oldest_quarantined, problem_rows, show_head, show_problem, tell_passed_over
+from ._problems import IF_HANDLED, problem_rows, show_head, show_problem, tell_passed_over
 from ._results import Output, Row, View, as_row, count_details
 from ._run import DONE, NO_ANSWER, WRONG, confirm, exit_code, make_client
 from ._runs import (
@@ -189,11 +189,7 @@ async def _recover(options: RecoverOptions, watch: Watch) -> Recovery:
         stored = options.secret_file or find_secret_file(target)
         watch.store = () if stored is None else ("--secret-file", str(stored))
         run._on_plan = lambda plan: say(str(plan))
-        found = await run.run(lambda now: live(progress_text(now)))
-        if found.quarantined:
-            known = getattr(target, "inbox", inbox)
-            watch.quarantined = await oldest_quarantined(known, options.job or options.to)
-        return found
+        return await run.run(lambda now: live(progress_text(now)))
 
 
 def _lines(options: RecoverOptions, ended: RunEnd[Recovery]) -> dict[str, Callable[[], None]]:
@@ -234,14 +230,9 @@ def _show_both(options: RecoverOptions, problem: Problem) -> None:
 
 def _show_problems(found: Recovery, lines: dict[str, Callable[[], None]], watch: Watch) -> None:
     """Show in a terminal what is left, since when, and the line of each, which is then not shown again."""
-    since = {
-        "quarantined": None if watch.quarantined is None else watch.quarantined.at,
-        "waiting": None if found.waiting.age is None else datetime.now(UTC) - timedelta(seconds=found.waiting.age),
-        "unrecoverable": min((each.since for each in found.unrecoverable), default=None),
-    }
     show_head("recovery", len(found.problems))
     for each in found.problems:
-        show_problem(each, since.get(each.code), status_line(each, found.webhook, watch.store))
+        show_problem(each, status_line(each, found.webhook, watch.store))
         lines.pop(each.code, _nothing)()
 
 

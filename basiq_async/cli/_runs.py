@@ -20,7 +20,7 @@ from ._inboxes import INBOX_TIMEOUT, Receiver, To, first_of, open_inbox, open_re
 from ._lines import Words
 from ._options import SECONDS, EndpointSecretFile, WebhookId, above_zero, program_line, read_moment, read_secrets
 from ._output import live, say, session
-from ._problems import Quarantined, note_target
+from ._problems import note_target
 from ._results import Row, count_details
 from ._run import stopping
 
@@ -277,8 +277,6 @@ class Watch:
         self._run: Replay | RecoveryRun | None = None
         self.store: Words = ()
         """The words that name the file in which the service keeps its secrets."""
-        self.quarantined: Quarantined | None = None
-        """The oldest entry of the quarantine."""
         self.lists: list[Progress] = []
         """The last progress for each list that was read."""
         self._down = False

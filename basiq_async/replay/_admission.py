@@ -20,6 +20,9 @@ class Admission:
 
     def __init__(self, client: BasiqClient, webhook_id: str, handling: Handling) -> None:
         self._client, self._webhook_id, self._handling = client, webhook_id, handling
+        receiver = handling.receiver
+        self.own_webhooks: Sequence[str] = [webhook_id] if receiver is None else receiver.webhook_ids
+        """The webhooks of the service; none for a receiver in memory without an id."""
         self.noted = Noted()
         """What the inbox has noted, as the present run has found it."""
         self.names: dict[str, str | None] = {}
@@ -29,10 +32,9 @@ class Admission:
         """Whether the target posts, and the inbox is that of the service: its notes are about the service."""
 
     @property
-    def own_webhooks(self) -> Sequence[str]:
-        """The webhooks of the service; none for a receiver in memory without an id."""
-        receiver = self._handling.receiver
-        return [self._webhook_id] if receiver is None else receiver.webhook_ids
+    def is_new(self) -> bool:
+        """Whether no run has passed to the handler anything yet: the note of the webhooks comes before any other."""
+        return bool(self.own_webhooks) and self.noted.text is None
 
     async def look(self, calls: InboxCalls) -> None:
         """Raise ``ConfigurationError`` for an inbox of others, and for that of a service which would not get the posts.

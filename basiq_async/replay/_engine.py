@@ -284,7 +284,8 @@ class Engine:
         self.stop()
         try:
             self._tally.skipped[BUSY] += self._queue.leave_held()
-            self._fail(await self._recording.end())
+            if (error := await self._recording.end()) is not None:
+                self._fail(error)
         finally:
             await self._tally.source.aclose()
         return self._queue.at_end
@@ -319,8 +320,8 @@ class Engine:
                 self._queue.release()
             else:
                 self._count_success(batch, reason)
-            if self._recording.is_due:
-                self._fail(await self._recording.record())
+            if self._recording.is_due and (error := await self._recording.record()) is not None:
+                self._fail(error)
         except Exception as exc:
             self._fail(exc)
 
@@ -339,7 +340,8 @@ class Engine:
         """Treat a failed message as ``on_error`` says."""
         text, end = self._tally.count_failure(message, error)
         if text is None or self._settings.on_error == "stop":
-            self._fail(end)
+            if end is not None:
+                self._fail(end)
             return  # the run ends in front of it
         if self._settings.on_error == "quarantine":
             self._recording.add(Failed(message, batch, text))
@@ -351,7 +353,6 @@ class Engine:
             self._recording.forget_recent()
             self._fail(end)
 
-    def _fail(self, error: Exception | None) -> None:
-        if error is not None:
-            self._tally.error = self._tally.error or error
-            self.stop()
+    def _fail(self, error: Exception) -> None:
+        self._tally.error = self._tally.error or error
+        self.stop()

@@ -14,12 +14,13 @@ import attrs
 from ..models import Message
 from ..services.details import Details
 from ._job import Job
-from ._memory import DECIDED, Kind, Memory, read_memory
+from ._memory import DECIDED, Kind, Memory, note_name, read_periods
 from ._reading import Reading
 from ._report import Report
 from ._resume_points import ListResumePoints
 from ._sources import (
     Source,
+    UnreadableMessage,
     as_object,
     convert_events,
     event_key,
@@ -29,7 +30,7 @@ from ._sources import (
     placeholder_for,
     plain_id,
 )
-from ._where import choose, is_steady, selects_everything
+from ._where import choose, is_steady
 
 logger = logging.getLogger("basiq_async.replay")
 
@@ -44,17 +45,11 @@ class History:
         self._job = job
         self.memory: Memory | None = None
 
-    @property
-    def raw_items(self) -> bool:
-        """Whether a run hands pages to the target as Basiq sent them: nothing has to look at each message."""
-        job = self._job
-        plain = job.observer is None and job.settings.rate is None and job.source == "messages"
-        return plain and selects_everything(job.where) and job.file is not None
-
     async def open(self, *, counts_only: bool = False) -> tuple[Reading[Message], Callable[[str], Any] | None]:
         """Return what to read, and the function that notes a resume point for the next run, if there can be one."""
         job, handling = self._job, self._job.handling
         receiver, wanted = handling.receiver, None
+        is_new = handling.calls is not None and job.admission.is_new
         await self.read_memory(job.source)
         if job.source == "events" and receiver is None:
             webhook = await job.client.webhooks.get(job.webhook_id)
@@ -63,13 +58,13 @@ class History:
                 self.memory.wants = wanted.__contains__
         resume_point = selection = note_resume_point = None
         if is_steady(job.where) and not counts_only:
-            jobs = [each for each in (handling.job, handling.again) if each]
+            jobs = filter(None, (handling.job, handling.again))
             name = f"reading {json.dumps([job.source, job.webhook_id, *jobs])}"
             types = None if wanted is None else sorted(wanted)
             patterns = None if receiver is None else sorted(receiver.patterns)
             selection = json.dumps([job.source, job.filter, types, patterns, job.where.description])
             resume_points = ListResumePoints(handling.record, name, job.filter, job.ask)
-            resume_point, note_resume_point = await resume_points.read(), resume_points.keep
+            resume_point, note_resume_point = None if is_new else await resume_points.read(), resume_points.keep
         events = job.source == "events"
         key_of: Callable[[Any], str] | None
         key_of = event_key if events else message_key
@@ -78,7 +73,9 @@ class History:
         accepts_type = (handling.accepts_type if wanted is None else wanted.__contains__) or (lambda _: True)
         convert = convert_events(job.webhook_id, accepts_type) if events else None
         options = {"convert": convert, "resume_point": resume_point, "selection": selection}
-        raw_items = self.raw_items and not counts_only
+        # Then a run hands pages to the target as Basiq sent them: nothing has to look at each message.
+        raw_items = job.file is not None and not counts_only and not events and job.selects_everything
+        raw_items = raw_items and job.observer is None and job.settings.rate is None
         return self.read(job.source, key_of, **options, raw_items=raw_items), note_resume_point
 
     def read(self, source: Source, key_of: Callable[[Any], str] | None, **options: Any) -> Reading[Message]:
@@ -91,8 +88,9 @@ class History:
             listing = job.client.messages.list(job.webhook_id, filter=job.filter, on_unreadable=placeholder_for)
         selects = None if options.get("raw_items") else self._choose
         if (memory := self.memory) is not None:
-            options["on_page"] = _both(memory.see, options.get("on_page"))
-        if source == "messages" and selects is not None and not selects_everything(job.where):
+            former = options.get("on_page")
+            options["on_page"] = memory.see if former is None else _both(memory.see, former)
+        if source == "messages" and selects is not None and not job.selects_everything:
             options = {"details": self.make_details(), "judge": partial(self.judge, early=True), **options}
         return Reading(listing, known=job.known, key_of=key_of, now=job.api.now, choose=selects, **options)
 
@@ -103,6 +101,8 @@ class History:
         if self.memory is not None and self.memory.is_decided(message):
             self.memory.skipped += 1
             return False, None
+        if self._job.selects_everything and not isinstance(message, UnreadableMessage):
+            return True, None
         found, error = choose(self._job.where, message)
         return found if found is not None or self.has_handler(message) else True, error
 
@@ -137,20 +137,16 @@ class History:
 
     async def read_memory(self, kind: Kind, *, applies: bool = True) -> None:
         """Read what earlier runs decided. ``applies``: whether the run leaves that out."""
-        job, handling = self._job, self._job.handling
-        noted = job.admission.noted.webhooks.get(job.webhook_id)
+        job, handling, calls = self._job, self._job.handling, self._job.handling.calls
         self.memory = None
-        if handling.calls is not None and handling.again is None:
-            self.memory = await read_memory(
-                handling.calls,
-                job.webhook_id,
-                kind=kind,
-                job=handling.job,
-                live_since=None if noted is None or handling.job else noted.since,
-                accepts_type=handling.accepts_type,
-                ask=job.ask,
-            )
-            self.memory.applies = applies
+        if calls is None or handling.again is not None:
+            return
+        noted = job.admission.noted.webhooks.get(job.webhook_id)
+        live_since = None if noted is None or handling.job else noted.since
+        name = note_name(job.webhook_id, handling.job)
+        periods = {} if job.admission.is_new else read_periods(await job.ask(calls.inbox.note, name))
+        known_since = await job.ask(calls.inbox.known_since) if periods or live_since else None
+        self.memory = Memory(calls, name, kind, periods, known_since, live_since, handling.accepts_type, applies)
 
     def count_decided(self, report: Report) -> Report:
         """Return a report that counts apart what was left out because it was decided before."""
@@ -163,8 +159,8 @@ class History:
 
     async def note_decided(self, source: Reading[Message], report: Report) -> None:
         """Note up to when all was decided, if this run left nothing and selected everything."""
-        where = self._job.where
-        selects = self._job.filter is not None or not selects_everything(where) or where.limit is not None
+        job = self._job
+        selects = job.filter is not None or not job.selects_everything or job.where.limit is not None
         if self.memory is not None and report.finished and not selects and source.began is not None:
             await self.memory.note(None, source.began)
 
@@ -172,11 +168,10 @@ class History:
 OnPage = Callable[[Sequence[Any], Sequence[datetime | None]], object]
 
 
-def _both(first: OnPage, second: OnPage | None) -> OnPage:
+def _both(first: OnPage, second: OnPage) -> OnPage:
     def see(items: Sequence[Any], times: Sequence[datetime | None]) -> None:
         first(items, times)
-        if second is not None:
-            second(items, times)
+        second(items, times)
 
     return see
 

@@ -31,7 +31,7 @@ from ._service import check_repeat
 from ._sources import MessageSource, Source
 from ._tally import Observer, OnError, RunSettings, make_attempts
 from ._throttle import FIRST_PAUSE, LONGEST_PAUSE, Attempts
-from ._where import Predicate, Where, as_where
+from ._where import Predicate, Where, as_where, selects_everything
 from ._writer import PageWriter
 from .targets._adapters import CALL, AnyTarget, ReceiverTarget, choose_handling
 from .targets._base import BulkTarget
@@ -89,6 +89,7 @@ class Job:
         self.source: Source = source
         self.filter = filter_text(filter)
         self.where = as_where(where)
+        self.selects_everything = selects_everything(self.where)
         if on_error == "quarantine" and self.handling.inbox is None:
             on_error = "skip"
         self.settings = RunSettings(
@@ -255,9 +256,9 @@ class Job:
 
     # --- the record ---
 
-    async def known(self, keys: Sequence[str]) -> Collection[str]:
+    def known(self, keys: Sequence[str]) -> Awaitable[Collection[str]]:
         """Return which keys of a page are not passed to the handler."""
-        return await self.ask(self._known, keys)
+        return self.ask(self._known, keys)
 
     async def _known(self, keys: Sequence[str]) -> Collection[str]:
         if self.handling.calls is not None:

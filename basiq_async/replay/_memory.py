@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Literal
 
@@ -19,7 +19,7 @@ from .._wire.order import item_time
 from .._work.failures import failure_text
 from .._work.inbox_calls import InboxCalls
 from ..models import Message
-from ..services.coverage import TIME_TO_APPEAR, latest
+from ..services.coverage import TIME_TO_APPEAR
 from ._sources import EventMessage, UnreadableMessage, type_of
 
 logger = logging.getLogger("basiq_async.replay")
@@ -34,7 +34,7 @@ Period = tuple[datetime | None, datetime]
 
 @attrs.define(eq=False)
 class Memory:
-    """What the runs of a job decided, up to when, and what this run sees. It is a note in the inbox.
+    """What the runs of a job decided, up to when, and what this run sees. It is a note in the inbox: see ``note_name``.
 
     kind: "recovery", or the list that a replay reads.
     known_since: since when the inbox surely knows what was handled; None if no run has decided anything older.
@@ -53,8 +53,9 @@ class Memory:
     skipped: int = 0
     wants: Callable[[str], bool] | None = None
     """Which types of events are passed to the handler; None for all that have a handler."""
-    _seen: tuple[set[str], set[str]] = attrs.field(factory=lambda: (set(), set()))
-    """The types of the messages that were listed, and of the events."""
+    _message_types: set[str] = attrs.field(factory=set)
+    """The types of the messages that were listed."""
+    _event_types: set[str] = attrs.field(factory=set)
 
     def see(self, items: Sequence[Any], times: Sequence[datetime | None]) -> None:
         """Record the event types of the items of a page, as Basiq sent them."""
@@ -63,7 +64,7 @@ class Memory:
                 is_message = "payload" in item
                 event_type = type_of(item) if is_message else event_type_of(item)
                 if event_type is not None:
-                    self._seen[not is_message].add(event_type)
+                    (self._message_types if is_message else self._event_types).add(event_type)
 
     def is_decided(self, message: Message) -> bool:
         """Return whether a message was decided, and is not passed to the handler: the inbox may have forgotten it."""
@@ -91,10 +92,9 @@ class Memory:
 
         Call it only after a run that left nothing. ``began``: when it began to read, by Basiq's clock.
         """
-        messages, events = self._seen
-        wanted = {each for each in events if self.wants is None or self.wants(each)}
+        wanted = self._event_types if self.wants is None else set(filter(self.wants, self._event_types))
         if self._kind != "events":
-            self._extend(self._kind, messages, since, began)
+            self._extend(self._kind, self._message_types, since, began)
         if self._kind != "messages":
             self._extend("events" if self._kind == "events" else "recovered events", wanted, since, began)
         try:
@@ -111,26 +111,14 @@ class Memory:
             former = periods.pop(each, None)
             is_joined = former is not None and (since is None or former[1] >= since)
             start = former[0] if former is not None and is_joined else since
-            periods[each] = (start, latest(until, former and former[1]) or until)
+            periods[each] = (start, until if former is None else max(until, former[1]))
         while len(periods) > _MOST_TYPES:
             del periods[next(iter(periods))]
 
 
-async def read_memory(
-    calls: InboxCalls,
-    webhook_id: str,
-    *,
-    kind: Kind,
-    job: str | None,
-    live_since: datetime | None,
-    accepts_type: Callable[[str], bool] | None,
-    ask: Callable[..., Awaitable[Any]],
-) -> Memory:
-    """Return what earlier runs decided. ``ask`` makes a call of the inbox, and waits while it is away."""
-    name = f"decided {json.dumps([webhook_id, *([job] if job else [])])}"
-    periods = _read(await ask(calls.inbox.note, name))
-    known_since = None if not periods and live_since is None else await ask(calls.inbox.known_since)
-    return Memory(calls, name, kind, periods, known_since, live_since, accepts_type)
+def note_name(webhook_id: str, job: str | None) -> str:
+    """Return the name of the note."""
+    return f"decided {json.dumps([webhook_id, *([job] if job else [])])}"
 
 
 def _write(periods: dict[str, dict[str, Period]]) -> str:
@@ -141,7 +129,7 @@ def _write(periods: dict[str, dict[str, Period]]) -> str:
     return json.dumps(fields, separators=(",", ":"))
 
 
-def _read(text: str | None) -> dict[str, dict[str, Period]]:
+def read_periods(text: str | None) -> dict[str, dict[str, Period]]:
     """Return the periods of a note; none if another program wrote it: then more is passed to the handler."""
     try:
         found: dict[str, dict[str, Period]] = {}

@@ -104,8 +104,8 @@ class Reading(PageRequests, Generic[T]):
     ) -> None:
         super().__init__(paginator._listing)
         self._on_unreadable = paginator._on_unreadable
-        self._ask, self._key_of, self._convert, self._choose = known, key_of, convert or _unchanged, choose
-        self._on_page, self._is_enough, self._raw_items, self._now = on_page, is_enough, raw_items, now or _now
+        self._ask, self._key_of, self._convert, self._choose = known, key_of, convert, choose
+        self._on_page, self._is_enough, self.raw_items, self._now = on_page, is_enough, raw_items, now or _now
         self._details, self._judge = details, judge
         self._is_cut = False  # whether the rest of the list was not needed
         self._selection = None if selection is None else f"{self._listing.name} {selection}"
@@ -129,12 +129,12 @@ class Reading(PageRequests, Generic[T]):
         those that do not tell whether they are."""
         self._batches = self._read_all()
 
-    async def advance(self) -> Batch[T] | None:
+    def advance(self) -> Awaitable[Batch[T] | None]:
         """Return the next page that has anything to yield; None at the end.
 
         Raises the errors of requests, of ``known``, and of items that cannot be read.
         """
-        return await anext(self._batches, None)
+        return anext(self._batches, None)
 
     @property
     def start(self) -> str:
@@ -322,7 +322,8 @@ class Reading(PageRequests, Generic[T]):
         """Return what a page has to yield. ``is_next``: whether it is not a page before the present one."""
         self._longest = max(self._longest, len(page.ids))
         late = min(_LATE, self._longest)
-        self._end_if_enough(page)
+        if self._is_enough is not None:
+            self._end_if_enough(page)
         if is_next:
             now.meet(page, late)
             if now.until is None and now.connected:
@@ -345,7 +346,8 @@ class Reading(PageRequests, Generic[T]):
         shown = page.find_timed(unread if self._former is None else fresh)
         for index in shown[:: max(1, len(shown) // _SAMPLES)]:
             self._order.see(page.time_of(index))
-        self._passed.extend(map(digest_of, known))
+        if known:
+            self._passed.extend(map(digest_of, known))
         batch = self._make_batch(page, fresh, keys, digests)
         self.read_count += len(unread)
         self.known_count += len(unread) - len(fresh)
@@ -400,7 +402,7 @@ class Reading(PageRequests, Generic[T]):
         self, page: ListedPage, fresh: Sequence[int], keys: Sequence[str], digests: Sequence[bytes]
     ) -> Batch[T]:
         """Read the items of a page that the record does not know, up to the first one that fails."""
-        if self._raw_items and self._choose is None and len(set(map(keys.__getitem__, fresh))) == len(fresh):
+        if self.raw_items and self._choose is None and len(set(map(keys.__getitem__, fresh))) == len(fresh):
             self._passed.extend([digests[index] for index in fresh])
             return Batch([page.items[index] for index in fresh], [keys[index] for index in fresh])
         items: list[Any] = []
@@ -411,10 +413,10 @@ class Reading(PageRequests, Generic[T]):
         for index in fresh:
             if keys[index] in handed:
                 continue
-            item = page.items[index] if self._raw_items else self._read(page, index)
+            item = page.items[index] if self.raw_items else self._read(page, index)
             if page.failed:
                 break
-            chosen: bool | None = item is not None or self._raw_items
+            chosen: bool | None = item is not None or self.raw_items
             error: Exception | None = None
             if chosen and self._choose is not None:
                 chosen, error = self._choose(cast("T", item))
@@ -440,6 +442,8 @@ class Reading(PageRequests, Generic[T]):
         # No local variable holds an item: error reports show them.
         reader = self._listing.reader
         try:
+            if self._convert is None:
+                return reader.hook(page.items[index], reader.model)
             return self._convert(reader.hook(page.items[index], reader.model))
         except Unreadable as exc:
             failure = self._listing.explain(exc, index)
@@ -447,11 +451,7 @@ class Reading(PageRequests, Generic[T]):
             page.error, page.failed, page.is_last = failure, True, False
             return None
         found = self._on_unreadable(unreadable_item(page.items[index], failure))
-        return None if found is None else self._convert(found)
-
-
-def _unchanged(item: Any) -> Any:
-    return item
+        return found if found is None or self._convert is None else self._convert(found)
 
 
 def _now() -> datetime:

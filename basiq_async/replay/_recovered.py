@@ -18,6 +18,7 @@ from ..services.diagnosis import (
     find_status_problem,
     find_unknown_activity,
     find_unknown_problem,
+    waiting_since,
 )
 from ._report import Report
 from .targets._base import BUSY
@@ -93,6 +94,10 @@ class Recovery:
     """By how many seconds this machine's clock is ahead of Basiq's."""
     _refusal: str | None = attrs.field(default=None, alias="refusal")
     """What is wrong with a target that responded 401 to each message."""
+    _ended: datetime | None = attrs.field(default=None, alias="ended")
+    """When it ended, by Basiq's clock."""
+    _quarantined_since: datetime | None = attrs.field(default=None, alias="quarantined_since")
+    """When the oldest entry of the quarantine was quarantined."""
     _last_before_joining: datetime | None = attrs.field(default=None, alias="last_before_joining")
 
     @property
@@ -138,16 +143,17 @@ class Recovery:
             what = amount(
                 self.quarantined, "message or delivery failed, and is", "messages or deliveries failed, and are"
             )
-            yield Problem("quarantined", f"{what} in the quarantine: {fix}retry")
+            yield Problem("quarantined", f"{what} in the quarantine: {fix}retry", since=self._quarantined_since)
         if self.at_service:
             what = amount(self.at_service, "delivery failed in the service, and is", "deliveries failed there, and are")
             yield Problem("quarantined", f"{what} in its quarantine: fix the handler, then retry with its receiver")
         if self.waiting.count:
-            yield Problem("waiting", describe_waiting(self.waiting))
+            since = waiting_since(self.waiting, self._ended)
+            yield Problem("waiting", describe_waiting(self.waiting), since=since)
         if self.before_joining:
             last = self._last_before_joining
             yield Problem("joined-later", describe_before_joining(self.before_joining, last), last)
         for period in self.unrecoverable:
-            yield Problem("unrecoverable", str(period))
+            yield Problem("unrecoverable", str(period), period, period.since)
         if self.unknown_reach is not None:
             yield find_unknown_activity(self.unknown_reach)

@@ -48,7 +48,7 @@ from ._sources import (
     message_key,
 )
 from ._tally import REPORT_EVERY
-from ._where import Predicate, Where, selects_everything
+from ._where import Predicate, Where
 from .targets._adapters import AnyTarget
 from .targets._http import HttpTarget
 
@@ -217,7 +217,7 @@ class RecoveryRun:
             lost = coverage.unrecoverable(periods, now, wanted)
             unknown_reach = coverage.find_unknown_reach(activity, now, wanted)
             is_told = not self._unknown and unknown_reach is None
-            if is_told and second is not None and second.finished and selects_everything(job.where):
+            if is_told and second is not None and second.finished and job.selects_everything:
                 seen = None if was_active and inactive_now is None else began
                 types = coverage.read_types(wanted, now)
                 read = attrs.evolve(
@@ -234,6 +234,8 @@ class RecoveryRun:
             if activity.untold:  # what the list does not tell may have ended the webhook since the last recovery
                 surely_active = surely_active and activity.first_end(coverage.read_up_to) is None
             self._details = None
+            at_service = await self._count_at_service()
+            quarantined, oldest = await self._calls.sum_up_quarantine(handling.job)
             return Recovery(
                 messages=first,
                 events=second,
@@ -242,10 +244,12 @@ class RecoveryRun:
                 unknown=self._unknown,
                 recent=0 if surely_active else self._recent,
                 at_service=max(
-                    await self._count_at_service(),
+                    at_service,
                     sum(quarantined_at_service(each) for each in (first, second) if each and handling.job),
                 ),
-                quarantined=await self._calls.count_quarantined(handling.job),
+                quarantined=quarantined,
+                quarantined_since=oldest,
+                ended=now,
                 waiting=await self._calls.count_waiting(),
                 unrecoverable=lost,
                 unknown_reach=unknown_reach,

@@ -201,9 +201,8 @@ class Replay:
         job, history, handling = self._job, self._history, self._job.handling
         async with job.one_run():
             source, note_resume_point = await history.open()
-            raw_items = history.raw_items
             report = await job.pass_to_handler(
-                source, progress, plan, raw_items=raw_items, note_resume_point=note_resume_point
+                source, progress, plan, raw_items=source.raw_items, note_resume_point=note_resume_point
             )
             report = history.count_decided(report)
             await history.note_decided(source, report)

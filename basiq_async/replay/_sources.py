@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from datetime import datetime
 from functools import cached_property
 from typing import Any, Generic, Literal, Protocol, TypeAlias, TypeVar
@@ -183,7 +183,7 @@ class MessageSource(Protocol):
     @property
     def read_by_id(self) -> int: ...
 
-    async def advance(self) -> Batch[Message] | None: ...
+    def advance(self) -> Awaitable[Batch[Message] | None]: ...
 
     def resume_point(self) -> str | None: ...
 

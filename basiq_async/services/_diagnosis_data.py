@@ -21,6 +21,7 @@ from .api import MOST_A_PAGE, Api
 from .coverage import Activity, Inactivity, first_after, is_passed_over, is_recent, latest
 from .details import MOST_FOR_ACTIVITY, RawMessages, read_activity
 from .diagnosis import (
+    Attempts,
     DiagnosedReceiver,
     Diagnosis,
     Lacking,
@@ -42,7 +43,7 @@ _FEW = 8
 _MOST_EVENTS = 100_000
 """Maximum number of events in memory, to compare them with the messages."""
 _ATTEMPTS = "failed_share last_success by_status first_failure oldest_undelivered"
-_SCAN = "refused undelivered never_sent unrecorded passed_over before_joining recovered disabled_at unrecoverable"
+_SCAN = "undelivered never_sent unrecorded passed_over before_joining recovered unrecoverable"
 """What a ``Diagnosis`` takes from the scan."""
 
 
@@ -93,15 +94,21 @@ async def diagnose(
             unhandled=tuple(one for one in subscribed if not known.accepts_type(one)),
             unsubscribed=tuple(one for one in patterns if not any(matches(one, each) for each in subscribed)),
         ),
-        **{name: getattr(scan.attempts, name) for name in _ATTEMPTS.split()},
+        attempts=Attempts(
+            **{name: getattr(scan.attempts, name) for name in _ATTEMPTS.split()},
+            refused=scan.refused,
+            disabled_at=scan.disabled_at,
+        ),
         **{name: getattr(scan, name) for name in _SCAN.split()},
         endpoint=await check_endpoint(sign, webhook.url) if test and sign is not None else None,
         quarantined=known.quarantined,
+        quarantined_since=known.quarantined_since,
         not_joined=known.not_joined,
         waiting=known.waiting,
         failing_types=known.failing_types,
         clock_lead=api.clock_lead(),
         look=Look(
+            at=now,
             items=scan.looked_at,
             earliest=scan.earliest,
             latest=scan.latest,

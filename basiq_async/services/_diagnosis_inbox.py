@@ -45,6 +45,7 @@ class KnownEvents:
         self.patterns: tuple[str, ...] | None = None if receiver is None else receiver.patterns
         """The event types with a handler, as the receiver has them, or has noted them; None if that is not known."""
         self.quarantined = 0
+        self.quarantined_since: datetime | None = None
         self.killers: list[str] = []
         """The ids of some events in the quarantine that ended three processes each."""
         self.alone: list[tuple[str, str]] = []
@@ -99,6 +100,8 @@ class KnownEvents:
             async with aclosing(calls.read_quarantine(owner)) as entries:
                 async for entry in entries:
                     self.quarantined += 1
+                    if self.quarantined_since is None or entry.quarantined_at < self.quarantined_since:
+                        self.quarantined_since = entry.quarantined_at
                     if entry.unended >= MOST_UNENDED and len(self.killers) < _MOST_NAMED:
                         self.killers.append(entry.event_id or entry.delivery_id)
 

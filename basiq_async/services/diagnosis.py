@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Literal, Protocol, runtime_checkable
 
 import attrs
@@ -14,7 +14,7 @@ from .._work.protocol import Inbox, Waiting
 from ..models import EventTypeId, Webhook, read_datetime
 from .coverage import Inactivity, describe_before_joining
 
-__all__ = ["Diagnosis", "EndpointCheck", "Look", "Problem", "ProblemCode", "TypeDifferences"]
+__all__ = ["Attempts", "Diagnosis", "EndpointCheck", "Look", "Problem", "ProblemCode", "TypeDifferences"]
 
 COOL_OFF = 900.0
 """The longest time between subscribing and the first delivery, in seconds: 15 minutes (the vendor's guide)."""
@@ -91,12 +91,14 @@ class Problem:
     """A problem that keeps events from their handlers. ``str`` returns a description with the remedy.
 
     ``about`` is what it is about, where the code alone does not say it: event types, paths, a status, a number, the
-    period that is unrecoverable, or the moment before which nothing is known.
+    period that is unrecoverable, or the moment before which nothing is known. ``since`` is when it began; None if
+    nothing tells that.
     """
 
     code: ProblemCode
     text: str
     about: tuple[str, ...] | int | Inactivity | datetime | None = None
+    since: datetime | None = None
 
     def __str__(self) -> str:
         return self.text
@@ -143,9 +145,38 @@ class TypeDifferences:
 
 
 @attrs.frozen
+class Attempts:
+    """What the attempts show of the messages that were read.
+
+    failed_share: the share of the attempts in the last 24 hours that failed for messages which are still undelivered,
+        from 0 to 1; None if there were no attempts, or if not all messages tell theirs. Messages that were recovered do
+        not count.
+    last_success: the time of the last successful attempt; None if there was none.
+    refused: the status of the newest attempt if that is 401 or 404: none has succeeded since, whether or not the
+        messages were recovered; else None.
+    by_status: how many attempts of the last 24 hours got each status; None is for no response, Basiq's code 0 too.
+    first_failure: the time of the first failed attempt after the last success, for a message that is still undelivered;
+        None if there was none.
+    oldest_undelivered: the time of the first attempt of the oldest message that is not delivered; None without one.
+    disabled_at: when the webhook was disabled: the time of the first eighth failed attempt of a message after the
+        webhook last showed that it was active; None if it is not disabled, if no message that was read has one, or if
+        Basiq's list does not tell when the webhook was active.
+    """
+
+    failed_share: float | None = None
+    last_success: datetime | None = None
+    refused: int | None = None
+    by_status: Mapping[int | None, int] = attrs.field(factory=dict)
+    first_failure: datetime | None = None
+    oldest_undelivered: datetime | None = None
+    disabled_at: datetime | None = None
+
+
+@attrs.frozen
 class Look:
     """What a diagnosis read.
 
+    at: when it began, by Basiq's clock.
     items: how many messages and events were read.
     earliest, latest: the times of the oldest and the newest message that was read; None if there was none.
     complete: whether all messages and events that no recovery covers were read. If not, there may be more problems.
@@ -163,6 +194,7 @@ class Look:
         if they do not tell it.
     """
 
+    at: datetime | None = None
     items: int = 0
     earliest: datetime | None = None
     latest: datetime | None = None
@@ -201,19 +233,7 @@ class Diagnosis:
 
     cool_off_left: maximum seconds until deliveries start; 0 for an active webhook, None if that is not known.
     types: how its event types differ from Basiq's list and from the handlers.
-    failed_share: the share of the attempts in the last 24 hours that failed for messages which are still undelivered,
-        from 0 to 1; None if there were no attempts, or if not all messages tell theirs. Messages that were recovered do
-        not count.
-    by_status: how many attempts of the last 24 hours got each status; None is for no response, Basiq's code 0 too.
-    last_success: the time of the last successful attempt that was read; None if there was none.
-    refused: the status of the newest attempt if that is 401 or 404: none has succeeded since, whether or not the
-        messages were recovered; else None.
-    first_failure: the time of the first failed attempt after it, for a message that is still undelivered; None if there
-        was none.
-    disabled_at: when the webhook was disabled: the time of the first eighth failed attempt of a message after the
-        webhook last showed that it was active; None if it is not disabled, if no message that was read has one, or if
-        Basiq's list does not tell when the webhook was active.
-    oldest_undelivered: the time of the first attempt of the oldest message that is not delivered; None without one.
+    attempts: what they show.
     unrecoverable: the periods whose events are lost, as far as the recoveries with this inbox show, without
         acknowledged ones.
     endpoint: the result of the signed test delivery; None if no test was made.
@@ -224,7 +244,7 @@ class Diagnosis:
         which does not know them: a recovery passes them over, and is not finished.
     passed_over: how many messages Basiq delivered, and the inbox need not know: a recovery passes them over.
     recovered: how many messages and events would count as undelivered or never sent, but are known to the inbox.
-    quarantined: how many deliveries are in the quarantine of the inbox.
+    quarantined: how many deliveries are in the quarantine of the inbox, the oldest ``quarantined_since`` then.
     waiting: the deferred deliveries that wait in the inbox to be handled. Those that never failed are a problem after
         5 minutes.
     failing_types: the types whose deferred deliveries fail, with the number, since when, and an error: a problem from
@@ -237,13 +257,7 @@ class Diagnosis:
     webhook: Webhook
     cool_off_left: float | None
     types: TypeDifferences = attrs.field(factory=TypeDifferences)
-    failed_share: float | None = None
-    last_success: datetime | None = None
-    refused: int | None = None
-    by_status: Mapping[int | None, int] = attrs.field(factory=dict)
-    first_failure: datetime | None = None
-    disabled_at: datetime | None = None
-    oldest_undelivered: datetime | None = None
+    attempts: Attempts = attrs.field(factory=Attempts)
     unrecoverable: tuple[Inactivity, ...] = ()
     endpoint: EndpointCheck | None = None
     undelivered: int = 0
@@ -253,6 +267,7 @@ class Diagnosis:
     before_joining: int = 0
     recovered: int = 0
     quarantined: int = 0
+    quarantined_since: datetime | None = None
     waiting: Waiting = attrs.field(factory=Waiting)
     failing_types: tuple[FailingType, ...] = ()
     clock_lead: float = 0.0
@@ -334,13 +349,16 @@ def _describe_refusal(status: int) -> str:
     return newest + "its path is not the receiver's, or a proxy changes it. See what it responds to a test"
 
 
-def find_status_problem(webhook: Webhook, cool_off_left: float | None) -> Problem | None:
+def find_status_problem(
+    webhook: Webhook, cool_off_left: float | None, disabled_at: datetime | None = None
+) -> Problem | None:
     """Return the problem with the status of a webhook, or None."""
     if is_inactive(webhook):
         return Problem(
             "disabled",
             f"the webhook's status is {webhook.status!r}, so it gets no deliveries: reactivate it, give its receiver "
             "the secret of the response if that is another, then recover the events that happened meanwhile",
+            since=disabled_at,
         )
     if webhook.status is not None and webhook.status.lower() == "pending-approval":
         more = f"; that can take {cool_off_left:.0f} s more" if cool_off_left else ""
@@ -380,6 +398,11 @@ def describe_waiting(waiting: Waiting) -> str:
     return f"{what} to be handled, {oldest}, and {failed}: let a process handle them, and look at its log"
 
 
+def waiting_since(waiting: Waiting, now: datetime | None) -> datetime | None:
+    """Return since when the oldest delivery that never failed waits; None if that is not known."""
+    return None if now is None or waiting.age is None else now - timedelta(seconds=waiting.age)
+
+
 def _age(seconds: float) -> str:
     for unit, size in (("days", 86_400), ("h", 3_600), ("min", 60)):
         if seconds >= 2 * size:
@@ -388,13 +411,13 @@ def _age(seconds: float) -> str:
 
 
 def _find_problems(found: Diagnosis) -> Iterator[Problem]:
-    webhook = found.webhook
+    webhook, attempts = found.webhook, found.attempts
     clock = find_clock_problem(found.clock_lead)
     if clock is not None:
         yield clock
     if found.look.forbidden:
         yield _forbidden_problem(found.look.forbidden)
-    status = find_status_problem(webhook, found.cool_off_left)
+    status = find_status_problem(webhook, found.cool_off_left, attempts.disabled_at)
     if status is not None:
         yield status
     if found.endpoint is not None and not found.endpoint.ok:
@@ -409,18 +432,21 @@ def _find_problems(found: Diagnosis) -> Iterator[Problem]:
         )
     if not webhook.subscribed_events:
         yield Problem("no-event-types", "the webhook is not subscribed to any event type")
-    if found.refused is not None:
-        yield Problem("refused", _describe_refusal(found.refused), found.refused)
+    failing_since = attempts.first_failure or attempts.oldest_undelivered
+    if attempts.refused is not None:
+        yield Problem("refused", _describe_refusal(attempts.refused), attempts.refused, failing_since)
     yield from _type_problems(found)
-    if found.failed_share is not None and found.failed_share > _MANY_FAILURES:
+    if attempts.failed_share is not None and attempts.failed_share > _MANY_FAILURES:
         yield Problem(
             "failing",
-            f"{found.failed_share:.0%} of the attempts of the last 24 hours failed, for messages that are still not "
+            f"{attempts.failed_share:.0%} of the attempts of the last 24 hours failed, for messages that are still not "
             "delivered; after 8 failures of one delivery Basiq may disable the webhook",
+            since=failing_since,
         )
     if found.undelivered:
         count = amount(found.undelivered, "message was", "messages were")
-        yield Problem("undelivered", f"{count} not delivered: recover what is missing")
+        text = f"{count} not delivered: recover what is missing"
+        yield Problem("undelivered", text, since=attempts.oldest_undelivered)
     if found.look.unknown:
         yield find_unknown_problem(found.look.unknown)
     if found.never_sent:
@@ -429,6 +455,7 @@ def _find_problems(found: Diagnosis) -> Iterator[Problem]:
             amount(found.never_sent, "event", "events")
             + f" of the last 7 days never became a message: {_explain_unsent(found)}. Recover while the event list has "
             + "what is missing",
+            since=min((each[0] for each in found.look.unsent.values() if each is not None), default=None),
         )
     if found.unrecorded:
         yield Problem(
@@ -437,12 +464,13 @@ def _find_problems(found: Diagnosis) -> Iterator[Problem]:
             + f" delivered, as Basiq says, and this inbox lacks {'it' if found.unrecorded == 1 else 'them'}: "
             + _explain_lacking(found.look.lacking)
             + ". A recovery passes them to the handler, once more if another inbox has them",
+            since=found.look.lacking.first,
         )
     if found.before_joining:
         last = found.look.lacking.last_before_joining
         yield Problem("joined-later", describe_before_joining(found.before_joining, last), last)
     for period in found.unrecoverable:
-        yield Problem("unrecoverable", str(period), period)
+        yield Problem("unrecoverable", str(period), period, period.since)
     if found.look.unknown_reach is not None:
         yield find_unknown_activity(found.look.unknown_reach)
     if found.quarantined:
@@ -451,15 +479,17 @@ def _find_problems(found: Diagnosis) -> Iterator[Problem]:
             amount(found.quarantined, "message or delivery failed, and is", "messages or deliveries failed, and are")
             + " in the quarantine of the inbox: mend the handler, then retry"
             + "".join(f". The event {each} is there because it ended three processes" for each in found.look.killers),
+            since=found.quarantined_since,
         )
     if (found.waiting.age or 0) > _LONG_WAIT:
-        yield Problem("waiting", describe_waiting(found.waiting))
+        since = waiting_since(found.waiting, found.look.at)
+        yield Problem("waiting", describe_waiting(found.waiting), since=since)
     for each in found.failing_types:
         verb = "fails" if each.count == 1 else "fail"
         text = f"{each.count:,} of {each.event_type_id} {verb} since {each.since:%Y-%m-%d %H:%M} UTC: {each.error}"
         alone = [event_id for event_type_id, event_id in found.look.alone if event_type_id == each.event_type_id]
         text += f"; handled alone: {', '.join(alone)}" if alone else ""
-        yield Problem("deferred-failing", text, (each.event_type_id,))
+        yield Problem("deferred-failing", text, (each.event_type_id,), each.since)
     if found.look.unreadable:
         yield Problem(
             "unreadable",
@@ -516,9 +546,9 @@ def _explain_unsent(found: Diagnosis) -> str:
     shown = f"{types}{period}" if types else "of its types"
     if (
         is_inactive(found.webhook)
-        and found.disabled_at is not None
+        and found.attempts.disabled_at is not None
         and first is not None
-        and first >= found.disabled_at
+        and first >= found.attempts.disabled_at
     ):
         return f"{shown}, after the webhook was disabled"
     if changed is not None and last is not None and last < changed and not is_inactive(found.webhook):

@@ -13,7 +13,7 @@ from basiq_async._work.failing import FailingType
 from basiq_async.cli._lines import Place, find_line, find_other_line  # private: the lines before they are quoted
 from basiq_async.receiver.protocol import Waiting
 from basiq_async.replay import Inactivity
-from basiq_async.services.diagnosis import Lacking, Look, ProblemCode, TypeDifferences
+from basiq_async.services.diagnosis import Attempts, Lacking, Look, ProblemCode, TypeDifferences
 
 RECEIVER, INBOX, FILE = Place("service:receiver"), Place(inbox="inbox.db"), Place(secret_file="the secret")
 STORED = Place("service:receiver", stored="basiq.secret")
@@ -62,11 +62,11 @@ LINES: dict[str, tuple[dict[str, Any], dict[Place, str] | str]] = {
         {"types": TypeDifferences(unsubscribed=("c.*", "x"), unknown=("x",))},
         "webhooks update w --event a --event b --event 'c.*'",
     ),
-    "failing": ({"failed_share": 0.5}, "messages tail w --failed"),
-    "refused": ({"refused": 401}, SECRET_LINES),
+    "failing": ({"attempts": Attempts(failed_share=0.5)}, "messages tail w --failed"),
+    "refused": ({"attempts": Attempts(refused=401)}, SECRET_LINES),
     "no-secret": ({"endpoint": EndpointCheck(None, "none", unsigned=True)}, SECRET_LINES),
     "refused by the path": (
-        {"refused": 404},
+        {"attempts": Attempts(refused=404)},
         {
             Place(): "webhooks doctor w --test",
             RECEIVER: "webhooks doctor w --receiver service:receiver --test",

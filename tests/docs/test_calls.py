@@ -9,12 +9,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import basiq_async
 from basiq_async import BasiqClient, InMemoryTransport
-from basiq_async.receiver import Delivery, SQLiteInbox, WebhookReceiver
+from basiq_async.receiver import Delivery, MemoryInbox, SQLiteInbox, WebhookReceiver
 from basiq_async.testing import FakeBasiq
 from tests.support.deliveries import SECRET, payload, signed
+from tests.support.histories import Recorder, history
 
 PACKAGE = str(Path(basiq_async.__file__).parent) + "/"
 PAGE = Path(__file__).parents[2] / "docs" / "calls.md"
@@ -40,10 +42,14 @@ def calls() -> Iterator[set[tuple[str, str]]]:
         threading.setprofile(former[1])  # type: ignore[arg-type]
 
 
-def on_the_page(heading: str) -> set[tuple[str, str]]:
+def lines_of(heading: str) -> list[str]:
     block = re.search(rf"## {heading}\n.*?```text\n(.*?)```", PAGE.read_text(), re.DOTALL)
     assert block is not None
-    return {(line.split()[0], line.split()[1]) for line in block[1].splitlines()}
+    return block[1].splitlines()
+
+
+def on_the_page(heading: str) -> set[tuple[str, str]]:
+    return {(line.split()[0], line.split()[1]) for line in lines_of(heading)}
 
 
 async def test_the_page_has_each_function_that_a_list_calls() -> None:
@@ -55,6 +61,33 @@ async def test_the_page_has_each_function_that_a_list_calls() -> None:
             assert len([each async for each in basiq.messages.list(webhook_id)]) == 3
             found = {each for each in called if not each[0].startswith("testing/")}
     assert found == on_the_page("A list")
+
+
+async def test_the_page_has_each_call_of_an_inbox_that_a_replay_makes() -> None:
+    made: list[tuple[str, str]] = []
+
+    class Listening(MemoryInbox):
+        def __getattribute__(self, name: str) -> Any:
+            found = super().__getattribute__(name)
+            if name not in ("known", "known_since", "note", "set_note", "claim", "complete"):
+                return found
+
+            async def call(*args: Any, **options: Any) -> Any:
+                made.append((name, args[0].split()[0] if name in ("note", "set_note") else "-"))
+                return await found(*args, **options)
+
+            return call
+
+    async with history(1) as h:
+        inbox = Listening()
+        await h.replay(Recorder(), inbox=inbox).run()
+        first = [*made]
+        await h.fake.emit("user.created")
+        made.clear()
+        await h.replay(Recorder(), inbox=inbox).run()
+    rows = [line.split(maxsplit=2) for line in lines_of("A replay")]
+    assert first == [(call, note) for call, note, why in rows if "later runs" not in why]
+    assert made == [(call, note) for call, note, why in rows if "first run" not in why]
 
 
 async def test_the_page_has_each_function_that_a_delivery_calls(tmp_path: Path) -> None:

@@ -116,7 +116,7 @@ async def test_a_diagnosis_counts_what_a_recovery_passes(listed: str, order: str
             assert looked.healthy is (undelivered == 0), looked.problems
             await world.recover(world.receiver())
         outside = await world.basiq.webhooks.diagnose(world.webhook_id)
-        assert (outside.undelivered, outside.by_status[204], outside.by_status[503]) == (1, 12, 2)
+        assert (outside.undelivered, outside.attempts.by_status[204], outside.attempts.by_status[503]) == (1, 12, 2)
 
 
 @each_form
@@ -131,7 +131,7 @@ async def test_a_url_that_refuses_everything_is_named_though_a_recovery_has_hand
         await world.fake.advance(minutes=4)
         assert (await world.recover(world.handle, inbox=world.inbox, everything=True)).finished
         looked = await world.basiq.webhooks.diagnose(world.webhook_id, inbox=world.inbox)
-        assert (looked.refused, [each.code for each in looked.problems]) == (401, ["refused"])
+        assert (looked.attempts.refused, [each.code for each in looked.problems]) == (401, ["refused"])
         # Eight at each end of the list. What was delivered is remembered.
         assert looked.look.read_by_id == (0 if listed == "objects" else 8)
 

@@ -252,14 +252,18 @@ async def test_a_run_waits_for_an_inbox_that_does_not_say_what_it_knows(
 
 @virtual.clocked
 async def test_stop_does_not_wait_for_an_inbox_that_is_away() -> None:
-    class AwayAtFirst(MemoryInbox):
+    class AwayLater(MemoryInbox):
+        is_away = False
+
         async def note(self, name: str) -> str | None:
-            if name.startswith("reading"):
+            if self.is_away and name.startswith("reading"):
                 raise InboxError("away")
             return await super().note(name)
 
     async with history(3) as h:
-        replay = h.replay(Recorder(), inbox=AwayAtFirst())
+        replay = h.replay(Recorder(), inbox=(inbox := AwayLater()))
+        await replay.run()
+        inbox.is_away = True
         running = asyncio.create_task(replay.run())
         await asyncio.sleep(300)
         replay.stop()

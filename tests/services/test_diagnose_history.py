@@ -48,8 +48,8 @@ async def test_the_first_messages_are_looked_at_and_a_part_is_never_well(order: 
         if order == "newest-first":
             assert {"failing", "undelivered"} <= codes(found)
             assert found.undelivered == 60
-            assert found.last_success is not None
-            assert found.look.latest >= found.last_success
+            assert found.attempts.last_success is not None
+            assert found.look.latest >= found.attempts.last_success
         else:
             assert codes(found) == {"partial"}
 
@@ -286,7 +286,7 @@ async def test_what_the_service_handled_is_no_failure_among_the_attempts_of_a_da
         w.fake.fail_deliveries(status=401)
         await w.fake.emit("user.created")
         found = await w.basiq.webhooks.diagnose(w.webhook_id, inbox=inbox)
-        assert (found.failed_share, found.by_status) == (0.1, {204: 9, 401: 1})
+        assert (found.attempts.failed_share, found.attempts.by_status) == (0.1, {204: 9, 401: 1})
         assert codes(found) == {"undelivered"}
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import attrs
 import pytest
@@ -25,11 +25,25 @@ from basiq_async import (
     Problem,
     Webhook,
 )
+from basiq_async._work.failing import FailingType
 from basiq_async.receiver import Delivery, MemoryInbox, SecretFile, UnknownEventTypeWarning, WebhookReceiver
 from basiq_async.receiver.protocol import Waiting, inbox_key
 from basiq_async.services._diagnosis_data import _Attempts  # private: thousands of messages pass in a moment
-from basiq_async.services.coverage import Activity, Coverage, coverage_note  # private: what a recovery notes
-from basiq_async.services.diagnosis import Lacking, Look, cool_off_left, describe_waiting, matches
+from basiq_async.services.coverage import (  # private: what a recovery notes
+    Activity,
+    Coverage,
+    Inactivity,
+    coverage_note,
+)
+from basiq_async.services.diagnosis import (
+    Attempts,
+    Lacking,
+    Look,
+    ProblemCode,
+    cool_off_left,
+    describe_waiting,
+    matches,
+)
 from tests.services.conftest import Basiq
 from tests.support import virtual
 from tests.support.deliveries import SECRET, taking
@@ -93,8 +107,8 @@ async def test_a_webhook_that_works_has_no_problem() -> None:
     found = await diagnose(messages=[good], events=[event(1)])
     assert found.healthy
     assert found.problems == ()
-    assert (found.status, found.cool_off_left, found.failed_share) == ("active", 0.0, 0.0)
-    assert found.last_success == NOW - timedelta(hours=1)
+    assert (found.status, found.cool_off_left, found.attempts.failed_share) == ("active", 0.0, 0.0)
+    assert found.attempts.last_success == NOW - timedelta(hours=1)
     assert (found.endpoint, found.look.items, found.look.complete) == (None, 2, True)
 
 
@@ -158,15 +172,15 @@ async def test_attempts_that_failed_lately_for_what_is_still_undelivered_are_tol
             message(4),
         ]
     )
-    assert found.failed_share == pytest.approx(1 / 3)  # the first message was retried, and delivered
+    assert found.attempts.failed_share == pytest.approx(1 / 3)  # the first message was retried, and delivered
     assert found.undelivered == 2
     assert codes(found) == ["failing", "undelivered"]
     assert "33%" in found.problems[0].text
-    assert found.by_status == {None: 2}, "a success had a response"
-    assert found.last_success == NOW - hour
-    assert found.first_failure == NOW - hour / 2
-    assert found.oldest_undelivered == NOW - days
-    assert found.disabled_at is None
+    assert found.attempts.by_status == {None: 2}, "a success had a response"
+    assert found.attempts.last_success == NOW - hour
+    assert found.attempts.first_failure == NOW - hour / 2
+    assert found.attempts.oldest_undelivered == NOW - days
+    assert found.attempts.disabled_at is None
 
 
 @pytest.mark.parametrize("known", [False, True], ids=["missed", "recovered"])
@@ -189,18 +203,18 @@ async def test_deliveries_that_are_all_refused_are_a_problem_also_where_a_recove
         message(3, tried(11, "Success", 204)),
     ]
     found = await diagnose(messages=messages, inbox=inbox)
-    assert found.refused == (status if named else None)
+    assert found.attempts.refused == (status if named else None)
     assert [each.about for each in found.problems if each.code == "refused"] == ([status] if named else [])
     assert ("undelivered" in codes(found)) is (not known)
     messages.append(message(4, tried(6, "Success", 204)))
-    assert (await diagnose(messages=messages, inbox=inbox)).refused is None
+    assert (await diagnose(messages=messages, inbox=inbox)).attempts.refused is None
 
 
 async def test_a_webhook_whose_failures_were_all_retried_well_is_healthy() -> None:
     hour = timedelta(hours=1)
     found = await diagnose(messages=[message(n, attempt("Failed", hour), attempt("Success", hour)) for n in range(5)])
     assert found.healthy
-    assert (found.failed_share, found.by_status) == (0.0, {None: 5})
+    assert (found.attempts.failed_share, found.attempts.by_status) == (0.0, {None: 5})
 
 
 async def test_what_is_unrecoverable_stays_a_problem_until_it_is_acknowledged() -> None:
@@ -383,12 +397,12 @@ HOOK = Webhook("w", "https://x.example", "active", ("user.created",))
 BORDERS: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ("clock", {"clock_lead": 300.0}, {"clock_lead": 300.5}),
     ("clock", {"clock_lead": -300.0}, {"clock_lead": -300.5}),
-    ("failing", {"failed_share": 0.1}, {"failed_share": 0.11}),
+    ("failing", {"attempts": Attempts(failed_share=0.1)}, {"attempts": Attempts(failed_share=0.11)}),
     ("waiting", {"waiting": Waiting(count=1, age=300.0)}, {"waiting": Waiting(count=1, age=300.5)}),
     ("endpoint-refuses", {"endpoint": EndpointCheck(200)}, {"endpoint": EndpointCheck(199)}),
     ("endpoint-refuses", {"endpoint": EndpointCheck(299)}, {"endpoint": EndpointCheck(300)}),
     ("endpoint-unreachable", {}, {"endpoint": EndpointCheck(None, "no listener is there")}),
-    ("refused", {}, {"refused": 404}),
+    ("refused", {}, {"attempts": Attempts(refused=404)}),
     ("undelivered", {}, {"undelivered": 1}),
     ("unknown", {}, {"look": Look(unknown=1)}),
     ("unknown-activity", {}, {"look": Look(unknown_reach=datetime(2026, 1, 1, tzinfo=UTC))}),
@@ -408,12 +422,48 @@ def test_each_problem_begins_at_its_border(code: str, well: dict[str, Any], wron
     assert (codes(found), found.healthy) == ([code], False)
 
 
+BEGAN = datetime(2026, 1, 1, tzinfo=UTC)
+SINCE: dict[ProblemCode, dict[str, Any]] = {
+    "disabled": {
+        "webhook": Webhook("w", HOOK.url, "inactive", ("user.created",)),
+        "attempts": Attempts(disabled_at=BEGAN),
+    },
+    "failing": {
+        "attempts": Attempts(failed_share=1.0, first_failure=BEGAN, oldest_undelivered=BEGAN - timedelta(days=1))
+    },
+    "refused": {"attempts": Attempts(refused=401, oldest_undelivered=BEGAN)},
+    "undelivered": {"undelivered": 1, "attempts": Attempts(oldest_undelivered=BEGAN)},
+    "never-sent": {"never_sent": 2, "look": Look(unsent={"a": (BEGAN, NOW), "b": (NOW, NOW), "c": None})},
+    "unrecorded": {"unrecorded": 1, "look": Look(lacking=Lacking(first=BEGAN))},
+    "quarantined": {"quarantined": 1, "quarantined_since": BEGAN},
+    "waiting": {"waiting": Waiting(count=1, age=900.0), "look": Look(at=BEGAN + timedelta(minutes=15))},
+    "deferred-failing": {"failing_types": (FailingType("user.created", 1, BEGAN, "no"),)},
+    "unrecoverable": {"unrecoverable": (Inactivity(BEGAN),)},
+}
+"""What tells since when each problem is there."""
+NEVER_SINCE: set[ProblemCode] = {
+    "clock", "forbidden", "pending", "not-joined", "no-event-types", "retired-event-types", "unknown-event-types",
+    "unhandled-event-types", "unsubscribed-event-types", "endpoint-unreachable", "endpoint-refuses", "no-secret",
+    "unknown", "unknown-activity", "unreadable", "partial", "joined-later", "unread",
+}  # fmt: skip
+"""What is so at the time of the look, and nothing tells since when."""
+
+
+@pytest.mark.parametrize("code", get_args(ProblemCode))
+def test_a_problem_tells_since_when_it_is_there(code: ProblemCode) -> None:
+    assert (code in SINCE) != (code in NEVER_SINCE), "add what tells it, or say that nothing does"
+    if code in SINCE:
+        (problem,) = Diagnosis(**{"webhook": HOOK, "cool_off_left": 0.0, **SINCE[code]}).problems
+        assert (problem.code, problem.since) == (code, BEGAN)
+
+
 def test_a_diagnosis_of_nothing_has_no_problem_and_counts_nothing() -> None:
     found = attrs.asdict(Diagnosis(HOOK, 0.0), recurse=False)
-    assert {name for name, value in found.items() if value} == {"webhook", "look", "types", "waiting"}
+    assert {name for name, value in found.items() if value} == {"webhook", "look", "types", "waiting", "attempts"}
+    assert found["attempts"] == Attempts()
     assert found["waiting"] == Waiting()
     assert attrs.astuple(found["look"], recurse=False) == (
-        0, None, None, True, 0, 0, (), 0, None, Lacking(), (), (), {},
+        None, 0, None, None, True, 0, 0, (), 0, None, Lacking(), (), (), {},
     )  # fmt: skip
     assert attrs.astuple(found["types"]) == ((),) * 4
     assert Diagnosis(HOOK, 0.0).status == "active"
@@ -491,7 +541,7 @@ def test_what_was_never_sent_is_explained_by_what_is_seen_else_by_each_cause(
     fields = {"id": "w", "status": "active", "subscribedEvents": ["user.created", "user.updated"], **webhook}
     hook = attrs.evolve(HOOK, status=fields["status"], raw=fields)
     unsent = {"user.updated": (FIRST, LAST), "user.created": None}
-    found = Diagnosis(hook, 0.0, never_sent=3, disabled_at=disabled_at, look=Look(unsent=unsent))
+    found = Diagnosis(hook, 0.0, never_sent=3, attempts=Attempts(disabled_at=disabled_at), look=Look(unsent=unsent))
     problem = next(each for each in found.problems if each.code == "never-sent")
     shown = "user.created, user.updated from 2026-01-01 00:00 UTC to 2026-01-02 00:00 UTC"
     assert f"3 events of the last 7 days never became a message: {shown}{text}" in problem.text
@@ -563,7 +613,7 @@ async def noted(coverage: Coverage) -> MemoryInbox:
 
 
 def test_the_texts_of_refused_deliveries_say_what_that_usually_is() -> None:
-    secret, path = (str(Diagnosis(HOOK, 0.0, refused=status).problems[0]) for status in (401, 404))
+    secret, path = (str(Diagnosis(HOOK, 0.0, attempts=Attempts(refused=status)).problems[0]) for status in (401, 404))
     assert "responded 401" in secret
     assert "does not have the secret that the webhook has by now" in secret
     assert "responded 404" in path
@@ -653,4 +703,4 @@ async def test_when_the_webhook_was_disabled_is_the_end_of_a_message_after_its_l
         ("active", 60, None),
     ):
         found = await diagnose(status=status, messages=[*ends, tried(last_sign, 1, 4)])
-        assert found.disabled_at == (None if at is None else NOW - timedelta(hours=at))
+        assert found.attempts.disabled_at == (None if at is None else NOW - timedelta(hours=at))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import TYPE_CHECKING, cast
 
 import attrs
@@ -81,11 +81,12 @@ class Handling:
     """How the messages of a job are handled, and the record of what was.
 
     value: the target as it was passed, or made of a function.
-    calls: those of the inbox, in which each message is claimed. None if the target, or the caller, has the record.
+    calls: those of the inbox, in which each message is claimed. None if the target has the record.
     receiver: the target, if it is a receiver.
     again: the name under which events are handled again, whatever the inbox knows of them.
     inbox: the inbox, if the ``record`` is one.
     job: the id of a job that posts: what it posted is not handled, and has keys of its own. None for any other.
+    accepts_type: whether the receiver has a handler for an event type; None for a target without handlers.
     """
 
     value: Target | WebhookReceiver | SessionHandler
@@ -96,6 +97,7 @@ class Handling:
     inbox: Inbox | None = attrs.field(init=False)
     record: Record = attrs.field(init=False)
     job: str | None = attrs.field(init=False)
+    accepts_type: Callable[[str], bool] | None = attrs.field(init=False)
 
     @inbox.default
     def _find_inbox(self) -> Inbox | None:
@@ -109,9 +111,8 @@ class Handling:
     def _find_job(self) -> str | None:
         return self.value._job if isinstance(self.value, HttpTarget) else None
 
-    @property
-    def accepts_type(self) -> Callable[[str], bool] | None:
-        """Whether the receiver has a handler for an event type; None for a target without handlers."""
+    @accepts_type.default
+    def _find_accepts_type(self) -> Callable[[str], bool] | None:
         return None if self.receiver is None else self.receiver.accepts_type
 
     def key_of(self, key: str) -> str:
@@ -120,16 +121,16 @@ class Handling:
             return key_of_repeat(self.again, key)
         return key if self.job is None else key_of_post(self.job, key)
 
-    async def known(self, keys: Sequence[str]) -> Collection[str]:
+    def known(self, keys: Sequence[str]) -> Awaitable[Collection[str]]:
         """Return those of the keys of events that are recorded, or were posted: they are not passed to the handler."""
-        if self.again is not None:
-            repeats = {self.key_of(key): key for key in keys}
-            return {repeats[each] for each in await self.record.known([*repeats])}
-        if self.job is None or self.inbox is None:
-            return await self.record.known(keys)
-        own = {key_of_post(self.job, key): key for key in keys}
-        found = await self.inbox.known([*keys, *own])
-        return {own.get(each, each) for each in found}
+        if self.again is None and self.job is None:
+            return self.record.known(keys)
+        return self._known_to_job(keys)
+
+    async def _known_to_job(self, keys: Sequence[str]) -> Collection[str]:
+        own = {self.key_of(key): key for key in keys}
+        asked = [*own] if self.job is None else [*keys, *own]
+        return {own.get(each, each) for each in await self.record.known(asked)}
 
     def open(self, *, timeout: float = CALL, lease: float = LEASE, quarantined: bool = False) -> Target:
         """Return the target of a run. ``timeout`` limits each call of the inbox; both are in seconds.
@@ -156,11 +157,8 @@ class Handling:
         )
 
 
-def choose_handling(value: AnyTarget, inbox: Inbox | None, *, is_recorded: bool = False) -> Handling:
-    """Return how the messages for a ``target`` argument of any form are handled. Raises ``ConfigurationError``.
-
-    ``is_recorded``: the caller has a record, so that a target needs neither an inbox nor a record of its own.
-    """
+def choose_handling(value: AnyTarget, inbox: Inbox | None) -> Handling:
+    """Return how the messages for a ``target`` argument of any form are handled. Raises ``ConfigurationError``."""
     if inbox is not None and not isinstance(inbox, Inbox):
         raise ConfigurationError("inbox must be an inbox, such as SQLiteInbox(path)")
     if isinstance(value, WebhookReceiver):
@@ -169,15 +167,13 @@ def choose_handling(value: AnyTarget, inbox: Inbox | None, *, is_recorded: bool 
     if is_target and isinstance(value, BulkTarget):
         if inbox is not None:
             raise ConfigurationError(f"a {type(value).__name__} is its own record: pass no inbox")
-        if not is_recorded and not isinstance(value, Record):
+        if not isinstance(value, Record):
             raise ConfigurationError(
                 f"a {type(value).__name__}, which has flush(), must be its own record: give it known(), note() and "
                 "set_note(). Or drop flush(), write in deliver(), and pass an inbox"
             )
         return Handling(value, None)
     handler = cast(Target, value) if is_target else _read_function(cast(Handler, value), inbox)
-    if inbox is None and is_recorded and isinstance(handler, Target):
-        return Handling(handler, None)
     if inbox is None:
         raise ConfigurationError(
             "the replay needs an inbox, which records what was handled: the inbox of the live service, so that both "
