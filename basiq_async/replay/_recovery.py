@@ -139,6 +139,8 @@ class RecoveryRun:
     _on_plan: Callable[[RecoveryPlan], object] = attrs.field(default=lambda plan: logger.warning("%s", plan))
     """Called before a first recovery passes anything to the handler."""
     _passed_over: int = 0
+    _began: datetime | None = None
+    """Since when the inbox has recorded live deliveries, by its clock."""
     _before_joining: int = 0
     _last_before_joining: datetime | None = None
     _unknown: int = 0
@@ -234,6 +236,8 @@ class RecoveryRun:
             if activity.untold:  # what the list does not tell may have ended the webhook since the last recovery
                 surely_active = surely_active and activity.first_end(coverage.read_up_to) is None
             self._details = None
+            if self._passed_over and (two_clocks := job.api.find_second_clock(self._began)) is not None:
+                logger.warning("%s", two_clocks)
             at_service = await self._count_at_service()
             quarantined, oldest = await self._calls.sum_up_quarantine(handling.job)
             return Recovery(
@@ -338,6 +342,7 @@ class RecoveryRun:
     ) -> Reading[Message]:
         """Return the messages to pass to the handler: those that were not delivered, as far as the inbox can tell."""
         recording = await find_recording(self._calls, self._job.admission.noted, self._webhook_id)
+        self._began = recording.since
         since, back_to, unwanted = recording.since, coverage.read_back_to(now), self._find_unwanted(coverage, now)
         if self._details is None:
             self._details = self._history.make_details()

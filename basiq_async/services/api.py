@@ -32,6 +32,8 @@ T = TypeVar("T")
 
 MOST_A_PAGE = 500
 """The maximum size of a page, the parameter ``limit`` (the vendor's reference)."""
+_SKEW = timedelta(minutes=5)
+"""How far two clocks may differ."""
 _JSON_ACCEPTED = {"accept": "application/json"}
 _JSON_SENT = {**_JSON_ACCEPTED, "content-type": "application/json"}
 
@@ -84,6 +86,16 @@ class Api:
         text, at = self._dated
         date = parse_date(text)
         return LoopClock().now() if date is None else date + timedelta(seconds=time.monotonic() - at)
+
+    def find_second_clock(self, began: datetime | None) -> str | None:
+        """Return what is wrong if an inbox began later than it is by the clock of a fake; None if it is none."""
+        if began is None or clock_of(self.transport) is None or began <= self.now() + _SKEW:
+            return None
+        return (
+            f"the fake's clock is at {self.now():%Y-%m-%d %H:%M} UTC, and the inbox began at {began:%Y-%m-%d %H:%M} by "
+            "another clock, so what Basiq delivered seems older than the inbox: let both go by one clock, "
+            "WebhookReceiver(..., inbox=MemoryInbox(clock=fake.clock), clock=fake.clock)"
+        )
 
     def clock_lead(self) -> float:
         """Return by how many seconds this machine's clock is ahead of Basiq's; 0 before the first response.

@@ -416,3 +416,33 @@ async def test_what_was_delivered_before_a_webhook_joined_is_counted_until_it_is
     assert (found.finished, found.before_joining, found.passed_over) == (True, 0, 4)
     assert "joined-later" not in [each.code for each in
                                   (await s.basiq.webhooks.diagnose(new, receiver=s.receiver())).problems]  # fmt: skip
+
+
+@pytest.mark.parametrize("has_one_clock", [False, True])
+async def test_a_rehearsal_with_two_clocks_is_told_how_to_have_one(
+    has_one_clock: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Something else than the service said 200: only by one clock is that later than the inbox."""
+    fake, got = FakeBasiq(clock=ManualClock(datetime(2026, 1, 5, tzinfo=UTC))), []
+    webhook_id = fake.add_webhook(URL, ["user.created"])
+    clock: dict[str, Any] = {"clock": fake.clock} if has_one_clock else {}
+    receiver = WebhookReceiver(
+        fake.secret(webhook_id), webhook_id=webhook_id, inbox=MemoryInbox(**clock), deferred=False, **clock
+    )
+
+    @receiver.on("*")
+    async def handle(delivery: Delivery) -> None:
+        got.append(delivery.event_id)
+
+    async def accept(headers: Any, body: bytes) -> int:
+        return 200
+
+    fake.route(URL, accept)
+    async with receiver, BasiqClient(fake.api_key, transport=InMemoryTransport(fake)) as basiq:
+        await fake.advance(minutes=10)
+        await fake.emit("user.created")
+        await fake.advance(minutes=5)
+        found = await recover(basiq, webhook_id, receiver, inbox=receiver.inbox)
+    assert (len(got), found.passed_over) == ((1, 0) if has_one_clock else (0, 1))
+    advice = "WebhookReceiver(..., inbox=MemoryInbox(clock=fake.clock), clock=fake.clock)"
+    assert (advice in caplog.text) is not has_one_clock
