@@ -5,15 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from typing import Any, Protocol, TypeAlias, TypeVar
-
-import attrs
+from typing import Any, TypeAlias, TypeVar
 
 from ..models import Message
 from ._report import OnProgress, Plan, Report
 from ._sources import EXPIRED, Batch, MessageSource, is_expired
 from ._tally import ResumePointNotes, RunSettings, Tally, make_attempts, record_within
-from .targets._base import ALONE, BUSY, Target
+from .targets._base import ALONE, BUSY, STOPPED, End, Target
 
 T = TypeVar("T")
 _MOST_AT_ONCE = 1_024
@@ -24,21 +22,10 @@ Item: TypeAlias = tuple[Message, Batch[Any], Exception | None]
 """A message, its page, and the error with which it fails at once."""
 
 
-@attrs.define(eq=False)
-class Failed:
-    """A message that is to be quarantined, its page, and the text of its error."""
-
-    message: Message
-    batch: Batch[Any]
-    error: str
-
-
-class Recorder(Protocol):
-    """Quarantines the messages of a run that failed. The target records what it handles."""
-
-    async def record(self, failed: Sequence[Failed]) -> None:
-        """Quarantine messages durably. Raises if that is not certain. Safe to repeat."""
-        ...
+Failed: TypeAlias = tuple[Message, Batch[Any], str]
+"""A message that is to be quarantined, its page, and the text of its error."""
+Quarantine: TypeAlias = Callable[[Sequence[Failed]], Awaitable[None]]
+"""Quarantines messages durably. Raises if that is not certain. Safe to repeat."""
 
 
 class _Queue:
@@ -144,20 +131,20 @@ class _Queue:
         await self._changed.wait()
 
 
-class _Recording:
-    """Quarantines what failed, one recording after the other, and notes resume points.
+class _Failures:
+    """Quarantines what failed, one call after the other, and notes resume points.
 
     The last failures in a row are held back until a message succeeds or the run ends: if they end the run, the
     messages were not tried with a target that works.
     """
 
-    def __init__(self, recorder: Recorder, resume_points: ResumePointNotes, settings: RunSettings) -> None:
-        self._recorder, self._resume_points, self._seconds = recorder, resume_points, settings.record_timeout
+    def __init__(self, quarantine: Quarantine, resume_points: ResumePointNotes, settings: RunSettings) -> None:
+        self._quarantine, self._resume_points, self._seconds = quarantine, resume_points, settings.record_timeout
         self._holds_back = settings.max_failures is not None
         self._due: list[Failed] = []
         self._recent: list[Failed] = []
         self._is_running = self._is_stopped = False
-        self._broken = False  # whether a recording failed. Then nothing more is recorded
+        self._broken = False  # whether a call failed. Then nothing more is quarantined
 
     def add(self, failed: Failed) -> None:
         """Have a message quarantined with the next ones."""
@@ -178,7 +165,7 @@ class _Recording:
         return not self._is_running and (bool(self._due) or self._resume_points.is_due)
 
     def stop(self) -> None:
-        """Begin no more recordings but the last one."""
+        """Make no more calls but the last one."""
         self._is_stopped = True
 
     async def record(self) -> Exception | None:
@@ -211,15 +198,15 @@ class _Recording:
         """Record once. If it is cancelled, the next one has the same messages."""
         due, self._due = self._due, []
         try:
-            error = await record_within(self._seconds, lambda: self._recorder.record(due))
+            error = await record_within(self._seconds, lambda: self._quarantine(due))
         except asyncio.CancelledError:
             self._due[:0] = due
             raise
         if error is not None:
             self._broken = True
             return error
-        for each in due:
-            each.batch.mark_done()
+        for _, batch, _ in due:
+            batch.mark_done()
         return None
 
 
@@ -240,7 +227,7 @@ class Engine:
         source: MessageSource,
         *,
         target: Target,
-        recorder: Recorder,
+        quarantine: Quarantine,
         settings: RunSettings,
         note_resume_point: Callable[[str], Awaitable[None]] | None = None,
         begin_end: Callable[[bool], float | None] = lambda alone: None,
@@ -253,8 +240,8 @@ class Engine:
 
         self._tally = Tally(source, self._attempts, settings)
         self._queue = _Queue(self._tally, settings, wait)
-        self._recording = _Recording(
-            recorder, ResumePointNotes(source, note_resume_point, settings.record_timeout), settings
+        self._failures = _Failures(
+            quarantine, ResumePointNotes(source, note_resume_point, settings.record_timeout), settings
         )
         self._stopped = False
 
@@ -269,7 +256,7 @@ class Engine:
         """Begin no more messages. ``run`` returns when the messages under way are finished and recorded."""
         self._stopped = True
         self._attempts.stop()
-        self._recording.stop()
+        self._failures.stop()
         self._queue.stop()
 
     async def _work(self) -> None:
@@ -284,7 +271,7 @@ class Engine:
         self.stop()
         try:
             self._tally.skipped[BUSY] += self._queue.leave_held()
-            if (error := await self._recording.end()) is not None:
+            if (error := await self._failures.end()) is not None:
                 self._fail(error)
         finally:
             await self._tally.source.aclose()
@@ -306,21 +293,16 @@ class Engine:
     async def _handle(self, message: Message, batch: Batch[Any], error: Exception | None) -> None:
         """Hand a message to the target, and count how that ended."""
         try:
-            reason = EXPIRED if error is None and is_expired(message) else None
-            if error is None and reason is None:
-                ending = await self._attempts.deliver(message)
-                if ending is None:
-                    return
-                reason, error = ending
-            if error is not None:
-                self._count_failure(message, batch, error)
-            elif reason in (BUSY, ALONE):
+            end: End = error or (EXPIRED if is_expired(message) else await self._attempts.deliver(message))
+            if isinstance(end, Exception):
+                self._count_failure(message, batch, end)
+            elif end in (BUSY, ALONE):
                 self._queue.give_back()
-                (self._queue.busy if reason == BUSY else self._queue.alone).append((message, batch, None))
+                (self._queue.busy if end == BUSY else self._queue.alone).append((message, batch, None))
                 self._queue.release()
-            else:
-                self._count_success(batch, reason)
-            if self._recording.is_due and (error := await self._recording.record()) is not None:
+            elif end != STOPPED:
+                self._count_success(batch, end)
+            if self._failures.is_due and (error := await self._failures.record()) is not None:
                 self._fail(error)
         except Exception as exc:
             self._fail(exc)
@@ -332,7 +314,7 @@ class Engine:
         else:
             self._tally.skipped[reason] += 1
             self._queue.give_back()
-        self._recording.settle_recent()
+        self._failures.settle_recent()
         batch.mark_done()
         self._queue.release()
 
@@ -344,13 +326,13 @@ class Engine:
                 self._fail(end)
             return  # the run ends in front of it
         if self._settings.on_error == "quarantine":
-            self._recording.add(Failed(message, batch, text))
+            self._failures.add((message, batch, text))
         else:
             self._tally.given_up += 1
             batch.keep_unread()
         self._queue.release()
         if end is not None:
-            self._recording.forget_recent()
+            self._failures.forget_recent()
             self._fail(end)
 
     def _fail(self, error: Exception) -> None:

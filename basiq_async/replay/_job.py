@@ -25,7 +25,7 @@ from ..filters import Filter, filter_text
 from ..hooks import chain_hooks
 from ._admission import Admission
 from ._engine import Engine
-from ._records import QuarantineRecorder, RetryTarget
+from ._quarantine import QuarantineWriter, RetryTarget
 from ._report import OnProgress, Plan, Report
 from ._service import check_repeat
 from ._sources import MessageSource, Source
@@ -195,7 +195,7 @@ class Job:
         else:
             # A receiver records itself what it tries again.
             calls = None if retries and handling.receiver is not None else handling.calls
-            recorder = QuarantineRecorder(calls, handling.key_of, self.api.now)
+            writer = QuarantineWriter(calls, handling.key_of, self.api.now)
 
             def begin_end(alone: bool) -> float:
                 if isinstance(inner, (Shared, ReceiverTarget)):
@@ -205,7 +205,7 @@ class Job:
             engine = Engine(
                 source,
                 target=target,
-                recorder=recorder,
+                quarantine=writer.write,
                 settings=settings,
                 note_resume_point=note_resume_point,
                 begin_end=begin_end,

@@ -30,7 +30,7 @@ from ._reading import Reading
 from ._sources import Batch
 from ._throttle import LONGEST_ERROR, Attempts, ends_run
 from ._where import SUBMITTED
-from .targets._base import ALONE, BUSY
+from .targets._base import ALONE, BUSY, STOPPED
 
 logger = logging.getLogger("basiq_async.replay")
 
@@ -40,7 +40,7 @@ _MOST_FAILURES = 100
 
 
 @attrs.frozen
-class ListedPage:
+class PageToDo:
     """A page as it was listed. ``keys``: of the messages to pass to the handler, which the inbox did not know then.
 
     count: how many these are, with those that will fail at once. ``known``: how many the inbox knew.
@@ -90,7 +90,7 @@ class Pages:
     async def _read(self) -> Reading[Message]:
         return (await self._history.open(counts_only=True))[0]
 
-    async def listed(self) -> AsyncGenerator[ListedPage]:
+    async def listed(self) -> AsyncGenerator[PageToDo]:
         """Yield each page of the list, in its order. It ends early at a link that has expired."""
         moment = datetime.now(UTC)
         async with self._begun(), aclosing(await self._read()) as reading:
@@ -109,7 +109,7 @@ class Pages:
                 keys, link = [key for key, _ in self._to_do(batch)], reading.relative(url)
                 text = self._seal.seal(_VERSION, self._name, link, moment.isoformat())
                 count = len(keys) + len(batch.errors)
-                yield ListedPage(text, keys, count, reading.known_count - known)
+                yield PageToDo(text, keys, count, reading.known_count - known)
                 if page.error is not None:
                     raise page.error
                 seen.add(hash(url))
@@ -132,9 +132,42 @@ class Pages:
                 todo = self._to_do(batch)
             if not todo:
                 return
-            self._attempts = self._attempts or self._job.make_attempts()
-            work = _PageWork(self._attempts, self._places, todo)
-            await work.pass_to_handler()
+            await self._pass_to_handler([message for _, message in todo])
+
+    async def _pass_to_handler(self, messages: Sequence[Message]) -> None:
+        """Pass all at once to the handler, as many as there are places. What another worker holds is left to it.
+
+        Left is also what was under way when a process was killed: the last run passes it to the handler alone.
+        """
+        attempts = self._attempts = self._attempts or self._job.make_attempts()
+        in_a_row, errors = 0, list[Exception]()
+
+        async def deliver(message: Message) -> None:
+            nonlocal in_a_row
+            try:
+                end = await attempts.deliver(message)
+            finally:
+                self._places.release()
+            if not isinstance(end, Exception):
+                in_a_row = in_a_row if end in (BUSY, ALONE, STOPPED) else 0
+            elif ends_run(end):
+                errors.append(end)
+            else:
+                in_a_row += 1
+                why = printable(failure_text(hide_parameters(end), longest=LONGEST_ERROR))
+                logger.warning("message %r failed, and is left to the last run: %s", shorten(message.id), why)
+
+        async with asyncio.TaskGroup() as group:
+            for message in messages:
+                await self._places.acquire()
+                if errors or in_a_row >= _MOST_FAILURES:
+                    self._places.release()
+                    break
+                group.create_task(deliver(message))
+        if errors:
+            raise errors[0]
+        if in_a_row >= _MOST_FAILURES:
+            logger.warning("%d messages in a row failed: the page is left to the last run", in_a_row)
 
     def _to_do(self, batch: Batch[Message]) -> list[tuple[str, Message]]:
         """Return what a page has for the handler, by key: not what fails at once, and what has no handler."""
@@ -163,55 +196,6 @@ class Pages:
             yield
         finally:
             self._job.under_way -= 1
-
-
-class _PageWork:
-    """Passes the messages of one page to the handler, by their keys in the inbox."""
-
-    def __init__(self, attempts: Attempts, places: asyncio.Semaphore, todo: Sequence[tuple[str, Message]]) -> None:
-        self._attempts, self._places, self._todo = attempts, places, todo
-        self._in_a_row = 0
-        self._error: Exception | None = None
-
-    async def pass_to_handler(self) -> None:
-        """Pass all at once to the handler, as many as there are places. What another worker holds is left to it.
-
-        Left is also what was under way when a process was killed: the last run passes it to the handler alone.
-        """
-        async with asyncio.TaskGroup() as group:
-            for _, message in self._todo:
-                await self._places.acquire()
-                if self._is_over:
-                    self._places.release()
-                    break
-                group.create_task(self._deliver(message))
-        self._end()
-
-    @property
-    def _is_over(self) -> bool:
-        return self._error is not None or self._in_a_row >= _MOST_FAILURES
-
-    def _end(self) -> None:
-        if self._error is not None:
-            raise self._error
-        if self._in_a_row >= _MOST_FAILURES:
-            logger.warning("%d messages in a row failed: the page is left to the last run", self._in_a_row)
-
-    async def _deliver(self, message: Message) -> None:
-        """Pass a message to the handler, and free its place."""
-        try:
-            ending = await self._attempts.deliver(message)
-        finally:
-            self._places.release()
-        reason, error = ending or (BUSY, None)
-        if error is None:
-            self._in_a_row = self._in_a_row if reason in (BUSY, ALONE) else 0
-        elif ends_run(error):
-            self._error = self._error or error
-        else:
-            self._in_a_row += 1
-            text = failure_text(hide_parameters(error), longest=LONGEST_ERROR)
-            logger.warning("message %r failed, and is left to the last run: %s", shorten(message.id), printable(text))
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from ..models import Message
 from ._history import History
 from ._job import Job
 from ._pages import Pages
-from ._records import message_of_entry
+from ._quarantine import message_of_entry
 from ._report import OnProgress, Plan, Report, make_plan
 from ._service import accepted, count_at_service, count_held, count_quarantined, end_known_entries
 from ._sources import FixedMessages, Source

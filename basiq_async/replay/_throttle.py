@@ -16,7 +16,7 @@ from .._work.limits import limit, wait_for_event
 from .._work.tasks import cancelling
 from ..errors import ConnectionFailedError, InboxError, ReplayError, TargetError
 from ..models import Message
-from .targets._base import Target
+from .targets._base import STOPPED, End, Target
 
 logger = logging.getLogger("basiq_async.replay")
 
@@ -176,21 +176,21 @@ class Attempts:
         if self._limiter is not None:
             self._limiter.stop()
 
-    async def deliver(self, message: Message) -> tuple[str | None, Exception | None] | None:
+    async def deliver(self, message: Message) -> End:
         """Hand a message to the target: once, and again if the target asks for a pause, or is down.
 
-        Return the reason for which there was nothing to do, and the error; None if the run stops before the message.
+        Return how that ended; ``STOPPED`` if the run stops before the message.
         """
         limiter, breaker = self._limiter, self.breaker
         tries = 0
         while True:
             entered = not breaker.closed
             if entered and not await breaker.enter():
-                return None
+                return STOPPED
             accepted = self._accepted
             try:
                 if limiter is not None and not await limiter.wait():
-                    return None
+                    return STOPPED
                 if not breaker.closed and breaker.open_until is not None:  # a pause that began meanwhile
                     continue
                 accepted = self._accepted
@@ -198,7 +198,7 @@ class Attempts:
                 async with limit(self.timeout, lambda: TargetTimeoutError(f"no result within {self.timeout:g} s")):
                     reason = await self._target.deliver(message)
                 self._accept()
-                return reason, None
+                return reason
             except asyncio.CancelledError as exc:
                 if cancelling():
                     raise
@@ -211,9 +211,9 @@ class Attempts:
                     breaker.leave()
             error = self._judge(failure, message, tries, others_succeed=self._accepted != accepted)
             if error is not None:
-                return None, error
+                return error
             if breaker.closed and await wait_for_event(breaker.stopped, self._next_pause):  # only this message waits
-                return None
+                return STOPPED
 
     def _accept(self) -> None:
         """Count a message that the target accepted. That ends an outage."""

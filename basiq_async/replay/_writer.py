@@ -10,7 +10,7 @@ from typing import Any
 from ._report import OnProgress, Plan, Report
 from ._sources import Batch, MessageSource, UnreadableMessage
 from ._tally import ResumePointNotes, RunSettings, Tally, make_attempts, record_within
-from .targets._base import BulkTarget, Target
+from .targets._base import STOPPED, BulkTarget, End, Target
 from .targets._json_lines import JSONLinesTarget
 
 _MOST_UNWRITTEN = 4_096
@@ -105,22 +105,21 @@ class PageWriter:
         for place, message in enumerate(batch.items):
             if self._stopped or self._left == 0:
                 return
-            error, reason = batch.errors.get(place), None
-            if error is None or (isinstance(self._written, JSONLinesTarget) and isinstance(message, UnreadableMessage)):
-                ending = await self._attempts.deliver(message)
-                if ending is None:
-                    return
-                reason, error = ending
-            if error is not None:
-                text, end = self._tally.count_failure(message, error)
+            end: End = batch.errors.get(place)
+            if end is None or (isinstance(self._written, JSONLinesTarget) and isinstance(message, UnreadableMessage)):
+                end = await self._attempts.deliver(message)
+            if end == STOPPED:
+                return
+            if isinstance(end, Exception):
+                text, error = self._tally.count_failure(message, end)
                 if text is not None and self._settings.on_error == "skip":
                     self._tally.given_up += 1
                     batch.keep_unread()
-                if end is not None:
-                    self._fail(end)
+                if error is not None:
+                    self._fail(error)
                     return
-            elif reason is not None:
-                self._tally.skipped[reason] += 1
+            elif end is not None:
+                self._tally.skipped[end] += 1
                 batch.mark_done()
             else:
                 self._count_accepted(batch, 1)

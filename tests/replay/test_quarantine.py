@@ -19,7 +19,7 @@ from basiq_async.receiver import (
     WebhookReceiver,
 )
 from basiq_async.receiver.protocol import ClaimStatus, inbox_key
-from basiq_async.replay._records import make_entry, message_of_entry  # private: a replay makes and reads entries
+from basiq_async.replay._quarantine import make_entry, message_of_entry  # private: a replay makes and reads entries
 from basiq_async.replay._sources import EventMessage, UnreadableMessage  # private: a reading makes them
 from tests.support import virtual
 from tests.support.deliveries import NOW, SECRET

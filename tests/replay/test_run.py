@@ -473,25 +473,23 @@ class Failing:
 @pytest.mark.parametrize(("rate", "in_one"), [(10, 1), (10_000, 100)], ids=["slowly", "quickly"])
 @virtual.clocked
 async def test_a_record_begins_at_once_and_has_all_that_failed_during_the_one_before(rate: int, in_one: int) -> None:
-    class Slow:
-        async def record(self, failed: Sequence[Failed]) -> None:
-            sizes.append(len(failed))
-            await asyncio.sleep(0.01)
+    async def quarantine(failed: Sequence[Failed]) -> None:
+        sizes.append(len(failed))
+        await asyncio.sleep(0.01)
 
     async def pages() -> AsyncGenerator[Sequence[Message]]:
         yield [Message(f"m{number}", {}) for number in range(400)]
 
     sizes: list[int] = []
     settings = RunSettings(concurrency=256, rate=rate, on_error="quarantine", max_failures=None, max_pause=1)
-    await Engine(FixedMessages(pages()), target=Failing(), recorder=Slow(), settings=settings).run()
+    await Engine(FixedMessages(pages()), target=Failing(), quarantine=quarantine, settings=settings).run()
     assert in_one / 2 <= statistics.median(sizes) <= in_one * 1.5
     assert sum(sizes) == 400
 
 
 async def test_a_record_of_failures_that_fails_ends_the_run() -> None:
-    class Full:
-        async def record(self, failed: Sequence[Failed]) -> None:
-            raise InboxError("the disk is full")
+    async def quarantine(failed: Sequence[Failed]) -> None:
+        raise InboxError("the disk is full")
 
     async def pages() -> AsyncGenerator[Sequence[Message]]:
         yield [Message(f"m{number}", {}) for number in range(40)]
@@ -499,7 +497,7 @@ async def test_a_record_of_failures_that_fails_ends_the_run() -> None:
     settings = RunSettings(concurrency=4, rate=None, on_error="quarantine", max_failures=None, max_pause=1)
     with pytest.raises(InboxError, match="the disk is full"):
         async with asyncio.timeout(PATIENCE):
-            await Engine(FixedMessages(pages()), target=Failing(), recorder=Full(), settings=settings).run()
+            await Engine(FixedMessages(pages()), target=Failing(), quarantine=quarantine, settings=settings).run()
 
 
 @virtual.clocked

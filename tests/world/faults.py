@@ -260,7 +260,7 @@ FAULTS = (
     ),
     Fault(
         "a replay counts what failed as handled",
-        "replay/_records.py",
+        "replay/_quarantine.py",
         "        await calls.quarantine(entry.key, self._token, entry)",
         "        await calls.complete(entry.key, self._token)",
     ),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 from ..._work.once import AttemptResult
 from ...models import Message
@@ -18,6 +18,10 @@ BUSY = AttemptResult.BUSY.value
 """The reason to skip a message that another worker holds."""
 ALONE = AttemptResult.ALONE.value
 """The reason to pass a message to the handler alone, at the end: it, or one beside it, killed a process."""
+STOPPED = "(the run stops)"
+"""The reason why a message was not tried: the run stops."""
+End: TypeAlias = str | Exception | None
+"""How a message ended: None if the target accepted it, the reason why there was nothing to do, or its error."""
 
 
 @runtime_checkable

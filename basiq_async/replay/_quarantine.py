@@ -1,4 +1,4 @@
-"""Record the messages of a run where its record stands."""
+"""What failed in a job: on its way into the quarantine, and out of it again."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ from .targets._shared import LEASE, new_token
 
 
 @attrs.define
-class QuarantineRecorder:
-    """Quarantines the messages of a run that failed: see ``Recorder``.
+class QuarantineWriter:
+    """Quarantines the messages of a run that failed.
 
     calls: where the failures are quarantined. None if a receiver records itself what it tries again.
     key_of: returns the key under which this job records the event of a key.
@@ -37,13 +37,13 @@ class QuarantineRecorder:
     _key_of: Callable[[str], str]
     _now: TimeSource
     _token: str = attrs.field(factory=new_token)
-    """The same for a recording that is repeated."""
+    """The same for a call that is repeated."""
 
-    async def record(self, failed: Sequence[Failed]) -> None:
-        """See ``Recorder``."""
+    async def write(self, failed: Sequence[Failed]) -> None:
+        """See ``Quarantine`` of the engine."""
         if self._calls is not None:
-            for each in failed:
-                await self._quarantine(self._calls, each.message, each.error)
+            for message, _, error in failed:
+                await self._quarantine(self._calls, message, error)
 
     async def _quarantine(self, calls: InboxCalls, message: Message, error: str) -> None:
         """Put a message into the quarantine, unless it was handled meanwhile, or another worker holds it."""
