@@ -54,7 +54,7 @@ class Polling(Showing):
         """None before the start of the first run is known."""
         self._last: StoredDelivery | None = None
         """The last entry of the quarantine that was shown."""
-        self._under_way = 0
+        self._under_way = self._unknown = 0
         self._watch = Watch()
         self._watch.begin("messages")
 
@@ -81,6 +81,7 @@ class Polling(Showing):
                         report = await self._job.run(self._watch.on_progress)
                     finally:
                         await self._show_failed(self._job)
+                    self._tell_unknown(report.skipped.get("unknown", 0))
                     return report.handled + report.failed
                 except _NotShownError:
                     return 1
@@ -92,6 +93,13 @@ class Polling(Showing):
         if failed := self._counts["failed"]:
             what = amount(failed, "message was", "messages were")
             say(f"{what} not accepted; 'basiq-async messages resend' posts again what is named")
+
+    def _tell_unknown(self, count: int) -> None:
+        """Say that Basiq does not tell of messages whether they are new, if there are more than before."""
+        if count > self._unknown:
+            what, it = amount(count, "message was", "messages were"), "it is" if count == 1 else "they are"
+            say(f"Basiq does not tell when {what} attempted, so {it} not shown; 'basiq-async messages list' has them")
+        self._unknown = count
 
     async def _make_job(self, basiq: BasiqClient, stack: AsyncExitStack) -> Replay:
         options = self._options

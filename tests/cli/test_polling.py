@@ -139,7 +139,7 @@ async def test_what_was_not_shown_comes_again(fake: FakeBasiq) -> None:
 async def test_a_token_that_expired_while_the_machine_slept_does_not_end_it(fake: FakeBasiq) -> None:
     fake.quirks = Quirks(expired_response="403")
     webhook_id = fake.seed_messages(0)
-    async with polling("--poll", webhook_id) as poller:
+    async with polling("--poll", webhook_id, "--since", "1h") as poller:
         await until(lambda: list(Path().glob("basiq-listen-*.db")))  # from which message on messages are new
         fake.expire_tokens()
         await fake.emit("user.created")
@@ -182,3 +182,19 @@ async def test_the_inbox_of_a_service_is_not_for_what_was_shown(fake: FakeBasiq)
     async with polling("--poll", webhook_id, "--inbox", "inbox.db") as program:
         code, _ = await program.end()
     assert (code, "the inbox of a service" in program.shown) == (2, True), program.shown
+
+
+async def test_a_message_is_shown_once_in_each_form_of_a_history_or_said_to_be_unknown(fake: FakeBasiq) -> None:
+    webhook_id, rows = fake.seed_messages(0), list[dict[str, Any]]()
+    *forms, untold = Quirks.each_form()
+    async with polling("--poll", webhook_id, "--since", "1h") as poller:
+        for form in forms:
+            fake.quirks = form
+            event = fake.emit("user.created")
+            rows.append(await poller.row())
+            assert rows[-1]["event_id"] == event.event_id, form
+        fake.quirks = untold
+        fake.emit("user.created")
+        await poller.hear("Basiq does not tell when 1 message was attempted, so it is not shown")
+        assert (await poller.end(signal.SIGTERM)) == (0, [])
+    assert len({row["event_id"] for row in rows}) == len(forms)

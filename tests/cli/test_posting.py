@@ -9,6 +9,8 @@ from collections.abc import Mapping
 
 import pytest
 
+from basiq_async.testing import Quirks
+
 from ..support.real_time import PATIENCE
 from .conftest import World, launched, store, wait_until
 
@@ -74,3 +76,15 @@ def test_what_a_service_acknowledges_and_has_not_handled_is_not_counted_as_handl
     (first, *_) = w.run("messages", "list", webhook_id).rows
     again = w.run("messages", "resend", webhook_id, first["id"], *to)
     assert (again.exit_code, again.row["accepted"], again.row["result"]) == (code, True, result), again.output
+
+
+def test_what_was_missed_is_posted_once_in_each_form_of_an_answer(world: World) -> None:
+    w, webhook_id = world, world.webhook()
+    line = ("recover", webhook_id, "--to", w.endpoint.url, "--secret-file", "the secret")
+    for count, form in enumerate(Quirks.each_form(), 1):
+        w.fake.quirks = form
+        w.outage(1)
+        done = w.run(*line)
+        told = "objects" in (form.attempts, form.attempts_by_id)
+        found = (done.exit_code, done.row["messages"]["handled"], done.row["unknown"], w.posted())
+        assert found == ((0, 1, 0, count) if told else (3, 0, 1, count - 1)), (form, done.output)
