@@ -6,18 +6,28 @@ import importlib
 import pkgutil
 import re
 import tomllib
+from datetime import UTC, datetime
 from email.message import Message
 from importlib.metadata import PackageNotFoundError
+from typing import get_args
 
 import pytest
 
 import basiq_async
-from basiq_async import errors
+from basiq_async import Diagnosis, EndpointCheck, Webhook, errors
+from basiq_async._work.failing import FailingType
 from basiq_async.errors import BasiqError, NotFoundError, SignatureVerificationError
+from basiq_async.receiver.protocol import Waiting
+from basiq_async.replay import Inactivity
+from basiq_async.services.diagnosis import Look, ProblemCode, TypeDifferences
 from tests.support.environment import ROOT
 
 TEXT = (ROOT / "docs" / "troubleshooting.md").read_text()
 SECTIONS = {*re.findall(r"^\((.+)\)=$", TEXT, re.MULTILINE), *re.findall(r"^#+ (.+)$", TEXT.lower(), re.MULTILINE)}
+
+CODES = re.findall(r"`([a-z-]+)`", "\n".join(re.findall(r"^\| ([^|]*`[^|]*) \|", TEXT, re.MULTILINE)))
+"""The codes of the table of causes, from its top."""
+ENDPOINT = ("no-secret", "endpoint-unreachable", "endpoint-refuses")
 
 
 def every_error() -> list[type[BasiqError]]:
@@ -103,3 +113,39 @@ def test_what_installs_by_name_is_found() -> None:
     assert INSTALLS_BY_NAME.search("pip install -q basiq_async")
     assert not INSTALLS_BY_NAME.search("pip install 'basiq-async[cli] @ git+https://GIT-HOST/PATH'")
     assert not INSTALLS_BY_NAME.search("pip install 'dist/basiq_async-0.1.0-py3-none-any.whl[cli]'")
+
+
+def test_the_causes_stand_in_the_order_in_which_doctor_names_them() -> None:
+    order = get_args(ProblemCode)
+    assert {*CODES} <= {*order}
+    assert len({*CODES}) >= 11
+    assert [order.index(each) for each in CODES] == sorted(order.index(each) for each in CODES)
+
+
+@pytest.mark.parametrize("endpoint", [(None, True), (None, False), (500, False)])
+def test_doctor_names_problems_in_the_order_of_their_codes(endpoint: tuple[int | None, bool]) -> None:
+    moment, status = datetime(2026, 1, 1, tzinfo=UTC), ("disabled", "pending-approval")
+    for each in status:
+        found = Diagnosis(
+            Webhook("w", "https://service.example/basiq", each, ()),
+            None,
+            types=TypeDifferences(("a",), ("b",), ("c",), ("d",)),
+            failed_share=1.0,
+            refused=401,
+            unrecoverable=(Inactivity(moment),),
+            endpoint=EndpointCheck(endpoint[0], "no", unsigned=endpoint[1]),
+            undelivered=1,
+            never_sent=1,
+            unrecorded=1,
+            before_joining=1,
+            quarantined=1,
+            waiting=Waiting(count=1, age=1e6),
+            failing_types=(FailingType("a", 1, moment, "no"),),
+            clock_lead=1e6,
+            not_joined=("other",),
+            look=Look(unknown=1, unreadable=1, complete=False, unknown_reach=moment),
+        )
+        codes = [problem.code for problem in found.problems]
+        missing = {"forbidden", "unread", *ENDPOINT, "disabled", "pending"} - {*codes}
+        assert codes == [code for code in get_args(ProblemCode) if code not in missing]
+        assert len({*ENDPOINT} & {*codes}) == 1
