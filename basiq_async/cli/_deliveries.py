@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from .._wire.hosts import show_url
-from .._wire.urls import VENDOR_URL, quote_segment
+from .._wire.urls import VENDOR_URL, absolute_url, quote_segment
 from ..errors import ConfigurationError
 from ._command import command
 from ._options import (
@@ -140,8 +140,10 @@ async def trigger(
         if event_id is None:
             say("no such event exists: to fetch it is a 404; --event-id, --user-id and --entity-id name what exists")
         return await _send(output, to, event_type, event_id, user_id, entity_id, message_id, secret_file)
-    if any(each is not None for each in (event_id, user_id, entity_id, message_id)):
-        raise ConfigurationError("--event-id, --user-id, --entity-id and --id require --to")
+    if any(each is not None for each in (event_id, user_id, entity_id, message_id, secret_file)):
+        raise ConfigurationError("--event-id, --user-id, --entity-id, --id and --secret-file require --to")
+    if url is not None:
+        absolute_url(url)
     if url is not None and text is not None:
         raise ConfigurationError("--text and --url cannot be used together: Basiq accepts only one of them")
     found = False

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 
 from .._redaction.text import amount, json_line
+from .._wire.urls import quote_segment
 from ..errors import BadRequestError, NotFoundError, TargetError, TransportError
 from ._command import Group
 from ._options import (
@@ -289,6 +290,8 @@ async def resend(
     from ..replay import HttpTarget
 
     code = 0
+    for message_id in message_ids:
+        quote_segment(message_id, "message id")
     async with HttpTarget(to, read_secrets(secret_file)) as target:
         for message_id in message_ids:
             message, error, result = Message(message_id, {}), None, None

@@ -17,6 +17,7 @@ import attrs
 
 from .._arguments import read_webhook_ids
 from .._wire.hosts import show_urls_in
+from .._wire.urls import quote_segment, read_endpoint
 from .._work.failures import failure_text
 from .._work.inbox_kinds import KINDS, kind_of
 from ..errors import BasiqError, ConfigurationError, InboxError
@@ -85,11 +86,20 @@ class InboxOptions:
                     await calls.look(opened.webhook_ids)
                 yield calls, None
             return
+        check_webhook_ids(self.webhook)
+        if self.to is not None:
+            read_endpoint(self.to)
         if self.inbox is None and self.webhook is None:
             raise ConfigurationError(f"--to needs --webhook, or {WEBHOOK_VARIABLE}: the record is of one webhook")
         place = self.inbox or record_file(first_of(self.webhook or ""), self.job or self.to or "")
         async with open_inbox(place, write=write) as found:
             yield InboxCalls(found, INBOX_TIMEOUT), ALL if self.to is None else posting_job(self.job or self.to)
+
+
+def check_webhook_ids(given: str | None) -> None:
+    """Raise ``ConfigurationError`` for what cannot be the id of a webhook, or several with commas."""
+    for each in read_webhook_ids(given) if given is not None else ():
+        quote_segment(each, "webhook id")
 
 
 def first_of(webhook: str) -> str:

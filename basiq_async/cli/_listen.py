@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from .._redaction.tracebacks import hide_arguments
 from .._wire.hosts import show_url
-from .._wire.urls import read_endpoint
+from .._wire.urls import quote_segment, read_endpoint
 from .._work.failures import failure_text
 from ..errors import ConfigurationError
 from ._command import command
@@ -36,15 +36,19 @@ async def listen(output: Output, options: ListenOptions) -> None:
     and with --forward-to posted with a new signature.
     """
     output.expect(RECEIVED if options.poll is None else POLLED)
+    if not options.path.startswith("/"):
+        raise ConfigurationError(f"--path must begin with a /, not {options.path!r}")
     if options.poll is not None:
+        usual = ListenOptions()
+        if (options.host, options.port, options.path) != (usual.host, usual.port, usual.path):
+            raise ConfigurationError("--host, --port and --path are for deliveries: omit them with --poll")
+        quote_segment(options.poll, "webhook id")
         from ._polling import Polling  # a replay is slow to import
 
         await Polling(output, options, options.poll).run()
         return
     if options.since is not None or options.inbox is not None:
         raise ConfigurationError("--since and --inbox require --poll")
-    if not options.path.startswith("/"):
-        raise ConfigurationError(f"--path must begin with a /, not {options.path!r}")
     await Listener(output, options).serve()
 
 

@@ -16,7 +16,16 @@ from .._redaction.text import amount
 from .._wire.hosts import show_place
 from .._work.failures import failure_text
 from ..errors import BasiqError, ConfigurationError, JobInUseError
-from ._inboxes import INBOX_TIMEOUT, Receiver, To, first_of, open_inbox, open_receiver, record_file
+from ._inboxes import (
+    INBOX_TIMEOUT,
+    Receiver,
+    To,
+    check_webhook_ids,
+    first_of,
+    open_inbox,
+    open_receiver,
+    record_file,
+)
 from ._lines import Words
 from ._options import SECONDS, EndpointSecretFile, WebhookId, above_zero, program_line, read_moment, read_secrets
 from ._output import live, say, session
@@ -144,11 +153,17 @@ def _is_shown_in_full(place: str | None) -> bool:
 
 
 def check_places(options: Any, targets: Mapping[str, str | None]) -> None:
-    """Raise ``ConfigurationError`` unless exactly one target is named, and ``--inbox`` only for ``--to``."""
+    """Check what needs neither Basiq nor the target. Raises ``ConfigurationError``.
+
+    Exactly one target must be named, and ``--inbox`` only for ``--to``.
+    """
     if sum(each is not None for each in targets.values()) != 1:
         raise ConfigurationError(f"name the target with one of {' or '.join(targets)}")
     if options.inbox is not None and options.to is None:
         raise ConfigurationError("--inbox is for --to: a receiver has its own inbox, and a file is its own record")
+    check_webhook_ids(getattr(options, "webhook_id", getattr(options, "webhook", None)))
+    if options.secret_file is not None:
+        read_secrets(options.secret_file)
 
 
 async def open_target(
