@@ -93,7 +93,7 @@ USES: dict[str, str] = {
     "sign --id a.b": 'message id must be printable ASCII, without spaces and without a "."',
     "listen --host 256.0.0.1": "cannot listen on 256.0.0.1 port 8080: Name or service not known",
     "trigger user.created --to NO_LISTENER --text x": "--text and --url are for Basiq's test messages: omit",
-    "trigger user.created --event-id e-1": "--event-id, --user-id, --entity-id and --id require --to",
+    "trigger user.created --event-id e-1": "--event-id, --user-id, --entity-id, --id and --secret-file require --to",
     "trigger user.created --url https://example.org/a --text x": "--text and --url cannot be used together:",
     "trigger user.created --to NO_LISTENER --event-id ../users": "the event id must be one segment of a path",
     "mock call advence": "there is no operation 'advence' (did you mean 'advance'?)",
