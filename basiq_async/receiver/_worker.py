@@ -149,7 +149,6 @@ class DeferredWorker:
             await asyncio.wait(set(self._running))
 
     async def _run(self, *, until_empty: bool) -> None:
-        await asyncio.sleep(0)  # an eager task would run before its owner has it
         while not self._lifecycle.closed:
             self._news.clear()
             self._more = self._more or until_empty
@@ -325,8 +324,9 @@ class DeferredWorker:
             return
         else:
             done = await self._handle(delivery, claimed)
-            if done.result in _SHOWN_BY:
-                self._breaker.count(entry.key, first=not entry.failures, failed=_SHOWN_BY[done.result])
+            if done.result is Result.HANDLED or done.result in _FAILURES:
+                has_failed = done.result in _FAILURES
+                self._breaker.count(entry.key, first=not entry.failures, failed=has_failed)
         self._has_ended = True
 
     def _read(self, entry: StoredDelivery) -> Delivery | UnreadableBodyError:
@@ -361,11 +361,5 @@ def _most_of_one(places: int) -> int:
     return max(1, min(places // 2 + 1, places - 1))
 
 
-_SHOWN_BY = {
-    Result.HANDLED: False,
-    Result.FAILED: True,
-    Result.TIMED_OUT: True,
-    Result.QUARANTINED: True,
-    Result.UNAVAILABLE: True,
-}
-"""Whether the breaker sees a failure in a result; any other one shows it nothing."""
+_FAILURES = (Result.FAILED, Result.TIMED_OUT, Result.QUARANTINED, Result.UNAVAILABLE)
+"""The results in which the breaker sees a failure. In one that is neither of these nor handled, it sees nothing."""

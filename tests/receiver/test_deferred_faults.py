@@ -172,7 +172,9 @@ async def test_a_claim_that_cannot_be_ended_is_named_and_ends_with_its_lease(
 
 
 @virtual.clocked
-async def test_an_inbox_that_is_away_at_the_start_is_asked_again_for_what_waits() -> None:
+async def test_an_inbox_that_is_away_at_the_start_is_asked_again_for_what_waits(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     handled: list[str] = []
 
     async def handle(delivery: Delivery) -> None:
@@ -188,6 +190,7 @@ async def test_an_inbox_that_is_away_at_the_start_is_asked_again_for_what_waits(
         async with receiver:
             await asyncio.sleep(150)
             assert handled == ([] if left else ["e-1"])
+            assert "deliveries that wait could not be claimed: InboxError: away" in caplog.text
             del inbox.claim_due
             await asyncio.sleep(61)
             assert handled == ["e-1"]

@@ -150,6 +150,65 @@ async def test_a_type_that_hangs_holds_little_more_than_half_of_the_places(concu
         assert "other" in world.handled
 
 
+@pytest.mark.parametrize("types", [1, 2])
+@virtual.clocked
+async def test_what_waits_is_handled_one_after_the_other_without_a_pause(types: int) -> None:
+    world = World()
+    most = now = 0
+
+    async def handle(delivery: Delivery) -> None:
+        nonlocal most, now
+        now += 1
+        most = max(most, now)
+        await world.handle(delivery)
+        now -= 1
+
+    receiver = world.receiver(handle=handle)
+    for number in range(160):
+        await world.post(receiver, f"e-{number}", TYPES[number % types])
+    async with receiver:
+        began = virtual.now()
+        while len(world.handled) < 160:
+            await asyncio.sleep(0.1)
+        assert virtual.now() - began <= 1.3 * 20 * WORK
+        assert most == 8
+        began = virtual.now()
+        await world.post(receiver, "next")
+        await asyncio.sleep(WORK + 0.02)
+        assert "next" in world.handled, "nor does one that comes then wait for the next look"
+
+
+@virtual.clocked
+async def test_a_worker_looks_once_a_second_after_it_had_something_to_do_and_ends_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    world = World()
+    looks: list[float] = []
+
+    async def claim_due(*args: Any, **options: Any) -> Any:
+        looks.append(virtual.now())
+        return await MemoryInbox.claim_due(world.inbox, *args, **options)
+
+    monkeypatch.setattr(world.inbox, "claim_due", claim_due)
+    async with world.receiver() as receiver:
+        await world.post(receiver, "e-1")
+        await asyncio.sleep(30)
+        assert 28 <= len(looks) <= 34
+        closing = virtual.now()
+    assert virtual.now() == closing
+
+
+@virtual.clocked
+async def test_an_inbox_that_keeps_nothing_is_not_asked_for_what_waits(caplog: pytest.LogCaptureFixture) -> None:
+    class Plain(MemoryInbox):
+        store = None  # type: ignore[assignment]
+
+    inbox = Plain(clock=virtual.clock)
+    async with WebhookReceiver(SECRET, inbox=inbox, webhook_id="w1", clock=virtual.clock):
+        await asyncio.sleep(200)
+    assert caplog.text == ""
+
+
 @virtual.clocked
 async def test_one_statement_claims_for_all_places_where_one_type_comes(monkeypatch: pytest.MonkeyPatch) -> None:
     world = World()
