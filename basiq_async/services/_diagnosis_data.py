@@ -319,7 +319,7 @@ class _HistoryScan:
         elif message.delivered is False and message.attempts:
             self.recovered += known
             self.undelivered += missed
-        self.attempts.add(message, recovered=(known or ignored) and message.delivered is not True)
+        self.attempts.add(message, recovered=skipped and message.delivered is not True)
 
     def _see_lacking(self, attempt: DeliveryAttempt) -> None:
         """Look at the attempt that succeeded with what the inbox lacks."""

@@ -184,13 +184,16 @@ class Coverage:
         """Return the coverage with those of the other webhooks of its service, by their ids.
 
         working: the webhooks that Basiq lists and that are active; None if that cannot be known. If no recovery of this
-            one has run, it may be new: it was not active since one that is gone or not active was read last.
+            one has run, it may be new: it was not active since one that is gone or not active was read last, and what
+            is not wanted of the others is not wanted of it.
         """
-        seen = self.seen_inactive
+        seen, begins = self.seen_inactive, self.begins
+        if self.is_new and begins is None:
+            begins = latest(*(each.begins for each in others.values()))
         if self.is_new and working is not None:
             former = [each for webhook_id, each in others.items() if webhook_id not in working]
             seen = latest(*(latest(each.seen_inactive or each.read_up_to, each.acknowledged) for each in former))
-        return attrs.evolve(self, seen_inactive=seen, others=tuple(others.values()))
+        return attrs.evolve(self, seen_inactive=seen, begins=begins, others=tuple(others.values()))
 
     def read_types(self, types: Iterable[str], now: datetime) -> Mapping[str, datetime]:
         """Return since when these types are read without a gap, if both lists were read to their ends now."""

@@ -384,6 +384,29 @@ async def test_the_time_between_a_webhook_that_is_gone_and_the_next_is_named(ser
     assert (await s.basiq.webhooks.diagnose(new, receiver=s.receiver())).healthy
 
 
+async def test_what_is_not_wanted_of_one_webhook_is_not_wanted_of_the_next(service: Service) -> None:
+    """The service moved to another inbox, and recovered since then."""
+    s = service
+    await s.emit(2)
+    await s.miss(3)
+    s.inbox = MemoryInbox(clock=s.fake.clock)
+    await s.start(s.first)
+    s.got.clear()
+    begins = s.fake.clock()
+    await s.fake.advance(minutes=10)
+    assert (await s.recover(s.first, since=begins)).finished
+    new = s.add_webhook(SECOND_URL)
+    await s.start(new, s.first)
+    await s.emit(1)
+    await s.fake.advance(minutes=10)
+    found = await s.basiq.webhooks.diagnose(new, receiver=s.receiver())
+    assert (found.healthy, found.failed_share, found.never_sent) == (True, 0.0, 0), found.problems
+    assert (await s.recovery(new, since=begins - timedelta(hours=1)).plan()).total == 5
+    assert (await s.recover(new)).handled == 0
+    assert (await s.basiq.webhooks.diagnose(s.first, receiver=s.receiver())).failed_share == 0.0
+    s.assert_once(1)
+
+
 @pytest.mark.parametrize("first", ["a receiver", "a job"])
 async def test_what_was_delivered_before_a_webhook_joined_is_counted_until_it_is_passed_or_acknowledged(
     service: Service, first: str

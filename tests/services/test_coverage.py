@@ -182,6 +182,13 @@ def test_a_new_webhook_was_not_active_since_one_of_its_service_that_is_gone_was_
         assert own.inherit(former, ()) == own, "a recovery has read it"
 
 
+def test_recoveries_of_a_new_webhook_begin_where_those_of_the_others_do() -> None:
+    others = {"v": Coverage(at(5), begins=at(1)), "u": Coverage(at(5), begins=at(2))}
+    assert Coverage().inherit(others, ("v", "u")).begins == at(2)
+    assert Coverage(begins=at(0)).inherit(others, ()).begins == at(0), "it has its own"
+    assert Coverage(at(3)).inherit(others, ()).begins is None, "it was read from further back"
+
+
 WEEK = timedelta(days=7)
 
 

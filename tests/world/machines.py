@@ -56,6 +56,15 @@ class Machine:
     def start(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         return self._loop.create_task(work, context=self._context.copy())
 
+    async def end_of(self, work: Coroutine[Any, Any, Any]) -> Any:
+        """Run something on it. Return its result; None if the machine was killed meanwhile."""
+        task, died = self.start(work), asyncio.ensure_future(self.died.wait())
+        try:
+            await asyncio.wait((task, died), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            died.cancel()
+        return task.result() if task.done() else None
+
     def kill(self) -> None:
         """Run nothing of it any more: what it awaits never comes."""
         if self.is_dead:

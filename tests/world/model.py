@@ -82,6 +82,8 @@ class Model:
         """Since when the store has the records of this service; None until it was used for a live delivery."""
         self.events: dict[str, Event] = {}
         self.runs: list[Run] = []
+        self.repeats = 0
+        """How many replays have passed on what was handled."""
         self.claims: set[tuple[str, str]] = set()
         """The event and the machine of each claim whose answer came."""
         self.stale: dict[str, datetime] = {}
@@ -142,6 +144,7 @@ class Model:
 
     def allow_again(self) -> None:
         """A replay with ``again`` passes what was handled to the handler."""
+        self.repeats += 1
         for event in self.events.values():
             event.again += 1
 
@@ -155,6 +158,9 @@ class Model:
             event.lost = event.lost or (event.type not in types and not event.effects)
             for effect in event.effects:
                 effect.machine, effect.stands = PREDECESSOR, effect.stands and event.id in delivered
+
+    def count_effects(self) -> int:
+        return sum(len(each.effects) for each in self.events.values())
 
     def fail(self, run: Run) -> None:
         """The handler raised, or was cancelled: what it did before may be done again."""

@@ -41,6 +41,12 @@ async def doctor(world: World, by: float) -> str:
     return f"doctor {found if isinstance(found, str) else f'said {[each.code for each in found.problems]}'}"
 
 
+@step(3)
+async def compare(world: World, by: float) -> str:
+    await asyncio.sleep(300)  # what happened just now is for the next recovery
+    return await world.operators.compare()
+
+
 @step(2)
 async def replay(world: World, by: float) -> str:
     hour = since(world.now() - timedelta(hours=1))
@@ -104,9 +110,11 @@ async def second_webhook(world: World, by: float) -> str:
     if said != "created":
         return f"a second webhook was not made: {said}"
     await world.deploy()
+    names = [world.emit(each) for each in TYPES]
     await asyncio.sleep(10 ** (by * 4))
+    both = [await world.operators.recover(each) for each in service.webhook_ids[:2]]
     deleted = await world.operators.delete(service.webhook_ids[1])
-    return f"a second webhook took the place of the first one, which was deleted: {deleted}"
+    return f"beside a second webhook {', '.join(names)} happened; {both}; the first one was deleted: {deleted}"
 
 
 @step(1)

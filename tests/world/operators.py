@@ -11,14 +11,19 @@ from typing import TYPE_CHECKING, Any
 from basiq_async import BasiqClient
 from basiq_async.cli._lines import Place, find_line  # private: what doctor prints
 from basiq_async.replay import Replay, recover
+from tests.support.frames import leaks
 
 from .machines import Machine
 from .model import Broken
+from .properties import look_for_missed, private
 from .service import NAME
 
 if TYPE_CHECKING:
     from .world import World
 
+MISSED = {"undelivered", "never-sent", "unrecorded", "waiting", "partial", "forbidden"}
+LEFT = {"undelivered", "never-sent", "unrecorded", "unknown", "unknown-activity", "quarantined", "unrecoverable"}
+"""Codes of doctor: what a recovery handles, and what it must not leave."""
 SHOWS = (
     "inbox waiting",
     "messages tail",
@@ -68,19 +73,22 @@ class Operators:
         machine.kill()
         if (error := task.exception()) is None:
             return task.result()
+        if leaked := leaks(error, private(self.world)):
+            raise Broken(f"an error shows what is private: {leaked[0]}")
         if not type(error).__module__.startswith("basiq_async"):
             raise Broken(f"a job raised a foreign error: {error!r}")
         return f"raised {type(error).__name__}: {str(error)[:200]}"
 
     # --- jobs ---
 
-    async def recover(self, **options: Any) -> str:
-        """Recover, and look whether a finished one has left nothing."""
+    async def recover(self, webhook_id: str = "", **options: Any) -> str:
+        """Recover, by default the newest webhook, and look whether a finished one has left nothing."""
         world, service, began = self.world, self.world.service, self.world.now()
+        webhook_id = webhook_id or service.webhook_ids[0]
 
         async def job(machine: Machine, basiq: BasiqClient) -> Any:
             receiver = service.receiver(service.version, machine)
-            found = await recover(basiq, service.webhook_ids[0], receiver, **options)
+            found = await recover(basiq, webhook_id, receiver, **options)
             return found, machine.looked_at_webhook
 
         if options.get("everything"):
@@ -91,11 +99,29 @@ class Operators:
         done, looked = done
         if not done.finished:
             return f"recover handled {done.handled}, and left {sorted({each.code for each in done.problems})}"
-        world.look_for_missed("the recovery was finished", began)
-        disabled = world.webhook_disabled_at(service.webhook_ids[0])
+        look_for_missed(world, "the recovery was finished", began)
+        disabled = world.webhook_disabled_at(webhook_id)
         if disabled is not None and disabled < looked:
             raise Broken("the recovery was finished, and the webhook was disabled before it looked")
         return f"recover finished, and handled {done.handled}"
+
+    async def compare(self) -> str:
+        """Let doctor look, recover, and let doctor look again: the three must agree."""
+        world, before = self.world, await self.diagnose()
+        handled = world.model.count_effects()
+        said, named = (
+            await self.recover(),
+            set() if isinstance(before, str) else {each.code for each in before.problems},
+        )
+        handled = world.model.count_effects() - handled
+        is_alone = self.running == 0 and not world.fake.upcoming() and world.store.state == "well"
+        if is_alone and handled and not isinstance(before, str) and not named & MISSED:
+            raise Broken(f"doctor saw nothing to recover, only {sorted(named)}, and {handled} events were")
+        after = await self.diagnose()
+        left = set() if isinstance(after, str) else {each.code for each in after.problems} & LEFT
+        if is_alone and "finished" in said and left:
+            raise Broken(f"the recovery was finished, and doctor named {sorted(left)}")
+        return f"doctor said {sorted(named)}, then {said}"
 
     async def replay(self, **options: Any) -> str:
         service = self.world.service
@@ -195,7 +221,7 @@ class Operators:
             disabled = world.webhook_disabled_at(service.webhook_ids[0])
             if disabled is not None and disabled < began:
                 raise Broken("doctor found nothing, and the webhook was disabled before it began")
-            world.look_for_missed("doctor found nothing", began, sending=True)
+            look_for_missed(world, "doctor found nothing", began, sending=True)
         return found
 
     async def paste(self) -> str:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable
+from datetime import timedelta
 from functools import partial
 from typing import Any
 
 import attrs
 
 from basiq_async import BasiqClient, PermissionDeniedError, RetryPolicy
-from basiq_async.receiver import Deferred, Delivery, WebhookReceiver
+from basiq_async.receiver import Deferred, Delivery, Result, WebhookReceiver
 from basiq_async.testing import FakeBasiq
 
 from .machines import Machine
@@ -170,15 +171,15 @@ class Service:
         if not up:
             return 502
         pod = self.chance.choice(up)
-        task = pod.machine.start(pod.receiver.handle(headers, body))
-        died = asyncio.ensure_future(pod.machine.died.wait())
-        try:
-            await asyncio.wait((task, died), return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            died.cancel()
-        if not task.done():
+        since, ready = self.store.since, self.chance.random() < 0.2
+        ready = ready and bool(await pod.machine.end_of(pod.receiver.is_ready()))
+        if ready and self.store.state == "away" and self.fake.now() - since > timedelta(seconds=15):
+            self.model.breaks("a pod was ready, and its store was away")
+        outcome = await pod.machine.end_of(pod.receiver.handle(headers, body))
+        if outcome is None:
             return 502
-        outcome = task.result()
+        if ready and outcome.result is Result.UNAVAILABLE and self.store.is_well_since(since) and pod.is_up:
+            self.model.breaks(f"a pod was ready, and could not handle a delivery: {outcome.error!r}")
         if outcome.delivery is None and outcome.status < 300:
             self.model.breaks("a delivery was acknowledged, and not read")
         if outcome.delivery is not None:
@@ -189,6 +190,8 @@ class Service:
         """What every handler does: half of its work, its effect, and the rest."""
         event_id = delivery.event_id
         run = self.model.begin(event_id, machine.name)
+        if delivery.key != event_id and not delivery.again:
+            self.model.breaks(f"{run.event.name} has the key {delivery.key}")
         try:
             await asyncio.sleep(self.chance.uniform(0.001, longest if event_id in self.slow else 0.3))
             if self.partner == "hanging":

@@ -24,7 +24,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from basiq_async.receiver import SQLInbox
 
 from .machines import MACHINE, SKEW, Machine
-from .stores import MEMORY, Store, line_to
+from .stores import MEMORY, Store, count_rows, line_to
 
 _BUSY_FOR, _LOOK_EVERY = 4.0, 0.05
 """Seconds for which a statement waits for another connection's transaction, and between two tries."""
@@ -58,6 +58,9 @@ class SQL(Store):
             names = [name for (name,) in there.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
             for name in names:
                 there.execute(f'DELETE FROM "{name}"')
+
+    def size(self) -> dict[str, int]:
+        return count_rows(self._path)
 
     async def wait_for_locks(self) -> None:
         while True:

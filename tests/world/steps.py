@@ -179,3 +179,19 @@ async def old_pod(world: World, by: float) -> str:
         return "nothing"
     pod = await world.service.start(world.service.earlier)
     return f"{pod.machine.name} started, with the earlier {pod.version}"
+
+
+@step(2)
+async def outage(world: World, by: float) -> str:
+    """All pods are gone, for up to thirty hours."""
+    service, hours = world.service, 30 * by**3
+    wanted, service.wanted = service.wanted, 0
+    for pod in list(service.pods):
+        await service.stop(pod)
+    names = [world.emit(pick(list(TYPES), by * 7 % 1)) for _ in range(3)]
+    await asyncio.sleep(hours * 3_600)
+    names += [world.emit(pick(list(TYPES), by * 7 % 1)) for _ in range(2)]
+    service.wanted = wanted
+    for _ in range(wanted):
+        await service.start(service.version)
+    return f"the service was down for {hours:.1f} h, while {names[0]} to {names[-1]} happened"

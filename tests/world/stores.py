@@ -13,6 +13,7 @@ import sqlite3
 import tempfile
 import types
 from collections.abc import Awaitable, Callable, Iterator, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -22,7 +23,7 @@ from basiq_async._storage import sqlite
 from basiq_async.receiver import MemoryInbox, SQLiteInbox
 from basiq_async.receiver.protocol import ClaimStatus
 
-from .machines import SKEW, Machine
+from .machines import BEGINNING, SKEW, Machine
 from .model import EVENT_ID, Model
 
 READS = {"known", "note", "known_since", "entries", "waiting"}
@@ -35,8 +36,24 @@ class Store:
 
     def __init__(self, model: Model, chance: random.Random) -> None:
         self.model, self.chance = model, chance
-        self.state = "well"
-        """Or ``away``, ``slow``, ``read-only``, ``deaf``: it does what is asked, and its answers are lost."""
+        self._state, self.since = "well", BEGINNING
+
+    @property
+    def state(self) -> str:
+        """``well``, or ``away``, ``slow``, ``read-only``, ``deaf``: it does what is asked, and its answers are lost."""
+        return self._state
+
+    @state.setter
+    def state(self, state: str) -> None:
+        self._state, self.since = state, self.model.now()
+
+    def is_well_since(self, moment: datetime) -> bool:
+        """Whether nothing has happened to it since a moment, at which it was well."""
+        return self._state == "well" and self.since == moment
+
+    def size(self) -> dict[str, int]:
+        """Return how many entries it has in each of its tables."""
+        raise NotImplementedError
 
     def open(self, machine: Machine) -> Any:
         """Return an inbox for one machine."""
@@ -78,6 +95,9 @@ class Memory(Store):
     def restore(self, snapshot: Any) -> None:
         vars(self.inbox).update(copy.deepcopy(snapshot))
 
+    def size(self) -> dict[str, int]:
+        return {name: len(value) for name, value in vars(self.inbox).items() if isinstance(value, dict)}
+
     def flush(self) -> None:
         vars(self.inbox).update(vars(MemoryInbox(remember=30 * 86_400.0)))
 
@@ -109,6 +129,9 @@ class SQLite(Store):
             kept.deserialize(snapshot[:18] + b"\x01\x01" + snapshot[20:])
             kept.backup(there)
 
+    def size(self) -> dict[str, int]:
+        return count_rows(self._path)
+
     def copy_half(self) -> Any:
         kept = Path(self._path).read_bytes()
         return kept if len(kept) > 4_096 else None  # else it is no database yet
@@ -127,6 +150,12 @@ class SQLite(Store):
             if connection is not None:
                 connection.close()
         shutil.rmtree(self._folder)
+
+
+def count_rows(path: str) -> dict[str, int]:
+    with contextlib.closing(sqlite3.connect(path)) as found:
+        names = [name for (name,) in found.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+        return {name: found.execute(f'SELECT count(*) FROM "{name}"').fetchone()[0] for name in names}
 
 
 class _Inline:

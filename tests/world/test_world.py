@@ -25,6 +25,12 @@ def test_a_story_that_broke_a_promise_breaks_it_no_more(line: str) -> None:
     assert ending.broken is None, tell(story, ending)
 
 
+@pytest.mark.parametrize("seed", range(100, 112))
+def test_a_world_breaks_no_promise(seed: int) -> None:
+    ending = live(story := Story.draw(seed))
+    assert ending.broken is None, tell(story, ending)
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_a_story_is_the_same_each_time(seed: int) -> None:
     story = Story.draw(seed)

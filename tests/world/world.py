@@ -18,15 +18,13 @@ from basiq_async.testing import FakeBasiq, Quirks
 
 from . import operations, sql_store, troubles
 from .machines import BEGINNING, Listening, run_world
-from .model import RECENT, Broken, Model
+from .model import Broken, Model
 from .network import Weather, deliver
 from .operators import Operators
+from .properties import PERSON, look_at_size, look_for_delayed, look_for_missed, private
 from .service import TYPES, URL, Service, Version
 from .steps import STEPS
 from .stores import Memory, SQLite, Store, without_threads
-
-SECRET_TEXTS = ("whsec_", "fake-application", "Bearer ")
-
 
 _STEPS = (operations, troubles)  # their import adds their steps
 STORES: dict[str, type[Store]] = {"memory": Memory, "sqlite": SQLite, "sql": sql_store.SQL}
@@ -185,9 +183,11 @@ class World:
             self.tell(await operators.recover())
         await self.live_on()
         self.tell(await operators.paste())
+        began = self.now()
         await self.live_on()
         self.check()
-        self.look_for_missed("all lines of doctor were run, twice", self.now(), sending=True)
+        look_for_delayed(self, began)
+        look_for_missed(self, "all lines of doctor were run, twice", self.now(), sending=True)
         self.tell(last := await operators.recover())
         self.check()
         if "finished" not in last:
@@ -196,6 +196,7 @@ class World:
         if isinstance(found, str) or not found.healthy:
             said = found if isinstance(found, str) else [str(each) for each in found.problems]
             raise Broken(f"when all was well, doctor said {said}")
+        look_at_size(self)
 
     async def live_on(self) -> None:
         """Let some events happen, and three quarters of an hour pass."""
@@ -233,20 +234,8 @@ class World:
         self.store = self.service.store = STORES[self.story.setting["store"]](self.model, self.chance)
 
     def emit(self, event_type: str) -> str:
-        made = self.fake.emit(event_type)
+        made = self.fake.emit(event_type, user_id=f"{PERSON}-{len(self.model.events)}")
         return self.model.happen(made.event_id, event_type).name
-
-    def look_for_missed(self, why: str, until: datetime, *, sending: bool = False) -> None:
-        """Raise ``Broken`` if an event is missed. ``sending``: but for those that Basiq sends again, or that wait."""
-        types = {*self.service.version.types} & {*self.subscribed_now()}
-        missed = self.model.missed(types, self.now() - timedelta(days=7), until - RECENT)
-        if sending:
-            planned = {each.message_id for each in self.fake.upcoming()}
-            sent = {each.event.id for each in self.fake.messages() if each.id in planned}
-            hour = self.now() - timedelta(hours=1)
-            missed = [each for each in missed if each.id not in sent and not (each.waits and each.waits > hour)]
-        if missed:
-            raise Broken(f"{', '.join(each.name for each in missed)} is missed, and {why}")
 
     def subscribed(self) -> list[str]:
         """The types that the service asks for."""
@@ -310,9 +299,9 @@ class World:
         return [f"{at:%d %b %H:%M:%S}  {text}" for at, text in sorted(self.told + facts, key=lambda each: each[0])]
 
     def hear(self, text: str) -> None:
-        for secret in SECRET_TEXTS:
-            if secret in text and self.broken is None:
-                self.broken = Broken(f"a log shows a credential: {text[:200]}")
+        for each in private(self):
+            if each in text and self.broken is None:
+                self.broken = Broken(f"a log shows what is private: {text[:200]}")
 
     def id_of(self, name: str) -> str:
         return next(each.id for each in self.model.events.values() if each.name == name)
