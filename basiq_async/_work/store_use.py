@@ -13,7 +13,7 @@ store_use: ContextVar[StoreUse] = ContextVar("basiq_async_store_use", default="m
 """The use of the inboxes that are made from now on."""
 
 NO_INBOX = (
-    "no inbox has written to it. If it is a copy of a SQLite file, its -wal file is missing; else name the place that "
-    "the service uses"
+    "no inbox has written to it since it was made or emptied. If it is a copy of a SQLite file, its -wal file is "
+    "missing; else name the place that the service uses"
 )
 """Why a place is refused that is to be looked at, and where no inbox has begun."""

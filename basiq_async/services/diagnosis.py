@@ -508,8 +508,8 @@ def _explain_lacking(found: Lacking) -> str:
     """Return why an inbox may lack what Basiq delivered: what is seen, else each cause that there may be."""
     if found.first is not None and found.newest_record is not None and found.first > found.newest_record:
         return (
-            f"all of it came after its newest record, of {_minute(found.newest_record)}. So it is a copy or a backup, "
-            "or the service has another inbox by now: see which one it uses"
+            f"all of it came after its newest record, of {_minute(found.newest_record)}. So it is a copy or a restored "
+            "backup, or the service has another inbox by now: see which one it uses"
         )
     period = (
         "" if found.first is None or found.last is None else (f" from {_minute(found.first)} to {_minute(found.last)}")
@@ -528,8 +528,9 @@ def _explain_lacking(found: Lacking) -> str:
     if found.statuses and 204 not in found.statuses and 202 not in found.statuses:
         shown = " and ".join(str(each) for each in sorted(found.statuses, key=str) if each is not None)
         return (
-            f"it was answered with {shown or 'success'}{period}, which a receiver says only of what it knows: another "
-            "program has the webhook's url, or a receiver with another inbox"
+            f"it was answered with {shown or 'success'}{period}, which a receiver says only of what it knows, or has "
+            "in its quarantine: the inbox has lost entries (a failover, a restore), or another program has the "
+            "webhook's url, or a receiver with another inbox"
         )
     return (
         "something else at the webhook's url answered it, or a receiver with another inbox, or one without a handler "

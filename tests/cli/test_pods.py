@@ -237,3 +237,59 @@ def test_staging_on_a_copied_database_is_refused_until_it_has_an_inbox_of_its_ow
     recover(w, webhook_id, production)
     assert handled("production") == events_of(w)
     assert handled("staging") == events_of(w), "as another service, which has the events of a week"
+
+
+@pytest.mark.parametrize("place", ["redis"], indirect=True)
+def test_doctor_says_since_when_a_server_that_was_emptied_has_records_and_what_is_gone(
+    world: World, place: str, make_pods: Callable[[], Pods]
+) -> None:
+    w, webhook_id, pods = world, make_webhook(world), make_pods()
+    receiver = write_service(place, webhook_id)
+    pods.deploy(receiver, OLD)
+    w.emit(2)
+    with Redis.from_url(place) as redis:
+        redis.flushall()
+    for at in (("--inbox", place), ("--receiver", receiver)):
+        looked = w.run("webhooks", "doctor", webhook_id, *at)  # nobody has used it since
+        assert (looked.exit_code, "no inbox has written to it since it was made or emptied" in looked.stderr) == (
+            3,
+            True,
+        )
+    pods.deploy(receiver, OLD)
+    for _ in range(2):
+        for at in (("--inbox", place), ("--receiver", receiver)):
+            looked = w.run("webhooks", "doctor", webhook_id, *at)
+            assert looked.exit_code == 0, looked.output
+            assert looked.row["passed_over"] == 2
+            assert "the inbox has records since 20" in looked.stderr
+            assert "it was emptied, and what waited or was in its quarantine is gone" in looked.stderr
+        assert recover(w, webhook_id, receiver)["passed_over"] == 2
+        pods.deploy(receiver, OLD)
+    assert handled() == events_of(w)
+
+
+def test_a_restored_backup_is_noticed_by_what_basiq_delivered_and_the_line_has_the_count(
+    world: World, make_pods: Callable[[], Pods]
+) -> None:
+    w, webhook_id, pods = world, make_webhook(world), make_pods()
+    receiver = write_service("inbox.db", webhook_id)
+    pods.deploy(receiver, OLD)
+    w.pass_time(days=1, hours=1)
+    w.emit(2)
+    pods.end()
+    shutil.copy("inbox.db", "backup.db")
+    pods.deploy(receiver, OLD)
+    w.emit(3)
+    pods.end()
+    shutil.copy("backup.db", "inbox.db")
+    at = (webhook_id, "--receiver", receiver)
+    for _ in range(2):
+        looked = w.run("webhooks", "doctor", *at)
+        (problem,) = looked.row["problems"]
+        assert (problem["code"], "it is a copy or a restored backup" in problem["text"]) == ("unrecorded", True)
+        assert problem["command"].endswith("--unrecorded 3")
+        pods.deploy(receiver, OLD)
+        w.emit(1)  # the service goes on
+        pods.end()
+    recover(w, webhook_id, receiver, "--unrecorded", "2", code=2)
+    assert handled() == events_of(w)

@@ -504,7 +504,10 @@ FIRST, LAST = datetime(2026, 1, 1, tzinfo=UTC), datetime(2026, 1, 2, tzinfo=UTC)
         ),
         (Lacking({204: 2}, FIRST, LAST), "Either a deploy had no handler then, or the inbox has lost entries"),
         (Lacking({202: 2}, FIRST, LAST), "a receiver stored it for a deferred handler"),
-        (Lacking({200: 1}, FIRST, LAST), "which a receiver says only of what it knows: another program"),
+        (
+            Lacking({200: 1}, FIRST, LAST),
+            "or has in its quarantine: the inbox has lost entries (a failover, a restore)",
+        ),
         (Lacking({None: 1}), "it was answered with success, which"),
         (
             Lacking({200: 1, 204: 1}),
