@@ -88,8 +88,14 @@ def _line(command: str, argument: str = "", *options: str) -> Words:
     return (PROGRAM, *command.split(), *((argument,) if argument else ()), *options)
 
 
+def count_everything(found: Diagnosis) -> int:
+    """Return how many messages a recovery of everything handles that Basiq delivered, or does not tell of."""
+    return found.unrecorded + found.passed_over + found.before_joining + found.look.unknown
+
+
 def _recover(found: Diagnosis, place: Place, *options: str) -> Words:
-    unrecorded = ("--unrecorded", str(found.unrecorded)) if found.unrecorded else ()
+    count = count_everything(found) if "--everything" in options else found.unrecorded
+    unrecorded = ("--unrecorded", str(count)) if count else ()
     return _line("recover", found.webhook.id, *place.target(found.webhook), *place.kept, *unrecorded, *options)
 
 

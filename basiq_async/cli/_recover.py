@@ -15,7 +15,7 @@ from .._redaction.text import amount
 from ..errors import ConfigurationError, NotFoundError
 from ._command import command
 from ._inboxes import find_secret_file
-from ._lines import acknowledge_reach, acknowledge_until, status_line
+from ._lines import acknowledge_reach, acknowledge_until, count_everything, status_line
 from ._options import option
 from ._output import is_terminal, live, say, session
 from ._problems import IF_HANDLED, problem_rows, show_head, show_problem, tell_passed_over
@@ -64,8 +64,9 @@ class RecoverOptions(RunOptions):
     unrecorded: Annotated[
         int | None,
         option(
-            "Handle up to N messages that Basiq delivered and the inbox lacks, and none at all if there are more: "
-            "another inbox may have handled them. A terminal is asked without it.",
+            "Handle up to N messages that Basiq delivered and the inbox lacks, with --everything also those that it "
+            "need not know, and none at all if there are more: another inbox may have handled them. A terminal is "
+            "asked without it.",
             min=0,
             metavar="N",
         ),
@@ -144,7 +145,7 @@ async def _ask_of_unrecorded(basiq: BasiqClient, options: RecoverOptions, target
     from ..receiver import WebhookReceiver
 
     can_ask = sys.stdin is not None and is_terminal(sys.stdin) and is_terminal(sys.stderr)
-    if options.everything or (options.unrecorded is None and not can_ask):
+    if options.unrecorded is None and not can_ask:
         return
     receiver = target if isinstance(target, WebhookReceiver) else None
     live("looking what would be passed to the handler")
@@ -152,10 +153,12 @@ async def _ask_of_unrecorded(basiq: BasiqClient, options: RecoverOptions, target
         options.webhook_id, receiver=receiver, inbox=inbox if receiver is None else None, max_items=None
     )
     live(None)
-    if found.unrecorded <= (options.unrecorded or 0):
+    count = count_everything(found) if options.everything else found.unrecorded
+    if count <= (options.unrecorded or 0):
         return
-    what = amount(found.unrecorded, "message was", "messages were")
-    text = f"{what} delivered, as Basiq says, and this inbox does not have {'it' if found.unrecorded == 1 else 'them'}"
+    what, them = amount(count, "message was", "messages were"), "it" if count == 1 else "them"
+    told = "delivered, or Basiq does not tell that" if options.everything and found.look.unknown else "delivered"
+    text = f"{what} {told}, as Basiq says, and this inbox does not have {them}"
     if options.unrecorded is not None:
         raise ConfigurationError(
             f"{text}: more than --unrecorded {options.unrecorded} allows, so nothing was passed to the handler"
@@ -203,13 +206,13 @@ def _lines(options: RecoverOptions, ended: RunEnd[Recovery]) -> dict[str, Callab
         return lines
     if found.unknown:
         text = "to handle also what Basiq does not tell, and what it delivered, some of it again:"
-        lines["unknown"] = partial(attrs.evolve(options, everything=True).show_line, text)
+        lines["unknown"] = partial(_with_all(options, found).show_line, text)
     if found.quarantined or found.at_service:
         said = is_terminal(sys.stdout) and not session().json  # then the problem's text stands above the line
         lines["quarantined"] = partial(options.show_retry, found.quarantined, found.at_service, said=said)
     for each in found.problems:
         if each.code == "joined-later":
-            lines["joined-later"] = partial(_show_both, options, each)
+            lines["joined-later"] = partial(_show_both, options, found, each)
     if ends := [each.until for each in found.unrecoverable if each.until is not None]:
         known = attrs.evolve(options, acknowledged=max(ends).astimezone(UTC).isoformat())
         text = "after you have fetched the present state, acknowledge what is unrecoverable with:"
@@ -221,9 +224,14 @@ def _lines(options: RecoverOptions, ended: RunEnd[Recovery]) -> dict[str, Callab
     return lines
 
 
-def _show_both(options: RecoverOptions, problem: Problem) -> None:
+def _with_all(options: RecoverOptions, found: Recovery) -> RecoverOptions:
+    """Return the options that handle all, as many as there are now: another inbox may have handled them."""
+    return attrs.evolve(options, everything=True, unrecorded=found.passed_over + found.before_joining + found.unknown)
+
+
+def _show_both(options: RecoverOptions, found: Recovery, problem: Problem) -> None:
     """Show the two lines for what was delivered before its webhook joined: to handle it, or to say it is handled."""
-    attrs.evolve(options, everything=True).show_line("to handle all that the inbox does not know:")
+    _with_all(options, found).show_line("to handle all that the inbox does not know:")
     if isinstance(problem.about, datetime):
         attrs.evolve(options, acknowledged=acknowledge_until(problem.about)).show_line(IF_HANDLED)
 

@@ -31,6 +31,7 @@ LINES = (
     "webhooks doctor W --test --secret-file SECRET",
     "messages resend W M --to URL --secret-file SECRET",
     "quarantine retry --receiver SERVICE",
+    "inbox retry --receiver SERVICE",
     "quarantine drop e-bad --inbox inbox.db --yes",
     "quarantine export out.jsonl --inbox inbox.db",
     "inbox join W --inbox inbox.db --yes",

@@ -41,9 +41,9 @@ LINES: dict[str, tuple[dict[str, Any], dict[Place, str] | str]] = {
     "joined-later": (
         {"before_joining": 2},
         {
-            RECEIVER: "recover w --receiver service:receiver --everything",
-            INBOX: f"recover w {TO} --inbox inbox.db --everything",
-            FILE: f"recover w {TO} --secret-file 'the secret' --everything",
+            RECEIVER: "recover w --receiver service:receiver --unrecorded 2 --everything",
+            INBOX: f"recover w {TO} --inbox inbox.db --unrecorded 2 --everything",
+            FILE: f"recover w {TO} --secret-file 'the secret' --unrecorded 2 --everything",
         },
     ),
     "not-joined": (
@@ -91,8 +91,8 @@ LINES: dict[str, tuple[dict[str, Any], dict[Place, str] | str]] = {
     "unknown": (
         {"look": Look(unknown=1)},
         {
-            RECEIVER: "recover w --receiver service:receiver --everything",
-            INBOX: f"recover w {TO} --inbox inbox.db --everything",
+            RECEIVER: "recover w --receiver service:receiver --unrecorded 1 --everything",
+            INBOX: f"recover w {TO} --inbox inbox.db --unrecorded 1 --everything",
         },
     ),
     "never-sent": ({"never_sent": 1}, {RECEIVER: "recover w --receiver service:receiver"}),

@@ -266,6 +266,28 @@ def test_two_recoveries_at_once_share_the_work_of_the_services_inbox(world: Worl
 
 @on_a_terminal
 @pytest.mark.parametrize(("answer", "handled"), [("n", 0), ("y", 2)])
+def test_a_terminal_is_asked_before_a_recovery_of_everything_and_a_line_has_the_count(
+    world: World, answer: str, handled: int
+) -> None:
+    """What was delivered before the inbox began: a copy, or the inbox of before, may know that it was handled."""
+    w, webhook_id = world, world.webhook()
+    w.emit(2)
+    w.pass_time(minutes=10)
+    place = w.service(webhook_id)
+    line = ("recover", webhook_id, "--receiver", place, "--everything")
+    fewer = w.run(*line, "--unrecorded", "1")
+    assert (fewer.exit_code, "more than --unrecorded 1 allows" in fewer.stderr, w.handled()) == (2, True, 0)
+    with Terminal(*line, env=w.served.environment) as terminal:
+        terminal.read_until("[y/N]")
+        terminal.type(f"{answer}\n")
+        screen = terminal.end()
+    assert "2 messages were delivered, as Basiq says, and this inbox does not have them" in " ".join(screen.split())
+    assert w.handled() == handled
+    assert (w.run(*line, "--unrecorded", "2").exit_code, w.handled()) == (0, 2)
+
+
+@on_a_terminal
+@pytest.mark.parametrize(("answer", "handled"), [("n", 0), ("y", 2)])
 def test_a_terminal_is_asked_before_a_recovery_passes_what_basiq_delivered(
     world: World, answer: str, handled: int
 ) -> None:
