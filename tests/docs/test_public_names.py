@@ -15,6 +15,7 @@ from tests.support.environment import ROOT
 from tests.support.pages import PAGES
 
 EXEMPT = {
+    "EnsuredWebhook.of.kept": "called by ensure",
     "SQLInbox.handled_at": "what `inbox get` shows",
     "WebhookReceiver.accepts_type": "called by a replay and the doctor",
     "WebhookReceiver.dispatch.can_be_alone": "called by a replay",
