@@ -150,7 +150,7 @@ def test_one_wrong_argument_is_refused_before_anything_is_done(line: str, parame
 
 
 def _state(w: World) -> Any:
-    """The files of the folder, what the service has handled and set aside, and the webhooks."""
+    """The files of the folder, what the service has handled and quarantined, and the webhooks."""
     files = {each.name for each in Path().iterdir() if not re.search(r"-(shm|wal)$|__pycache__", each.name)}
     entries = w.run("quarantine", "list", "--inbox", "inbox.db").rows
     return files, w.handled(), [each["event_id"] for each in entries], list(w.fake.webhooks())
