@@ -108,6 +108,7 @@ class DeferredWorker:
         A call that is cancelled leaves the end to ``stop``: a claim that is under way must not be lost.
         """
         self._backlog.used = True
+        self._news.set()  # a loop that waits for a minute looks each second from now on
         if not until_empty:
             self.begin()
         if (loop := self._spawn_loop(until_empty=True) if until_empty else self._loop) is not None:

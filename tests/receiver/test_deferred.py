@@ -118,16 +118,18 @@ async def test_a_receiver_that_never_deferred_looks_once_a_minute_for_what_other
 
 
 @virtual.clocked
-async def test_a_process_that_does_nothing_else_looks_each_second() -> None:
+async def test_a_process_that_works_looks_each_second_though_it_was_entered_before() -> None:
     inbox = MemoryInbox(clock=virtual.clock)
     service = make(inbox=inbox, deferred=False)
-    work = asyncio.create_task(service.receiver.work())
-    await asyncio.sleep(30)
-    await post(make(inbox=of_another_process(inbox)))
-    await asyncio.sleep(1.1)
-    assert len(service.handled) == 1
-    await service.receiver.aclose()
-    await work
+    async with service.receiver:
+        await asyncio.sleep(1)
+        work = asyncio.create_task(service.receiver.work())
+        await asyncio.sleep(1)
+        await post(make(inbox=of_another_process(inbox)))
+        await asyncio.sleep(1.1)
+        assert len(service.handled) == 1
+        await service.receiver.aclose()
+        await work
 
 
 @pytest.mark.usefixtures("seldom")
