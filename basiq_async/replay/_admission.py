@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from .._work.inbox_calls import InboxCalls
-from .._work.noted import Noted
+from .._work.noted import Account, Noted
 from ..client import BasiqClient
 from ._service import check_place
 from .targets._adapters import Handling
@@ -18,8 +18,8 @@ class Admission:
     may_found: whether the run passes to the handler, and has not noted its webhook yet.
     """
 
-    def __init__(self, client: BasiqClient, webhook_id: str, handling: Handling) -> None:
-        self._client, self._webhook_id, self._handling = client, webhook_id, handling
+    def __init__(self, client: BasiqClient, account: Account, webhook_id: str, handling: Handling) -> None:
+        self._client, self._account, self._webhook_id, self._handling = client, account, webhook_id, handling
         receiver = handling.receiver
         self.own_webhooks: Sequence[str] = [webhook_id] if receiver is None else receiver.webhook_ids
         """The webhooks of the service; none for a receiver in memory without an id."""
@@ -56,7 +56,7 @@ class Admission:
         """
         if not self.may_found:
             return
-        own, account = self.own_webhooks, self._client._api.account
+        own, account = self.own_webhooks, self._account
         if self._handling.job is not None:
             await calls.note_job(self._handling.job)
             own = () if self.noted.webhooks else own

@@ -100,7 +100,7 @@ class Job:
             max_pause=check_seconds("max_pause", max_pause),
         )
         client.messages.list(webhook_id)  # checks the argument now, not at the first run
-        self.admission = Admission(client, webhook_id, self.handling)
+        self.admission = Admission(client, self.api.account, webhook_id, self.handling)
         self.observer: Observer | None = None
         self.running = False
         self.under_way = 0

@@ -15,7 +15,7 @@ from .._work.protocol import Inbox
 from ..errors import PermissionDeniedError
 from ..models import DeliveryAttempt, Event, EventType, Message, Secret, Webhook
 from ..pagination import OnUnreadable, Paginator, UnreadableItem
-from ._diagnosis_inbox import Ids, KnownEvents
+from ._diagnosis_inbox import EventIds, KnownEvents
 from ._endpoint import check_endpoint, find_signer
 from .api import MOST_A_PAGE, Api
 from .coverage import Activity, Inactivity, first_after, is_passed_over, is_recent, latest
@@ -383,7 +383,7 @@ def _is_newest_first(order: ListOrder) -> bool:
     return order.sure and order.order == "newest-first"
 
 
-def _ids_of(message: Message) -> Ids:
+def _ids_of(message: Message) -> EventIds:
     return message.event_type_id, message.event_id, message.id
 
 

@@ -17,7 +17,7 @@ from .coverage import Activity, Coverage, Inactivity, Recording, coverage_note, 
 from .details import Details
 from .diagnosis import DiagnosedReceiver, matches
 
-Ids = tuple[str | None, str | None, str | None]
+EventIds = tuple[str | None, str | None, str | None]
 """The ids of an event type, of an event and of a message."""
 _CALL = 5.0
 _MOST_NAMED = 3
@@ -116,7 +116,7 @@ class KnownEvents:
         """Return whether there is a handler for an event type, as far as that is known."""
         return self.patterns is None or any(matches(each, event_type_id) for each in self.patterns)
 
-    async def find(self, ids: Sequence[Ids]) -> list[bool]:
+    async def find(self, ids: Sequence[EventIds]) -> list[bool]:
         """Return for the ids of each event type, event and message whether the inbox knows that event."""
         if self._calls is None or not ids:
             return [False] * len(ids)

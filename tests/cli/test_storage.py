@@ -125,7 +125,10 @@ def as_reader(*lines: Sequence[str]) -> list[CommandResult]:
 
 
 def _steady(ended: CommandResult) -> list[dict[str, Any]]:
-    return [{name: value for name, value in row.items() if name != "waiting_age"} for row in ended.rows]
+    rows = ended.rows
+    for problem in (each for row in rows for each in row.get("problems", ()) if each["code"] == "waiting"):
+        del problem["since"]  # counted back from the time of the look, as its age is
+    return [{name: value for name, value in row.items() if name != "waiting_age"} for row in rows]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="a file's permissions are not its folder's")
