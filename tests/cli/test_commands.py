@@ -467,3 +467,18 @@ def test_a_limit_of_time_is_for_every_call(run: Run, served: Served) -> None:
     assert done.exit_code == 3
     assert "RequestTimeoutError" in done.stderr
     assert re.search(r"within 0\.[0-5]\d* s", done.stderr), done.stderr  # and not within the usual 30 s
+
+
+@pytest.mark.parametrize("listed", ["objects", "strings", "absent"])
+@pytest.mark.parametrize("more", [("--failed",), ("--failed", "--since", "2d"), ()], ids=" ".join)
+def test_a_list_costs_a_request_a_page_and_one_for_each_message_that_does_not_tell_what_is_asked(
+    run: Run, served: Served, listed: Any, more: tuple[str, ...]
+) -> None:
+    webhook_id = served.fake.seed_messages(1_100, failed=0.1)
+    served.fake.quirks = Quirks(attempts=listed)
+    before = len(served.fake.requests)
+    assert run("messages", "list", webhook_id, *more).exit_code == 0
+    asked = [each.url.partition("?")[0] for each in [*served.fake.requests][before:] if each.method == "GET"]
+    alone = 0 if listed == "objects" or not more else 1_100
+    pages = sum(each.endswith("/messages") for each in asked)
+    assert (pages, sum("/messages/" in each for each in asked)) == (3, alone)
