@@ -22,7 +22,14 @@ from .._wire.codec import Unreadable, read_message
 from .._wire.order import raw_time
 from .._work.failures import reason_text
 from .._work.ids import digest_of
-from ..errors import BadRequestError, ConfigurationError, NotFoundError, PermissionDeniedError, ResponseDecodeError
+from ..errors import (
+    BadRequestError,
+    ConfigurationError,
+    NotFoundError,
+    PermissionDeniedError,
+    ResponseDecodeError,
+    TransportError,
+)
 from ..models import Message
 from ..pagination import Paginator
 from .api import Api
@@ -146,6 +153,9 @@ class Details:
             self.is_refused = True
         except (BadRequestError, NotFoundError, ResponseDecodeError, ConfigurationError):
             pass  # it stays as it is listed
+        except TransportError as exc:
+            if not exc._too_large:  # else it stays as it is listed, too
+                raise
         else:
             if message is not None and message.id == message_id:
                 self._keep(message)

@@ -10,7 +10,16 @@ from typing import Any
 import attrs
 import pytest
 
-from basiq_async import BasiqClient, InMemoryTransport, Message, Request, Response, RetryPolicy, ServerError
+from basiq_async import (
+    BasiqClient,
+    InMemoryTransport,
+    Message,
+    Request,
+    Response,
+    RetryPolicy,
+    ServerError,
+    TransportError,
+)
 from basiq_async.services.details import Details, RawMessages, tells_attempts
 from basiq_async.testing import FakeBasiq, Quirks
 
@@ -182,6 +191,17 @@ async def test_an_answer_that_may_come_later_is_an_error_and_not_unknown() -> No
     async with a_history(20, respond=answer(503)) as history:
         with pytest.raises(ServerError):
             await history.fill(history.details())
+
+
+async def test_a_message_that_is_too_large_alone_stays_unknown() -> None:
+    def refuse(request: Request) -> Response:
+        error = TransportError("the response's body is larger than 9 bytes")
+        error._too_large = True
+        raise error
+
+    async with a_history(4, respond=refuse) as history:
+        assert [each.delivered for each in await history.fill(history.details())] == [None] * 4
+        assert len(history.transport.alone) == 8, "once more without its long texts"
 
 
 async def test_an_id_that_no_path_can_hold_stays_unknown() -> None:
