@@ -33,6 +33,11 @@ def is_lost(error: Exception) -> TypeGuard[APIError]:
     return isinstance(error, APIError) and error.status in _REFUSED_PAGE and error.method != "POST"
 
 
+def is_too_large(error: BasiqError) -> bool:
+    """Return whether a response was refused for its size alone: a smaller page, or a part of it, may be read."""
+    return error._too_large
+
+
 @attrs.frozen
 class Listing(Generic[T]):
     """A list of the API: the URL of its first page, and the functions that fetch a page and read an item.
@@ -135,7 +140,7 @@ class PageSize:
 
     def shrink(self, failure: BasiqError, place: str = "at an unknown place") -> None:
         """Read less after a page was too large. Raises the failure, with its place, if it cannot be smaller."""
-        if not failure._too_large:
+        if not is_too_large(failure):
             raise failure
         if self._size == 1 and self.abridged:
             said = (

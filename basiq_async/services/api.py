@@ -17,7 +17,7 @@ from .._redaction.tracebacks import UnshownText
 from .._wire.codec import Codec, ListPage
 from .._wire.cursors import CursorSeal
 from .._wire.hosts import is_this_machine
-from .._wire.paging import Listing, PageSize, raw_id
+from .._wire.paging import Listing, PageSize, is_too_large, raw_id
 from .._wire.urls import PLAIN_SEGMENT, BaseURL, LinkError, quote_segment
 from .._work.clock import LoopClock, clock_of
 from .._work.tasks import TaskOwner
@@ -134,7 +134,7 @@ class Api:
         try:
             return self._read(await self.request("GET", endpoint), "GET", endpoint, read)
         except BasiqError as exc:
-            if not exc._too_large:
+            if not is_too_large(exc):
                 raise
         return self._read(await self.request("GET", endpoint, abridged=True), "GET", endpoint, read)
 

@@ -20,6 +20,7 @@ import attrs
 
 from .._wire.codec import Unreadable, read_message
 from .._wire.order import raw_time
+from .._wire.paging import is_too_large
 from .._work.failures import reason_text
 from .._work.ids import digest_of
 from ..errors import (
@@ -154,7 +155,7 @@ class Details:
         except (BadRequestError, NotFoundError, ResponseDecodeError, ConfigurationError):
             pass  # it stays as it is listed
         except TransportError as exc:
-            if not exc._too_large:  # else it stays as it is listed, too
+            if not is_too_large(exc):  # else it stays as it is listed, too
                 raise
         else:
             if message is not None and message.id == message_id:

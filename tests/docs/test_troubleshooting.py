@@ -19,7 +19,7 @@ from basiq_async._work.failing import FailingType
 from basiq_async.errors import BasiqError, NotFoundError, SignatureVerificationError
 from basiq_async.receiver.protocol import Waiting
 from basiq_async.replay import Inactivity
-from basiq_async.services.diagnosis import Look, ProblemCode, TypeDifferences
+from basiq_async.services.diagnosis import Attempts, Look, ProblemCode, TypeDifferences
 from tests.support.environment import ROOT
 
 TEXT = (ROOT / "docs" / "troubleshooting.md").read_text()
@@ -130,8 +130,7 @@ def test_doctor_names_problems_in_the_order_of_their_codes(endpoint: tuple[int |
             Webhook("w", "https://service.example/basiq", each, ()),
             None,
             types=TypeDifferences(("a",), ("b",), ("c",), ("d",)),
-            failed_share=1.0,
-            refused=401,
+            attempts=Attempts(failed_share=1.0, refused=401),
             unrecoverable=(Inactivity(moment),),
             endpoint=EndpointCheck(endpoint[0], "no", unsigned=endpoint[1]),
             undelivered=1,

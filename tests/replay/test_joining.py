@@ -400,10 +400,10 @@ async def test_what_is_not_wanted_of_one_webhook_is_not_wanted_of_the_next(servi
     await s.emit(1)
     await s.fake.advance(minutes=10)
     found = await s.basiq.webhooks.diagnose(new, receiver=s.receiver())
-    assert (found.healthy, found.failed_share, found.never_sent) == (True, 0.0, 0), found.problems
+    assert (found.healthy, found.attempts.failed_share, found.never_sent) == (True, 0.0, 0), found.problems
     assert (await s.recovery(new, since=begins - timedelta(hours=1)).plan()).total == 5
     assert (await s.recover(new)).handled == 0
-    assert (await s.basiq.webhooks.diagnose(s.first, receiver=s.receiver())).failed_share == 0.0
+    assert (await s.basiq.webhooks.diagnose(s.first, receiver=s.receiver())).attempts.failed_share == 0.0
     s.assert_once(1)
 
 
