@@ -28,13 +28,10 @@ class Admission:
         self.names: dict[str, str | None] = {}
         """The names of webhooks that Basiq has shown."""
         self.may_found = False
+        self.is_new = False
+        """Whether no run has passed anything on yet: the note of the webhooks comes before any other."""
         self.is_of_service = False
         """Whether the target posts, and the inbox is that of the service: its notes are about the service."""
-
-    @property
-    def is_new(self) -> bool:
-        """Whether no run has passed to the handler anything yet: the note of the webhooks comes before any other."""
-        return bool(self.own_webhooks) and self.noted.text is None
 
     async def look(self, calls: InboxCalls) -> None:
         """Raise ``ConfigurationError`` for an inbox of others, and for that of a service which would not get the posts.
@@ -47,6 +44,7 @@ class Admission:
             self.is_of_service = await check_place(self._client, self.noted, self._webhook_id, target)
         elif own:
             self.noted = await calls.look(own)
+        self.is_new = bool(own) and self.noted.text is None
 
     async def found(self, calls: InboxCalls) -> None:
         """Note the webhook in an empty inbox, and join those of the receiver's list: Basiq has shown its messages.

@@ -79,7 +79,7 @@ class Observer(Protocol):
         """Called when a run begins, with the list that it reads."""
         ...
 
-    def on_progress(self, progress: Progress) -> None:
+    def on_progress(self, progress: Progress, /) -> None:
         """Called with the progress of the run."""
         ...
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Awaitable, Callable, Collection, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, cast
 
 import attrs
@@ -84,9 +85,6 @@ class Handling:
     calls: those of the inbox, in which each message is claimed. None if the target has the record.
     receiver: the target, if it is a receiver.
     again: the name under which events are handled again, whatever the inbox knows of them.
-    inbox: the inbox, if the ``record`` is one.
-    job: the id of a job that posts: what it posted is not handled, and has keys of its own. None for any other.
-    accepts_type: whether the receiver has a handler for an event type; None for a target without handlers.
     """
 
     value: Target | WebhookReceiver | SessionHandler
@@ -94,25 +92,24 @@ class Handling:
     receiver: WebhookReceiver | None = None
     again: str | None = None
 
-    inbox: Inbox | None = attrs.field(init=False)
-    record: Record = attrs.field(init=False)
-    job: str | None = attrs.field(init=False)
-    accepts_type: Callable[[str], bool] | None = attrs.field(init=False)
-
-    @inbox.default
-    def _find_inbox(self) -> Inbox | None:
+    @cached_property
+    def inbox(self) -> Inbox | None:
+        """The inbox, if the record is one."""
         return None if self.calls is None else self.calls.inbox
 
-    @record.default
-    def _find_record(self) -> Record:
+    @cached_property
+    def record(self) -> Record:
+        """The record."""
         return cast(Record, self.value) if self.inbox is None else self.inbox
 
-    @job.default
-    def _find_job(self) -> str | None:
+    @cached_property
+    def job(self) -> str | None:
+        """The id of a job that posts: what it posted is not handled, and has keys of its own. None for any other."""
         return self.value._job if isinstance(self.value, HttpTarget) else None
 
-    @accepts_type.default
-    def _find_accepts_type(self) -> Callable[[str], bool] | None:
+    @cached_property
+    def accepts_type(self) -> Callable[[str], bool] | None:
+        """Whether the receiver has a handler for an event type; None for a target without handlers."""
         return None if self.receiver is None else self.receiver.accepts_type
 
     def key_of(self, key: str) -> str:
