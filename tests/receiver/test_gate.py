@@ -72,6 +72,7 @@ RAISING: dict[str, Callable[[Neighbour], Awaitable[object]]] = {
     "a receiver's start": lambda n: n.receiver().__aenter__(),
     "WebhookReceiver.work": lambda n: n.receiver().work(until_empty=True),
     "WebhookReceiver.retry_quarantined": lambda n: n.receiver().retry_quarantined(),
+    "WebhookReceiver.retry_waiting": lambda n: n.receiver().retry_waiting(),
     "WebhookReceiver.drop_quarantined": lambda n: n.receiver().drop_quarantined(["msg_1"]),
     "WebhookReceiver.forget": lambda n: n.receiver().forget("u-1"),
     "Replay.run": lambda n: n.replay().run(),
