@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 SOON = timedelta(minutes=5)
 """What never failed is handled within that time, as Basiq delivers it at once."""
 PERSON = "0fe25a3c"
-"""The id of each person begins with it."""
+"""What each event tells of a person."""
 
 
 def look_for_missed(world: World, why: str, until: datetime, *, sending: bool = False) -> None:
@@ -46,6 +46,13 @@ def look_at_size(world: World) -> None:
     rows = max(count for name, count in found.items() if "notes" not in name)
     if notes > 40 + 5 * len(world.service.webhook_ids) or rows > len(world.model.events) * (1 + world.model.repeats):
         raise Broken(f"the store grows: {found} after {len(world.model.events)} events")
+
+
+def look_at_effects(world: World) -> None:
+    """Raise ``Broken`` if what is one transaction with its record took effect twice."""
+    for event_id, count in world.store.effects():
+        if count > 1 + world.model.repeats:
+            raise Broken(f"{world.name_of(event_id)} took effect {count} times in the database")
 
 
 def private(world: World) -> Sequence[str]:

@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any
 
 import attrs
+from sqlalchemy import text
 
 from basiq_async import BasiqClient, PermissionDeniedError, RetryPolicy
 from basiq_async.receiver import Deferred, Delivery, Result, WebhookReceiver
@@ -84,6 +85,8 @@ class Service:
         """The ids of events whose handler takes long: live ones up to 8 s, deferred ones up to 50 s."""
         self.lethal: dict[str, int] = {}
         """The ids of events whose handler kills its machine, and how often."""
+        self.in_transactions = False
+        """Whether handlers take effect in the transaction in which the store records it."""
         self.partner = "well"
         """Or ``refusing``, ``hanging``, ``403``: what all handlers need."""
 
@@ -128,7 +131,10 @@ class Service:
         async def handle(delivery: Delivery) -> None:
             await self._handle(delivery, machine, 50 if version.deferred else 8)
 
-        receiver.on(*version.types)(handle)
+        async def handle_in_transaction(delivery: Delivery, session: Any) -> None:
+            await self._handle(delivery, machine, 2, session)
+
+        receiver.on(*version.types)(handle_in_transaction if self.in_transactions else handle)
         return receiver
 
     async def secrets(self) -> list[str]:
@@ -186,7 +192,7 @@ class Service:
             self.model.respond(outcome.delivery.event_id, pod.machine.name, int(outcome.status), outcome.result.value)
         return int(outcome.status)
 
-    async def _handle(self, delivery: Any, machine: Machine, longest: float) -> None:
+    async def _handle(self, delivery: Any, machine: Machine, longest: float, session: Any = None) -> None:
         """What every handler does: half of its work, its effect, and the rest."""
         event_id = delivery.event_id
         run = self.model.begin(event_id, machine.name)
@@ -206,6 +212,8 @@ class Service:
                 self.lethal[event_id] -= 1
                 machine.kill()
                 await asyncio.sleep(3_600)
+            if session is not None:
+                await session.execute(text("INSERT INTO effects VALUES (:event)"), {"event": event_id})
             self.model.take_effect(run)
             await asyncio.sleep(self.chance.uniform(0.0, 0.05))
         except BaseException:

@@ -37,6 +37,8 @@ class SQL(Store):
         super().__init__(*args)
         self._folder = tempfile.mkdtemp(prefix="basiq-world-", dir=MEMORY)
         self._path = str(Path(self._folder, "service.db"))
+        with contextlib.closing(sqlite3.connect(self._path)) as made:
+            made.execute("CREATE TABLE effects (event_id TEXT)")
 
     def open(self, machine: Machine) -> Any:
         engine = create_async_engine(f"sqlite+aiosqlite:///{self._path}")
@@ -61,6 +63,10 @@ class SQL(Store):
 
     def size(self) -> dict[str, int]:
         return count_rows(self._path)
+
+    def effects(self) -> Iterable[tuple[str, int]]:
+        with contextlib.closing(sqlite3.connect(self._path)) as found:
+            return found.execute("SELECT event_id, count(*) FROM effects GROUP BY event_id").fetchall()
 
     async def wait_for_locks(self) -> None:
         while True:

@@ -12,7 +12,7 @@ import shutil
 import sqlite3
 import tempfile
 import types
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -64,6 +64,10 @@ class Store:
 
     def restore(self, snapshot: Any) -> None:
         raise NotImplementedError
+
+    def effects(self) -> Iterable[tuple[str, int]]:
+        """Return how often each event has taken effect in it, in the transaction of its record."""
+        return ()
 
     def copy_half(self) -> Any:
         """Return a copy that lacks what is in the log beside the file; None for a store without one."""
@@ -224,7 +228,10 @@ def _line_class(kind: type) -> type[Line]:
         for name in dir(kind)
         if not name.startswith("_") and name != "aclose" and asyncio.iscoroutinefunction(getattr(kind, name))
     ]
-    return type("Line", (Line,), {name: _call(name) for name in names})
+    methods: dict[str, Any] = {name: _call(name) for name in names}
+    if hasattr(kind, "transaction"):
+        methods["transaction"] = lambda line, key, token: line._inner.transaction(key, token)
+    return type("Line", (Line,), methods)
 
 
 def _call(name: str) -> Callable[..., Awaitable[Any]]:

@@ -21,7 +21,7 @@ from .machines import BEGINNING, Listening, run_world
 from .model import Broken, Model
 from .network import Weather, deliver
 from .operators import Operators
-from .properties import PERSON, look_at_size, look_for_delayed, look_for_missed, private
+from .properties import PERSON, look_at_effects, look_at_size, look_for_delayed, look_for_missed, private
 from .service import TYPES, URL, Service, Version
 from .steps import STEPS
 from .stores import Memory, SQLite, Store, without_threads
@@ -66,6 +66,7 @@ class Story:
             "quirks": draw_quirks(chance),
         }
         if setting["store"] == "sql":  # its calls cost ten times as much processor time
+            setting["transactions"] = chance.random() < 0.5
             setting["recover every"], days = None, days / 20
         names, weights = list(STEPS), [weight for weight, _ in STEPS.values()]
         steps, left = [], days * 86_400
@@ -111,6 +112,7 @@ class World:
         self.operators = Operators(self)
         setting = self.story.setting
         self.service.version = Version(deferred=setting["deferred"], quarantine_after=setting["quarantine_after"])
+        self.service.in_transactions = setting.get("transactions", False)
         self.fake.route(URL, self.receive)
         self.spawn(deliver(self.fake))
         await self.operators.make()
@@ -197,6 +199,7 @@ class World:
             said = found if isinstance(found, str) else [str(each) for each in found.problems]
             raise Broken(f"when all was well, doctor said {said}")
         look_at_size(self)
+        look_at_effects(self)
 
     async def live_on(self) -> None:
         """Let some events happen, and three quarters of an hour pass."""
@@ -228,13 +231,14 @@ class World:
         """Give the service another store."""
         sent = self.fake.messages()
         types = {*self.service.version.types} & {*self.subscribed_now()}
-        self.model.move({each.event.id for each in sent if any(attempt.ok for attempt in each.attempts)}, types)
+        delivered = {each.event.id for each in sent if any(attempt.ok for attempt in each.attempts)}
+        self.model.move({each.event.id for each in sent}, delivered, types)
         self.backup = None
         self.former_stores.append(self.store)
         self.store = self.service.store = STORES[self.story.setting["store"]](self.model, self.chance)
 
     def emit(self, event_type: str) -> str:
-        made = self.fake.emit(event_type, user_id=f"{PERSON}-{len(self.model.events)}")
+        made = self.fake.emit(event_type, data={"name": PERSON})
         return self.model.happen(made.event_id, event_type).name
 
     def subscribed(self) -> list[str]:
