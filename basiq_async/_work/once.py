@@ -115,6 +115,8 @@ class UnderWay:
         self.renew = renew
         self.logger = logger
         self.owed = Owed(call_timeout)
+        self.leaves_trace = False
+        """Whether work with a session is claimed by a lease too, which is seen to run out if the process is killed."""
         self.tasks: set[asyncio.Task[Any]] = set()
         self.by_key: dict[str, asyncio.Task[Any]] = {}
         """For each key, the task whose turn it is: the others wait for it."""
@@ -300,7 +302,12 @@ class Unit(ABC, Generic[T]):
                 ):
                     return ending
                 await self._interruptible(self.prepare, self.units.work_timeout)
-            ending = await self._claim()
+            ending = None
+            if self.units.leaves_trace and self.session is not None and not (self.already_claimed or self.quarantined):
+                ending = await self._claim(by_lease=True)
+                self.claimed = ending is None
+            if ending is None and self.unended < MOST_UNENDED:
+                ending = await self._claim()
             if ending is not None:
                 return ending
             self.claimed = True
@@ -344,13 +351,13 @@ class Unit(ABC, Generic[T]):
             await self.release()
         return ending
 
-    async def _claim(self) -> AttemptEnd[T] | None:
-        """Claim the event. Return None if this worker has it now."""
-        with_session = self.session is not None
-        if self.already_claimed and not with_session:
+    async def _claim(self, *, by_lease: bool = False) -> AttemptEnd[T] | None:
+        """Claim the event. Return None if this worker has it now. ``by_lease``: though the work has a session."""
+        in_transaction = self.session is not None and not by_lease
+        if self.already_claimed and not in_transaction:
             return None
         ask = partial(
-            self.units.inbox.claim, lease=self.units.lease, quarantined=self.quarantined, transaction=with_session
+            self.units.inbox.claim, lease=self.units.lease, quarantined=self.quarantined, transaction=in_transaction
         )
         waited, wait = 0.0, _FIRST_WAIT
         while True:
@@ -378,7 +385,7 @@ class Unit(ABC, Generic[T]):
             if claim.status is ClaimStatus.DONE:
                 return AttemptEnd(AttemptResult.DONE)
             if waited >= self.patience or self.units.is_ending:
-                if self.already_claimed:
+                if self.already_claimed or self.claimed:
                     await self.release()
                 return AttemptEnd(AttemptResult.BUSY, claim=claim)
             pause = min(wait, self.patience - waited, max(claim.retry_after, _FIRST_WAIT))

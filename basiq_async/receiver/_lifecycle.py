@@ -9,11 +9,12 @@ from weakref import WeakKeyDictionary
 
 import attrs
 
+from .._work.deaths import Deaths
 from .._work.failures import reason_text
 from .._work.gate import Gate
 from .._work.inbox_calls import InboxCalls
 from .._work.may_work import may_work
-from .._work.protocol import Inbox, Record
+from .._work.protocol import Inbox, Record, TransactionalInbox
 from ..errors import ConfigurationError
 from ._secrets import Secrets
 from .inboxes._memory import MemoryInbox
@@ -40,8 +41,11 @@ _SHARED: dict[int, _Shared] = {}
 class Lifecycle:
     """Counts how often a receiver was entered with ``async with``; knows its event loop, and whether it is closed."""
 
-    def __init__(self, calls: InboxCalls, gate: Gate) -> None:
+    def __init__(self, calls: InboxCalls, gate: Gate, leave_traces: Callable[[bool], None]) -> None:
+        """``leave_traces`` is called with whether a process of this machine was killed."""
         self._calls = calls
+        self._leave_traces = leave_traces
+        self._deaths = Deaths(calls) if isinstance(calls.inbox, TransactionalInbox) else None
         self._inbox = calls.inbox
         self._gate = gate
         self._close_inbox: Callable[[], Awaitable[object]] | None = None
@@ -97,6 +101,8 @@ class Lifecycle:
 
     async def close_own_inbox(self) -> None:
         """Close the inbox, if this receiver or another one owns it, and this was the last one that was open."""
+        if self._deaths is not None:
+            await self._deaths.end()
         self._share()
         if (close := self._leave_inbox()) is not None:
             await close()
@@ -142,6 +148,8 @@ class Lifecycle:
             await self._calls.check()
             if may_work.get():  # a command that only looks is refused when it uses the inbox
                 await self._gate.ask(live=True)
+                if self._deaths is not None:
+                    self._leave_traces(await self._deaths.begin())
         except ConfigurationError:
             raise
         except Exception as exc:

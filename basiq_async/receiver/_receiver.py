@@ -154,7 +154,7 @@ class WebhookReceiver:
             moment=moment,
             outages=self._dispatcher.outages,
         )
-        self._lifecycle = Lifecycle(calls, gate)
+        self._lifecycle = Lifecycle(calls, gate, self._dispatcher.leave_traces)
         self._worker = DeferredWorker(
             self._backlog,
             gate,

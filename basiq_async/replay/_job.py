@@ -13,11 +13,12 @@ import attrs
 
 from .._arguments import Duration, check_positive, check_seconds, check_whole
 from .._redaction.text import printable
+from .._work.deaths import Deaths
 from .._work.failures import is_outage, reason_text
 from .._work.keys import check_repeat_name
 from .._work.limits import inbox_is_slow, limit, wait_for_event
 from .._work.noted import refuse_others
-from .._work.protocol import Inbox
+from .._work.protocol import Inbox, TransactionalInbox
 from .._work.tasks import run_to_completion
 from ..client import BasiqClient
 from ..errors import ConfigurationError, ReplayError
@@ -213,11 +214,16 @@ class Job:
         self._engine = engine
         if self._stopping.is_set():
             engine.stop()
+        deaths = Deaths(handling.calls) if handling.calls and isinstance(handling.inbox, TransactionalInbox) else None
         try:
+            if deaths is not None and isinstance(inner, (Shared, ReceiverTarget)) and await deaths.begin():
+                inner.leave_traces()
             return attrs.evolve(await engine.run(progress, plan), again=handling.again)
         finally:
             if isinstance(inner, Shared):
                 await inner.aclose()
+            if deaths is not None:
+                await deaths.end()
 
     def make_attempts(self) -> Attempts:
         """Return what hands messages of pages to the target."""

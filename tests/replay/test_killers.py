@@ -12,12 +12,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from basiq_async import BasiqClient, InMemoryTransport
-from basiq_async.receiver import Delivery, MemoryInbox, Result, SQLiteInbox, StoredDelivery, WebhookReceiver
+from basiq_async.receiver import (
+    Delivery,
+    MemoryInbox,
+    Result,
+    SQLInbox,
+    SQLiteInbox,
+    StoredDelivery,
+    WebhookReceiver,
+)
+from basiq_async.receiver.protocol import Claim
 from basiq_async.replay import Replay, recover, share
 from basiq_async.testing import FakeBasiq
 from tests.support import virtual
+from tests.support.databases import engine_of, new_table, url_of
 from tests.support.deliveries import SECRET, Service, payload, post
 from tests.support.killing import Hasty, start
 
@@ -166,3 +177,62 @@ async def test_a_shutdown_in_order_leaves_no_attempt_without_an_end() -> None:
         await receiver.aclose()
     service = Service(inbox=inbox)
     assert (await service.post(payload("user.created", "e-1"))).result is Result.HANDLED
+
+
+class KillingSessions(Killing):
+    """The same with handlers with a session, which are claimed by a transaction: a kill rolls it back."""
+
+    def __init__(self, folder: Path, url: str) -> None:
+        super().__init__(folder)
+        self.url, self.table = url, new_table()
+
+    async def handle_with(self, event: Any, session: AsyncSession) -> None:
+        await self.handle(event)
+
+    def run(self, work: Callable[[Any], Awaitable[None]]) -> int:
+        async def in_fork(ready: Callable[[], None]) -> None:
+            async with engine_of(self.url) as engine, HastySQL(engine, table=self.table) as inbox:
+                await work(inbox)
+
+        return start(in_fork).join()
+
+    async def quarantined(self) -> list[StoredDelivery]:
+        async with engine_of(self.url) as engine, SQLInbox(engine, table=self.table) as inbox:
+            return list(await inbox.entries())
+
+
+class HastySQL(SQLInbox):
+    async def claim(self, key: str, token: str, *, lease: float, **how: bool) -> Claim:
+        return await super().claim(key, token, lease=lease if how.get("transaction") else min(lease, LEASE), **how)
+
+
+@pytest.fixture
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    return url_of(request, tmp_path)
+
+
+@pytest.mark.parametrize("how", ["live", "recover", "a function"])
+@pytest.mark.parametrize("url", ["asyncpg", "aiosqlite"], indirect=True)
+def test_a_handler_with_a_session_that_kills_its_process_ends_four_at_the_most(
+    tmp_path: Path, url: str, how: str
+) -> None:
+    killing = KillingSessions(tmp_path, url)
+
+    async def work(inbox: SQLInbox) -> None:
+        receiver = WebhookReceiver(SECRET, inbox=inbox, webhook_id=killing.webhook_id)
+        receiver.on("*")(killing.handle_with)
+        async with killing.client() as client:
+            if how == "recover":
+                await recover(client, killing.webhook_id, receiver)
+            elif how == "a function":
+                await Replay(client, killing.webhook_id, killing.handle_with, inbox=inbox).run()
+            else:
+                async with receiver:
+                    for _ in range(2):
+                        await asyncio.gather(*[post(receiver, payload("user.created", each)) for each in killing.ids])
+                        await asyncio.sleep(1.5 * LEASE)
+
+    assert killing.run_until_it_ends(work) == 4, "the first leaves a trace of the process, and of no event"
+    assert set(killing.handled()) == set(killing.ids) - {killing.killer}
+    (entry,) = asyncio.run(killing.quarantined())
+    assert (entry.event_id, entry.unended) == (killing.killer, 3)

@@ -155,13 +155,18 @@ class SQLInbox(SQLRows):
         """
         if transaction:
             self._store.check_usable()
-            return await self._transactions.begin(key, token, lease, quarantined=quarantined)
+            claim = await self._transactions.begin(key, token, lease, quarantined=quarantined)
+            mine = self._transactions.mine(key, token)
+            if mine is not None and token in self._leases:
+                mine.leased = True
+            return claim
 
         async def work(connection: AsyncConnection) -> Claim:
             statement = self._sql.lease_quarantined if quarantined else self._sql.lease
             values = {"a_key": key, "a_token": token, "a_lease": lease}
             row = (await connection.execute(statement, values)).first()
             if row is not None:
+                self._leases.append(token)
                 return attrs.evolve(CLAIMED, unended=row.unended.count("\n") // 2)
             return await self._sql.describe(connection, key, quarantined=quarantined)
 
@@ -223,8 +228,8 @@ class SQLInbox(SQLRows):
         held = await self._transactions.roll_back_mine(key, token)
         if failed:
             return await self._count_failure(key, token, held)
-        if held is not None and token not in self._due_tokens:
-            return 0  # it has no lease beside, and another connection may not be free
+        if held is not None and not held.leased:
+            return 0  # another connection may not be free
         if self._transactions.other(key) is None and not await self._record(self._sql.release, key, token):
             await self._take_back(key, token)
         return 0

@@ -36,8 +36,8 @@ class SQLRows:
     _sql: Statements
 
     def __init__(self) -> None:
-        self._due_tokens: deque[str] = deque(maxlen=_MOST_TOKENS)
-        """The last tokens that claimed what was due: a transaction of such a token has a lease beside."""
+        self._leases: deque[str] = deque(maxlen=_MOST_TOKENS)
+        """The last tokens of leases: a transaction that begins with such a token has a lease beside."""
 
     async def known(self, keys: Sequence[str]) -> Collection[str]:
         """See ``Record``."""
@@ -148,7 +148,7 @@ class SQLRows:
         except BusyError:
             return []
         if rows:
-            self._due_tokens.append(token)
+            self._leases.append(token)
         return [
             ClaimedDelivery(_read_waiting(row), token, row.attempts, datetime.fromtimestamp(row.now, UTC))
             for row in sorted(rows, key=_WHEN_DUE)

@@ -42,6 +42,8 @@ class HandlersConnection(AsyncConnection):
 class Held:
     """A claim that is a transaction of this process. ``quarantined``: it is of an entry of the quarantine.
 
+    ``leased``: the token has a lease beside, which is left when the process is killed.
+
     It is ``open`` until its commit begins. If that failed, the claim is kept until it is released, so that a second
     ``complete`` records nothing either.
     """
@@ -50,6 +52,7 @@ class Held:
     quarantined: bool
     connection: HandlersConnection
     open: bool = True
+    leased: bool = False
 
 
 class Transactions:

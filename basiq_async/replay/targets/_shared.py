@@ -90,6 +90,10 @@ class Shared:
             return str(ending.how.value)
         raise ending.error or InboxError("the event loop shuts down")
 
+    def leave_traces(self) -> None:
+        """Let a handler with a session be claimed by a lease too, because a process was killed."""
+        self._units.leaves_trace = True
+
     async def aclose(self) -> None:
         """End the claims whose end the inbox could not record."""
         await self._units.owed.aclose()

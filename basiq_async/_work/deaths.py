@@ -1,0 +1,117 @@
+"""Whether a process of this machine that used an inbox was killed: it began, and never said that it ended.
+
+A handler with a session is claimed by its transaction, which a kill rolls back: it leaves no trace of the attempt. A
+trace for each attempt would cost each event a statement and a commit. So they are left only after a process was killed.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import secrets
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import attrs
+
+from ..errors import InboxError
+from .calls import HOST
+from .inbox_calls import InboxCalls
+
+NOTE = "processes"
+"""The name of the note."""
+_LONG = timedelta(days=3)
+"""For how long a death matters: Basiq sends a message again for less."""
+_MOST = 200
+"""The number of processes that are noted; the oldest of other machines may be gone."""
+_TRIES = 100
+_START = secrets.token_hex(8)
+_NUMBERS = itertools.count()
+
+
+@attrs.frozen
+class _Processes:
+    """``open``: who has begun, and not ended. ``died``: when it was last seen that one was killed."""
+
+    open: tuple[str, ...] = ()
+    died: datetime | None = None
+
+    @classmethod
+    def read(cls, text: str | None) -> _Processes:
+        """Return what a note holds; nothing for one that is damaged."""
+        try:
+            found: Any = json.loads(text or "{}")
+            died = found.get("died")
+            return cls(tuple(map(str, found.get("open", ()))), None if died is None else datetime.fromisoformat(died))
+        except (ValueError, TypeError, AttributeError, RecursionError):
+            return cls()
+
+    def write(self) -> str:
+        return json.dumps({"open": self.open, "died": None if self.died is None else self.died.isoformat()})
+
+
+class Deaths:
+    """One use of an inbox by this process, from ``begin`` to ``end``."""
+
+    def __init__(self, calls: InboxCalls) -> None:
+        self._calls = calls
+        self._id = ""
+
+    async def begin(self) -> bool:
+        """Note that this process begins. Return whether one of this machine was killed in the last three days."""
+        self._id = f"{HOST}/{os.getpid()}/{_START}/{next(_NUMBERS)}"
+        now = datetime.now(UTC)
+
+        def add(known: _Processes) -> _Processes:
+            left = [each for each in known.open if not _is_dead(each)]
+            died = now if len(left) < len(known.open) else known.died
+            died = None if died is None or abs(now - died) > _LONG else died
+            return _Processes((*left[1 - _MOST :], self._id), died)
+
+        return (await self._change(add)).died is not None
+
+    async def end(self) -> None:
+        """Note that this use has ended in order. Does not raise: what is not noted seems to be killed."""
+        if self._id:
+            try:
+                await self._change(lambda known: attrs.evolve(known, open=_without(known.open, self._id)))
+            except Exception:  # the inbox is away
+                return
+            self._id = ""
+
+    async def _change(self, change: Callable[[_Processes], _Processes]) -> _Processes:
+        for _ in range(_TRIES):
+            text = await self._calls.note(NOTE)
+            changed = change(_Processes.read(text))
+            if await self._calls.set_note(NOTE, changed.write(), expected=text):
+                return changed
+        raise InboxError("other programs change the inbox's note of its processes again and again")
+
+
+def _without(ids: Sequence[str], id: str) -> tuple[str, ...]:
+    return tuple(each for each in ids if each != id)
+
+
+def _is_dead(id: str) -> bool:
+    """Return whether a process that has begun runs no more, as far as this machine can tell."""
+    host, _, rest = id.partition("/")
+    pid, _, start = rest.partition("/")
+    if host != HOST or not pid.isdigit():
+        return False
+    if int(pid) == os.getpid():
+        return not start.startswith(_START)
+    return not _runs(int(pid))
+
+
+def _runs(pid: int) -> bool:
+    if os.name != "posix":  # there, a signal of 0 is no question
+        return True
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        return True
+    return True

@@ -1,0 +1,77 @@
+"""A process of this machine that used an inbox and did not say that it ended was killed, for three days."""
+
+from __future__ import annotations
+
+import json
+import os
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from basiq_async._work import deaths
+from basiq_async._work.calls import HOST
+from basiq_async._work.deaths import NOTE, Deaths
+from basiq_async._work.inbox_calls import InboxCalls
+from basiq_async.receiver import MemoryInbox
+from tests.support.inboxes import fail_in
+
+GONE = 2**22 + 1
+"""No process has this id: it is beyond the highest."""
+
+
+@pytest.fixture
+def calls() -> InboxCalls:
+    return InboxCalls(MemoryInbox(), 1.0)
+
+
+async def note_of(calls: InboxCalls) -> dict[str, object]:
+    found: dict[str, object] = json.loads(await calls.note(NOTE) or "{}")
+    return found
+
+
+async def begin_with(calls: InboxCalls, *open: str, died: datetime | None = None) -> bool:
+    await calls.set_note(NOTE, json.dumps({"open": open, "died": None if died is None else died.isoformat()}))
+    return await Deaths(calls).begin()
+
+
+async def test_who_ends_in_order_or_still_runs_has_not_died(calls: InboxCalls) -> None:
+    first, second = Deaths(calls), Deaths(calls)
+    assert not await first.begin()
+    assert not await second.begin(), "the same process, once more"
+    await first.end()
+    await second.end()
+    assert await note_of(calls) == {"open": [], "died": None}
+    await second.end()
+    for alive in (f"{HOST}/{os.getppid()}/abc/0", f"another-machine/{GONE}/abc/0", "strange", f"{HOST}/x/y/z"):
+        assert not await begin_with(calls, alive)
+
+
+@pytest.mark.parametrize("pid", [GONE, os.getpid()])
+async def test_a_process_of_this_machine_that_runs_no_more_has_died_and_that_is_known_for_three_days(
+    calls: InboxCalls, pid: int
+) -> None:
+    """A container has the name of its machine and the same process id after each restart."""
+    assert await begin_with(calls, f"{HOST}/{pid}/of-before/0")
+    assert await Deaths(calls).begin(), "it is known, though it is noted no more"
+    now = datetime.now(UTC)
+    for age, known in ((2, True), (4, False), (-4, False)):
+        assert await begin_with(calls, died=now - timedelta(days=age)) is known
+
+
+async def test_the_note_has_an_end_and_a_damaged_one_is_written_again(calls: InboxCalls) -> None:
+    await begin_with(calls, *(f"machine-{number}/1/a/0" for number in range(1_000)))
+    found = (await note_of(calls))["open"]
+    assert isinstance(found, list)
+    assert len(found) == deaths._MOST
+    for damaged in ("", "[]", '{"open": 3}', '{"died": "x"}', "{"):
+        await calls.set_note(NOTE, damaged)
+        assert not await Deaths(calls).begin()
+        assert len((await note_of(calls))["open"]) == 1  # type: ignore[arg-type]
+
+
+async def test_an_inbox_that_is_away_at_the_end_hides_no_error() -> None:
+    inbox = MemoryInbox()
+    found = Deaths(InboxCalls(inbox, 1.0))
+    await found.begin()
+    fail_in("set_note", error=OSError("away"), inbox=inbox)
+    await found.end()
