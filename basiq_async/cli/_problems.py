@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from ._lines import Words
 
 
+_TARGETS, _MOST_TARGETS = "posting targets", 100
+"""The name of the note of where jobs post, and how many it names."""
 IF_HANDLED = "if another service handled them, acknowledge them with:"
 
 
@@ -85,28 +87,38 @@ async def find_target(inbox: Inbox | None) -> Words:
 
 
 async def note_target(record: Inbox, to: str, job: str | None) -> None:
-    """Note in the record of a job where it posts, for the line that tries again what failed."""
+    """Note in the record of a job where it posts, for the line that tries again what failed.
+
+    The newest hundred are kept: an older job is named by its entries alone.
+    """
     from .._work.inbox_calls import InboxCalls
     from .._work.keys import posting_job
 
-    calls = InboxCalls(record, INBOX_TIMEOUT)
-    await calls.set_note(_target_note(posting_job(job or to)), json.dumps([show_place(to), job]))
+    calls, id = InboxCalls(record, INBOX_TIMEOUT), posting_job(job or to)
+    known = _read_targets(await calls.note(_TARGETS))
+    if known.get(id) != (target := [show_place(to), job]):
+        known.pop(id, None)
+        newest = [*known.items()][1 - _MOST_TARGETS :]
+        await calls.set_note(_TARGETS, json.dumps({**dict(newest), id: target}))
 
 
 async def _read_target(calls: InboxCalls, job: str | None) -> Words:
     """Return the words that name the target of a job, as its record noted it."""
     if job is None:
         return ()
-    text = await calls.note(_target_note(job))
+    to, name = _read_targets(await calls.note(_TARGETS)).get(job, (None, None))
+    return () if to is None else ("--to", to, *(("--job", name) if name else ()))
+
+
+def _read_targets(text: str | None) -> dict[str, list[str | None]]:
+    """Return where jobs post, and their names, from a note; nothing for one that is damaged."""
     try:
-        to, job = json.loads(text or "")
-        return ("--to", str(to), *(("--job", str(job)) if job else ()))
-    except (ValueError, TypeError):
-        return ()
-
-
-def _target_note(job: str) -> str:
-    return f"target of {job}"
+        return {
+            str(job): [str(to), None if name is None else str(name)]
+            for job, (to, name) in json.loads(text or "{}").items()
+        }
+    except (ValueError, TypeError, AttributeError, RecursionError):
+        return {}
 
 
 def tell_passed_over(count: int, so: str) -> None:

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import signal
 import threading
 from collections.abc import Mapping
 
 import pytest
 
+from basiq_async._work.keys import key_of_post, posting_job
+from basiq_async.cli._problems import note_target, oldest_quarantined  # private: no command shows how many are kept
+from basiq_async.receiver import MemoryInbox
 from basiq_async.testing import Quirks
+from tests.support.deliveries import quarantined_delivery
 
 from ..support.real_time import PATIENCE
 from .conftest import World, launched, store, wait_until
@@ -88,3 +93,22 @@ def test_what_was_missed_is_posted_once_in_each_form_of_an_answer(world: World) 
         told = "objects" in (form.attempts, form.attempts_by_id)
         found = (done.exit_code, done.row["messages"]["handled"], done.row["unknown"], w.posted())
         assert found == ((0, 1, 0, count) if told else (3, 0, 1, count - 1)), (form, done.output)
+
+
+async def test_where_the_newest_hundred_jobs_posted_is_kept_and_no_older_one() -> None:
+    inbox = MemoryInbox()
+    urls = [f"https://service.example/{number}" for number in range(150)]
+    for url in [*urls, urls[60]]:
+        await note_target(inbox, url, None)
+    for url, posted in ((urls[10], ()), (urls[60], ("--to", urls[60])), (urls[149], ("--to", urls[149]))):
+        key = key_of_post(posting_job(url), "event")
+        await inbox.quarantine(key, "t", quarantined_delivery(key))
+        found = await oldest_quarantined(inbox, url)
+        assert found is not None
+        assert found.posted == posted
+    assert len(json.loads(await inbox.note("posting targets") or "")) == 100
+    for damaged in ("[1]", "{", '{"a": 1}'):
+        await inbox.set_note("posting targets", damaged)
+        found = await oldest_quarantined(inbox, urls[149])
+        assert found is not None
+        assert found.posted == ()

@@ -46,7 +46,7 @@ async def test_who_ends_in_order_or_still_runs_has_not_died(calls: InboxCalls) -
         assert not await begin_with(calls, alive)
 
 
-@pytest.mark.parametrize("pid", [GONE, os.getpid()])
+@pytest.mark.parametrize("pid", [GONE, os.getpid()], ids=["another", "the same"])
 async def test_a_process_of_this_machine_that_runs_no_more_has_died_and_that_is_known_for_three_days(
     calls: InboxCalls, pid: int
 ) -> None:
