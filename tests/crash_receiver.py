@@ -8,6 +8,8 @@ have had its effect, in PostgreSQL exactly once:
 Scenarios: ``postgres``; ``restart``, with the server ended at once and started again, three times; ``replay``, which is
 that with replays of the same history into the same inbox that are killed too; ``deferred``, with handlers that work
 after the response, in the two processes and in a third that only works, and with the server restarted ten times;
+``killer``, which is that with an event whose handler kills its process, in place of the restarts: it ends three, and is
+in the quarantine alone;
 ``redis``, with effects in a file, where an event may have its effect twice if its process was killed between the effect
 and the record.
 """
@@ -20,7 +22,7 @@ import os
 import random
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack, ExitStack, suppress
 from datetime import timedelta
 from functools import partial
@@ -35,10 +37,12 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 
 from basiq_async import BasiqClient, InboxError, InMemoryTransport, Message
+from basiq_async._work import once
 from basiq_async.receiver import (
     Deferred,
     Delivery,
     SQLInbox,
+    StoredDelivery,
     WebhookReceiver,
     _trying,  # private: no option makes the waits short
 )
@@ -49,7 +53,7 @@ from tests.support.inboxes import open_on
 from tests.support.killing import FORK, Work, committed_effects, make_tables, start
 from tests.support.servers import PostgresServer, postgres_server, redis_server
 
-SCENARIOS = ("postgres", "restart", "replay", "deferred", "redis")
+SCENARIOS = ("postgres", "restart", "replay", "deferred", "killer", "redis")
 _RESTARTS = {"restart": 3, "replay": 3, "deferred": 10}
 _SPEED = 1_000.0
 """Basiq gives up after eight attempts, which takes 100 seconds then: longer than the kills."""
@@ -70,6 +74,12 @@ class Job:
     database: str | None
     redis: str | None
     deferred: bool = False
+    has_killer: bool = False
+
+    @property
+    def killer(self) -> Path:
+        """The file with the id of the event whose handler kills its process."""
+        return self.folder / "killer"
 
 
 # --- the processes that are killed ---
@@ -99,7 +109,10 @@ async def work(job: Job, ready: Callable[[], None]) -> None:
 
 def make_receiver(job: Job) -> WebhookReceiver:
     """Return a receiver whose handler leaves an effect for each event. Whatever is killed is tried again soon."""
-    _trying._WAITS, _trying._MOST_UNENDED = (0.2,), 1_000
+    vars(_trying)["_WAITS"] = (0.2,)
+    if not job.has_killer:  # no event is quarantined because its process is killed at random
+        for module in (_trying, once):
+            vars(module)["MOST_UNENDED"] = 1_000
     rng = random.Random(os.getpid())
     if job.redis is not None:
         inbox: Any = open_on(AsyncExitStack(), job.redis, timeout=2)  # until the process is killed
@@ -120,6 +133,8 @@ def make_receiver(job: Job) -> WebhookReceiver:
         await asyncio.sleep(rng.random() * 0.003)
         await session.execute(_INSERT, {"id": delivery.event_id})
         await asyncio.sleep(rng.random() * 0.003)
+        if job.has_killer and job.killer.read_text() == delivery.event_id:
+            os.kill(os.getpid(), signal.SIGKILL)
 
     log = os.open(job.folder / "effects", os.O_CREAT | os.O_APPEND | os.O_WRONLY, 0o600)
 
@@ -152,19 +167,30 @@ async def replays(job: Job, ready: Callable[[], None]) -> None:
 
 
 def supervise(
-    works: list[Work], kills: int, longest: float, rng: random.Random, stop: Event, channel: Connection
+    works: list[Work],
+    kills: int,
+    longest: float,
+    rng: random.Random,
+    stop: Event,
+    channel: Connection,
+    may_end: bool,
 ) -> None:
     """Keep processes running, and kill one of them at a time, in a process that does nothing else.
 
-    Tells True when all kills were made, and at the end the ids of those that were killed.
+    ``may_end``: whether they may kill themselves. Tells True when all kills were made, and at the end the ids of those
+    that were killed.
     """
     killed: list[int] = []
     running = [start(work) for work in works]
     try:
         while not stop.wait(rng.random() * longest if len(killed) < kills else 0.1):
-            ended = [worker.process.exitcode for worker in running if not worker.process.is_alive()]
-            if ended:
-                channel.send(f"a process ended by itself, with exit code {ended[0]}")
+            ended = [slot for slot, worker in enumerate(running) if not worker.process.is_alive()]
+            if may_end:
+                for slot in ended:
+                    assert running[slot].join() == -signal.SIGKILL
+                    running[slot] = start(works[slot])
+            elif ended:
+                channel.send(f"a process ended by itself, with exit code {running[ended[0]].process.exitcode}")
                 break
             if len(killed) == kills:
                 continue
@@ -196,7 +222,9 @@ async def emit(
     async with serve(fake, port=job.basiq_port):
         began = time.monotonic()
         for number in range(events):
-            emitted.add(fake.emit("user.created").event_id)
+            emitted.add(event_id := fake.emit("user.created").event_id)
+            if number == 0:
+                job.killer.write_text(event_id)
             if server is not None and number in restarts:
                 await asyncio.to_thread(server.stop, signal.SIGQUIT)
                 await asyncio.to_thread(server.start)
@@ -219,6 +247,14 @@ async def count_waiting(job: Job) -> int:
         await engine.dispose()
 
 
+async def list_quarantined(job: Job) -> Sequence[StoredDelivery]:
+    engine = create_async_engine(job.database or "")
+    try:
+        return await SQLInbox(engine, create_tables=False).entries()
+    finally:
+        await engine.dispose()
+
+
 def crash_receiver(options: argparse.Namespace, rng: random.Random, folder: Path) -> str:
     """Run one scenario, and hold it to its promise."""
     fake = FakeBasiq(clock=SystemClock(_SPEED), cool_off=0, delivery_timeout=5.0)
@@ -230,15 +266,17 @@ def crash_receiver(options: argparse.Namespace, rng: random.Random, folder: Path
         port = free_port()
         webhook_id = fake.add_webhook(f"http://127.0.0.1:{port}/basiq", ["user.created"])
         database, url = server.url() if server else None, redis.url if redis else None
-        deferred = options.scenario == "deferred"
-        job = Job(folder, port, free_port(), fake.secret(webhook_id), webhook_id, database, url, deferred)
+        has_killer = options.scenario == "killer"
+        deferred = has_killer or options.scenario == "deferred"
+        job = Job(folder, port, free_port(), fake.secret(webhook_id), webhook_id, database, url, deferred, has_killer)
         works: list[Work] = [partial(service, job)] * _PROCESSES
         if options.scenario == "replay":
             works.append(partial(replays, job))
         if deferred:
             works.append(partial(work, job))
         stop, (done, channel) = FORK.Event(), FORK.Pipe(duplex=False)
-        killer = FORK.Process(target=supervise, args=(works, options.kills, options.pause, rng, stop, channel))
+        more = (options.kills, options.pause, rng, stop, channel, has_killer)
+        killer = FORK.Process(target=supervise, args=(works, *more))
         killer.start()
         try:
             events = asyncio.run(emit(fake, job, options, done, server))
@@ -251,6 +289,10 @@ def crash_receiver(options: argparse.Namespace, rng: random.Random, folder: Path
         if reports[0] is not True:
             raise SystemExit(str(reports[0]))
         attempts = asyncio.run(count_attempts(fake, webhook_id))
+        if has_killer:
+            (entry,) = asyncio.run(list_quarantined(job))
+            assert (entry.event_id, entry.unended) == (job.killer.read_text(), 3)
+            events.discard(entry.event_id)
         if server is not None:  # it is unknown which process had an effect in the database
             effects = [(event, 0) for event in committed_effects(server)]
         else:
