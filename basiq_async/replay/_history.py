@@ -90,8 +90,11 @@ class History:
         if (memory := self.memory) is not None:
             former = options.get("on_page")
             options["on_page"] = memory.see if former is None else _both(memory.see, former)
-        if source == "messages" and selects is not None and not job.selects_everything:
-            options = {"details": self.make_details(), "judge": partial(self.judge, early=True), **options}
+        if source == "messages" and selects is not None and "details" not in options:
+            if not job.selects_everything:
+                options = {"details": self.make_details(), "judge": partial(self.judge, early=True), **options}
+            elif memory is not None and memory.may_be_decided:
+                options = {"details": self.make_details(), "judge": memory.judge, **options}
         return Reading(listing, known=job.known, key_of=key_of, now=job.api.now, choose=selects, **options)
 
     # --- what is selected ---

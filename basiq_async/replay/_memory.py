@@ -83,6 +83,17 @@ class Memory:
             kinds = ("messages",)
         return any(self._covers(kind, message.event_type_id or "", time) for kind in kinds)
 
+    @property
+    def may_be_decided(self) -> bool:
+        """Whether a message may be decided that the inbox does not know."""
+        since, live = self.known_since, self.live_since
+        decided = self._periods.get("recovery") or self._periods.get("messages")
+        return self.applies and since is not None and (bool(decided) or (live is not None and live + _SKEW < since))
+
+    def judge(self, message: Message) -> bool | None:
+        """Return whether a message is left; None if the list does not tell its time."""
+        return None if item_time(message) is None else not self.is_decided(message)
+
     def _covers(self, kind: Kind, event_type: str, time: datetime) -> bool:
         found = self._periods.get(kind, {}).get(event_type)
         return found is not None and (found[0] is None or found[0] <= time) and time < found[1]

@@ -67,13 +67,9 @@ class Months:
         return finished
 
 
-# A replay of everything goes by the times in the list, and reads no single message.
-_by_the_list = pytest.mark.documented_world("a list without attempts tells no times", "attempts")
-
-
 @pytest.mark.parametrize("kind", ["memory", "file"])
 @pytest.mark.parametrize("every", [DAY / 4, DAY, 7 * DAY], ids=["often", "daily", "weekly"])
-@pytest.mark.parametrize("job", ["recover", *(pytest.param(each, marks=_by_the_list) for each in ("replay", "both"))])
+@pytest.mark.parametrize("job", ["recover", "replay", "both"])
 async def test_in_three_times_its_memory_nothing_is_handled_twice_and_nothing_is_kept_for_ever(
     kind: str, every: timedelta, job: str, tmp_path: Path
 ) -> None:
