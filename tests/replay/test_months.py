@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
 from collections import Counter
@@ -15,7 +16,7 @@ from typing import Any
 import pytest
 
 from basiq_async.receiver import Inbox, MemoryInbox, SQLiteInbox, WebhookReceiver
-from basiq_async.replay import Replay, recover
+from basiq_async.replay import Replay, recover, share
 from tests.support.worlds import URL, World, a_world
 
 DAY = timedelta(days=1)
@@ -33,7 +34,7 @@ class Months:
         self.made: list[str] = []
 
     def receiver(self, inbox: Inbox) -> WebhookReceiver:
-        return self.world.receiver(inbox=inbox, clock=lambda: self.world.fake.clock().timestamp())
+        return self.world.receiver(inbox=inbox, clock=self.world.fake.clock)
 
     async def live(self, inbox: Inbox, time: timedelta) -> None:
         """Let two events happen, and time pass."""
@@ -62,14 +63,22 @@ class Months:
         finished = True
         if job in ("recover", "both"):
             finished = (await recover(self.world.basiq, self.world.webhook_id, receiver, inbox=inbox)).finished
+        make = partial(Replay, self.world.basiq, self.world.webhook_id, receiver, inbox=inbox)
         if job in ("replay", "both"):
-            finished &= (await Replay(self.world.basiq, self.world.webhook_id, receiver, inbox=inbox).run()).finished
+            finished &= (await make().run()).finished
+        if job == "events":
+            finished &= (await make(source="events").run()).finished
+        if job == "share":
+            replay = make()
+            finished &= (await share(replay, replay.work)).finished
         return finished
 
 
-@pytest.mark.parametrize("kind", ["memory", "file"])
 @pytest.mark.parametrize("every", [DAY / 4, DAY, 7 * DAY], ids=["often", "daily", "weekly"])
-@pytest.mark.parametrize("job", ["recover", "replay", "both"])
+@pytest.mark.parametrize(
+    ("kind", "job"),
+    [*itertools.product(["memory", "file"], ["recover", "replay", "both", "events"]), ("file", "share")],
+)
 async def test_in_three_times_its_memory_nothing_is_handled_twice_and_nothing_is_kept_for_ever(
     kind: str, every: timedelta, job: str, tmp_path: Path
 ) -> None:
@@ -90,7 +99,7 @@ async def test_in_three_times_its_memory_nothing_is_handled_twice_and_nothing_is
                 await months.run(job, inbox)
         twice = {each: count for each, count in Counter(world.got).items() if count > 1}
         assert twice == {}
-        if job != "replay":
+        if job in ("recover", "both"):
             assert set(months.made[:-20]) - set(world.got) == set(), "all that Basiq still shows is handled"
         if kind == "memory":
             kept = len(memory)
