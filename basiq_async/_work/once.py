@@ -91,6 +91,8 @@ class UnderWay:
     """The units under way in this process, and what they have in common. Wait for them before the inbox is closed.
 
     lease: seconds for which a claim keeps other workers away. ``renew``: whether it is renewed while the work lasts.
+    trace_lease: the seconds of a lease beside a transaction, by which a killed process is seen; those of ``lease`` by
+    default.
     call_timeout: the limit for each call of the inbox, in seconds.
     work_timeout: after so many seconds, the work is cancelled. None is for no limit.
     grace: for how many seconds a caller waits for work that was cancelled.
@@ -105,6 +107,7 @@ class UnderWay:
         grace: float,
         work_timeout: float | None = None,
         renew: bool = False,
+        trace_lease: float | None = None,
         logger: logging.Logger = _logger,
     ) -> None:
         self.inbox = inbox
@@ -115,6 +118,7 @@ class UnderWay:
         self.renew = renew
         self.logger = logger
         self.owed = Owed(call_timeout)
+        self.trace_lease = lease if trace_lease is None else trace_lease
         self.leaves_trace = False
         """Whether work with a session is claimed by a lease too, which is seen to run out if the process is killed."""
         self.tasks: set[asyncio.Task[Any]] = set()
@@ -356,9 +360,8 @@ class Unit(ABC, Generic[T]):
         in_transaction = self.session is not None and not by_lease
         if self.already_claimed and not in_transaction:
             return None
-        ask = partial(
-            self.units.inbox.claim, lease=self.units.lease, quarantined=self.quarantined, transaction=in_transaction
-        )
+        lease = self.units.trace_lease if by_lease else self.units.lease
+        ask = partial(self.units.inbox.claim, lease=lease, quarantined=self.quarantined, transaction=in_transaction)
         waited, wait = 0.0, _FIRST_WAIT
         while True:
             try:

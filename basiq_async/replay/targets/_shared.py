@@ -63,13 +63,14 @@ class Shared:
         self._target = target if isinstance(target, Target) else None
         self._handler = None if isinstance(target, Target) else target
         self._key_of = key_of
-        self._session = None
+        self._session, trace_lease = None, lease
         if self._handler is not None and isinstance(inbox, TransactionalInbox):
             self._session = inbox
             lease = max(lease, _LONGEST_TRANSACTION)
         self._quarantined = quarantined
         grace = min(lease, _LONGEST_END)
-        self._units = UnderWay(inbox, lease=lease, call_timeout=timeout, grace=grace, renew=True, logger=logger)
+        limits = {"lease": lease, "trace_lease": trace_lease, "call_timeout": timeout, "grace": grace}
+        self._units = UnderWay(inbox, **limits, renew=True, logger=logger)
         self.patience = 0.0
         """Seconds to wait for another worker that holds a message."""
         self.alone = False
