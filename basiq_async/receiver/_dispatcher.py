@@ -88,9 +88,9 @@ class Dispatcher:
         attempt = DeferredAttempt(self, delivery, route, claimed)
         return attempt.outcome_of(await attempt.handle_once())
 
-    def leave_traces(self, leaves_trace: bool) -> None:
-        """Let handlers with a session be claimed by a lease too, because a process was killed, or no more."""
-        self.units.leaves_trace = self.deferred_units.leaves_trace = leaves_trace
+    def leave_traces(self) -> None:
+        """Let handlers with a session be claimed by a lease too, because a process was killed."""
+        self.units.leaves_trace = self.deferred_units.leaves_trace = True
 
     @property
     def longest_timeout(self) -> float:

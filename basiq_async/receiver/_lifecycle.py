@@ -41,8 +41,8 @@ _SHARED: dict[int, _Shared] = {}
 class Lifecycle:
     """Counts how often a receiver was entered with ``async with``; knows its event loop, and whether it is closed."""
 
-    def __init__(self, calls: InboxCalls, gate: Gate, leave_traces: Callable[[bool], None]) -> None:
-        """``leave_traces`` is called with whether a process of this machine was killed."""
+    def __init__(self, calls: InboxCalls, gate: Gate, leave_traces: Callable[[], None]) -> None:
+        """``leave_traces`` is called if a process of this machine was killed."""
         self._calls = calls
         self._leave_traces = leave_traces
         self._deaths = Deaths(calls) if isinstance(calls.inbox, TransactionalInbox) else None
@@ -148,8 +148,8 @@ class Lifecycle:
             await self._calls.check()
             if may_work.get():  # a command that only looks is refused when it uses the inbox
                 await self._gate.ask(live=True)
-                if self._deaths is not None:
-                    self._leave_traces(await self._deaths.begin())
+                if self._deaths is not None and await self._deaths.begin():
+                    self._leave_traces()
         except ConfigurationError:
             raise
         except Exception as exc:

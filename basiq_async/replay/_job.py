@@ -101,6 +101,8 @@ class Job:
             max_pause=check_seconds("max_pause", max_pause),
         )
         client.messages.list(webhook_id)  # checks the argument now, not at the first run
+        receiver = self.handling.receiver
+        self._dispatcher = None if receiver is None else receiver._dispatcher
         self.admission = Admission(client, self.api.account, webhook_id, self.handling)
         self.observer: Observer | None = None
         self.running = False
@@ -216,8 +218,10 @@ class Job:
             engine.stop()
         deaths = Deaths(handling.calls) if handling.calls and isinstance(handling.inbox, TransactionalInbox) else None
         try:
-            if deaths is not None and isinstance(inner, (Shared, ReceiverTarget)) and await deaths.begin():
-                inner.leave_traces()
+            if deaths is not None and await deaths.begin():
+                for each in (self._dispatcher, inner if isinstance(inner, Shared) else None):
+                    if each is not None:
+                        each.leave_traces()
             return attrs.evolve(await engine.run(progress, plan), again=handling.again)
         finally:
             if isinstance(inner, Shared):
@@ -234,9 +238,9 @@ class Job:
         return make_attempts(target, settings)
 
     def _settings_of(self, *, retries: bool) -> RunSettings:
-        receiver, settings = self.handling.receiver, self.settings
-        if receiver is not None:  # it has limits of its own, and one of them may be longer
-            longest = receiver._dispatcher.longest_timeout
+        dispatcher, settings = self._dispatcher, self.settings
+        if dispatcher is not None:  # it has limits of its own, and one of them may be longer
+            longest = dispatcher.longest_timeout
             settings = attrs.evolve(settings, target_timeout=max(settings.target_timeout, longest))
         limit = None if retries else self.where.limit
         return attrs.evolve(settings, limit=limit, tries_once=retries)

@@ -50,10 +50,6 @@ class ReceiverTarget:
     patience: float = 0.0
     alone: bool = False
 
-    def leave_traces(self) -> None:
-        """See ``Shared``."""
-        self._receiver._dispatcher.leave_traces(True)
-
     async def deliver(self, message: Message) -> str | None:
         """See ``Target``."""
         delivery = Delivery.from_message(message)
