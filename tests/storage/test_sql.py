@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from basiq_async import ConfigurationError, InboxError
@@ -74,6 +75,26 @@ async def test_a_call_whose_time_ends_while_its_connection_is_given_back_leaves_
         await store.run(put("b"), write=True)
     store.timeout = 5
     await store.run(put("c"), write=True, wait_for_writer=False)
+
+
+async def test_a_write_whose_commit_lost_the_connection_is_not_made_again(
+    store: SQLStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[str] = []
+
+    async def write(connection: AsyncConnection) -> None:
+        made.append("once")
+        await put("a")(connection)
+
+    async def lose(self: AsyncConnection) -> None:
+        raise OperationalError("COMMIT", {}, ConnectionError("gone"), connection_invalidated=True)
+
+    assert await store.run(count) == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(AsyncConnection, "commit", lose)
+        with pytest.raises(InboxError):
+            await store.run(write, write=True)
+    assert (made, await store.run(count)) == (["once"], 0)
 
 
 async def test_a_call_that_takes_too_long_is_an_error_that_says_so(store: SQLStore) -> None:
