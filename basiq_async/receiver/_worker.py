@@ -296,8 +296,6 @@ class DeferredWorker:
         self._running_again -= again
         self._running_alone -= alone
         self._places[type_id] -= 1
-        if not self._places[type_id]:
-            del self._places[type_id]
         if self._more:
             self._news.set()
 
