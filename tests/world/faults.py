@@ -316,6 +316,15 @@ def hunt(names: Sequence[str], *, most: int, workers: int) -> int:
                 print(f"           {found[1][:150]}", flush=True)
     if not names:
         lines = [table[each.name] for each in FAULTS]
-        TABLE.write_text("\n".join(["How many worlds were lived until a planted fault was found.", "", *lines, ""]))
+        TABLE.write_text(
+            "\n".join(
+                [
+                    "How many worlds were lived until a planted fault was found, when it was looked for last.",
+                    "",
+                    *lines,
+                    "",
+                ]
+            )
+        )
     print(f"{len(chosen) - missed} of {len(chosen)} planted faults were found")
     return int(missed > 0)

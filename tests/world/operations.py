@@ -26,7 +26,12 @@ async def disabled(world: World, by: float) -> str:
     webhook = world.fake._store.app.webhooks.get(world.service.webhook_ids[0])
     if webhook is None:
         return "nothing"
-    world.later(10 ** (by * 2 - 1), lambda: setattr(webhook, "disabled", True))
+
+    def disable() -> None:
+        webhook.disabled = True
+        world.see_disabled()
+
+    world.later(10 ** (by * 2 - 1), disable)
     return f"Basiq disables the webhook in the middle: {await world.operators.recover()}"
 
 
@@ -121,3 +126,16 @@ async def second_webhook(world: World, by: float) -> str:
 async def move_store(world: World, by: float) -> str:
     """Move to another inbox by the steps of the page, where nothing is left."""
     return await world.operators.move_store()
+
+
+@step(2)
+async def race(world: World, by: float) -> str:
+    """A recovery comes to what a pod handles at this moment."""
+    world.fake.fail_deliveries(2, drop="request")
+    name = world.emit(pick(list(TYPES), by))
+    world.service.slow.add(world.id_of(name))
+    await asyncio.sleep(220)  # Basiq's third attempt is later
+    for message in [each for each in world.fake.messages() if each.event.id == world.id_of(name)]:
+        world.fake.redeliver(message.id)
+    await asyncio.sleep(0.1 + by)
+    return f"{name} was not delivered; Basiq sent it once more, and at the same time {await world.operators.recover()}"

@@ -9,7 +9,7 @@ import attrs
 from .world import Ending, Story, live
 
 
-def shrink(story: Story, live: Callable[[Story], Ending] = live, most: int = 200) -> tuple[Story, Ending]:
+def shrink(story: Story, live: Callable[[Story], Ending] = live, most: int = 80) -> tuple[Story, Ending]:
     """Return a story with as few steps as possible that breaks the same kind of promise, and its ending."""
     ending, lived = live(story), 0
     kind = _kind(ending)
