@@ -25,7 +25,7 @@ from basiq_async.replay import HttpTarget, recover
 from basiq_async.testing import FakeBasiq, ManualClock, serve
 from tests.support.environment import ROOT, free_port, unmeasured
 from tests.support.real_time import PATIENCE
-from tests.support.story_service import EFFECTS, POISON, database
+from tests.support.story_service import EFFECTS, LEASE, POISON, database
 from tests.support.warm import CLIENT
 
 EVENTS = int(os.environ.get("BASIQ_STORY_EVENTS", "210"))
@@ -95,6 +95,7 @@ class Story:
 
 
 @pytest.mark.documented_world("its webhook is disabled after one message", "disables")
+@pytest.mark.real_time  # a lease after each kill
 @pytest.mark.usefixtures("warm_programs")
 async def test_thirty_days_with_an_outage_end_with_each_event_handled_once_or_named(tmp_path: Path) -> None:
     fake = FakeBasiq(clock=ManualClock((datetime.now(UTC) - timedelta(days=30)).replace(microsecond=0)))
@@ -109,7 +110,7 @@ async def test_thirty_days_with_an_outage_end_with_each_event_handled_once_or_na
             await fake.advance(minutes=15)
 
             for day in range(25):
-                # Not on a day of a kill: the lease of a handler without a session lasts a minute of real time.
+                # Not on a day of a kill: each attempt of it would end a lease of real time after the one before.
                 story.emit(each, poison=day in (4, 12))
                 if day % 8 == 3:  # killed while deliveries come in; they come again
                     begun, delivering = fake.now(), asyncio.ensure_future(fake.advance(seconds=1))
@@ -117,6 +118,7 @@ async def test_thirty_days_with_an_outage_end_with_each_event_handled_once_or_na
                         await asyncio.sleep(0)
                     await service.kill()
                     await delivering
+                    await asyncio.sleep(LEASE)
                     await service.start()
                 elif day == 15:  # the inbox is away for a minute
                     stopped.touch()

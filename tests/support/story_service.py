@@ -19,6 +19,8 @@ from basiq_async.receiver import Delivery, SQLInbox, WebhookReceiver
 from basiq_async.receiver.protocol import Claim
 
 POISON = "user.deleted"
+LEASE = 2.5
+"""Seconds after a kill until its events can be handled."""
 # Without a constraint: an effect that happens twice is to be seen.
 EFFECTS = Table("effects", MetaData(), Column("n", Integer, primary_key=True), Column("event_id", String))
 
@@ -47,7 +49,9 @@ async def make_app(webhook_id: str, secret: str, folder: Path) -> web.Applicatio
     async with engine.begin() as connection:
         await connection.run_sync(EFFECTS.metadata.create_all)
     inbox = Stoppable(folder / "stopped", engine)
-    receiver = WebhookReceiver(secret, webhook_id=webhook_id, inbox=inbox, quarantine_after=3)
+    receiver = WebhookReceiver(
+        secret, webhook_id=webhook_id, inbox=inbox, quarantine_after=3, handler_timeout=LEASE - 0.5, lease=LEASE
+    )
 
     @receiver.on(POISON)
     async def fail(delivery: Delivery) -> None:
