@@ -177,7 +177,7 @@ class Service:
         if not up:
             return 502
         pod = self.chance.choice(up)
-        since, ready = self.store.since, self.chance.random() < 0.2
+        since, ready = self.store.since, self.chance.random() < 0.2 and not self.in_transactions
         ready = ready and bool(await pod.machine.end_of(pod.receiver.is_ready()))
         if ready and self.store.state == "away" and self.fake.now() - since > timedelta(seconds=15):
             self.model.breaks("a pod was ready, and its store was away")
