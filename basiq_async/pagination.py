@@ -65,14 +65,16 @@ class _Place:
     left: an iterator over the items that were not consumed yet. A loop consumes it directly: that is faster than
         counting.
     before: the id of the last item of the pages before this one. ``passed``: the cursor of that item.
+
+    No field has a repr: reporters of errors show fields, and an item can hold a secret.
     """
 
-    url: str
-    before: str | None
-    next_url: str | None
-    items: list[Any] = attrs.field(factory=list)
-    left: Iterator[Any] = attrs.field(factory=().__iter__)
-    passed: Cursor | None = None
+    url: str = attrs.field(repr=False)
+    before: str | None = attrs.field(repr=False)
+    next_url: str | None = attrs.field(repr=False)
+    items: list[Any] = attrs.field(factory=list, repr=False)
+    left: Iterator[Any] = attrs.field(factory=().__iter__, repr=False)
+    passed: Cursor | None = attrs.field(default=None, repr=False)
 
     @property
     def offset(self) -> int:

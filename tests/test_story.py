@@ -95,7 +95,7 @@ class Story:
 
 
 @pytest.mark.documented_world("its webhook is disabled after one message", "disables")
-@pytest.mark.real_time  # a lease after each kill
+@pytest.mark.real_time("a lease after each kill")
 @pytest.mark.usefixtures("warm_programs")
 async def test_thirty_days_with_an_outage_end_with_each_event_handled_once_or_named(tmp_path: Path) -> None:
     fake = FakeBasiq(clock=ManualClock((datetime.now(UTC) - timedelta(days=30)).replace(microsecond=0)))

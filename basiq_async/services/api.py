@@ -27,6 +27,7 @@ from ..models import Webhook
 from ..pagination import OnUnreadable, Paginator
 from ..transports.base import Request, Response, Transport
 from ..transports.responses import error_from, parse_date
+from .resources import MESSAGES
 
 T = TypeVar("T")
 
@@ -129,12 +130,12 @@ class Api:
         raise ConfigurationError(f"{name} {why}; it was not followed")
 
     async def get(self, model: type[T], endpoint: Endpoint) -> T:
-        """Request one object. One that is too large is read without its long texts."""
+        """Request one object. A message that is too large is read without its long texts."""
         read = partial(self.codec.read, model)
         try:
             return self._read(await self.request("GET", endpoint), "GET", endpoint, read)
         except BasiqError as exc:
-            if not is_too_large(exc):
+            if endpoint.template != MESSAGES.one or not is_too_large(exc):
                 raise
         return self._read(await self.request("GET", endpoint, abridged=True), "GET", endpoint, read)
 

@@ -55,8 +55,8 @@ class _Call:
     """A script with its keys and values, and the future of its result."""
 
     script: _Script
-    keys: Sequence[str]
-    values: Sequence[str | int]
+    keys: Sequence[str] = attrs.field(repr=False)
+    values: Sequence[str | int] = attrs.field(repr=False)
     future: asyncio.Future[Any]
 
     def send(self, client: Any, *, text: bool = False) -> Any:
@@ -69,7 +69,7 @@ class _Call:
 class _Batch:
     """Calls that are sent together: by a task, if there are several."""
 
-    calls: list[_Call]
+    calls: list[_Call] = attrs.field(repr=False)
     task: asyncio.Task[None] | None = None
 
 
