@@ -431,7 +431,8 @@ async def test_two_bodies_of_the_largest_size_may_arrive_at_once(monkeypatch: py
         yield body[size // 2 :]
         await both.wait()
 
-    bodies = [payload(name="x" * (size - len(payload(name="")))) for _ in range(2)]
+    rest = "x" * (size - len(payload(event_id="e-1", name="")))
+    bodies = [payload(event_id=event_id, name=rest) for event_id in ("e-1", "e-2")]
     assert {len(body) for body in bodies} == {size}
     async with asyncio.timeout(PATIENCE):
         read = [receiver._requests.read_stream(signed(body), arrive(body), size, None) for body in bodies]
