@@ -112,7 +112,7 @@ async def test_one_that_starts_without_its_tables_says_how_to_make_them(
         WebhookReceiver(SECRET, webhook_id="w1", inbox=SQLInbox(engine, create_tables=False)),
     ):
         pass
-    (shown,) = said(caplog, logging.ERROR)
+    shown, *_ = said(caplog, logging.ERROR)  # the worker may have looked already, and says the same
     assert "its inbox cannot be used" in shown
     assert "inbox.ddl()" in shown
 

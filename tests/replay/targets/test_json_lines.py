@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import stat
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from basiq_async._work.ids import digest_of
 from basiq_async.errors import JobInUseError, RecordError
 from basiq_async.replay import JSONLinesTarget, Replay, limit
 from tests.support.histories import Table, history, listed
+from tests.support.real_time import PATIENCE
 
 
 async def test_an_export_holds_every_message_as_it_came_a_line_each(tmp_path: Path) -> None:
@@ -273,13 +275,21 @@ async def test_a_file_that_something_else_shortens_is_reported(tmp_path: Path) -
     assert path.stat().st_size == 3, "it was left as it is"
 
 
-async def test_a_flush_that_is_cancelled_has_written_its_lines(tmp_path: Path) -> None:
+async def test_a_flush_that_is_cancelled_has_written_its_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "export.jsonl"
     target = JSONLinesTarget(path)
     await target.deliver(Message("a", {"id": "a"}))
+    is_cancelled, sync = threading.Event(), os.fsync
+
+    def sync_later(descriptor: int) -> None:
+        assert is_cancelled.wait(PATIENCE)
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", sync_later)
     flushing = asyncio.create_task(target.flush())
     await asyncio.sleep(0)
     flushing.cancel()
+    is_cancelled.set()
     with pytest.raises(asyncio.CancelledError):
         await flushing
     await target.deliver(Message("b", {"id": "b"}))
