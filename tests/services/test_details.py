@@ -71,10 +71,10 @@ def failed(message: Message) -> bool | None:
 
 
 @asynccontextmanager
-async def a_history(count: int, form: Any = "absent", **options: Any) -> AsyncIterator[History]:
+async def a_history(count: int, form: Any = "absent", *, failed: float = 0.2, **options: Any) -> AsyncIterator[History]:
     fake = FakeBasiq(quirks=Quirks(attempts=form))
     transport = Reads(fake, **options)
-    webhook_id = fake.seed_messages(count, failed=0.2)
+    webhook_id = fake.seed_messages(count, failed=failed)
     retry = RetryPolicy(max_retries=0)
     async with BasiqClient(fake.api_key, transport=transport, retry=retry) as client:
         items = [dict(each.raw) for each in await client.messages.list(webhook_id).collect()]
@@ -137,7 +137,7 @@ async def test_what_the_list_no_longer_has_is_forgotten_unless_a_filter_hides_it
 
 
 async def test_what_was_delivered_since_it_was_noted_as_failed_is_noted_again() -> None:
-    async with a_history(20) as history:
+    async with a_history(20, failed=1.0) as history:
         told = await history.fill(history.details())
         late = next(each for each in told if each.delivered is False)
         success = {"timestamp": "2026-03-01T00:00:00Z", "status": "Success", "responseStatusCode": 200}
