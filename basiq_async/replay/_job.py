@@ -46,7 +46,7 @@ logger = logging.getLogger("basiq_async.replay")
 
 
 class Job:
-    """What hands messages of a webhook to a target. The arguments are those of ``Replay``, and are checked here.
+    """Passes the messages of a webhook to a target. The arguments are those of ``Replay``, and are checked here.
 
     handling: how its messages are handled, and the record. ``admission``: whose inbox that is.
     under_way: how many runs and pages are. Meanwhile the record is waited for while it is away.

@@ -245,7 +245,8 @@ class Reading(PageRequests, Generic[T]):
     async def _begins_as(self, now: Pass) -> bool:
         """Return whether the first item of a pass is still on its first page, so that nothing slipped away in it."""
         try:
-            if now.first_ids and now.first_url == self._listing.start:  # few items show it mostly, and cost less
+            # Few items show it mostly, and cost less. Only the list of messages has a documented ``limit``.
+            if now.first_ids and now.first_url == self._listing.start and "limit=" in now.first_url:
                 few = await self._request(with_limit(now.first_url, _FEW_FIRST))
                 if now.first_ids[0] in few.ids:
                     return True

@@ -534,3 +534,12 @@ async def test_whether_the_first_item_is_still_listed_is_asked_of_few_items() ->
     assert (report.finished, report.handled) == (True, 1_200)
     limits = [parse_qs(urlsplit(each.url).query).get("limit") for each in job.fake.requests if "/messages" in each.url]
     assert limits[-4:] == [["500"], None, None, ["32"]]  # the next links are opaque
+
+
+async def test_the_list_of_events_is_asked_for_no_limit_which_its_reference_does_not_have() -> None:
+    async with history(30, page_size=10) as job:
+        report = await job.replay(Recorder(), source="events").run()
+        assert report.finished
+        asked = [each.url for each in job.fake.requests if urlsplit(each.url).path == "/events"]
+    assert len(asked) > 3
+    assert not any("limit" in url for url in asked)
