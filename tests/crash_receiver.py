@@ -41,8 +41,8 @@ from basiq_async._work import once
 from basiq_async.receiver import (
     Deferred,
     Delivery,
+    InboxEntry,
     SQLInbox,
-    StoredDelivery,
     WebhookReceiver,
     _trying,  # private: no option makes the waits short
 )
@@ -247,7 +247,7 @@ async def count_waiting(job: Job) -> int:
         await engine.dispose()
 
 
-async def list_quarantined(job: Job) -> Sequence[StoredDelivery]:
+async def list_quarantined(job: Job) -> Sequence[InboxEntry]:
     engine = create_async_engine(job.database or "")
     try:
         return await SQLInbox(engine, create_tables=False).entries()

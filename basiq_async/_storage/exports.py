@@ -8,12 +8,12 @@ import os
 from collections.abc import AsyncGenerator
 from contextlib import aclosing, suppress
 
-from .._work.protocol import StoredDelivery
+from .._work.protocol import InboxEntry
 from ..errors import ConfigurationError, ReplayError
 from .private_files import open_new
 
 
-async def export_entries(entries: AsyncGenerator[StoredDelivery] | None, path: str | os.PathLike[str]) -> int:
+async def export_entries(entries: AsyncGenerator[InboxEntry] | None, path: str | os.PathLike[str]) -> int:
     """Write entries of the quarantine to a new file, a line of JSON each, and return their number.
 
     If an error interrupts the writing, the file is removed. Raises ``ConfigurationError`` if the file exists, and
@@ -45,7 +45,7 @@ async def export_entries(entries: AsyncGenerator[StoredDelivery] | None, path: s
     return count
 
 
-def _line(entry: StoredDelivery) -> str:
+def _line(entry: InboxEntry) -> str:
     try:
         body = json.loads(entry.body)
     except (ValueError, RecursionError):

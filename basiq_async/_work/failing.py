@@ -7,7 +7,7 @@ from datetime import datetime
 
 import attrs
 
-from .protocol import StoredDelivery
+from .protocol import InboxEntry
 
 _MOST_READ = 2_000
 _LONGEST_ERROR = 200
@@ -23,7 +23,7 @@ class FailingType:
     error: str
 
 
-async def count_failing(entries: AsyncIterator[StoredDelivery]) -> Sequence[FailingType]:
+async def count_failing(entries: AsyncIterator[InboxEntry]) -> Sequence[FailingType]:
     """Return the types that fail, by the number of those among the first 2,000 entries that wait."""
     found: dict[str, FailingType] = {}
     read = 0

@@ -15,7 +15,7 @@ from .keys import split_key
 from .limits import inbox_is_slow, limit
 from .noted import HANDLED, JOBS, NOTE, Account, Noted, add_handled, add_job, read_handled, read_jobs, refusal
 from .personal_data import names_user
-from .protocol import Claim, ClaimedDelivery, ClaimStatus, Inbox, StoredDelivery, Waiting, WaitingInbox
+from .protocol import Claim, ClaimedEntry, ClaimStatus, Inbox, InboxEntry, Waiting, WaitingInbox
 
 ALL = "*"
 """In place of a job: the entries of all jobs, and those of the service."""
@@ -85,10 +85,10 @@ class InboxCalls:
         async with self._limit():
             return await self.inbox.complete(key, token)
 
-    async def quarantine(self, key: str, token: str, delivery: StoredDelivery) -> bool:
+    async def quarantine(self, key: str, token: str, entry: InboxEntry) -> bool:
         """See ``Inbox``."""
         async with self._limit():
-            return await self.inbox.quarantine(key, token, delivery)
+            return await self.inbox.quarantine(key, token, entry)
 
     @property
     def can_wait(self) -> bool:
@@ -102,24 +102,24 @@ class InboxCalls:
             raise ConfigurationError("this inbox keeps no deliveries that wait: see WaitingInbox")
         return self._waiting_inbox
 
-    async def store(self, delivery: StoredDelivery, *, now: datetime | None) -> bool:
+    async def store(self, entry: InboxEntry, *, now: datetime | None) -> bool:
         """See ``WaitingInbox``."""
         async with self._limit():
-            return await self.waiting_inbox.store(delivery, now=now)
+            return await self.waiting_inbox.store(entry, now=now)
 
     async def claim_due(
         self, token: str, *, limit: int, retries: int, lease: float, without: Collection[str], now: datetime | None
-    ) -> Sequence[ClaimedDelivery]:
+    ) -> Sequence[ClaimedEntry]:
         """See ``WaitingInbox``."""
         async with self._limit():
             return await self.waiting_inbox.claim_due(
                 token, limit=limit, retries=retries, lease=lease, without=without, now=now
             )
 
-    async def put_off(self, delivery: StoredDelivery, token: str, *, seconds: float, now: datetime | None) -> bool:
+    async def put_off(self, entry: InboxEntry, token: str, *, seconds: float, now: datetime | None) -> bool:
         """See ``WaitingInbox``."""
         async with self._limit():
-            return await self.waiting_inbox.put_off(delivery, token, seconds=seconds, now=now)
+            return await self.waiting_inbox.put_off(entry, token, seconds=seconds, now=now)
 
     async def count_waiting(self, *, now: datetime | None = None) -> Waiting:
         """Return what waits to be handled. An inbox that keeps no such deliveries has none."""
@@ -221,8 +221,8 @@ class InboxCalls:
     # --- what is in the quarantine, and what waits ---
 
     async def read_quarantine(
-        self, job: str | None = None, *, after: StoredDelivery | None = None
-    ) -> AsyncGenerator[StoredDelivery]:
+        self, job: str | None = None, *, after: InboxEntry | None = None
+    ) -> AsyncGenerator[InboxEntry]:
         """Yield each quarantined delivery once, oldest first: only those after ``after``, if it is given.
 
         Raises the inbox's errors, and ``InboxError`` for an inbox whose pages do not advance: other programs may write
@@ -233,14 +233,14 @@ class InboxCalls:
                 if job == ALL or split_key(entry.key)[0] == job:
                     yield entry
 
-    async def read_waiting(self) -> AsyncGenerator[StoredDelivery]:
+    async def read_waiting(self) -> AsyncGenerator[InboxEntry]:
         """Yield each delivery that waits to be handled, oldest first. See ``read_quarantine``."""
         if self.can_wait:
             async with aclosing(self._read(None, waiting=True)) as found:
                 async for entry in found:
                     yield entry
 
-    async def _read(self, after: StoredDelivery | None, *, waiting: bool) -> AsyncGenerator[StoredDelivery]:
+    async def _read(self, after: InboxEntry | None, *, waiting: bool) -> AsyncGenerator[InboxEntry]:
         seen: set[str] = set()
         while True:
             async with self._limit():
@@ -260,9 +260,9 @@ class InboxCalls:
 
     async def read_pages(
         self, job: str | None = None, *, ids: Collection[str] | None = None
-    ) -> AsyncGenerator[Sequence[StoredDelivery]]:
+    ) -> AsyncGenerator[Sequence[InboxEntry]]:
         """Yield the entries of the quarantine, or those with these ids, some at once. See ``read_quarantine``."""
-        page: list[StoredDelivery] = []
+        page: list[InboxEntry] = []
         async with aclosing(self.read_quarantine(job)) as found:
             async for entry in found:
                 if ids is None or has_id(entry, ids):
@@ -274,10 +274,10 @@ class InboxCalls:
             yield page
 
     async def first_quarantined(
-        self, limit: int, job: str | None = None, *, after: StoredDelivery | None = None
-    ) -> Sequence[StoredDelivery]:
+        self, limit: int, job: str | None = None, *, after: InboxEntry | None = None
+    ) -> Sequence[InboxEntry]:
         """Return the oldest ``limit`` entries, or the next ones after ``after``. See ``read_quarantine``."""
-        entries: list[StoredDelivery] = []
+        entries: list[InboxEntry] = []
         async with aclosing(self.read_quarantine(job, after=after)) as found:
             async for entry in found:
                 entries.append(entry)
@@ -358,10 +358,10 @@ class InboxCalls:
         return dropped
 
 
-def has_id(entry: StoredDelivery, ids: Collection[str]) -> bool:
+def has_id(entry: InboxEntry, ids: Collection[str]) -> bool:
     """Return whether the id of an entry's delivery, message or event is one of these."""
     return entry.delivery_id in ids or entry.event_id in ids
 
 
-def _place(delivery: StoredDelivery) -> tuple[float, str]:
-    return delivery.quarantined_at.timestamp(), delivery.key
+def _place(entry: InboxEntry) -> tuple[float, str]:
+    return entry.quarantined_at.timestamp(), entry.key

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from urllib.parse import unquote
 
 from ..errors import ConfigurationError
-from .protocol import StoredDelivery
+from .protocol import InboxEntry
 
 _ESCAPE = re.compile(r"\\(?:u([0-9a-fA-F]{4})|(.))")
 _PLAIN = '/"\\'
@@ -15,13 +15,13 @@ _PLAIN = '/"\\'
 _MOST_DECODINGS = 4
 
 
-def names_user(user_id: str) -> Callable[[StoredDelivery], bool]:
+def names_user(user_id: str) -> Callable[[InboxEntry], bool]:
     """Return the function that says whether an entry names a user. Raises ``ConfigurationError`` for an empty id."""
     if not (isinstance(user_id, str) and user_id.strip()):
         raise ConfigurationError("user_id must be the id of a user, as Basiq has it")
     found = re.compile(rf"(?<![\w-]){re.escape(user_id)}(?![\w-])")
 
-    def is_named(entry: StoredDelivery) -> bool:
+    def is_named(entry: InboxEntry) -> bool:
         return any(found.search(text) for text in (*_readings(entry.body.decode(errors="replace")), entry.error))
 
     return is_named

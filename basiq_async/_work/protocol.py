@@ -122,10 +122,10 @@ class Inbox(Record, Protocol):
         """
         ...
 
-    async def quarantine(self, key: str, token: str, delivery: StoredDelivery) -> bool:
-        """Put ``delivery`` into the quarantine, and end the claim on ``key``: both or neither.
+    async def quarantine(self, key: str, token: str, entry: InboxEntry) -> bool:
+        """Put ``entry`` into the quarantine, and end the claim on ``key``: both or neither.
 
-        The key is then handled, as far as ``claim`` knows, if ``delivery`` was acknowledged. A quarantined delivery is
+        The key is then handled, as far as ``claim`` knows, if ``entry`` was acknowledged. A quarantined delivery is
         kept until it is completed.
 
         Returns True if this call stored it: the token holds the key by a claim of either kind, or no other token does
@@ -134,8 +134,8 @@ class Inbox(Record, Protocol):
         ...
 
     async def entries(
-        self, *, waiting: bool = False, after: StoredDelivery | None = None, limit: int = 100
-    ) -> Sequence[StoredDelivery]:
+        self, *, waiting: bool = False, after: InboxEntry | None = None, limit: int = 100
+    ) -> Sequence[InboxEntry]:
         """Return at most ``limit`` quarantined deliveries, ordered by ``quarantined_at``, then by key.
 
         ``after`` is the last delivery of the previous page; it may have left the quarantine since. A page may have
@@ -179,8 +179,8 @@ _TIMES = ("signed_at", "quarantined_at", "failing_since", "unhandled_since")
 
 
 @attrs.frozen
-class StoredDelivery:
-    """A delivery, or a job's message, that an inbox stores with all that is needed to handle it again.
+class InboxEntry:
+    """A delivery, or a job's message, in the quarantine or waiting, with all that is needed to handle it again.
 
     ``pack`` and ``unpack`` are for inboxes, which store it as a text.
 
@@ -229,8 +229,8 @@ class StoredDelivery:
 
     @classmethod
     @hide_arguments
-    def unpack(cls, text: str | bytes) -> StoredDelivery:
-        """Return the delivery whose ``pack`` returned this text. Raises ``InboxError`` for any other text."""
+    def unpack(cls, text: str | bytes) -> InboxEntry:
+        """Return the entry whose ``pack`` returned this text. Raises ``InboxError`` for any other text."""
         try:
             fields = json.loads(text)
             fields["body"] = b64decode(fields["body"])
@@ -244,7 +244,7 @@ class StoredDelivery:
         return found
 
 
-def _has_right_types(entry: StoredDelivery) -> bool:
+def _has_right_types(entry: InboxEntry) -> bool:
     """Return whether the fields have their types: JSON of another program may have a number for a text."""
     texts = (entry.key, entry.delivery_id, entry.event_type_id, entry.event_id, entry.error)
     return (
@@ -258,29 +258,29 @@ def _has_right_types(entry: StoredDelivery) -> bool:
     )
 
 
-def unpack_entry(text: str | bytes, *, key: str, at: datetime, due: datetime | None = None) -> StoredDelivery:
+def unpack_entry(text: str | bytes, *, key: str, at: datetime, due: datetime | None = None) -> InboxEntry:
     """Return the entry that a storage holds for ``key``, at the time ``at`` of its order. Never raises.
 
     A text that no inbox has written becomes an unreadable entry: it is kept and reported, and hides no other.
     """
     try:
-        entry = StoredDelivery.unpack(text)
+        entry = InboxEntry.unpack(text)
     except InboxError as exc:
         body = text if isinstance(text, bytes) else str(text).encode("utf-8", "surrogatepass")
         # With its key for an id, a person can drop it.
-        return StoredDelivery(key, key, "", "", body, at, str(exc), 0, at, kind="unreadable", due=due)
+        return InboxEntry(key, key, "", "", body, at, str(exc), 0, at, kind="unreadable", due=due)
     # The key and time of its place, so that the next page always begins after it.
     return attrs.evolve(entry, key=key, quarantined_at=at, due=due)
 
 
 @attrs.frozen
-class ClaimedDelivery:
+class ClaimedEntry:
     """A delivery that waits and that ``token`` has claimed. ``attempts`` is how many were begun, this one included.
 
-    Those beyond ``delivery.failures`` and this one had no end. ``claimed_at`` is the time by the inbox's clock.
+    Those beyond ``entry.failures`` and this one had no end. ``claimed_at`` is the time by the inbox's clock.
     """
 
-    delivery: StoredDelivery
+    entry: InboxEntry
     token: str
     attempts: int
     claimed_at: datetime
@@ -288,7 +288,7 @@ class ClaimedDelivery:
     @property
     def unended(self) -> int:
         """The number of attempts before this one that had no end, and are not recorded as failures yet."""
-        return max(0, self.attempts - 1 - self.delivery.failures)
+        return max(0, self.attempts - 1 - self.entry.failures)
 
 
 @attrs.frozen(kw_only=True)
@@ -323,7 +323,7 @@ class WaitingInbox(Inbox, Protocol):
     Each time is by the inbox's clock, or by ``now`` if it is given, which must then be given in all calls.
     """
 
-    async def store(self, delivery: StoredDelivery, *, now: datetime | None = None) -> bool:
+    async def store(self, entry: InboxEntry, *, now: datetime | None = None) -> bool:
         """Store a delivery durably under its key, due at once. Its ``quarantined_at`` is the time when it came.
 
         Returns False if the key was handled, waits already, or is in the quarantine and was acknowledged. What a job
@@ -341,7 +341,7 @@ class WaitingInbox(Inbox, Protocol):
         lease: float,
         without: Collection[str] = (),
         now: datetime | None = None,
-    ) -> Sequence[ClaimedDelivery]:
+    ) -> Sequence[ClaimedEntry]:
         """Claim at most ``limit`` due deliveries that no token holds, the longest due first.
 
         At most ``retries`` of them have failed before, and none has an event type of ``without``. The statement that
@@ -353,13 +353,11 @@ class WaitingInbox(Inbox, Protocol):
         """
         ...
 
-    async def put_off(
-        self, delivery: StoredDelivery, token: str, *, seconds: float, now: datetime | None = None
-    ) -> bool:
+    async def put_off(self, entry: InboxEntry, token: str, *, seconds: float, now: datetime | None = None) -> bool:
         """End this token's claim on a delivery that waits, and store it again: it is due again after ``seconds``,
         an hour at most.
 
-        ``delivery.failures`` is then the number of its attempts: one that failed counts as a failure, and one that was
+        ``entry.failures`` is then the number of its attempts: one that failed counts as a failure, and one that was
         given back does not count. A transaction of the token is rolled back first, in any case. Returns False, and
         changes nothing else, if the token does not hold the key, or if it does not wait.
         """

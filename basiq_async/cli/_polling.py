@@ -25,7 +25,7 @@ from ._showing import POLLED, ListenOptions, Showing
 
 if TYPE_CHECKING:
     from ..client import BasiqClient
-    from ..receiver import StoredDelivery
+    from ..receiver import InboxEntry
 
 _SLOWEST = 60.0
 _CONCURRENCY = 8
@@ -52,7 +52,7 @@ class Polling(Showing):
         self._target: HttpTarget | None = None
         self._job: Replay | None = None
         """None before the start of the first run is known."""
-        self._last: StoredDelivery | None = None
+        self._last: InboxEntry | None = None
         """The last entry of the quarantine that was shown."""
         self._under_way = self._unknown = 0
         self._watch = Watch()

@@ -26,7 +26,7 @@ from ._settings import Settings
 if TYPE_CHECKING:
     from .._work.inbox_calls import InboxCalls
     from ..models import Message
-    from ..receiver import Inbox, StoredDelivery
+    from ..receiver import Inbox, InboxEntry
     from ..replay import Report, Target
 
 
@@ -45,7 +45,7 @@ def entries_of(count: int) -> str:
 
 
 ID = Column("ID", entry_id)
-_ENTRY: View[StoredDelivery] = View(
+_ENTRY: View[InboxEntry] = View(
     "delivery_id job kind event_type_id event_id error failures signed_at quarantined_at acknowledged body",
     ID,
     Column("EVENT TYPE", "event_type_id", flexible=12),
@@ -78,10 +78,10 @@ async def list_(output: Output, place: InboxOptions, limit: Oldest = None) -> in
 
 
 async def show_entries(
-    entries: AsyncGenerator[StoredDelivery],
+    entries: AsyncGenerator[InboxEntry],
     output: Output,
     limit: int | None,
-    view: View[StoredDelivery],
+    view: View[InboxEntry],
     inbox: Inbox,
     *,
     empty: str,
@@ -90,7 +90,7 @@ async def show_entries(
     most = limit if limit is not None else 0 if output.as_json else IN_A_TERMINAL
     more = False
 
-    async def first() -> AsyncGenerator[StoredDelivery]:
+    async def first() -> AsyncGenerator[InboxEntry]:
         nonlocal more
         count = 0
         async with aclosing(entries):
@@ -117,7 +117,7 @@ def tell_dropped(count: int, missing: int) -> None:
 
 
 @quarantine_app.add(_ENTRY)
-async def show(id: str, place: InboxOptions) -> StoredDelivery:
+async def show(id: str, place: InboxOptions) -> InboxEntry:
     """Show one entry of the quarantine, with what failed as Basiq sent it.
 
     id: The id of a message, event or delivery.
@@ -130,7 +130,7 @@ async def show(id: str, place: InboxOptions) -> StoredDelivery:
     return found[0]
 
 
-async def _find(calls: InboxCalls, job: str | None, ids: Collection[str]) -> Sequence[StoredDelivery]:
+async def _find(calls: InboxCalls, job: str | None, ids: Collection[str]) -> Sequence[InboxEntry]:
     """Return the entries with these ids."""
     return [entry async for page in calls.read_pages(job, ids=ids) for entry in page]
 

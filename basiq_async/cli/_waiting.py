@@ -27,7 +27,7 @@ from ._run import DONE, WRONG, confirm, stopping
 if TYPE_CHECKING:
     from .._work.inbox_calls import InboxCalls
     from ..client import BasiqClient
-    from ..receiver import Outcome, StoredDelivery
+    from ..receiver import InboxEntry, Outcome
 
 Ids = Annotated[list[str] | None, typer.Argument()]
 _EVERY = 1.0
@@ -90,7 +90,7 @@ async def _work(place: str) -> None:
 # --- what an inbox knows ---
 
 
-_WAITING: View[StoredDelivery] = View(
+_WAITING: View[InboxEntry] = View(
     "delivery_id event_type_id event_id since failing_since due failures error signed_at",
     ID,
     Column("EVENT TYPE", "event_type_id", flexible=12),
@@ -106,7 +106,7 @@ _WAITING: View[StoredDelivery] = View(
 )
 
 
-def _due(entry: StoredDelivery) -> datetime | None:
+def _due(entry: InboxEntry) -> datetime | None:
     return believed_due(entry.due, datetime.now(UTC))
 
 

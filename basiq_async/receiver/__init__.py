@@ -10,7 +10,7 @@ from .._signing.secret_file import SecretFile
 from .._signing.secret_store import SecretStore
 from .._signing.signature import sign, verify
 from .._work.inbox_kinds import EXTRAS, KINDS
-from .._work.protocol import Inbox, StoredDelivery
+from .._work.protocol import Inbox, InboxEntry
 from ._delivery import Delivery
 from ._outcome import DeliveryEvent, Outcome
 from ._receiver import WebhookReceiver
@@ -29,6 +29,7 @@ __all__ = [
     "Delivery",
     "DeliveryEvent",
     "Inbox",
+    "InboxEntry",
     "MemoryInbox",
     "Outcome",
     "RedisInbox",
@@ -37,7 +38,6 @@ __all__ = [
     "SQLiteInbox",
     "SecretFile",
     "SecretStore",
-    "StoredDelivery",
     "UnknownEventTypeWarning",
     "WebhookReceiver",
     "inbox_metadata",

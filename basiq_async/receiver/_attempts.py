@@ -15,7 +15,7 @@ from .._work.blocking import watch
 from .._work.calls import HOST
 from .._work.failures import failure_text, find_retry_after
 from .._work.once import AttemptEnd, AttemptResult, KilledError, UnderWay, Unit
-from .._work.protocol import ClaimedDelivery, StoredDelivery, WaitingInbox
+from .._work.protocol import ClaimedEntry, InboxEntry, WaitingInbox
 from ..errors import InboxError
 from ._delivery import Delivery
 from ._outcome import RETRY_SOON, Outcome, is_of_the_event, log_fields, shorten
@@ -186,10 +186,10 @@ class Attempt(Unit[None]):
         self.failures = await self.last_call(fail, "stays claimed until its lease runs out")
         return self.failures is not None and self.failures >= quarantine_after
 
-    def make_entry(self, failure: Exception) -> StoredDelivery:
+    def make_entry(self, failure: Exception) -> InboxEntry:
         """Return the delivery as it goes into the quarantine."""
         delivery = self.delivery
-        return StoredDelivery(
+        return InboxEntry(
             key=self.key,
             delivery_id=delivery.id,
             event_type_id=delivery.event_type_id,
@@ -202,7 +202,7 @@ class Attempt(Unit[None]):
             acknowledged=self.live,
         )
 
-    async def quarantine(self, entry: StoredDelivery) -> bool:
+    async def quarantine(self, entry: InboxEntry) -> bool:
         call = partial(self.units.inbox.quarantine, self.key, self.token, entry)
         stored = await self.last_call(call, "failed too often, and could not be put into the quarantine")
         if stored is None and self.already_claimed:
@@ -226,7 +226,7 @@ class Attempt(Unit[None]):
 class RetriedAttempt(Attempt):
     """A delivery of the quarantine, which stays there if its handler fails again."""
 
-    def __init__(self, dispatcher: Dispatcher, delivery: Delivery, route: Route, entry: StoredDelivery) -> None:
+    def __init__(self, dispatcher: Dispatcher, delivery: Delivery, route: Route, entry: InboxEntry) -> None:
         super().__init__(dispatcher, delivery, route, quarantined=True, failures=entry.failures)
         self._entry = entry
 
@@ -235,7 +235,7 @@ class RetriedAttempt(Attempt):
         self.failures = self._entry.failures + 1
         return True
 
-    def make_entry(self, failure: Exception) -> StoredDelivery:
+    def make_entry(self, failure: Exception) -> InboxEntry:
         """Return the entry with this failure."""
         return attrs.evolve(
             self._entry,
@@ -251,14 +251,14 @@ class DeferredAttempt(Attempt):
     already_claimed = True
     otherwise = "it is tried again"
 
-    def __init__(self, dispatcher: Dispatcher, delivery: Delivery, route: Route, claimed: ClaimedDelivery) -> None:
+    def __init__(self, dispatcher: Dispatcher, delivery: Delivery, route: Route, claimed: ClaimedEntry) -> None:
         super().__init__(
             dispatcher,
             delivery,
             route,
             units=dispatcher.deferred_units,
             token=claimed.token,
-            failures=claimed.delivery.failures,
+            failures=claimed.entry.failures,
         )
         self._claimed = claimed
 
@@ -281,13 +281,13 @@ class DeferredAttempt(Attempt):
     async def release(self, seconds: float | None = None) -> None:
         """Release the claim. The attempt does not count then, and is due at once if this process shuts down."""
         ends = self._steps.cancelled or self._steps.is_cancelled_by_others()
-        await self._put_off(self._claimed.delivery, 0.0 if ends else _TRY_BUSY)
+        await self._put_off(self._claimed.entry, 0.0 if ends else _TRY_BUSY)
 
     async def give_back(self, failure: Exception) -> None:
         """Release the claim, because the inbox failed. The attempt has failed then."""
         await self.settle(failure)
 
-    async def _put_off(self, entry: StoredDelivery, seconds: float) -> None:
+    async def _put_off(self, entry: InboxEntry, seconds: float) -> None:
         """End the claim of what was deferred: if the inbox is away, when it answers again."""
         inbox = cast(WaitingInbox, self.units.inbox)
         put_off = partial(inbox.put_off, entry, self.token, seconds=seconds, now=self.dispatcher.moment())

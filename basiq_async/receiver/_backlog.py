@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 
 from .._work.inbox_calls import InboxCalls
 from .._work.limits import inbox_limit
-from .._work.protocol import Inbox, StoredDelivery, Waiting, WaitingInbox
+from .._work.protocol import Inbox, InboxEntry, Waiting, WaitingInbox
 from .._work.schedule import believed_due
 from ..errors import ConfigurationError
 from ._delivery import Delivery
@@ -99,8 +99,8 @@ class Backlog:
             if self.on_count is not None:
                 self.on_count(self._counted)
 
-    def _entry_of(self, delivery: Delivery) -> StoredDelivery:
-        return StoredDelivery(
+    def _entry_of(self, delivery: Delivery) -> InboxEntry:
+        return InboxEntry(
             key=delivery.key,
             delivery_id=delivery.id,
             event_type_id=delivery.event_type_id,

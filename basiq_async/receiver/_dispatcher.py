@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from functools import partial
 
 from .._work.once import UnderWay
-from .._work.protocol import ClaimedDelivery, Inbox, StoredDelivery, TransactionalInbox
+from .._work.protocol import ClaimedEntry, Inbox, InboxEntry, TransactionalInbox
 from ._attempts import PATIENCE, Attempt, DeferredAttempt, RetriedAttempt
 from ._delivery import Delivery
 from ._outcome import Outages, Outcome, log_fields, shorten
@@ -72,7 +72,7 @@ class Dispatcher:
         attempt.live, attempt.can_be_alone = live, can_be_alone
         return attempt.outcome_of(await attempt.handle_once())
 
-    async def retry(self, delivery: Delivery, entry: StoredDelivery) -> Outcome:
+    async def retry(self, delivery: Delivery, entry: InboxEntry) -> Outcome:
         """Hand a delivery of the quarantine to its handler again. If that fails, its ``entry`` stays there."""
         route = self._routes.find(delivery.event_type_id)
         if route is None:
@@ -80,7 +80,7 @@ class Dispatcher:
         attempt = RetriedAttempt(self, delivery, route, entry)
         return attempt.outcome_of(await attempt.handle_once())
 
-    async def handle_deferred(self, delivery: Delivery, claimed: ClaimedDelivery) -> Outcome:
+    async def handle_deferred(self, delivery: Delivery, claimed: ClaimedEntry) -> Outcome:
         """Hand a deferred delivery, which this process has claimed, to its handler."""
         route = self._routes.find(delivery.event_type_id)
         if route is None:

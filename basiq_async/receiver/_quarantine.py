@@ -11,7 +11,7 @@ import attrs
 from .._wire.codec import Unreadable, read_message
 from .._work.inbox_calls import InboxCalls, has_id
 from .._work.keys import name_of_repeat
-from .._work.protocol import StoredDelivery
+from .._work.protocol import InboxEntry
 from ..errors import ConfigurationError
 from ._delivery import Delivery, UnreadableBodyError, read_delivery
 from ._outcome import Outcome
@@ -26,7 +26,7 @@ class Quarantine:
         self.changed: Callable[[], Awaitable[None]] | None = None
         """Awaited after quarantined deliveries were retried or dropped."""
 
-    async def first(self, limit: int, *, after: StoredDelivery | None = None) -> Sequence[StoredDelivery]:
+    async def first(self, limit: int, *, after: InboxEntry | None = None) -> Sequence[InboxEntry]:
         """Return the oldest ``limit`` quarantined deliveries, or the next ones after ``after``."""
         return await self._calls.first_quarantined(limit, after=after)
 
@@ -46,7 +46,7 @@ class Quarantine:
     async def retry(
         self,
         ids: Iterable[str] | None,
-        handle: Callable[[StoredDelivery], Awaitable[Outcome | None]],
+        handle: Callable[[InboxEntry], Awaitable[Outcome | None]],
         *,
         waiting: bool = False,
     ) -> Sequence[Outcome]:
@@ -74,51 +74,51 @@ class Quarantine:
 
     async def retry_one(
         self,
-        quarantined: StoredDelivery,
+        entry: InboxEntry,
         dispatch: Callable[[Delivery], Awaitable[Outcome]],
-        retry: Callable[[Delivery, StoredDelivery], Awaitable[Outcome]],
+        retry: Callable[[Delivery, InboxEntry], Awaitable[Outcome]],
     ) -> Outcome:
         """Pass a quarantined delivery to its handler again: with ``retry``, unless its event has another key."""
-        delivery = self.read(quarantined)
+        delivery = self.read(entry)
         if isinstance(delivery, Outcome):
             return delivery
-        delivery = attrs.evolve(delivery, again=name_of_repeat(quarantined.key))
-        if delivery.key == quarantined.key:
-            return await retry(delivery, quarantined)
+        delivery = attrs.evolve(delivery, again=name_of_repeat(entry.key))
+        if delivery.key == entry.key:
+            return await retry(delivery, entry)
         done = await dispatch(delivery)
         if done.result in (Result.HANDLED, Result.DUPLICATE):
             # It was handled under another key: what was unreadable has that of its event.
-            await self._calls.try_to_drop(quarantined.key)
+            await self._calls.try_to_drop(entry.key)
         return done
 
-    def read(self, delivery: StoredDelivery) -> Delivery | Outcome:
+    def read(self, entry: InboxEntry) -> Delivery | Outcome:
         """Return what was quarantined as a delivery; the outcome of what still cannot be read."""
-        if delivery.kind == "delivery":
+        if entry.kind == "delivery":
             try:
-                return read_delivery(delivery.delivery_id, int(delivery.signed_at.timestamp()), delivery.body)
+                return read_delivery(entry.delivery_id, int(entry.signed_at.timestamp()), entry.body)
             except UnreadableBodyError as exc:  # another program wrote it
-                return Outcome(Result.UNREADABLE, self._by_its_ids(delivery), error=exc)
+                return Outcome(Result.UNREADABLE, self._by_its_ids(entry), error=exc)
         try:
-            message = read_message(json.loads(delivery.body))
-            if delivery.kind == "unreadable" and not (message.event_type_id or message.event_id):
+            message = read_message(json.loads(entry.body))
+            if entry.kind == "unreadable" and not (message.event_type_id or message.event_id):
                 raise Unreadable(
                     "has neither an event type nor an event id"
                 )  # an event of Basiq's list, and no message
-            return Delivery.from_message(message, timestamp=delivery.signed_at)
+            return Delivery.from_message(message, timestamp=entry.signed_at)
         except (Unreadable, ValueError, RecursionError) as exc:
             # No cause is attached: a JSONDecodeError holds the whole body.
             error = UnreadableBodyError(f"it still cannot be read: {exc if isinstance(exc, Unreadable) else 'no JSON'}")
-            return Outcome(Result.UNREADABLE, self._by_its_ids(delivery), error=error)
+            return Outcome(Result.UNREADABLE, self._by_its_ids(entry), error=error)
 
-    def _by_its_ids(self, delivery: StoredDelivery) -> Delivery:
+    def _by_its_ids(self, entry: InboxEntry) -> Delivery:
         return Delivery(
-            delivery.delivery_id,
-            delivery.event_type_id,
-            delivery.event_id,
+            entry.delivery_id,
+            entry.event_type_id,
+            entry.event_id,
             {},
-            delivery.body,
+            entry.body,
             {},
-            delivery.signed_at,
+            entry.signed_at,
         )
 
 

@@ -17,7 +17,7 @@ from .._work.clock import TimeSource, in_seconds
 from .._work.gate import Gate
 from .._work.inbox_calls import InboxCalls
 from .._work.may_work import may_work
-from .._work.protocol import ClaimedDelivery, Inbox, StoredDelivery, TransactionalInbox, Waiting
+from .._work.protocol import ClaimedEntry, Inbox, InboxEntry, TransactionalInbox, Waiting
 from ..errors import ConfigurationError
 from ..hooks import call_hook, chain_hooks
 from ._asgi import ASGIApp, check_path, make_fastapi_router
@@ -355,7 +355,7 @@ class WebhookReceiver:
         """
         return not self._lifecycle.closed and await self._readiness.ask()
 
-    async def quarantined(self, *, after: StoredDelivery | None = None, limit: int = 100) -> Sequence[StoredDelivery]:
+    async def quarantined(self, *, after: InboxEntry | None = None, limit: int = 100) -> Sequence[InboxEntry]:
         """Return the oldest ``limit`` quarantined deliveries, or the next ones after ``after``.
 
         Raises ``InboxError``, or the error of an inbox from elsewhere.
@@ -378,8 +378,8 @@ class WebhookReceiver:
         self._lifecycle.join_loop()
         await self._gate.ask()
 
-        async def handle(delivery: StoredDelivery) -> Outcome | None:
-            return None if self._lifecycle.closed else await self._retry(delivery)
+        async def handle(entry: InboxEntry) -> Outcome | None:
+            return None if self._lifecycle.closed else await self._retry(entry)
 
         return await self._quarantine.retry(ids, handle)
 
@@ -402,7 +402,7 @@ class WebhookReceiver:
         self._lifecycle.join_loop()
         await self._gate.ask()
 
-        async def handle(entry: StoredDelivery) -> Outcome | None:
+        async def handle(entry: InboxEntry) -> Outcome | None:
             if self._lifecycle.closed:
                 return None
             started, delivery = time.perf_counter(), self._quarantine.read(entry)
@@ -428,9 +428,9 @@ class WebhookReceiver:
         finally:
             may_work.reset(token)
 
-    async def _retry(self, quarantined: StoredDelivery) -> Outcome:
+    async def _retry(self, entry: InboxEntry) -> Outcome:
         started = time.perf_counter()
-        return self._report(await self._quarantine.retry_one(quarantined, self._dispatch, self._retry_entry), started)
+        return self._report(await self._quarantine.retry_one(entry, self._dispatch, self._retry_entry), started)
 
     async def drop_quarantined(self, ids: Iterable[str]) -> int:
         """Remove deliveries from the quarantine, by the ids of deliveries or events; they stay recorded as handled.
@@ -547,7 +547,7 @@ class WebhookReceiver:
             return concurrency
         return min(concurrency, max(1, self._most_sessions // 2))
 
-    async def _handle_deferred(self, delivery: Delivery, claimed: ClaimedDelivery) -> Outcome:
+    async def _handle_deferred(self, delivery: Delivery, claimed: ClaimedEntry) -> Outcome:
         started = time.perf_counter()
         work = self._dispatcher.handle_deferred(delivery, claimed)
         return self._report(await self._observed(delivery, work), started, deferred=True)
@@ -555,7 +555,7 @@ class WebhookReceiver:
     def _dispatch(self, delivery: Delivery) -> Coroutine[Any, Any, Outcome]:
         return self._observed(delivery, self._dispatcher.dispatch(delivery))
 
-    def _retry_entry(self, delivery: Delivery, entry: StoredDelivery) -> Coroutine[Any, Any, Outcome]:
+    def _retry_entry(self, delivery: Delivery, entry: InboxEntry) -> Coroutine[Any, Any, Outcome]:
         return self._observed(delivery, self._dispatcher.retry(delivery, entry))
 
     def _observed(self, delivery: Delivery, work: Coroutine[Any, Any, Outcome]) -> Coroutine[Any, Any, Outcome]:

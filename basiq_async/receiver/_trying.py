@@ -11,7 +11,7 @@ from datetime import timedelta
 
 import attrs
 
-from .._work.protocol import MOST_UNENDED, ClaimedDelivery, StoredDelivery
+from .._work.protocol import MOST_UNENDED, ClaimedEntry, InboxEntry
 
 _WAITS = (5.0, 30.0, 300.0, 1_800.0)
 """Seconds after the first failure, the second, and so on; the last one for all others."""
@@ -25,12 +25,12 @@ _LATE, _NO_TIME = timedelta(minutes=15), timedelta()
 class Rescheduled:
     """The entry of a delivery that failed, and the seconds until it is tried again; None if it is to be quarantined."""
 
-    entry: StoredDelivery
+    entry: InboxEntry
     seconds: float | None
 
 
 def after_failure(
-    claimed: ClaimedDelivery, error: str, *, keep_trying: float, retry_after: float | None = None
+    claimed: ClaimedEntry, error: str, *, keep_trying: float, retry_after: float | None = None
 ) -> Rescheduled:
     """Record that this attempt failed. ``retry_after``: the seconds that the error asks to wait."""
     entry = _failed(claimed, error, 1)
@@ -40,30 +40,30 @@ def after_failure(
     return Rescheduled(entry, max(seconds, min(retry_after or 0.0, _WAITS[-1])))
 
 
-def after_no_end(claimed: ClaimedDelivery, *, keep_trying: float) -> Rescheduled:
+def after_no_end(claimed: ClaimedEntry, *, keep_trying: float) -> Rescheduled:
     """Record that the attempts before this one had no end.
 
     What was claimed beside a delivery that kills its process would be lost with it again, so its wait varies by half.
     """
     lost = claimed.unended
     error = "the attempt did not end: its process was killed, or hung for longer than the claim lasts"
-    entry = attrs.evolve(_failed(claimed, error, lost), unended=claimed.delivery.unended + lost)
+    entry = attrs.evolve(_failed(claimed, error, lost), unended=claimed.entry.unended + lost)
     if entry.unended >= MOST_UNENDED or _is_over(claimed, entry, keep_trying):
         return Rescheduled(entry, None)
     return Rescheduled(entry, jittered(_wait(entry.failures), _LARGE_JITTER))
 
 
-def after_another(claimed: ClaimedDelivery) -> Rescheduled:
+def after_another(claimed: ClaimedEntry) -> Rescheduled:
     """Leave a delivery, of which an attempt had no end, until another one of these has ended. That is no failure."""
-    return Rescheduled(claimed.delivery, jittered(_WAITS[0], _LARGE_JITTER))
+    return Rescheduled(claimed.entry, jittered(_WAITS[0], _LARGE_JITTER))
 
 
-def without_handler(claimed: ClaimedDelivery, why: str, *, keep_trying: float) -> Rescheduled:
+def without_handler(claimed: ClaimedEntry, why: str, *, keep_trying: float) -> Rescheduled:
     """Leave a delivery to another process. That is no failure, but it does not last for ever.
 
     The time in which processes without its handler looked begins again when one with a handler tries it.
     """
-    entry, late = claimed.delivery, _lateness(claimed)
+    entry, late = claimed.entry, _lateness(claimed)
     since = entry.unhandled_since
     # What was due while no process looked does not count, whoever looks first.
     since = (
@@ -85,8 +85,8 @@ def _wait(failures: int) -> float:
     return _WAITS[min(failures, len(_WAITS)) - 1]
 
 
-def _failed(claimed: ClaimedDelivery, error: str, count: int) -> StoredDelivery:
-    entry, now, late = claimed.delivery, claimed.claimed_at, _lateness(claimed)
+def _failed(claimed: ClaimedEntry, error: str, count: int) -> InboxEntry:
+    entry, now, late = claimed.entry, claimed.claimed_at, _lateness(claimed)
     first = min(entry.failing_since or now, now)  # a clock that was ahead must not make it later than it was
     idle = entry.idle + (late.total_seconds() if entry.failures and late > _LATE else 0.0)
     return attrs.evolve(
@@ -99,11 +99,11 @@ def _failed(claimed: ClaimedDelivery, error: str, count: int) -> StoredDelivery:
     )
 
 
-def _is_over(claimed: ClaimedDelivery, entry: StoredDelivery, keep_trying: float) -> bool:
+def _is_over(claimed: ClaimedEntry, entry: InboxEntry, keep_trying: float) -> bool:
     lasts = (claimed.claimed_at - (entry.failing_since or claimed.claimed_at)).total_seconds()
     return entry.failures >= _LEAST_FAILURES and lasts - entry.idle >= keep_trying
 
 
-def _lateness(claimed: ClaimedDelivery) -> timedelta:
+def _lateness(claimed: ClaimedEntry) -> timedelta:
     """Return for how long a delivery was due before it was claimed."""
-    return max(_NO_TIME, claimed.claimed_at - (claimed.delivery.due or claimed.claimed_at))
+    return max(_NO_TIME, claimed.claimed_at - (claimed.entry.due or claimed.claimed_at))

@@ -17,7 +17,7 @@ from .._work.failures import failure_text
 from .._work.gate import Gate
 from .._work.limits import wait_for_event
 from .._work.owed import Owed
-from .._work.protocol import ClaimedDelivery, StoredDelivery
+from .._work.protocol import ClaimedEntry, InboxEntry
 from .._work.tasks import TaskOwner, wait_uncancelled
 from ._backlog import Backlog
 from ._breaker import Breaker
@@ -51,7 +51,7 @@ class DeferredWorker:
         backlog: Backlog,
         gate: Gate,
         lifecycle: Lifecycle,
-        handle: Callable[[Delivery, ClaimedDelivery], Awaitable[Outcome]],
+        handle: Callable[[Delivery, ClaimedEntry], Awaitable[Outcome]],
         accepts_type: Callable[[str], bool],
         most: Callable[[], int],
         owed: Owed,
@@ -202,7 +202,7 @@ class DeferredWorker:
             part = min(limit - found, at_once)
             without = () if every else self._left_out(at_once)
             claimed = await self._ask(_new_token(), limit=part, retries=retries, without=without)
-            retries -= sum(each.delivery.failures > 0 for each in claimed)
+            retries -= sum(each.entry.failures > 0 for each in claimed)
             found += len(claimed)
             if len(claimed) < part:
                 break
@@ -223,7 +223,7 @@ class DeferredWorker:
 
     async def _ask(
         self, token: str, *, limit: int, retries: int = 0, without: Sequence[str] = ()
-    ) -> Sequence[ClaimedDelivery]:
+    ) -> Sequence[ClaimedEntry]:
         """Claim with a new token, or again with a doubtful one, and begin what was claimed."""
         try:
             claimed = await self._backlog.calls.claim_due(
@@ -233,7 +233,7 @@ class DeferredWorker:
             self._doubtful.append(token)
             raise
         self._backlog.used = self._backlog.used or bool(claimed)
-        alone = [each for each in claimed if each.delivery.unended and not each.unended]
+        alone = [each for each in claimed if each.entry.unended and not each.unended]
         chosen = alone[:1] if not self._running_alone else []
         for each in alone[len(chosen) :]:  # before that one begins: it may be what kills the process
             await self._put_off(after_another(each), each.token)
@@ -246,8 +246,8 @@ class DeferredWorker:
     def _has_several(self) -> bool:
         return len(self._types) > 1
 
-    def _begin_one(self, claimed: ClaimedDelivery, *, alone: bool) -> None:
-        again, type_id = claimed.delivery.failures > 0, claimed.delivery.event_type_id
+    def _begin_one(self, claimed: ClaimedEntry, *, alone: bool) -> None:
+        again, type_id = claimed.entry.failures > 0, claimed.entry.event_type_id
         if again:
             self._breaker.begin_again()
         task = self._tasks.spawn(self._handle_one(claimed))
@@ -282,7 +282,7 @@ class DeferredWorker:
             await self._end_claim(entry, token, put_off, "stays claimed until its lease runs out")
 
     async def _end_claim(
-        self, entry: StoredDelivery, token: str, call: Callable[[], Awaitable[object]], otherwise: str
+        self, entry: InboxEntry, token: str, call: Callable[[], Awaitable[object]], otherwise: str
     ) -> None:
         """Make a call of the inbox that ends a claim. If it fails, log ``otherwise``, and make it again later."""
         try:
@@ -299,17 +299,17 @@ class DeferredWorker:
         if self._more:
             self._news.set()
 
-    async def _handle_one(self, claimed: ClaimedDelivery) -> None:
+    async def _handle_one(self, claimed: ClaimedEntry) -> None:
         await asyncio.sleep(0)  # an eager task would run in the middle of ``_claim``
         try:
             await self._try_one(claimed)
         except Exception as exc:
-            delivery_id = shorten(claimed.delivery.delivery_id)
+            delivery_id = shorten(claimed.entry.delivery_id)
             text = "delivery %r stays claimed until its lease runs out"
             logger.error(text, delivery_id, exc_info=hide_parameters(exc))
 
-    async def _try_one(self, claimed: ClaimedDelivery) -> None:
-        entry, token, keep_trying = claimed.delivery, claimed.token, self._backlog.settings.keep_trying
+    async def _try_one(self, claimed: ClaimedEntry) -> None:
+        entry, token, keep_trying = claimed.entry, claimed.token, self._backlog.settings.keep_trying
         if claimed.unended:
             then = after_no_end(claimed, keep_trying=keep_trying)
             logger.warning("delivery %r: %s (%d times)", shorten(entry.delivery_id), then.entry.error, claimed.unended)
@@ -328,18 +328,18 @@ class DeferredWorker:
                 self._breaker.count(entry.key, first=not entry.failures, failed=has_failed)
         self._has_ended = True
 
-    def _read(self, entry: StoredDelivery) -> Delivery | UnreadableBodyError:
+    def _read(self, entry: InboxEntry) -> Delivery | UnreadableBodyError:
         at = int(entry.signed_at.timestamp())
         try:
             return read_delivery(entry.delivery_id, at, entry.body)
         except UnreadableBodyError as exc:
             return exc
 
-    def _leave(self, claimed: ClaimedDelivery, event_type_id: str) -> Rescheduled:
+    def _leave(self, claimed: ClaimedEntry, event_type_id: str) -> Rescheduled:
         """Leave a delivery to other processes. Log that, once for each type."""
         if len(self._look_again_at) < _MOST_TYPES:
             seconds = jittered(_LOOK_ANYWAY, _LOOK_JITTER)
-            self._look_again_at[claimed.delivery.event_type_id] = asyncio.get_running_loop().time() + seconds
+            self._look_again_at[claimed.entry.event_type_id] = asyncio.get_running_loop().time() + seconds
         event_type_id = shorten(event_type_id)
         why = f"no handler is registered for event type {event_type_id!r} in a process that handles what waits"
         if event_type_id not in self._without_handler and len(self._without_handler) < _MOST_TYPES:

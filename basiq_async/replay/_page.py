@@ -15,7 +15,7 @@ from aiohttp import web
 from .._lazy import missing_extra
 from .._web.access import IN_PATH, ControlError, Guard
 from .._web.serving import listening, make_app, read_json, respond
-from .._work.protocol import StoredDelivery
+from .._work.protocol import InboxEntry
 from .._work.tasks import run_to_completion
 from ..errors import BasiqError
 from ._report import Progress, Report
@@ -136,7 +136,7 @@ def _show_state(feed: ReplayFeed) -> Json:
     }
 
 
-def _show_entry(entry: StoredDelivery, *, with_body: bool = False) -> Json:
+def _show_entry(entry: InboxEntry, *, with_body: bool = False) -> Json:
     shown: Json = {
         "id": entry.delivery_id,
         "error": entry.error,
@@ -188,14 +188,14 @@ class ReplayFeed:
 
         return stop
 
-    async def quarantine(self) -> Sequence[StoredDelivery]:
+    async def quarantine(self) -> Sequence[InboxEntry]:
         """Return the first entries of the quarantine, during a run and between runs."""
         try:
             return await self.replay.quarantined(limit=_MOST_ENTRIES)
         except BasiqError as error:
             raise ControlError(409, "not-now", str(error)) from error
 
-    async def entry(self, id: str) -> StoredDelivery:
+    async def entry(self, id: str) -> InboxEntry:
         for entry in await self.quarantine():
             if entry.delivery_id == id:
                 return entry

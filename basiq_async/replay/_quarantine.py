@@ -15,7 +15,7 @@ from .._work.clock import TimeSource
 from .._work.inbox_calls import InboxCalls
 from .._work.keys import inbox_key
 from .._work.once import KilledError
-from .._work.protocol import MOST_UNENDED, ClaimStatus, StoredDelivery
+from .._work.protocol import MOST_UNENDED, ClaimStatus, InboxEntry
 from ..models import Message
 from ..receiver import Result, WebhookReceiver
 from ._engine import Failed
@@ -73,7 +73,7 @@ def _ids_of(message: Message) -> tuple[str | None, str | None, str]:
     return ids_of(message.raw)
 
 
-def make_entry(message: Message, key: str, error: str, *, now: datetime) -> StoredDelivery:
+def make_entry(message: Message, key: str, error: str, *, now: datetime) -> InboxEntry:
     """Return the entry of the quarantine for a message that failed in a job."""
     kind: Literal["message", "event", "unreadable"] = "message"
     signed_at = now
@@ -84,7 +84,7 @@ def make_entry(message: Message, key: str, error: str, *, now: datetime) -> Stor
         first = message.first_attempt
         signed_at = (first and first.timestamp) or now
     event_type_id, event_id, _ = _ids_of(message)
-    return StoredDelivery(
+    return InboxEntry(
         key=key,
         delivery_id=message.id,
         event_type_id=event_type_id or "",
@@ -104,11 +104,11 @@ def make_entry(message: Message, key: str, error: str, *, now: datetime) -> Stor
 class QuarantinedMessage(Message):
     """A message that is in the quarantine, with its ``entry``. ``fault``: why no target gets it, else None."""
 
-    entry: StoredDelivery = attrs.field(kw_only=True, eq=False)
+    entry: InboxEntry = attrs.field(kw_only=True, eq=False)
     fault: Exception | None = attrs.field(default=None, kw_only=True, eq=False)
 
 
-def message_of_entry(entry: StoredDelivery) -> QuarantinedMessage:
+def message_of_entry(entry: InboxEntry) -> QuarantinedMessage:
     """Return the message of an entry of the quarantine, to hand it to a target again."""
     raw: dict[str, Any] = {}
     fault: Exception | None = None

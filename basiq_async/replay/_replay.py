@@ -10,7 +10,7 @@ import attrs
 
 from .._arguments import Duration, check_whole
 from .._storage.exports import export_entries
-from .._work.protocol import Inbox, StoredDelivery
+from .._work.protocol import Inbox, InboxEntry
 from .._work.tasks import run_cancel_once
 from ..client import BasiqClient
 from ..errors import ConfigurationError
@@ -143,7 +143,7 @@ class Replay:
         plan = await make_plan(source, job.where.limit, accepts_type=handling.accepts_type)
         return attrs.evolve(plan, quarantined=left, waiting=waiting)
 
-    async def quarantined(self, *, after: StoredDelivery | None = None, limit: int = 100) -> Sequence[StoredDelivery]:
+    async def quarantined(self, *, after: InboxEntry | None = None, limit: int = 100) -> Sequence[InboxEntry]:
         """Return the webhook's oldest ``limit`` entries of the quarantine, or the next ones after ``after``."""
         check_whole("limit", limit, least=1)
         calls, job = self._job.handling.calls, self._job.handling.job
@@ -228,7 +228,7 @@ class Replay:
             return count_quarantined(report) if handling.job else report
 
 
-async def _as_messages(pages: AsyncGenerator[Sequence[StoredDelivery]]) -> AsyncGenerator[Sequence[Message]]:
+async def _as_messages(pages: AsyncGenerator[Sequence[InboxEntry]]) -> AsyncGenerator[Sequence[Message]]:
     async with aclosing(pages):
         async for page in pages:
             yield [message_of_entry(each) for each in page]

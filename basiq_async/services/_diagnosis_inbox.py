@@ -11,7 +11,7 @@ from .._work.failing import FailingType, count_failing
 from .._work.inbox_calls import InboxCalls
 from .._work.keys import inbox_key, key_of_post, posting_job
 from .._work.noted import refuse_others
-from .._work.protocol import MOST_UNENDED, Inbox, StoredDelivery, Waiting
+from .._work.protocol import MOST_UNENDED, Inbox, InboxEntry, Waiting
 from .api import Api
 from .coverage import Activity, Coverage, Inactivity, Recording, coverage_note, find_recording, read_coverage
 from .details import Details
@@ -105,7 +105,7 @@ class KnownEvents:
                     if entry.unended >= MOST_UNENDED and len(self.killers) < _MOST_NAMED:
                         self.killers.append(entry.event_id or entry.delivery_id)
 
-    async def _note_alone(self, calls: InboxCalls) -> AsyncGenerator[StoredDelivery]:
+    async def _note_alone(self, calls: InboxCalls) -> AsyncGenerator[InboxEntry]:
         async with aclosing(calls.read_waiting()) as entries:
             async for entry in entries:
                 if entry.unended and len(self.alone) < _MOST_NAMED:

@@ -20,9 +20,9 @@ from redis.asyncio import Redis
 
 from basiq_async import BasiqClient, BasiqError, Message
 from basiq_async.receiver import (
+    InboxEntry,
     RedisInbox,
     SQLInbox,
-    StoredDelivery,
     WebhookReceiver,
     sign,
     verify,
@@ -46,7 +46,7 @@ async def post() -> None:
         await target.deliver(Message("m", {"id": "m", "payload": {"x": MARK}}))
 
 
-QUARANTINED = StoredDelivery("k", "msg_1", "user.created", "e-1", f'{{"x": "{MARK}"}}'.encode(), NOW, "no", 3, NOW)
+QUARANTINED = InboxEntry("k", "msg_1", "user.created", "e-1", f'{{"x": "{MARK}"}}'.encode(), NOW, "no", 3, NOW)
 
 
 async def sql_inbox_without_a_server() -> None:

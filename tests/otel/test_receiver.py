@@ -13,7 +13,7 @@ from opentelemetry.trace import SpanKind, StatusCode
 
 from basiq_async import ConfigurationError, InboxError
 from basiq_async.otel import instrument
-from basiq_async.receiver import Delivery, DeliveryEvent, MemoryInbox, StoredDelivery, WebhookReceiver
+from basiq_async.receiver import Delivery, DeliveryEvent, InboxEntry, MemoryInbox, WebhookReceiver
 from basiq_async.receiver.protocol import Waiting
 from tests.otel.conftest import Recorded
 from tests.support import virtual
@@ -160,7 +160,7 @@ async def test_each_of_several_webhooks_has_its_own_numbers(recorded: Recorded) 
 
 async def test_an_inbox_that_cannot_say_how_large_its_quarantine_is_fails_no_delivery(recorded: Recorded) -> None:
     class Failing(MemoryInbox):
-        async def entries(self, **_: object) -> list[StoredDelivery]:  # type: ignore[override]  # it never returns
+        async def entries(self, **_: object) -> list[InboxEntry]:  # type: ignore[override]  # it never returns
             raise InboxError("away")
 
     assert (await post(traced(recorded, take, inbox=Failing()))).status == 204

@@ -76,7 +76,7 @@ async def test_what_has_no_handler_here_is_looked_at_once_a_minute_and_not_lost(
     class Watched(MemoryInbox):
         async def claim_due(self, *args: Any, **options: Any) -> Any:
             found = await super().claim_due(*args, **options)
-            claims.append([each.delivery.event_type_id for each in found])
+            claims.append([each.entry.event_type_id for each in found])
             return found
 
     async def handle(delivery: Delivery) -> None: ...

@@ -14,10 +14,10 @@ from basiq_async import ConfigurationError, InboxError, RateLimitError
 from basiq_async.receiver import (
     Deferred,
     Delivery,
+    InboxEntry,
     MemoryInbox,
     Outcome,
     Result,
-    StoredDelivery,
     WebhookReceiver,
 )
 from tests.support import virtual
@@ -439,7 +439,7 @@ async def test_a_replay_passes_it_at_once_and_work_alone_handles_what_waits() ->
     await post(service, "e-1")
     await post(service, "e-2")
     waiting = await service.receiver.inbox.entries(waiting=True)
-    assert [type(entry) for entry in waiting] == [StoredDelivery] * 2
+    assert [type(entry) for entry in waiting] == [InboxEntry] * 2
     delivery = Delivery("msg_e-1", "transactions.updated", "e-1", {}, b"{}", {}, virtual.clock())
     assert (await service.receiver.dispatch(delivery)).result is Result.HANDLED
     assert (await service.receiver.waiting()).count == 1

@@ -13,11 +13,11 @@ import pytest
 from basiq_async.receiver import (
     Delivery,
     Inbox,
+    InboxEntry,
     MemoryInbox,
     Result,
     SQLInbox,
     SQLiteInbox,
-    StoredDelivery,
     WebhookReceiver,
 )
 from basiq_async.receiver.protocol import Claim, inbox_key
@@ -32,9 +32,9 @@ MESSAGE = {
 KEY = inbox_key("e-1", "msg_7")
 
 
-def job_entry(kind: Any = "message", key: str = KEY, body: bytes | None = None) -> StoredDelivery:
+def job_entry(kind: Any = "message", key: str = KEY, body: bytes | None = None) -> InboxEntry:
     """An entry as a job makes it."""
-    return StoredDelivery(
+    return InboxEntry(
         key=key,
         delivery_id="msg_7",
         event_type_id="user.created",

@@ -8,7 +8,7 @@ import attrs
 import pytest
 
 from basiq_async import ConfigurationError, InboxError, ServerError, TargetError
-from basiq_async.receiver import Delivery, Inbox, MemoryInbox, Result, StoredDelivery, WebhookReceiver
+from basiq_async.receiver import Delivery, Inbox, InboxEntry, MemoryInbox, Result, WebhookReceiver
 from basiq_async.receiver.protocol import inbox_key
 from basiq_async.testing import ManualClock
 from tests.support import virtual
@@ -192,7 +192,7 @@ async def test_an_inbox_that_hangs_does_not_hold_the_quarantine_for_ever(call: s
 
 async def test_a_delivery_whose_body_cannot_be_read_stays_and_no_handler_gets_it() -> None:
     inbox = MemoryInbox()
-    entry = StoredDelivery(
+    entry = InboxEntry(
         key=inbox_key("e-1", "msg_1"),
         delivery_id="msg_1",
         event_type_id="user.created",

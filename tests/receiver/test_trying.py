@@ -16,7 +16,7 @@ from basiq_async.receiver._trying import (  # private: as above
     after_no_end,
     without_handler,
 )
-from basiq_async.receiver.protocol import ClaimedDelivery
+from basiq_async.receiver.protocol import ClaimedEntry
 from tests.support import virtual
 from tests.support.deliveries import NOW, quarantined_delivery
 
@@ -25,20 +25,20 @@ DAYS = 3 * 86_400.0
 
 def claimed(
     *, failures: int = 0, attempts: int | None = None, failing_for: float = 0.0, unended: int = 0
-) -> ClaimedDelivery:
+) -> ClaimedEntry:
     since = NOW if failures or failing_for else None
     entry = attrs.evolve(quarantined_delivery("k", failures=failures), failing_since=since, unended=unended)
     made = failures + 1 if attempts is None else attempts
-    return ClaimedDelivery(entry, "t", made, NOW + timedelta(seconds=failing_for))
+    return ClaimedEntry(entry, "t", made, NOW + timedelta(seconds=failing_for))
 
 
-def look_again(then: Rescheduled, *, late: float) -> ClaimedDelivery:
+def look_again(then: Rescheduled, *, late: float) -> ClaimedEntry:
     """Claim what was put off, so many seconds after it was due."""
     assert then.seconds is not None
     entry = then.entry
     due = max(each for each in (entry.failing_since, entry.unhandled_since, entry.due) if each is not None)
     due += timedelta(seconds=then.seconds)
-    return ClaimedDelivery(attrs.evolve(entry, due=due), "t", entry.failures + 1, due + timedelta(seconds=late))
+    return ClaimedEntry(attrs.evolve(entry, due=due), "t", entry.failures + 1, due + timedelta(seconds=late))
 
 
 @pytest.mark.parametrize(("failures", "wait"), [(0, 5), (1, 30), (2, 300), (3, 1_800), (4, 1_800), (50, 1_800)])
@@ -52,7 +52,7 @@ def test_the_waits_grow_to_half_an_hour(failures: int, wait: float) -> None:
 def test_the_first_failure_is_noted_by_the_inboxs_clock_and_kept() -> None:
     first = after_failure(claimed(), "no", keep_trying=DAYS).entry
     assert first.failing_since == NOW
-    later = ClaimedDelivery(first, "t", 2, NOW + timedelta(days=1))
+    later = ClaimedEntry(first, "t", 2, NOW + timedelta(days=1))
     assert after_failure(later, "no", keep_trying=DAYS).entry.failing_since == NOW
 
 
@@ -84,9 +84,9 @@ def test_without_a_handler_it_is_no_failure_and_the_time_alone_ends_it() -> None
     entry = then.entry
     assert (then.seconds, entry.failures, entry.unhandled_since, entry.error) == (5, 0, NOW, "no handler")
     for seconds, wait in ((DAYS - 1, 5), (DAYS, None)):
-        later = ClaimedDelivery(entry, "t", 1, NOW + timedelta(seconds=seconds))
+        later = ClaimedEntry(entry, "t", 1, NOW + timedelta(seconds=seconds))
         assert without_handler(later, "no handler", keep_trying=DAYS).seconds == wait
-    failed = after_failure(ClaimedDelivery(entry, "t", 1, NOW + timedelta(days=2)), "no", keep_trying=DAYS).entry
+    failed = after_failure(ClaimedEntry(entry, "t", 1, NOW + timedelta(days=2)), "no", keep_trying=DAYS).entry
     assert failed.failing_since == NOW + timedelta(days=2), "the time to try begins with the first failure"
     assert failed.unhandled_since is None, "a process with its handler looked"
 
@@ -121,7 +121,7 @@ def test_only_time_in_which_a_process_with_the_handler_looked_counts() -> None:
 @pytest.mark.parametrize("ahead", [40 * DAYS, 7_200.0])
 def test_a_clock_that_was_ahead_makes_it_tried_for_at_most_as_long_again(ahead: float) -> None:
     wrong = after_failure(claimed(failing_for=ahead), "no", keep_trying=DAYS).entry
-    right = ClaimedDelivery(attrs.evolve(wrong, due=NOW, failures=20), "t", 21, NOW)
+    right = ClaimedEntry(attrs.evolve(wrong, due=NOW, failures=20), "t", 21, NOW)
     failed = after_failure(right, "no", keep_trying=DAYS).entry
     assert failed.failing_since == NOW
     assert failed.idle == 0.0

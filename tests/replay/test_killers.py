@@ -17,11 +17,11 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from basiq_async import BasiqClient, InMemoryTransport
 from basiq_async.receiver import (
     Delivery,
+    InboxEntry,
     MemoryInbox,
     Result,
     SQLInbox,
     SQLiteInbox,
-    StoredDelivery,
     WebhookReceiver,
 )
 from basiq_async.receiver.protocol import Claim
@@ -92,8 +92,8 @@ class Killing:
     def handled(self) -> Counter[str]:
         return Counter(self.effects.read_text().split())
 
-    def quarantined(self) -> list[StoredDelivery]:
-        async def read() -> list[StoredDelivery]:
+    def quarantined(self) -> list[InboxEntry]:
+        async def read() -> list[InboxEntry]:
             async with SQLiteInbox(self.place) as inbox:
                 return list(await inbox.entries())
 
@@ -196,7 +196,7 @@ class KillingSessions(Killing):
 
         return start(in_fork).join()
 
-    async def quarantined(self) -> list[StoredDelivery]:
+    async def quarantined(self) -> list[InboxEntry]:
         async with engine_of(self.url) as engine, SQLInbox(engine, table=self.table) as inbox:
             return list(await inbox.entries())
 

@@ -19,7 +19,7 @@ import pytest
 
 from basiq_async import BasiqClient, InMemoryTransport, Message
 from basiq_async.errors import ConfigurationError
-from basiq_async.receiver import Inbox, MemoryInbox, SQLiteInbox, StoredDelivery
+from basiq_async.receiver import Inbox, InboxEntry, MemoryInbox, SQLiteInbox
 from basiq_async.replay import Replay, serve_page
 from basiq_async.replay._page import ReplayFeed  # private: what open pages get
 from basiq_async.testing import FakeBasiq
@@ -28,10 +28,10 @@ from tests.support.real_time import PATIENCE
 ATTACK = "<img src=x onerror='window.hacked=1'>"
 
 
-def entry_of(id: str) -> StoredDelivery:
+def entry_of(id: str) -> InboxEntry:
     """A message in the quarantine whose id, type and error are made to do harm."""
     now, body = datetime.now(UTC), json.dumps({"id": id, "payload": {"eventTypeId": id}}).encode()
-    return StoredDelivery(id, id, id, id, body, now, ATTACK, 1, now, kind="message", acknowledged=False)
+    return InboxEntry(id, id, id, id, body, now, ATTACK, 1, now, kind="message", acknowledged=False)
 
 
 class Target:
@@ -205,9 +205,7 @@ async def test_without_the_extra_it_says_what_to_install(monkeypatch: pytest.Mon
 
 async def test_it_shows_the_first_entries_where_there_are_many() -> None:
     class Failing(Replay):
-        async def quarantined(
-            self, *, after: StoredDelivery | None = None, limit: int = 100
-        ) -> Sequence[StoredDelivery]:
+        async def quarantined(self, *, after: InboxEntry | None = None, limit: int = 100) -> Sequence[InboxEntry]:
             return [entry_of(f"m{n}") for n in range(1, 1 + limit)]
 
     async with (
@@ -330,7 +328,7 @@ HOSTILE = [
 class WithHostileIds(Replay):
     """A replay whose entries have ids that are made to lead somewhere else."""
 
-    async def quarantined(self, *, after: StoredDelivery | None = None, limit: int = 100) -> Sequence[StoredDelivery]:
+    async def quarantined(self, *, after: InboxEntry | None = None, limit: int = 100) -> Sequence[InboxEntry]:
         return [entry_of(id) for id in HOSTILE]
 
 

@@ -12,10 +12,10 @@ import pytest
 from basiq_async import ConfigurationError, InboxError, Message, ReplayError
 from basiq_async.receiver import (
     Delivery,
+    InboxEntry,
     MemoryInbox,
     Result,
     SQLiteInbox,
-    StoredDelivery,
     WebhookReceiver,
 )
 from basiq_async.receiver.protocol import ClaimStatus, inbox_key
@@ -49,7 +49,7 @@ async def test_a_delivery_in_the_quarantine_that_cannot_be_read_stays_there(body
     async with history(1) as h:
         inbox, target = MemoryInbox(), Recorder()
         key = inbox_key("e-1", "msg_1")
-        entry = StoredDelivery(key, "msg_1", "user.created", "e-1", body, NOW, "by hand", 1, NOW)
+        entry = InboxEntry(key, "msg_1", "user.created", "e-1", body, NOW, "by hand", 1, NOW)
         assert await inbox.quarantine(key, "token", entry)
         for handled in (target, Receiving(inbox, webhook_id=h.webhook_id).receiver):
             report = await h.replay(handled, inbox=inbox).retry_quarantined()
@@ -83,8 +83,8 @@ async def test_what_was_quarantined_is_exported_a_line_each_and_stays(tmp_path: 
 async def test_an_export_that_fails_on_the_way_leaves_no_file_behind(tmp_path: Path) -> None:
     class Failing(MemoryInbox):
         async def entries(
-            self, *, waiting: bool = False, after: StoredDelivery | None = None, limit: int = 100
-        ) -> Sequence[StoredDelivery]:
+            self, *, waiting: bool = False, after: InboxEntry | None = None, limit: int = 100
+        ) -> Sequence[InboxEntry]:
             if after is not None:
                 raise InboxError("the disk is away")
             return await super().entries(waiting=waiting, after=after, limit=limit)
@@ -180,8 +180,8 @@ async def test_what_was_handled_meanwhile_and_what_another_holds_have_a_word_eac
         meanwhile = False
 
         async def entries(
-            self, *, waiting: bool = False, after: StoredDelivery | None = None, limit: int = 100
-        ) -> Sequence[StoredDelivery]:
+            self, *, waiting: bool = False, after: InboxEntry | None = None, limit: int = 100
+        ) -> Sequence[InboxEntry]:
             found = await super().entries(waiting=waiting, after=after, limit=limit)
             if self.meanwhile and found:
                 self.meanwhile = False

@@ -29,7 +29,7 @@ from basiq_async import (
     ServerError,
 )
 from basiq_async._wire.codec import _strict_loads
-from basiq_async.receiver import MemoryInbox, SQLiteInbox, StoredDelivery, WebhookReceiver
+from basiq_async.receiver import InboxEntry, MemoryInbox, SQLiteInbox, WebhookReceiver
 from basiq_async.replay import Progress, Replay, Report, Target, limit, recover
 from basiq_async.replay._engine import Engine, Failed  # private: a replay drives it
 from basiq_async.replay._sources import FixedMessages  # private: a replay drives it
@@ -404,10 +404,10 @@ async def test_a_message_that_cannot_be_quarantined_ends_the_job() -> None:
     class NoRoom(MemoryInbox):
         full = True
 
-        async def quarantine(self, key: str, token: str, delivery: StoredDelivery) -> bool:
+        async def quarantine(self, key: str, token: str, entry: InboxEntry) -> bool:
             if self.full:
                 raise InboxError("no room")
-            return await super().quarantine(key, token, delivery)
+            return await super().quarantine(key, token, entry)
 
     inbox = NoRoom()
     async with history(50) as h:

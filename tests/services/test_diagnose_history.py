@@ -227,7 +227,7 @@ async def test_an_event_that_ended_its_process_is_named() -> None:
         await w.emit(2)
         for unended in (1, 3):
             for each in await inbox.claim_due("t", limit=1, retries=1, lease=60):
-                entry = attrs.evolve(each.delivery, failures=unended, unended=unended, failing_since=w.fake.now())
+                entry = attrs.evolve(each.entry, failures=unended, unended=unended, failing_since=w.fake.now())
                 await (inbox.put_off(entry, "t", seconds=5) if unended < 3 else inbox.quarantine(entry.key, "t", entry))
         (alone,), (killer,) = await inbox.entries(waiting=True), await inbox.entries()
         found = await w.basiq.webhooks.diagnose(w.webhook_id, receiver=receiver)

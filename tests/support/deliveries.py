@@ -10,9 +10,9 @@ from typing import Any
 from basiq_async.receiver import (
     Delivery,
     DeliveryEvent,
+    InboxEntry,
     MemoryInbox,
     Outcome,
-    StoredDelivery,
     WebhookReceiver,
     sign,
 )
@@ -54,9 +54,9 @@ async def post(receiver: WebhookReceiver, body: bytes | None = None, **options: 
     return await receiver.handle(signed(body, **options), body)
 
 
-def quarantined_delivery(key: str, *, failures: int = 3, at: datetime = NOW) -> StoredDelivery:
+def quarantined_delivery(key: str, *, failures: int = 3, at: datetime = NOW) -> InboxEntry:
     """Return a quarantined delivery."""
-    return StoredDelivery(key, "msg_1", "user.created", "e-1", b"{}", NOW, "ValueError: no", failures, at)
+    return InboxEntry(key, "msg_1", "user.created", "e-1", b"{}", NOW, "ValueError: no", failures, at)
 
 
 def taking(secret: Any = SECRET, *patterns: str, got: list[Delivery] | None = None, **options: Any) -> WebhookReceiver:

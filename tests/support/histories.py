@@ -11,7 +11,7 @@ from typing import Any
 import attrs
 
 from basiq_async import BasiqClient, InMemoryTransport, Message, Response, RetryPolicy
-from basiq_async.receiver import Delivery, Inbox, MemoryInbox, StoredDelivery, WebhookReceiver
+from basiq_async.receiver import Delivery, Inbox, InboxEntry, MemoryInbox, WebhookReceiver
 from basiq_async.receiver.protocol import inbox_key
 from basiq_async.replay import BulkTarget, Record, Replay, Target
 from basiq_async.replay.targets._adapters import choose_handling  # private: what a replay makes of a target
@@ -137,11 +137,11 @@ class Watching(MemoryInbox):
         self.completed.append(key)
         return await super().complete(key, token)
 
-    async def quarantine(self, key: str, token: str, delivery: StoredDelivery) -> bool:
+    async def quarantine(self, key: str, token: str, entry: InboxEntry) -> bool:
         if self.delay:
             await asyncio.sleep(self.delay)
-        self.quarantined.append(delivery.delivery_id)
-        return await super().quarantine(key, token, delivery)
+        self.quarantined.append(entry.delivery_id)
+        return await super().quarantine(key, token, entry)
 
 
 class Away(MemoryInbox):
@@ -211,6 +211,6 @@ def shared_target(function: Any, inbox: Inbox, *, lease: float = 30.0) -> Target
     return choose_handling(function, inbox).open(lease=lease)
 
 
-async def quarantine_of(replay: Replay) -> dict[str, StoredDelivery]:
+async def quarantine_of(replay: Replay) -> dict[str, InboxEntry]:
     """Return what is in the quarantine of a replay, by id."""
     return {entry.delivery_id: entry for entry in await replay.quarantined(limit=100_000)}

@@ -38,15 +38,15 @@ from basiq_async.models import JSON, EventTypeId
 from basiq_async.receiver import (
     Delivery,
     Inbox,
+    InboxEntry,
     MemoryInbox,
     Outcome,
     RedisInbox,
     SQLInbox,
     SQLiteInbox,
-    StoredDelivery,
     WebhookReceiver,
 )
-from basiq_async.receiver.protocol import Claim, ClaimedDelivery, TransactionalInbox, WaitingInbox
+from basiq_async.receiver.protocol import Claim, ClaimedEntry, TransactionalInbox, WaitingInbox
 from basiq_async.replay import (
     HttpTarget,
     Inactivity,
@@ -145,7 +145,7 @@ async def replays(basiq: BasiqClient, receiver: WebhookReceiver) -> None:
             assert_type(report, Report)
             assert_type(report.skipped, Mapping[str, int])
             assert_type(await replay.retry_quarantined(), Report)
-            assert_type(await replay.quarantined(limit=5), Sequence[StoredDelivery])
+            assert_type(await replay.quarantined(limit=5), Sequence[InboxEntry])
             assert_type(await replay.drop_quarantined(["m1"]), int)
             replay.stop()
 
@@ -180,11 +180,11 @@ async def keeps(receiver: WebhookReceiver, engine: AsyncEngine, redis: Redis) ->
     inboxes: list[Inbox] = [MemoryInbox(), SQLiteInbox("inbox.db"), SQLInbox(engine), RedisInbox(redis)]
     transactional: TransactionalInbox = SQLInbox(engine, table="seen")
     waiting: list[WaitingInbox] = [MemoryInbox(), SQLiteInbox("inbox.db"), SQLInbox(engine)]
-    assert_type(await waiting[0].claim_due("t", limit=5, retries=1, lease=60), Sequence[ClaimedDelivery])
+    assert_type(await waiting[0].claim_due("t", limit=5, retries=1, lease=60), Sequence[ClaimedEntry])
     for inbox in [*inboxes, transactional]:
         assert_type(await inbox.claim("k", "t", lease=60), Claim)
         assert_type(await inbox.release("k", "t", failed=True), int)
-        assert_type(await inbox.entries(limit=5), Sequence[StoredDelivery])
+        assert_type(await inbox.entries(limit=5), Sequence[InboxEntry])
 
     @receiver.on("consent.*")
     async def plain(delivery: Delivery) -> None: ...
@@ -222,7 +222,7 @@ async def receiving(receiver: WebhookReceiver, app: web.Application, delivery: D
     assert_type(outcome.headers, dict[str, str])
     assert_type(outcome.attempt, int | None)
     assert_type(await receiver.dispatch(delivery), Outcome)
-    assert_type(await receiver.quarantined(), Sequence[StoredDelivery])
+    assert_type(await receiver.quarantined(), Sequence[InboxEntry])
     assert_type(await receiver.retry_quarantined(["m"]), Sequence[Outcome])
     assert_type(await receiver.drop_quarantined(["m"]), int)
     assert_type(receiver.unhandled, dict[str, int])

@@ -11,7 +11,7 @@ import pytest
 from basiq_async import InboxError
 from basiq_async._work.inbox_calls import ALL, InboxCalls
 from basiq_async._work.keys import inbox_key, key_of_post, posting_job
-from basiq_async.receiver import MemoryInbox, StoredDelivery
+from basiq_async.receiver import InboxEntry, MemoryInbox
 from basiq_async.receiver.protocol import ClaimStatus
 from tests.support import virtual
 from tests.support.deliveries import NOW, quarantined_delivery
@@ -20,7 +20,7 @@ from tests.support.inboxes import fail_in
 JOB = posting_job("https://service.example/basiq")
 
 
-def delivery(number: int, job: str | None = None, *, minutes: int | None = None) -> StoredDelivery:
+def delivery(number: int, job: str | None = None, *, minutes: int | None = None) -> InboxEntry:
     event_id = f"e-{number}"
     key = inbox_key(event_id, "msg_1")
     key = key if job is None else key_of_post(job, key)
@@ -31,14 +31,14 @@ def delivery(number: int, job: str | None = None, *, minutes: int | None = None)
 class Pages(MemoryInbox):
     """An inbox whose quarantine a test writes."""
 
-    def __init__(self, *pages: list[StoredDelivery]) -> None:
+    def __init__(self, *pages: list[InboxEntry]) -> None:
         super().__init__()
         self.pages = list(pages)
-        self.asked: list[StoredDelivery | None] = []
+        self.asked: list[InboxEntry | None] = []
 
     async def entries(
-        self, *, waiting: bool = False, after: StoredDelivery | None = None, limit: int = 100
-    ) -> list[StoredDelivery]:
+        self, *, waiting: bool = False, after: InboxEntry | None = None, limit: int = 100
+    ) -> list[InboxEntry]:
         self.asked.append(after)
         return self.pages.pop(0) if self.pages else []
 
@@ -67,8 +67,8 @@ async def test_pages_that_do_not_advance_are_an_error_and_no_loop() -> None:
 async def test_a_page_has_a_time_limit() -> None:
     class Hangs(MemoryInbox):
         async def entries(
-            self, *, waiting: bool = False, after: StoredDelivery | None = None, limit: int = 100
-        ) -> list[StoredDelivery]:
+            self, *, waiting: bool = False, after: InboxEntry | None = None, limit: int = 100
+        ) -> list[InboxEntry]:
             await asyncio.Event().wait()
             return []
 

@@ -6,7 +6,7 @@ import attrs
 import pytest
 
 from basiq_async import InboxError
-from basiq_async.receiver import Inbox, MemoryInbox, SQLiteInbox, StoredDelivery
+from basiq_async.receiver import Inbox, InboxEntry, MemoryInbox, SQLiteInbox
 from basiq_async.receiver.protocol import Claim, ClaimStatus
 from tests.support.deliveries import quarantined_delivery
 
@@ -28,7 +28,7 @@ def test_a_quarantined_delivery_is_packed_as_ascii_and_unpacked_unchanged() -> N
     text = ODD.pack()
     assert text.isascii()
     for stored in (str(text), text.encode()):
-        assert StoredDelivery.unpack(stored) == ODD
+        assert InboxEntry.unpack(stored) == ODD
 
 
 def test_a_packed_delivery_does_not_show_its_body_in_an_error_report() -> None:
@@ -40,7 +40,7 @@ def test_a_packed_delivery_does_not_show_its_body_in_an_error_report() -> None:
 )
 def test_any_other_text_is_refused_with_an_inbox_error(text: str | bytes) -> None:
     with pytest.raises(InboxError, match="the quarantine holds data that no inbox has written") as caught:
-        StoredDelivery.unpack(text)
+        InboxEntry.unpack(text)
     assert caught.traceback[-1].frame.f_locals.get("text") is None, "the frame of the error holds the text"
 
 

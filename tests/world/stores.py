@@ -274,7 +274,7 @@ def _call(name: str) -> Callable[..., Awaitable[Any]]:
 
 def _claimed(name: str, args: Any, found: Any) -> Sequence[str]:
     if name == "claim_due":
-        return [each.delivery.key for each in found]
+        return [each.entry.key for each in found]
     return [args[0]] if name == "claim" and found.status is ClaimStatus.CLAIMED else ()
 
 

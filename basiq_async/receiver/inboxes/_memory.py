@@ -12,7 +12,7 @@ import attrs
 
 from ..._arguments import Duration, check_remember
 from ..._work.clock import RetentionClock, TimeSource, lease_clock
-from ..._work.protocol import MOST_UNENDED, Claim, ClaimedDelivery, ClaimStatus, StoredDelivery, Waiting
+from ..._work.protocol import MOST_UNENDED, Claim, ClaimedEntry, ClaimStatus, InboxEntry, Waiting
 from ..._work.schedule import ATTEMPTED, LONGEST_WAIT
 from ...errors import ConfigurationError, InboxError
 
@@ -34,13 +34,13 @@ class _Lease:
 
 @attrs.define
 class _Wait:
-    delivery: StoredDelivery
+    entry: InboxEntry
     stored: float
     due: float
     attempts: int = 0
 
-    def entry(self) -> StoredDelivery:
-        return attrs.evolve(self.delivery, due=datetime.fromtimestamp(self.due, UTC))
+    def with_due(self) -> InboxEntry:
+        return attrs.evolve(self.entry, due=datetime.fromtimestamp(self.due, UTC))
 
     def due_at(self, now: float) -> float:
         """Return when it is due: now, if a clock that was ahead has put it off for longer than any wait."""
@@ -81,7 +81,7 @@ class MemoryInbox:
         self._failures: OrderedDict[str, int] = OrderedDict()
         self._unended: OrderedDict[str, list[str]] = OrderedDict()
         """For each key, the tokens of claims that had no end."""
-        self._quarantined: dict[str, StoredDelivery] = {}
+        self._quarantined: dict[str, InboxEntry] = {}
         self._waiting: dict[str, _Wait] = {}
         self._notes: dict[str, str] = {}
         self._known_since, _ = self._retention.read()
@@ -165,9 +165,9 @@ class MemoryInbox:
         _, horizon = self._retention.read()
         return datetime.fromtimestamp(max(self._known_since, horizon - self._remember), UTC)
 
-    async def quarantine(self, key: str, token: str, delivery: StoredDelivery) -> bool:
+    async def quarantine(self, key: str, token: str, entry: InboxEntry) -> bool:
         """See ``Inbox``."""
-        if not self._may_record(key, token) or (key in self._waiting and not delivery.acknowledged):
+        if not self._may_record(key, token) or (key in self._waiting and not entry.acknowledged):
             return False
         if key not in self._quarantined and len(self._quarantined) >= self._max_quarantined:
             raise InboxError(
@@ -177,27 +177,27 @@ class MemoryInbox:
         self._claims.pop(key, None)
         self._waiting.pop(key, None)
         self._done.pop(key, None)
-        self._quarantined[key] = delivery
+        self._quarantined[key] = entry
         return True
 
     async def entries(
-        self, *, waiting: bool = False, after: StoredDelivery | None = None, limit: int = 100
-    ) -> Sequence[StoredDelivery]:
+        self, *, waiting: bool = False, after: InboxEntry | None = None, limit: int = 100
+    ) -> Sequence[InboxEntry]:
         """See ``Inbox``."""
-        found = [wait.entry() for wait in self._waiting.values()] if waiting else [*self._quarantined.values()]
+        found = [wait.with_due() for wait in self._waiting.values()] if waiting else [*self._quarantined.values()]
         found.sort(key=_order)
         if after is not None:
-            found = [delivery for delivery in found if _order(delivery) > _order(after)]
+            found = [entry for entry in found if _order(entry) > _order(after)]
         return found[:limit]
 
-    async def store(self, delivery: StoredDelivery, *, now: datetime | None = None) -> bool:
+    async def store(self, entry: InboxEntry, *, now: datetime | None = None) -> bool:
         """See ``WaitingInbox``."""
-        key = delivery.key
+        key = entry.key
         if key in self._waiting or self._is_done(key):
             return False
         self._quarantined.pop(key, None)
         moment = self._wall(now)
-        self._waiting[key] = _Wait(delivery, moment, moment, delivery.failures)
+        self._waiting[key] = _Wait(entry, moment, moment, entry.failures)
         return True
 
     async def claim_due(
@@ -209,9 +209,9 @@ class MemoryInbox:
         lease: float,
         without: Collection[str] = (),
         now: datetime | None = None,
-    ) -> Sequence[ClaimedDelivery]:
+    ) -> Sequence[ClaimedEntry]:
         """See ``WaitingInbox``."""
-        moment, found = self._wall(now), list[ClaimedDelivery]()
+        moment, found = self._wall(now), list[ClaimedEntry]()
         if not limit:
             mine = [key for key in self._waiting if key in self._claims and self._claims[key].token == token]
             for key in mine:
@@ -220,10 +220,10 @@ class MemoryInbox:
         for key, wait in sorted(self._waiting.items(), key=lambda item: item[1].due_at(moment)):
             if len(found) == limit or wait.due_at(moment) > moment:
                 break
-            again = wait.delivery.failures > 0
+            again = wait.entry.failures > 0
             held = self._claims.get(key)
             is_held = held is not None and held.remaining(self._lease_clock()) > 0
-            if is_held or (again and not retries) or wait.delivery.event_type_id in without:
+            if is_held or (again and not retries) or wait.entry.event_type_id in without:
                 continue
             self._take(key, token, lease)
             retries -= again
@@ -231,31 +231,29 @@ class MemoryInbox:
             found.append(self._claimed(wait, token, moment))
         return found
 
-    def _claimed(self, wait: _Wait, token: str, moment: float) -> ClaimedDelivery:
-        return ClaimedDelivery(wait.entry(), token, wait.attempts, datetime.fromtimestamp(moment, UTC))
+    def _claimed(self, wait: _Wait, token: str, moment: float) -> ClaimedEntry:
+        return ClaimedEntry(wait.with_due(), token, wait.attempts, datetime.fromtimestamp(moment, UTC))
 
-    async def put_off(
-        self, delivery: StoredDelivery, token: str, *, seconds: float, now: datetime | None = None
-    ) -> bool:
+    async def put_off(self, entry: InboxEntry, token: str, *, seconds: float, now: datetime | None = None) -> bool:
         """See ``WaitingInbox``."""
-        held, wait = self._claims.get(delivery.key), self._waiting.get(delivery.key)
+        held, wait = self._claims.get(entry.key), self._waiting.get(entry.key)
         if held is None or held.token != token or wait is None:
             return False
-        del self._claims[delivery.key]
+        del self._claims[entry.key]
         wait.due = self._wall(now) + seconds
-        wait.delivery, wait.attempts = delivery, delivery.failures
+        wait.entry, wait.attempts = entry, entry.failures
         return True
 
     async def waiting(self, *, now: datetime | None = None) -> Waiting:
         """See ``WaitingInbox``."""
         found = list(self._waiting.values())
-        fresh = [wait.stored for wait in found if not wait.delivery.failures]
-        since = [wait.delivery.failing_since for wait in found if wait.delivery.failures]
+        fresh = [wait.stored for wait in found if not wait.entry.failures]
+        since = [wait.entry.failing_since for wait in found if wait.entry.failures]
         moment = self._wall(now)
         return Waiting(
             count=len(found),
             fresh=len(fresh),
-            size=sum(len(wait.delivery.body) for wait in found),
+            size=sum(len(wait.entry.body) for wait in found),
             age=max(0.0, moment - min(fresh)) if fresh else None,
             failing_age=max((max(0.0, moment - each.timestamp()) for each in since if each is not None), default=None),
         )
@@ -293,9 +291,9 @@ class MemoryInbox:
     def _is_done(self, key: str) -> bool:
         """Return whether the key was handled, or is in the quarantine and was acknowledged."""
         _, horizon = self._retention.read()
-        delivery, handled = self._quarantined.get(key), self._done.get(key)
-        if delivery is not None:
-            return delivery.acknowledged
+        entry, handled = self._quarantined.get(key), self._done.get(key)
+        if entry is not None:
+            return entry.acknowledged
         return handled is not None and handled + self._remember > horizon
 
     def _record(self, key: str) -> None:
@@ -313,5 +311,5 @@ _CLAIMED = Claim(ClaimStatus.CLAIMED)
 _DONE = Claim(ClaimStatus.DONE)
 
 
-def _order(delivery: StoredDelivery) -> tuple[float, str]:
-    return delivery.quarantined_at.timestamp(), delivery.key
+def _order(entry: InboxEntry) -> tuple[float, str]:
+    return entry.quarantined_at.timestamp(), entry.key

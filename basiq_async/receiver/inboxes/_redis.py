@@ -19,7 +19,7 @@ from ..._redaction.tracebacks import UnshownText
 from ..._wire.hosts import ENCODE, is_readable_url, show_url
 from ..._work.keys import in_parts
 from ..._work.notes import read_note, write_note
-from ..._work.protocol import Claim, ClaimStatus, StoredDelivery, unpack_entry
+from ..._work.protocol import Claim, ClaimStatus, InboxEntry, unpack_entry
 from ...errors import ConfigurationError, InboxError
 from ._redis_calls import RedisCalls, text_of
 
@@ -153,20 +153,20 @@ class RedisInbox:
 
         return await self._calls.within_limit(read())
 
-    async def quarantine(self, key: str, token: str, delivery: StoredDelivery) -> bool:
+    async def quarantine(self, key: str, token: str, entry: InboxEntry) -> bool:
         """See ``Inbox``."""
-        values = (token, *_facts(delivery), int(delivery.acknowledged))
+        values = (token, *_facts(entry), int(entry.acknowledged))
         return bool(await self._calls.run("quarantine", [key], *values))
 
     async def entries(
-        self, *, waiting: bool = False, after: StoredDelivery | None = None, limit: int = 100
-    ) -> Sequence[StoredDelivery]:
+        self, *, waiting: bool = False, after: InboxEntry | None = None, limit: int = 100
+    ) -> Sequence[InboxEntry]:
         """See ``Inbox``. Nothing waits in Redis."""
         if waiting:
             return []
 
-        async def read(client: Any) -> list[StoredDelivery]:
-            found, strange = list[StoredDelivery](), 0
+        async def read(client: Any) -> list[InboxEntry]:
+            found, strange = list[InboxEntry](), 0
             first = b"-" if after is None else b"(" + _place(after).encode()
             while (wanted := limit - len(found)) > 0:
                 range_of = ("ZRANGEBYLEX", self._calls.at("quarantine"), first, "+", "LIMIT", 0, wanted)
@@ -198,14 +198,14 @@ class RedisInbox:
     async def __aexit__(self, *exc_info: object) -> None:
         pass
 
-    async def _read_deliveries(self, places: Sequence[str]) -> dict[str, StoredDelivery]:
+    async def _read_deliveries(self, places: Sequence[str]) -> dict[str, InboxEntry]:
         """Return the entry of each of these places, if it is there."""
         if not places:
             return {}
         reading = self._calls.client.pipeline(transaction=False)
         for place in places:
             reading.execute_command("HGET", self._calls.keys(place[_PLACE_LENGTH:])[1], "text", NEVER_DECODE=True)
-        entries: dict[str, StoredDelivery] = {}
+        entries: dict[str, InboxEntry] = {}
         # An error is about a single delivery, in whose place another program has stored something else.
         for place, text in zip(places, await reading.execute(raise_on_error=False), strict=True):
             if isinstance(text, RedisError) and not str(text).startswith("WRONGTYPE"):
@@ -231,7 +231,7 @@ _PLACE_LENGTH = 17
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-def _read_entry(place: str, text: Any) -> StoredDelivery:
+def _read_entry(place: str, text: Any) -> InboxEntry:
     """Return the entry at a place in the order, with its text."""
     return unpack_entry(_unshown(text), key=place[_PLACE_LENGTH:], at=_time_of(place))
 
@@ -248,14 +248,14 @@ def _time_of(place: str) -> datetime:
     return _EPOCH + timedelta(microseconds=int(place[:_PLACE_LENGTH]))
 
 
-def _place(delivery: StoredDelivery) -> str:
+def _place(entry: InboxEntry) -> str:
     """Return a text that sorts quarantined deliveries by time, in microseconds, then by key."""
-    return f"{round(delivery.quarantined_at.timestamp() * 1_000_000):0{_PLACE_LENGTH}d}{delivery.key}"
+    return f"{round(entry.quarantined_at.timestamp() * 1_000_000):0{_PLACE_LENGTH}d}{entry.key}"
 
 
-def _facts(delivery: StoredDelivery) -> tuple[str | int, ...]:
+def _facts(entry: InboxEntry) -> tuple[str | int, ...]:
     """Return the place of a delivery in its order, its failures, and its text."""
-    return _place(delivery), delivery.failures, delivery.pack()
+    return _place(entry), entry.failures, entry.pack()
 
 
 def _unshown(text: Any) -> str:

@@ -18,7 +18,7 @@ from ..._arguments import Duration, check_remember, check_seconds
 from ..._storage.sql import LONGEST_SERVICE, BusyError, SQLStore, as_aware
 from ..._wire.hosts import ENCODE, is_readable_url, show_url, split_service
 from ..._work.notes import check_note
-from ..._work.protocol import Claim, StoredDelivery, unpack_entry
+from ..._work.protocol import Claim, InboxEntry, unpack_entry
 from ..._work.store_use import store_use
 from ..._work.tasks import run_to_completion
 from ...errors import ConfigurationError
@@ -268,30 +268,28 @@ class SQLInbox(SQLRows):
         known = [row.began, self._pruning.horizon(self._pruning.read_clock(row)[0]), row.forgotten_at]
         return max(as_aware(moment) for moment in known if moment is not None)
 
-    async def quarantine(self, key: str, token: str, delivery: StoredDelivery) -> bool:
+    async def quarantine(self, key: str, token: str, entry: InboxEntry) -> bool:
         """See ``Inbox``."""
         held = await self._transactions.roll_back_mine(key, token)  # it discards the handler's writes
         if held is None and self._transactions.other(key) is not None:
             return False
         values = {
-            "a_moment": delivery.quarantined_at,
-            "a_due": delivery.quarantined_at.timestamp(),
-            "a_entry": delivery.pack(),
-            "a_acknowledged": delivery.acknowledged,
+            "a_moment": entry.quarantined_at,
+            "a_due": entry.quarantined_at.timestamp(),
+            "a_entry": entry.pack(),
+            "a_acknowledged": entry.acknowledged,
             "a_quarantined": held is not None and held.quarantined,
         }
         return await self._record(self._sql.quarantine, key, token, **values)
 
-    async def put_off(
-        self, delivery: StoredDelivery, token: str, *, seconds: float, now: datetime | None = None
-    ) -> bool:
+    async def put_off(self, entry: InboxEntry, token: str, *, seconds: float, now: datetime | None = None) -> bool:
         """See ``WaitingInbox``."""
         self._store.check_usable()
-        held = await self._transactions.roll_back_mine(delivery.key, token)
-        if held is None and self._transactions.other(delivery.key) is not None:
+        held = await self._transactions.roll_back_mine(entry.key, token)
+        if held is None and self._transactions.other(entry.key) is not None:
             return False
-        values = {**facts(delivery), **self._sql.time(now), "a_held": held is not None, "a_seconds": seconds}
-        return await self._record(self._sql.put_off, delivery.key, token, **values)
+        values = {**facts(entry), **self._sql.time(now), "a_held": held is not None, "a_seconds": seconds}
+        return await self._record(self._sql.put_off, entry.key, token, **values)
 
 
 _MODES = {"existing": "rw", "look": "ro"}

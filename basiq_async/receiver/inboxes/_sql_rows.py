@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from ..._storage.sql import BusyError, SQLStore, as_aware
 from ..._work.keys import in_parts
 from ..._work.notes import read_note, write_note
-from ..._work.protocol import ClaimedDelivery, StoredDelivery, Waiting, unpack_entry
+from ..._work.protocol import ClaimedEntry, InboxEntry, Waiting, unpack_entry
 from ...errors import InboxError
 from ._sql_statements import Statements
 
@@ -82,8 +82,8 @@ class SQLRows:
         return bool(row[0] == "on")
 
     async def entries(
-        self, *, waiting: bool = False, after: StoredDelivery | None = None, limit: int = 100
-    ) -> Sequence[StoredDelivery]:
+        self, *, waiting: bool = False, after: InboxEntry | None = None, limit: int = 100
+    ) -> Sequence[InboxEntry]:
         """See ``Inbox``."""
         if waiting:
             moment, key = (_FIRST, "") if after is None else (after.quarantined_at, after.key)
@@ -106,13 +106,13 @@ class SQLRows:
             failing_age=None if row.since is None else max(0.0, row.now - row.since),
         )
 
-    async def store(self, delivery: StoredDelivery, *, now: datetime | None = None) -> bool:
+    async def store(self, entry: InboxEntry, *, now: datetime | None = None) -> bool:
         """See ``WaitingInbox``. It asks again for a moment while another statement has the key."""
-        values = {"a_key": delivery.key, **self._sql.time(now), **facts(delivery)}
-        values["a_event_type"] = write_note(delivery.event_type_id)
+        values = {"a_key": entry.key, **self._sql.time(now), **facts(entry)}
+        values["a_event_type"] = write_note(entry.event_type_id)
 
         async def look(connection: AsyncConnection) -> bool | None:
-            row = await self._sql.find(connection, delivery.key)
+            row = await self._sql.find(connection, entry.key)
             return None if row is None or (row.handled_at is None and not row.waits) else False
 
         # SQLite's writer may be a handler: a duplicate does not wait for it.
@@ -135,7 +135,7 @@ class SQLRows:
         lease: float,
         without: Collection[str] = (),
         now: datetime | None = None,
-    ) -> Sequence[ClaimedDelivery]:
+    ) -> Sequence[ClaimedEntry]:
         """See ``WaitingInbox``. The lease runs by the server's clock."""
         values = {**self._sql.time(now), "a_limit": limit, "a_retries": retries}
         values.update(self._sql.given("a_without", [write_note(each) for each in without]))
@@ -150,25 +150,25 @@ class SQLRows:
         if rows:
             self._leases.append(token)
         return [
-            ClaimedDelivery(_read_waiting(row), token, row.attempts, datetime.fromtimestamp(row.now, UTC))
+            ClaimedEntry(_read_waiting(row), token, row.attempts, datetime.fromtimestamp(row.now, UTC))
             for row in sorted(rows, key=_WHEN_DUE)
         ]
 
 
-def facts(delivery: StoredDelivery) -> dict[str, object]:
-    """Return the parameters of a delivery that waits."""
-    entry, since = delivery.pack(), delivery.failing_since
+def facts(entry: InboxEntry) -> dict[str, object]:
+    """Return the parameters of an entry that waits."""
+    text, since = entry.pack(), entry.failing_since
     return {
-        "a_moment": delivery.quarantined_at,
-        "a_failing": int(delivery.failures > 0),
+        "a_moment": entry.quarantined_at,
+        "a_failing": int(entry.failures > 0),
         "a_since": None if since is None else since.timestamp(),
-        "a_attempts": delivery.failures,
-        "a_size": len(entry),
-        "a_entry": entry,
+        "a_attempts": entry.failures,
+        "a_size": len(text),
+        "a_entry": text,
     }
 
 
-def _read_waiting(row: Any) -> StoredDelivery:
+def _read_waiting(row: Any) -> InboxEntry:
     """Return the entry of a row that waits."""
     due = datetime.fromtimestamp(row.due, UTC)
     return unpack_entry(row.entry_json, key=row.key, at=as_aware(row.placed_at), due=due)

@@ -19,7 +19,7 @@ from ..._wire.hosts import show_place
 from ..._work.clock import RetentionClock, TimeSource, in_seconds, lease_clock
 from ..._work.keys import in_parts
 from ..._work.notes import check_note, read_note, write_note
-from ..._work.protocol import Claim, ClaimedDelivery, ClaimStatus, StoredDelivery, Waiting, unpack_entry
+from ..._work.protocol import Claim, ClaimedEntry, ClaimStatus, InboxEntry, Waiting, unpack_entry
 from ...errors import ConfigurationError
 from . import _sqlite_statements as sql
 
@@ -164,27 +164,27 @@ class SQLiteInbox:
         """Return when the newest record was made, by the clock of its writer; None if there is none."""
         return await self._read(sql.NEWEST, lambda rows: None if rows[0][0] is None else _time(rows[0][0]))
 
-    async def quarantine(self, key: str, token: str, delivery: StoredDelivery) -> bool:
+    async def quarantine(self, key: str, token: str, entry: InboxEntry) -> bool:
         """See ``Inbox``."""
         values: dict[str, Any] = {
-            "at": delivery.quarantined_at.timestamp(),
-            "acknowledged": delivery.acknowledged,
-            "tried": delivery.failures if delivery.acknowledged else 0,
-            "entry_json": delivery.pack(),
+            "at": entry.quarantined_at.timestamp(),
+            "acknowledged": entry.acknowledged,
+            "tried": entry.failures if entry.acknowledged else 0,
+            "entry_json": entry.pack(),
         }
         return bool(await self._record(sql.QUARANTINE, key, token, **values))
 
     async def entries(
-        self, *, waiting: bool = False, after: StoredDelivery | None = None, limit: int = 100
-    ) -> Sequence[StoredDelivery]:
+        self, *, waiting: bool = False, after: InboxEntry | None = None, limit: int = 100
+    ) -> Sequence[InboxEntry]:
         """See ``Inbox``."""
         at, key = (-math.inf, "") if after is None else (after.quarantined_at.timestamp(), after.key)
         return await self._read(sql.LIST_WAITING if waiting else sql.ENTRIES, _entries, at=at, key=key, limit=limit)
 
-    async def store(self, delivery: StoredDelivery, *, now: datetime | None = None) -> bool:
+    async def store(self, entry: InboxEntry, *, now: datetime | None = None) -> bool:
         """See ``WaitingInbox``."""
-        values = {**_columns(delivery), **_at(now)}
-        return bool(await self._record(sql.STORE, delivery.key, "", **values))
+        values = {**_columns(entry), **_at(now)}
+        return bool(await self._record(sql.STORE, entry.key, "", **values))
 
     async def claim_due(
         self,
@@ -195,12 +195,12 @@ class SQLiteInbox:
         lease: float,
         without: Collection[str] = (),
         now: datetime | None = None,
-    ) -> Sequence[ClaimedDelivery]:
+    ) -> Sequence[ClaimedEntry]:
         """See ``WaitingInbox``."""
         types = json.dumps([write_note(each) for each in without])
         place = {"limit": limit, "retries": retries, "without": types, **_at(now)}
 
-        def take(connection: sqlite3.Connection) -> list[ClaimedDelivery]:
+        def take(connection: sqlite3.Connection) -> list[ClaimedEntry]:
             values = {**self._times(connection), **place}
             claim = {"token": token, "lease": lease}
             if limit:
@@ -211,7 +211,7 @@ class SQLiteInbox:
                 rows = connection.execute(sql.CLAIM_AGAIN, {**values, **claim}).fetchall()
             claimed_at = _time(values["wall"])
             return [
-                ClaimedDelivery(_entry(entry, key, stored, due), token, attempts, claimed_at)
+                ClaimedEntry(_entry(entry, key, stored, due), token, attempts, claimed_at)
                 for due, key, stored, entry, attempts in rows
             ]
 
@@ -220,12 +220,10 @@ class SQLiteInbox:
             return []
         return await self._store.run(take)
 
-    async def put_off(
-        self, delivery: StoredDelivery, token: str, *, seconds: float, now: datetime | None = None
-    ) -> bool:
+    async def put_off(self, entry: InboxEntry, token: str, *, seconds: float, now: datetime | None = None) -> bool:
         """See ``WaitingInbox``."""
-        values = {**_columns(delivery), "seconds": seconds, **_at(now)}
-        return bool(await self._record(sql.PUT_OFF, delivery.key, token, **values))
+        values = {**_columns(entry), "seconds": seconds, **_at(now)}
+        return bool(await self._record(sql.PUT_OFF, entry.key, token, **values))
 
     async def waiting(self, *, now: datetime | None = None) -> Waiting:
         """See ``WaitingInbox``."""
@@ -302,17 +300,17 @@ def _fill(clock: Callable[[], float], connection: sqlite3.Connection) -> None:
     connection.execute("INSERT INTO clock VALUES (?, NULL, NULL, NULL)", (clock(),))
 
 
-def _columns(delivery: StoredDelivery) -> dict[str, Any]:
-    """Return the columns of a delivery that waits."""
-    entry, since = delivery.pack(), delivery.failing_since
+def _columns(entry: InboxEntry) -> dict[str, Any]:
+    """Return the columns of an entry that waits."""
+    text, since = entry.pack(), entry.failing_since
     return {
-        "stored": delivery.quarantined_at.timestamp(),
-        "failing": delivery.failures > 0,
+        "stored": entry.quarantined_at.timestamp(),
+        "failing": entry.failures > 0,
         "failing_since": None if since is None else since.timestamp(),
-        "attempts": delivery.failures,
-        "size": len(entry),
-        "event_type": write_note(delivery.event_type_id),
-        "entry_json": entry,
+        "attempts": entry.failures,
+        "size": len(text),
+        "event_type": write_note(entry.event_type_id),
+        "entry_json": text,
     }
 
 
@@ -321,12 +319,12 @@ def _at(now: datetime | None) -> dict[str, Any]:
     return {} if now is None else {"wall": now.timestamp()}
 
 
-def _entry(text: str, key: str, at: float, due: float | None) -> StoredDelivery:
+def _entry(text: str, key: str, at: float, due: float | None) -> InboxEntry:
     """Return the entry of a row, at its time, and when it is due, or None."""
     return unpack_entry(text, key=key, at=_time(at), due=None if due is None else _time(due))
 
 
-def _entries(rows: Iterable[Sequence[Any]]) -> list[StoredDelivery]:
+def _entries(rows: Iterable[Sequence[Any]]) -> list[InboxEntry]:
     return [_entry(*row) for row in rows]
 
 

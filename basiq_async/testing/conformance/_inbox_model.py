@@ -10,7 +10,7 @@ from typing import Any, get_args
 
 import attrs
 
-from ..._work.protocol import MOST_UNENDED, Claim, ClaimedDelivery, ClaimStatus, Kind, StoredDelivery, Waiting
+from ..._work.protocol import MOST_UNENDED, Claim, ClaimedEntry, ClaimStatus, InboxEntry, Kind, Waiting
 
 CLAIMED, DONE, BUSY = ClaimStatus.CLAIMED, ClaimStatus.DONE, ClaimStatus.BUSY
 SHORT, LONG, LATER = 0.03, 60.0, 1800.0
@@ -22,10 +22,8 @@ KEYS = 2
 START = datetime(2026, 1, 5, 12, 0, tzinfo=UTC)
 
 
-def make_delivery(
-    key: str, *, failures: int = 3, at: datetime | None = None, acknowledged: bool = True
-) -> StoredDelivery:
-    return StoredDelivery(
+def make_delivery(key: str, *, failures: int = 3, at: datetime | None = None, acknowledged: bool = True) -> InboxEntry:
+    return InboxEntry(
         key=key,
         delivery_id="msg_1",
         event_type_id="user.created",
@@ -43,9 +41,9 @@ def make_delivery(
 ODD = 'text with "quotes", a line\nbreak, \x00, ü, \U0001f600 and a lone \ud800'
 
 
-def make_odd_deliveries(key: str) -> list[StoredDelivery]:
+def make_odd_deliveries(key: str) -> list[InboxEntry]:
     """Return deliveries of different times and kinds, with any bytes and any text."""
-    found: list[StoredDelivery] = []
+    found: list[InboxEntry] = []
     for number, (kind, age) in enumerate(zip((*get_args(Kind), "delivery"), (3, 1, 2, 2, 5), strict=True)):
         at = START + timedelta(microseconds=age)
         plain = make_delivery(f"{key}-{number}", failures=0, at=at, acknowledged=number % 2 == 0)
@@ -56,12 +54,12 @@ def make_odd_deliveries(key: str) -> list[StoredDelivery]:
     return found
 
 
-Listing = Callable[..., Awaitable[Sequence[StoredDelivery]]]
+Listing = Callable[..., Awaitable[Sequence[InboxEntry]]]
 
 
-async def list_all(listing: Listing, beginning: str) -> list[StoredDelivery]:
+async def list_all(listing: Listing, beginning: str) -> list[InboxEntry]:
     """Return the deliveries of all pages whose keys begin so. Other users of the storage may have more."""
-    found: list[StoredDelivery] = []
+    found: list[InboxEntry] = []
     page = await listing()
     while page:
         found += [delivery for delivery in page if delivery.key.startswith(beginning)]
@@ -79,21 +77,21 @@ class Call:
     keys: Sequence[str]
     key: str
     token: str
-    entry: StoredDelivery
+    entry: InboxEntry
 
     @property
     def beginning(self) -> str:
         """That of the keys of a script."""
         return self.keys[0][:-1]
 
-    def failed(self, *, acknowledged: bool) -> StoredDelivery:
+    def failed(self, *, acknowledged: bool) -> InboxEntry:
         """Return the delivery as it is put into the quarantine."""
         entry = self.entry
         return make_delivery(self.key, failures=entry.failures + 1, at=entry.quarantined_at, acknowledged=acknowledged)
 
 
-async def _in_order(claimed: Awaitable[Sequence[ClaimedDelivery]]) -> list[tuple[StoredDelivery, int]]:
-    return sorted(((each.delivery, each.attempts) for each in await claimed), key=lambda pair: pair[0].key)
+async def _in_order(claimed: Awaitable[Sequence[ClaimedEntry]]) -> list[tuple[InboxEntry, int]]:
+    return sorted(((each.entry, each.attempts) for each in await claimed), key=lambda pair: pair[0].key)
 
 
 def _claim_due(inbox: Any, of: Call, *, lease: float = LONG, retries: int = KEYS) -> Coroutine[Any, Any, object]:
@@ -170,8 +168,8 @@ class _Key:
     failures: int = 0
     holder: str | None = None
     ends: float = 0.0
-    entry: StoredDelivery | None = None
-    waits: StoredDelivery | None = None
+    entry: InboxEntry | None = None
+    waits: InboxEntry | None = None
     attempts: int = 0
     due: float = 0.0
     note: str | None = None
@@ -301,5 +299,5 @@ class Model:
         return None
 
 
-def _in_order_of_time(entries: Iterable[StoredDelivery | None]) -> list[StoredDelivery]:
+def _in_order_of_time(entries: Iterable[InboxEntry | None]) -> list[InboxEntry]:
     return sorted(filter(None, entries), key=lambda entry: (entry.quarantined_at, entry.key))

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 import attrs
 
-from ..._work.protocol import StoredDelivery, WaitingInbox
+from ..._work.protocol import InboxEntry, WaitingInbox
 from ._inbox_model import LATER, LONG, ODD, SHORT, START, make_delivery, make_odd_deliveries
 from ._inbox_workers import Workers
 from ._runner import hold
@@ -24,7 +24,7 @@ class WaitingPromises(Workers[WaitingInbox]):
 
     needs: ClassVar[Any] = WaitingInbox
 
-    async def _store(self, name: str) -> StoredDelivery:
+    async def _store(self, name: str) -> InboxEntry:
         delivery = make_delivery(self.key + name, failures=0, at=self.now())
         stored = await self.inbox.store(delivery)
         hold(stored is True, f"store() of a new delivery was {stored}, not True")
@@ -32,7 +32,7 @@ class WaitingPromises(Workers[WaitingInbox]):
 
     async def _claim_due(self, token: str, inbox: WaitingInbox, limit: int = 10) -> list[str]:
         found = await inbox.claim_due(token, limit=limit, retries=limit, lease=LONG)
-        return [each.delivery.key for each in found]
+        return [each.entry.key for each in found]
 
     async def store_what_is_open(self) -> None:
         """store() is False for what was handled or acknowledged in the quarantine, True for what a job quarantined"""
@@ -101,11 +101,11 @@ class WaitingPromises(Workers[WaitingInbox]):
         """claim_due() claims no more of those that failed than ``retries``, and in any case what never failed"""
         keys = [(await self._store(f"-{number}")).key for number in range(4)]
         for each in await self.inbox.claim_due(self.a, limit=3, retries=0, lease=LONG):
-            failed = attrs.evolve(each.delivery, failures=1, failing_since=each.claimed_at)
+            failed = attrs.evolve(each.entry, failures=1, failing_since=each.claimed_at)
             await self.inbox.put_off(failed, self.a, seconds=0.0)
         for retries, expected in ((1, [keys[0], keys[3]]), (0, []), (5, keys[1:3])):
             found = await self.other.claim_due(self.b, limit=4, retries=retries, lease=LONG)
-            claimed = sorted(each.delivery.key for each in found)
+            claimed = sorted(each.entry.key for each in found)
             hold(claimed == expected, f"with retries={retries}, {claimed} were claimed, not {expected}")
 
     async def leave_types_out(self) -> None:
@@ -117,7 +117,7 @@ class WaitingPromises(Workers[WaitingInbox]):
             await self.wait(SHORT / 10)
         for without, expected in (((*kinds, ""), []), (("a", "unknown"), [ODD]), ({ODD, 'b"'}, ["a", "a "])):
             found = await self.other.claim_due(self.b, limit=len(expected) or 4, retries=4, lease=LONG, without=without)
-            claimed = [(each.delivery.event_type_id, each.attempts) for each in found]
+            claimed = [(each.entry.event_type_id, each.attempts) for each in found]
             hold(claimed == [(each, 1) for each in expected], f"without {without!a}, {claimed!a} were claimed")
 
     async def go_by_the_given_time(self) -> None:
@@ -146,10 +146,10 @@ class WaitingPromises(Workers[WaitingInbox]):
             await self.inbox.store(make_delivery(key, failures=0, at=now), now=now)
         for failing_at in (*ahead, at - timedelta(hours=2)):
             found = await self.other.claim_due(self.b, limit=5, retries=5, lease=LONG, now=at)
-            claimed = [each.delivery.key for each in found]
+            claimed = [each.entry.key for each in found]
             hold(sorted(claimed) == keys, f"by the right time, {claimed} were due, not {keys}")
             for each in found:
-                failed = attrs.evolve(each.delivery, failures=each.attempts, failing_since=at)
+                failed = attrs.evolve(each.entry, failures=each.attempts, failing_since=at)
                 await self.inbox.put_off(failed, self.b, seconds=LATER, now=failing_at)
         for retries in (1, 3):
             found = await self.inbox.claim_due(self.a, limit=5, retries=retries, lease=LONG, now=at)
@@ -191,10 +191,10 @@ class WaitingPromises(Workers[WaitingInbox]):
             keys.append((await self._store(f"-{number}")).key)
             await self.wait(SHORT / 10)
         claimed = await self.inbox.claim_due(self.a, limit=2, retries=2, lease=LONG)
-        found = [each.delivery.key for each in claimed]
+        found = [each.entry.key for each in claimed]
         hold(found == keys[:2], f"the two that were due first were {found}, not {keys[:2]}")
         for each, seconds in zip(claimed, (0.0, LATER), strict=True):
-            await self.inbox.put_off(each.delivery, self.a, seconds=seconds)
+            await self.inbox.put_off(each.entry, self.a, seconds=seconds)
         found, expected = await self._claim_due(self.b, self.other), [*keys[2:], keys[0]]
         hold(found == expected, f"after one was put off and is due at once, the order was {found}, not {expected}")
 

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 
 import attrs
 
-from ..._work.protocol import Claim, ClaimStatus, Inbox, StoredDelivery, WaitingInbox
+from ..._work.protocol import Claim, ClaimStatus, Inbox, InboxEntry, WaitingInbox
 from ...errors import InboxError
 from ..fake._clock import ManualClock
 from ._inbox_model import (
@@ -83,13 +83,13 @@ class Workers(Generic[I]):
         """Claim a key with the first worker's inbox, or another one."""
         return (await (inbox or self.inbox).claim(key, token, lease=LONG)).status
 
-    async def list_own(self, listing: Listing) -> list[StoredDelivery]:
+    async def list_own(self, listing: Listing) -> list[InboxEntry]:
         return await list_all(listing, self.key)
 
     async def check_order(
         self,
         listing: Listing,
-        stored: Sequence[StoredDelivery],
+        stored: Sequence[InboxEntry],
         remove: Callable[[str], Awaitable[object]],
     ) -> None:
         """Check the pages of what was stored, and the page after a delivery that is removed."""

@@ -10,9 +10,9 @@ import pytest
 from basiq_async import BasiqClient, ConfigurationError, InMemoryTransport, Message
 from basiq_async.receiver import (
     Inbox,
+    InboxEntry,
     MemoryInbox,
     Result,
-    StoredDelivery,
     WebhookReceiver,
 )
 from basiq_async.replay import Replay
@@ -58,7 +58,7 @@ async def test_of_each_event_type_what_is_one_users_goes_and_what_is_anothers_st
     assert [each.result for each in retried].count(Result.QUARANTINED) == 3 * types, "what is left can be handled"
 
 
-async def entries(inbox: Inbox) -> AsyncGenerator[StoredDelivery]:
+async def entries(inbox: Inbox) -> AsyncGenerator[InboxEntry]:
     last = None
     while page := await inbox.entries(after=last, limit=100):
         for entry in page:

@@ -119,7 +119,7 @@ async def test_services_in_one_database_see_nothing_of_each_other(url: str, worl
         for key in ("c", "q", "w"):
             assert (await two.claim(key, "b", lease=60)).status is ClaimStatus.CLAIMED
         assert (await one.waiting()).count == 1
-        assert [each.delivery.key for each in await one.claim_due("d", limit=9, retries=9, lease=60)] == ["w"]
+        assert [each.entry.key for each in await one.claim_due("d", limit=9, retries=9, lease=60)] == ["w"]
         assert await one.known_since() == began
     assert len(world.got) == 6
 

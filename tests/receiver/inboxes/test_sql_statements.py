@@ -272,7 +272,7 @@ async def each_call(inbox: Any) -> None:
     for number in range(3):
         await inbox.store(quarantined_delivery(f"w-{number}"))
     for each in await inbox.claim_due("a", limit=2, retries=1, lease=60):
-        await inbox.put_off(each.delivery, "a", seconds=0)
+        await inbox.put_off(each.entry, "a", seconds=0)
     await inbox.waiting()
     await inbox.entries(waiting=True, limit=1, after=(await inbox.entries(waiting=True, limit=1))[0])
     if isinstance(inbox, SQLInbox):

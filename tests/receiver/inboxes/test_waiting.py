@@ -41,7 +41,7 @@ async def store(inbox: WaitingInbox, *keys: str) -> None:
 
 async def due(inbox: WaitingInbox, token: str, *, limit: int = 10) -> list[str]:
     found = await inbox.claim_due(token, limit=limit, retries=limit, lease=60)
-    return [each.delivery.key for each in found]
+    return [each.entry.key for each in found]
 
 
 def test_redis_keeps_nothing_that_waits() -> None:
@@ -92,7 +92,7 @@ async def test_a_transaction_that_is_rolled_back_leaves_the_delivery_leased_and_
             assert await other.put_off(entry("k", failures=1), "a", seconds=0)
             assert await scalar(engine, f"SELECT count(*) FROM {table}_rows") == 0
             [found] = await other.claim_due("c", limit=1, retries=1, lease=60)
-            assert (found.delivery.failures, found.attempts, found.unended) == (1, 2, 0)
+            assert (found.entry.failures, found.attempts, found.unended) == (1, 2, 0)
 
 
 async def test_a_released_transaction_ends_the_lease_too(url: str) -> None:
@@ -295,7 +295,7 @@ async def test_what_somebody_wrote_over_a_delivery_that_waits_is_unreadable_and_
     async with engine_of(f"sqlite+aiosqlite:///{tmp_path}/sql.db") as engine, SQLInbox(engine) as inbox:
         await store(inbox, "k", "l")
         await run(engine, "UPDATE basiq_inbox SET entry_json = 'nonsense' WHERE key = 'k'")
-        found = [each.delivery for each in await inbox.claim_due("a", limit=2, retries=2, lease=60)]
+        found = [each.entry for each in await inbox.claim_due("a", limit=2, retries=2, lease=60)]
         assert [(each.key, each.kind) for each in found] == [("k", "unreadable"), ("l", "delivery")]
         assert await inbox.quarantine("k", "a", attrs.evolve(found[0], acknowledged=True))
         assert [each.key for each in await inbox.entries()] == ["k"]

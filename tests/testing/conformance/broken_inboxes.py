@@ -128,10 +128,10 @@ def know_for_the_lease(inbox: Any, call: Call, of: Of) -> bool:
 
 
 async def store_after_a_look(inbox: Any, call: Call, of: Of) -> bool:
-    if await inbox.known([of.delivery.key]):
+    if await inbox.known([of.entry.key]):
         return False
     await asyncio.sleep(0)
-    inbox._waiting.pop(of.delivery.key, None)
+    inbox._waiting.pop(of.entry.key, None)
     return await call(**vars(of))
 
 
@@ -209,23 +209,23 @@ def free(inbox: Any, of: Of, result: object = None) -> None:
 
 
 def holds_delivery(inbox: Any, of: Of) -> bool:
-    return of.delivery.key in inbox._claims
+    return of.entry.key in inbox._claims
 
 
 def waits(inbox: Any, of: Of) -> bool:
-    return of.delivery.key in inbox._waiting
+    return of.entry.key in inbox._waiting
 
 
 def uncount(inbox: Any, found: Any) -> None:
     for each in found:
-        inbox._waiting[each.delivery.key].attempts -= 1
+        inbox._waiting[each.entry.key].attempts -= 1
 
 
 async def keep_attempts(inbox: Any, call: Call, of: Of) -> bool:
-    before = inbox._waiting[of.delivery.key].attempts if waits(inbox, of) else 0
+    before = inbox._waiting[of.entry.key].attempts if waits(inbox, of) else 0
     done = await call(**vars(of))
     if done:
-        inbox._waiting[of.delivery.key].attempts = before
+        inbox._waiting[of.entry.key].attempts = before
     return done
 
 
@@ -340,19 +340,17 @@ FAULTS: dict[str, dict[str, Change]] = {
     "quarantine is forgotten": {"quarantine": fault(then=lambda inbox, *_: inbox._quarantined.clear())},
     "quarantine is open": {"claim": fault(answer=Claim(CLAIMED), when=is_quarantined)},
     "anybody quarantines": {
-        "quarantine": fault(
-            answer=True, when=lambda inbox, of: inbox._quarantined.update({of.key: of.delivery}) is None
-        ),
+        "quarantine": fault(answer=True, when=lambda inbox, of: inbox._quarantined.update({of.key: of.entry}) is None),
     },
     "what a job quarantined stays": {"quarantine": fault(answer=False, when=is_unacknowledged)},
     "bodies are text": {
         "quarantine": fault(
-            delivery=lambda _, of: attrs.evolve(of.delivery, body=of.delivery.body.decode(errors="ignore").encode())
+            entry=lambda _, of: attrs.evolve(of.entry, body=of.entry.body.decode(errors="ignore").encode())
         ),
     },
     "quarantined but waits": {"quarantine": fault(keep="_waiting")},
     "a job quarantines what waits": {
-        "quarantine": fault(before=lambda inbox, of: of.delivery.acknowledged or stop_waiting(inbox, of)),
+        "quarantine": fault(before=lambda inbox, of: of.entry.acknowledged or stop_waiting(inbox, of)),
     },
     "retries twice": {"claim": fault(before=lambda inbox, of: of.quarantined and free(inbox, of))},
     "retries during an attempt": {
@@ -375,30 +373,28 @@ FAULTS: dict[str, dict[str, Change]] = {
     "the quarantine has what waits": {
         "entries": fault(
             after=lambda inbox, of, found: (
-                found if of.waiting or of.after else [*found, *(wait.delivery for wait in inbox._waiting.values())]
+                found if of.waiting or of.after else [*found, *(wait.entry for wait in inbox._waiting.values())]
             )
         ),
     },
     # what waits
     "stores twice": {"store": fault(after=lambda *_: True)},
     "looks before it stores": {"store": store_after_a_look},
-    "stores what was handled": {"store": fault(before=lambda inbox, of: inbox._done.pop(of.delivery.key, None))},
+    "stores what was handled": {"store": fault(before=lambda inbox, of: inbox._done.pop(of.entry.key, None))},
     "stores what failed as new": {
-        "store": fault(
-            then=lambda inbox, of, stored: stored and setattr(inbox._waiting[of.delivery.key], "attempts", 0)
-        ),
+        "store": fault(then=lambda inbox, of, stored: stored and setattr(inbox._waiting[of.entry.key], "attempts", 0)),
     },
     "does not store what a job quarantined": {
-        "store": fault(answer=False, when=lambda inbox, of: of.delivery.key in inbox._quarantined),
+        "store": fault(answer=False, when=lambda inbox, of: of.entry.key in inbox._quarantined),
     },
     "does not store what is claimed": {
-        "store": fault(answer=False, when=lambda inbox, of: of.delivery.key in inbox._claims)
+        "store": fault(answer=False, when=lambda inbox, of: of.entry.key in inbox._claims)
     },
-    "storing ends the claim": {"store": fault(before=lambda inbox, of: inbox._claims.pop(of.delivery.key, None))},
+    "storing ends the claim": {"store": fault(before=lambda inbox, of: inbox._claims.pop(of.entry.key, None))},
     "stores for later": {
-        "store": fault(then=lambda inbox, of, stored: stored and delay(inbox._waiting[of.delivery.key])),
+        "store": fault(then=lambda inbox, of, stored: stored and delay(inbox._waiting[of.entry.key])),
     },
-    "loses the first failure": {"store": fault(delivery=lambda _, of: attrs.evolve(of.delivery, failing_since=None))},
+    "loses the first failure": {"store": fault(entry=lambda _, of: attrs.evolve(of.entry, failing_since=None))},
     "what waits is handled": {"claim": fault(answer=Claim(DONE), when=lambda inbox, of: of.key in inbox._waiting)},
     "the newest is due first": {"claim_due": fault(after=lambda inbox, of, found: found[::-1])},
     "claims all that is due": {"claim_due": fault(limit=lambda _, of: 1000)},
@@ -409,7 +405,7 @@ FAULTS: dict[str, dict[str, Change]] = {
     "claims nothing that is due": {"claim_due": fault(keep="_claims")},
     "the claim of what is due never ends": {"claim_due": fault(lease=lambda _, of: 1e9)},
     "a dead claim takes the delivery away": {
-        "claim_due": fault(then=lambda inbox, of, found: [inbox._waiting.pop(each.delivery.key) for each in found]),
+        "claim_due": fault(then=lambda inbox, of, found: [inbox._waiting.pop(each.entry.key) for each in found]),
     },
     "an attempt counts when it ends": {"claim_due": fault(then=lambda inbox, of, found: uncount(inbox, found))},
     "claims what failed in any case": {"claim_due": fault(retries=lambda _, of: of.limit)},
@@ -423,23 +419,21 @@ FAULTS: dict[str, dict[str, Change]] = {
     "puts off for no time": {"put_off": fault(seconds=lambda _, of: 0)},
     "puts off for ever": {"put_off": fault(seconds=lambda _, of: of.seconds + 1e3)},
     "puts off without the failure": {
-        "put_off": fault(
-            delivery=lambda inbox, of: inbox._waiting[of.delivery.key].delivery if waits(inbox, of) else of.delivery
-        ),
+        "put_off": fault(entry=lambda inbox, of: inbox._waiting[of.entry.key].entry if waits(inbox, of) else of.entry),
     },
     "puts off and keeps the claim": {"put_off": fault(keep="_claims", when=holds_delivery)},
     "puts off what does not wait": {"put_off": fault(after=lambda *_: True)},
     "anybody puts off": {
         "put_off": fault(
-            token=lambda inbox, of: inbox._claims[of.delivery.key].token if holds_delivery(inbox, of) else of.token
+            token=lambda inbox, of: inbox._claims[of.entry.key].token if holds_delivery(inbox, of) else of.token
         ),
     },
     "putting off ends any claim": {
         "put_off": fault(
             then=lambda inbox, of, _: (
                 holds_delivery(inbox, of)
-                and inbox._claims[of.delivery.key].token == of.token
-                and inbox._claims.pop(of.delivery.key)
+                and inbox._claims[of.entry.key].token == of.token
+                and inbox._claims.pop(of.entry.key)
             )
         ),
     },
