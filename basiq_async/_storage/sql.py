@@ -17,6 +17,7 @@ from sqlalchemy import event, func
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy.pool import QueuePool
 from sqlalchemy.schema import CreateIndex, CreateTable
 
 from .._redaction.tracebacks import UnshownText
@@ -43,6 +44,7 @@ _QUEUE_WAIT = 1.0
 """Seconds to wait for another task of this process that writes to the SQLite file."""
 _CLOSE = 1.0
 """Seconds for the end of a transaction."""
+_NO_LIMIT = 1_000_000
 
 
 class StoreTables:
@@ -132,6 +134,10 @@ class SQLStore:
         self.create_tables = create_tables and self.use == "make"
         self.closed = False
         self.began: datetime | None = None
+        self.connections = _connections(engine)
+        """How many connections the engine's pool has at the most."""
+        # The pool gives a free connection to a new call before those that wait. A semaphore does not.
+        self._line = asyncio.Semaphore(self.connections)
         self._writing = asyncio.Lock()
         self._preparing = asyncio.Lock()
         self.process = OneProcess(f"the inbox {tables.name}", InboxError)
@@ -240,6 +246,12 @@ class SQLStore:
             async with limit(None if wait_for_writer else _QUEUE_WAIT, BusyError):
                 await self._writing.acquire()
         try:
+            await self._line.acquire()
+        except BaseException:
+            if in_turn:
+                self._writing.release()
+            raise
+        try:
             await (connection.start() if self.on_postgresql else _connect_to_file(connection))
             if in_turn:
                 await _begin_immediate(connection, wait_for_writer=wait_for_writer)
@@ -259,6 +271,7 @@ class SQLStore:
             else:
                 await run_to_completion(lambda: _give_back(connection, broken=True))
         finally:
+            self._line.release()
             if in_turn:
                 self._writing.release()
 
@@ -338,6 +351,15 @@ class SQLStore:
             "they are: run the version that made them until nothing waits in them or is in their quarantine, then pass "
             "another table= to this one"
         )
+
+
+def _connections(engine: AsyncEngine) -> int:
+    """Return how many connections the engine's pool has at the most."""
+    pool = engine.pool
+    if not isinstance(pool, QueuePool) or pool.size() == 0:
+        return _NO_LIMIT
+    overflow: int = getattr(pool, "_max_overflow", 0)  # SQLAlchemy has no public name for it
+    return _NO_LIMIT if overflow < 0 else pool.size() + overflow
 
 
 class BusyError(Exception):

@@ -12,8 +12,7 @@ from typing import Any
 import attrs
 from sqlalchemy import Connection, Executable
 from sqlalchemy.exc import DBAPIError, IntegrityError, InvalidRequestError
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, async_sessionmaker
-from sqlalchemy.pool import QueuePool
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, async_sessionmaker
 
 from ..._storage.sql import BusyError, SQLStore
 from ..._storage.sql_commit import commit
@@ -65,7 +64,8 @@ class Transactions:
         self._store = store
         self._sql = sql
         self._sessions = sessions
-        self.most = _most_transactions(store.engine)
+        # Some connections are kept for short calls.
+        self.most = max(1, store.connections - max(1, store.connections // _KEPT_FREE))
         self._slots = asyncio.Semaphore(self.most)
         self._held: dict[str, Held] = {}
 
@@ -271,15 +271,3 @@ async def _commit_or_raise(connection: AsyncConnection) -> None:
             f"a statement of the handler failed{said}, and the handler continued, but the database rolls the whole "
             "transaction back: use session.begin_nested() for a part that may fail"
         )
-
-
-def _most_transactions(engine: AsyncEngine) -> int:
-    """Return the number of handlers with a session that may run at once: some connections are kept for short calls."""
-    pool = engine.pool
-    if not isinstance(pool, QueuePool):
-        return 1_000_000  # such a pool has no limit
-    overflow: int = getattr(pool, "_max_overflow", 0)  # SQLAlchemy has no public name for it
-    if overflow < 0 or pool.size() == 0:
-        return 1_000_000
-    total = pool.size() + overflow
-    return max(1, total - max(1, total // _KEPT_FREE))

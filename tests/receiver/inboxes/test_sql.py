@@ -23,6 +23,7 @@ from basiq_async.receiver.inboxes import _sql  # private: what a service builds 
 from basiq_async.receiver.protocol import ClaimStatus
 from basiq_async.testing import check_inbox
 from tests.support import inbox_stress
+from tests.support.cancelling import cancel_after
 from tests.support.databases import ByTransaction, engine_of, in_use, inbox_of, new_table, pruned, run, scalar
 from tests.support.deliveries import quarantined_delivery
 from tests.support.inboxes import check_briefly
@@ -210,6 +211,45 @@ async def test_without_a_free_connection_a_claim_fails_in_time_and_nothing_leaks
                     with pytest.raises(InboxError, match=r"within 0\.5 s.*all connections of the pool are in use"):
                         await call
         assert in_use(engine) == 0, "closing the inbox gives back what it held"
+
+
+async def test_calls_get_a_connection_in_the_order_in_which_they_came(postgres: PostgresServer) -> None:
+    """SQLAlchemy's pool gives it to a new one before those that wait."""
+    async with (
+        engine_of(postgres.url(), pool_size=1, max_overflow=0) as engine,
+        SQLInbox(engine, table=new_table()) as inbox,
+    ):
+        ended: list[str] = []
+
+        async def ask(name: str, times: int = 1) -> None:
+            for _ in range(times):
+                await inbox.known(["k"])
+                ended.append(name)
+
+        await asyncio.gather(ask("again", 10), *(ask(str(number)) for number in range(8)))
+        assert ended[:10] == ["again", *map(str, range(8)), "again"]
+
+
+@pytest.mark.parametrize("driver", ["asyncpg", "psycopg"])
+@pytest.mark.parametrize("when", ["waiting", "connecting", "running"])
+async def test_a_call_that_is_cancelled_leaves_the_one_connection_to_others(
+    when: str, driver: str, postgres: PostgresServer
+) -> None:
+    async with (
+        engine_of(postgres.url(driver), pool_size=1, max_overflow=0) as engine,
+        SQLInbox(engine, table=new_table()) as inbox,
+    ):
+        for transaction in (True, False):
+            for count in range(1, 30, 3):
+                if when == "connecting":
+                    await engine.dispose()
+                other = asyncio.create_task(inbox.known(["k"])) if when == "waiting" else None
+                claim = inbox.claim(f"k-{count}-{transaction}", "t", lease=60, transaction=transaction)
+                await cancel_after(count, claim, "once", alone=False)
+                await inbox.release(f"k-{count}-{transaction}", "t")
+                if other is not None:
+                    assert not await other
+        await inbox.known(["k"])
 
 
 async def test_a_database_that_does_not_respond_is_an_error_in_time(engine: AsyncEngine) -> None:

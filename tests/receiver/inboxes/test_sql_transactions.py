@@ -18,7 +18,6 @@ from sqlalchemy.pool import NullPool
 
 from basiq_async import ConfigurationError, InboxError
 from basiq_async.receiver import Delivery, MemoryInbox, Outcome, Result, SQLInbox, WebhookReceiver
-from basiq_async.receiver.inboxes._sql_transactions import _most_transactions  # private: a pool without a limit
 from tests.support.databases import engine_of, new_table, run
 from tests.support.deliveries import SECRET, new_id, payload, signed
 from tests.support.real_time import PATIENCE
@@ -473,7 +472,7 @@ async def test_handlers_with_a_session_are_only_limited_by_a_pool_that_has_a_lim
     options: dict[str, Any], limited: bool
 ) -> None:
     engine = create_async_engine("postgresql+asyncpg://nowhere.invalid/", **options)  # makes no connection
-    assert (_most_transactions(engine) < 10_000) is limited
+    assert (SQLInbox(engine).most_sessions < 10_000) is limited
 
 
 def test_a_handler_with_a_session_needs_an_inbox_that_has_transactions() -> None:
