@@ -6,8 +6,10 @@ are given the markup that Sphinx wants. Code is in directives, which is where th
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Iterator
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from basiq_async.services.resources import RESOURCES, Resource
@@ -16,9 +18,10 @@ if TYPE_CHECKING:
     from sphinx.application import Sphinx
 
 _ARGUMENT = re.compile(r"(\*{0,2}[a-z_][a-z0-9_]*(?:, [a-z_][a-z0-9_]*)*): (\S.*)")  # one, or several that are alike
-# Of the table of the API's resources follow what the pages of the reference have here.
-_SERVICES, _MODELS = ".. services-of-resources::", ".. models-of-resources::"
-
+_SERVICES = ".. services-of-resources::"
+_NAMES = re.compile(r"^\.\. (names|errors):: ([\w.]+)$", re.MULTILINE)
+_INHERITING = ("FakeBasiq", "SQLInbox")
+"""Classes whose methods stand in private bases."""
 
 # What the constructors that attrs writes say in place of a default.
 _DEFAULT = re.compile(r"attr_dict\['(\w+)'\]\.default")
@@ -62,14 +65,31 @@ def _service(resource: Resource[Any]) -> str:
     return f"basiq_async.services.{name}.{''.join(map(str.capitalize, name.split('_')))}"
 
 
-def with_resources(page: str) -> str:
-    """Return a page with a directive for each service and each model of the table of resources."""
-    for mark, names in (
-        (_SERVICES, map(_service, RESOURCES)),
-        (_MODELS, (f"basiq_async.{resource.model.__name__}" for resource in RESOURCES)),
-    ):
-        page = page.replace(mark, "\n\n".join(f".. autoclass:: {name}" for name in names))
-    return page
+def _directive(value: Any, name: str) -> str:
+    """Return the directive that documents a public name of a module."""
+    if inspect.isroutine(value):
+        return f".. autofunction:: {name}"
+    if issubclass(value, BaseException):
+        return f".. autoexception:: {name}\n   :show-inheritance:"
+    return f".. autoclass:: {name}" + ("\n   :inherited-members:" if name in _INHERITING else "")
+
+
+def _of_module(found: re.Match[str]) -> str:
+    """Return directives for each public name of a module; the errors of the whole package have a page of their own."""
+    module = import_module(found[2])
+    directives = [f".. currentmodule:: {found[2]}"]
+    for name in module.__all__:
+        value = getattr(module, name)
+        is_error = inspect.isclass(value) and issubclass(value, Exception) and found[2] == "basiq_async"
+        if callable(value) and is_error == (found[1] == "errors"):
+            directives.append(_directive(value, name))
+    return "\n\n".join(directives)
+
+
+def with_names(page: str) -> str:
+    """Return a page with a directive for each public name of the modules that it names, and for each service."""
+    page = page.replace(_SERVICES, "\n\n".join(f".. autoclass:: {_service(each)}" for each in RESOURCES))
+    return _NAMES.sub(_of_module, page)
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
@@ -93,7 +113,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
         bases[:] = [one for one in bases if one not in private] or [object]
 
     def on_source(app: Sphinx, page: str, source: list[str]) -> None:
-        source[0] = with_resources(source[0])
+        source[0] = with_names(source[0])
 
     app.connect("source-read", on_source)
     app.connect("autodoc-process-docstring", on_docstring)

@@ -1,4 +1,4 @@
-"""The page of calls is true: each function of the package that a piece of work calls is on it, and no other one."""
+"""``calls.txt`` is true: each function of the package that a piece of work calls is in it, and no other one."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.support.deliveries import SECRET, payload, signed
 from tests.support.histories import Recorder, history
 
 PACKAGE = str(Path(basiq_async.__file__).parent) + "/"
-PAGE = Path(__file__).parents[2] / "docs" / "calls.md"
+LISTED = Path(__file__).with_name("calls.txt")
 
 
 @contextmanager
@@ -47,16 +47,16 @@ def calls() -> Iterator[set[tuple[str, str]]]:
 
 
 def lines_of(heading: str) -> list[str]:
-    block = re.search(rf"## {heading}\n.*?```text\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    block = re.search(rf"## {heading}\n.*\n\n((?:.+\n)+)", LISTED.read_text())
     assert block is not None
     return block[1].splitlines()
 
 
-def on_the_page(heading: str) -> set[tuple[str, str]]:
+def listed(heading: str) -> set[tuple[str, str]]:
     return {(line.split()[0], line.split()[1]) for line in lines_of(heading)}
 
 
-async def test_the_page_has_each_function_that_a_list_calls() -> None:
+async def test_the_list_has_each_function_that_a_list_calls() -> None:
     fake = FakeBasiq()
     webhook_id = fake.seed_messages(3)
     async with BasiqClient(fake.api_key, transport=InMemoryTransport(fake)) as basiq:
@@ -64,10 +64,10 @@ async def test_the_page_has_each_function_that_a_list_calls() -> None:
         with calls() as called:
             assert len([each async for each in basiq.messages.list(webhook_id)]) == 3
             found = {each for each in called if not each[0].startswith("testing/")}
-    assert found == on_the_page("A list")
+    assert found == listed("A list")
 
 
-async def test_the_page_has_each_call_of_an_inbox_that_a_replay_makes() -> None:
+async def test_the_list_has_each_call_of_an_inbox_that_a_replay_makes() -> None:
     made: list[tuple[str, str]] = []
 
     class Listening(MemoryInbox):
@@ -94,7 +94,7 @@ async def test_the_page_has_each_call_of_an_inbox_that_a_replay_makes() -> None:
     assert made == [(call, note) for call, note, why in rows if "first run" not in why]
 
 
-async def test_the_page_has_each_function_that_a_delivery_calls(
+async def test_the_list_has_each_function_that_a_delivery_calls(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("basiq_async._storage.sqlite._CHECK_EVERY", 3_600.0)  # else a slow machine looks at the file
@@ -113,4 +113,4 @@ async def test_the_page_has_each_function_that_a_delivery_calls(
                 found = set(called)
                 assert outcome.status == 204
             await receiver.aclose()
-    assert found == on_the_page("A delivery")
+    assert found == listed("A delivery")

@@ -18,6 +18,7 @@ EXEMPT = {
     "EnsuredWebhook.of.kept": "called by ensure",
     "SQLInbox.handled_at": "what `inbox get` shows",
     "WebhookReceiver.accepts_type": "called by a replay and the doctor",
+    "WebhookReceiver.dispatch": "called by a replay",
     "WebhookReceiver.dispatch.can_be_alone": "called by a replay",
     "WebhookReceiver.dispatch.patience": "called by a replay",
     "Work.open_target": "called by a worker",

@@ -1,4 +1,4 @@
-"""The programs of the page on many machines, with the queues that they are for, as they stand on the page."""
+"""The programs of ``examples/queues``, with the queues that they are for, by the commands that each names."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.support.programs import run, started
 from tests.support.served import served
 from tests.support.servers import postgres_server, redis_server
 
-PAGE = (ROOT / "docs" / "distributed.md").read_text("utf-8")
+QUEUES = ROOT / "examples" / "queues"
 HANDLE = """async def handle(message: Message) -> None:
     while "COORDINATOR" in os.environ and not os.path.exists("handled"):
         await asyncio.sleep(0.02)  # a worker is first
@@ -30,29 +30,27 @@ HANDLE = """async def handle(message: Message) -> None:
 COUNT = 200
 
 
-def program(name: str) -> str:
-    (text,) = re.findall(rf"```python\n(# {re.escape(name)}\n.*?)```", PAGE, re.DOTALL)
-    return text
-
-
-def command(beginning: str) -> list[str]:
-    (line,) = re.findall(rf"^({re.escape(beginning)}.*)$", PAGE, re.MULTILINE)
+def command(name: str, beginning: str) -> list[str]:
+    """Return a command of a program's docstring."""
+    (line,) = re.findall(rf"^ *({re.escape(beginning)}.*)$", (QUEUES / name).read_text(), re.MULTILINE)
     words = line.split()
     return [sys.executable, *(words[1:] if words[0] == "python" else ["-m", *words])]
 
 
 @attrs.define
 class Reader:
-    """A reader of the page, with a folder, and a Basiq with a history."""
+    """Who runs the programs, in a folder, with a Basiq that has a history."""
 
     folder: Path
     environment: dict[str, str]
 
     def write(self, *names: str, **ports: int) -> None:
         for name in ("job.py", *names):
-            text = program(name)
+            text = (QUEUES / name).read_text()
             if name == "job.py":
-                text = "import asyncio\n" + text.replace("async def handle(message: Message) -> None: ...\n", HANDLE)
+                text = text.replace("import os\n", "import asyncio\nimport os\n").replace(
+                    "async def handle(message: Message) -> None: ...\n", HANDLE
+                )
             for usual, port in ports.items():
                 text = text.replace(f"127.0.0.1:{usual.strip('_')}", f"127.0.0.1:{port}")
             (self.folder / name).write_text(text)
@@ -82,15 +80,17 @@ async def test_taskiq(reader: Reader, tmp_path: Path) -> None:
     pytest.importorskip("taskiq_redis")
     with redis_server(tmp_path) as redis:
         reader.write("taskiq_jobs.py", _6379=redis.port)
-        coordinator = command("python taskiq_jobs.py")
-        await reader.share(command("taskiq worker"), [*coordinator[:-1], reader.environment["BASIQ_WEBHOOK_ID"]])
+        coordinator = command("taskiq_jobs.py", "python")
+        await reader.share(
+            command("taskiq_jobs.py", "taskiq worker"), [*coordinator[:-1], reader.environment["BASIQ_WEBHOOK_ID"]]
+        )
 
 
 async def test_celery(reader: Reader, tmp_path: Path) -> None:
     pytest.importorskip("celery")
     with redis_server(tmp_path) as redis:
         reader.write("celery_jobs.py", _6379=redis.port)
-        await reader.share(command("celery --app"), command("python celery_jobs.py"))
+        await reader.share(*[command("celery_jobs.py", each) for each in ("celery --app", "python")])
 
 
 async def test_procrastinate(reader: Reader) -> None:
@@ -102,14 +102,16 @@ async def test_procrastinate(reader: Reader) -> None:
             await app.schema_manager.apply_schema_async()
         reader.write("procrastinate_jobs.py")
         reader.environment["DATABASE_URL"] = database.plain_url
-        await reader.share(*[command(f"python procrastinate_jobs.py {role}") for role in ("worker", "share")])
+        await reader.share(
+            *[command("procrastinate_jobs.py", f"python procrastinate_jobs.py {role}") for role in ("worker", "share")]
+        )
 
 
 async def test_dbos(reader: Reader) -> None:
     pytest.importorskip("dbos")
     reader.write("dbos_jobs.py")
     reader.environment["DBOS_DATABASE_URL"] = "sqlite:///dbos.sqlite"
-    await reader.share(*[command(f"python dbos_jobs.py {role}") for role in ("worker", "share")])
+    await reader.share(*[command("dbos_jobs.py", f"python dbos_jobs.py {role}") for role in ("worker", "share")])
 
 
 QUEUE = {"taskQueue": {"name": "basiq"}}
