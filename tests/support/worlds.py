@@ -2,59 +2,100 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import attrs
 
-from basiq_async import BasiqClient, InMemoryTransport, Message
+from basiq_async import BasiqClient, InMemoryTransport, Message, Transport
 from basiq_async.receiver import Delivery, MemoryInbox, WebhookReceiver
-from basiq_async.replay import Recovery, recover
+from basiq_async.replay import Recovery, Replay, recover
+from basiq_async.replay._recovery import RecoveryRun  # private: what recover returns
 from basiq_async.testing import FakeBasiq, ManualClock, Quirks
 
 URL = "https://service.example/basiq"
+TYPE = "user.created"
 
 
 @attrs.define
 class World:
-    """A fake with a webhook, whose endpoint responds with ``status``, and the inbox of a service."""
+    """A fake with a webhook, whose endpoint responds with ``status``, and the inbox of a service.
+
+    Once there is a receiver that is ``serving``, it gets what the endpoint would acknowledge. All handlers keep what
+    they got, and fail for the events in ``poisoned``, or for each one while it ``fails``.
+    """
 
     fake: FakeBasiq
     basiq: BasiqClient
     webhook_id: str
     got: list[str] = attrs.Factory(list[str])
+    """The events that were handled."""
+    given: list[Any] = attrs.Factory(list[Any])
+    """The same as the deliveries or messages that handlers got."""
     poisoned: set[str] = attrs.Factory(set[str])
-    inbox: MemoryInbox = attrs.Factory(MemoryInbox)
+    fails: bool = False
+    inbox: Any = attrs.Factory(MemoryInbox)
     status: int = 204
+    serving: WebhookReceiver | None = None
+    webhook_ids: Sequence[str] = ()
+    """Those of the service, newest first; by default the only one."""
+    options: Mapping[str, Any] = attrs.Factory(dict[str, Any])
+    """Of each receiver."""
 
-    async def emit(self, count: int, *, status: int = 204) -> list[str]:
+    def add_webhook(self, url: str = URL, types: Collection[str] = (TYPE,)) -> str:
+        self.fake.route(url, self.receive)
+        return self.fake.add_webhook(url, types)
+
+    async def receive(self, headers: Any, body: bytes) -> int:
+        if self.serving is None or self.status != 204:
+            return self.status
+        return (await self.serving.handle(headers, body)).status
+
+    async def emit(self, count: int, *, status: int = 204, of: str = TYPE) -> list[str]:
         self.status = status
-        return [(await self.fake.emit("user.created")).event_id for _ in range(count)]
+        return [(await self.fake.emit(of)).event_id for _ in range(count)]
 
-    def receiver(self, **options: Any) -> WebhookReceiver:
-        options = {"inbox": self.inbox, "webhook_id": self.webhook_id, **options}
-        receiver = WebhookReceiver(self.fake.secret(self.webhook_id), **options)
+    async def miss(self, count: int, *, of: str = TYPE) -> list[str]:
+        """Events of an outage of ten minutes, whose attempts all fail."""
+        made = await self.emit(count, status=500, of=of)
+        await self.fake.advance(minutes=10)
+        self.status = 204
+        return made
 
-        @receiver.on("*")
-        async def handler(delivery: Delivery) -> None:
-            self.take(delivery.event_id)
-
+    def receiver(self, *patterns: str, **options: Any) -> WebhookReceiver:
+        ids = self.webhook_ids or self.webhook_id
+        secrets = [self.fake.secret(each.id) for each in self.fake.webhooks()]
+        receiver = WebhookReceiver(secrets, **{"inbox": self.inbox, "webhook_id": ids, **self.options, **options})
+        receiver.on(*(patterns or ("*",)))(self.handle)
         return receiver
 
-    def take(self, event_id: str) -> None:
-        if event_id in self.poisoned:
+    async def handle(self, given: Delivery | Message) -> None:
+        event_id = given.event_id or ""
+        if self.fails or event_id in self.poisoned:
             raise ValueError("poisoned")
         self.got.append(event_id)
+        self.given.append(given)
 
-    async def handle(self, message: Message) -> None:
-        self.take(message.event_id or "")
+    async def start(self, *webhook_ids: str) -> WebhookReceiver:
+        """Deploy the service with these webhooks, newest first."""
+        self.webhook_ids = webhook_ids
+        self.serving = await self.receiver().__aenter__()
+        return self.serving
 
-    async def recover(self, target: Any, **options: Any) -> Recovery:
+    def replay(self, target: Any = None, *, webhook_id: str | None = None, **options: Any) -> Replay:
+        target = self.receiver() if target is None else target
+        return Replay(self.basiq, webhook_id or self.webhook_id, target, **{"inbox": self.inbox, **options})
+
+    def recovery(self, target: Any = None, *, webhook_id: str | None = None, **options: Any) -> RecoveryRun:
+        target = self.receiver() if target is None else target
         if isinstance(target, WebhookReceiver):
             options = {"inbox": target.inbox, **options}
-        return await recover(self.basiq, self.webhook_id, target, **options)
+        return recover(self.basiq, webhook_id or self.webhook_id, target, **options)
+
+    async def recover(self, target: Any = None, **options: Any) -> Recovery:
+        return await self.recovery(target, **options)
 
     async def disable(self) -> list[str]:
         made = await self.emit(1, status=500)
@@ -68,16 +109,18 @@ class World:
 
 @asynccontextmanager
 async def a_world(
-    age: timedelta = timedelta(), *, quirks: Quirks | None = None, seeded: int = 0
+    age: timedelta = timedelta(),
+    *,
+    quirks: Quirks | None = None,
+    seeded: int = 0,
+    url: str = URL,
+    types: Collection[str] = (TYPE,),
+    transport: Callable[[FakeBasiq], Transport] = InMemoryTransport,
 ) -> AsyncIterator[World]:
     """A world whose fake began so long ago, with so many messages, one a minute."""
     fake = FakeBasiq(quirks=quirks, clock=ManualClock(datetime.now(UTC) - age))
-    async with BasiqClient(fake.api_key, transport=InMemoryTransport(fake)) as basiq:
-        made = World(fake, basiq, fake.add_webhook(URL, ["user.created"]))
+    async with BasiqClient(fake.api_key, transport=transport(fake)) as basiq:
+        made = World(fake, basiq, "")
+        made.webhook_id = made.add_webhook(url, types)
         fake.seed_messages(seeded, made.webhook_id, every=60)
-
-        async def receive(headers: Any, body: bytes) -> int:
-            return made.status
-
-        fake.route(URL, receive)
         yield made
