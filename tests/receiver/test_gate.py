@@ -13,76 +13,48 @@ from typing import Any
 import attrs
 import pytest
 
-from basiq_async import BasiqClient, ConfigurationError, InMemoryTransport, Message
+from basiq_async import ConfigurationError
 from basiq_async.receiver import Delivery, MemoryInbox, Result, SecretFile, WebhookReceiver
-from basiq_async.replay import Replay, recover
+from basiq_async.replay import Replay
 from basiq_async.replay._recovery import RecoveryRun  # private: what recover returns
-from basiq_async.testing import FakeBasiq
 from tests.support import virtual
-from tests.support.deliveries import SECRET, payload, quarantined_delivery, signed
+from tests.support.deliveries import SECRET, payload, quarantined_delivery, signed, taking
 from tests.support.inboxes import fail_in
-
-
-@attrs.define
-class Neighbour:
-    """A receiver, a replay and a recovery of a webhook, with the inbox of another webhook's service."""
-
-    basiq: BasiqClient
-    webhook_id: str
-    inbox: MemoryInbox = attrs.Factory(MemoryInbox)
-    handled: list[object] = attrs.Factory(list[object])
-
-    def receiver(self) -> WebhookReceiver:
-        made = WebhookReceiver(SECRET, webhook_id=self.webhook_id, inbox=self.inbox, deferred=True)
-        made.on("*")(self.handle)
-        return made
-
-    async def handle(self, given: object) -> None:
-        self.handled.append(given)
-
-    async def take(self, message: Message) -> None:
-        self.handled.append(message)
-
-    def replay(self, target: Any = None) -> Replay:
-        return Replay(self.basiq, self.webhook_id, target or self.take, inbox=self.inbox)
-
-    def recover(self, target: Any = None) -> RecoveryRun:
-        return recover(self.basiq, self.webhook_id, target or self.take, inbox=self.inbox)
+from tests.support.worlds import World, a_world
 
 
 @pytest.fixture
-async def neighbour() -> AsyncIterator[Neighbour]:
-    fake = FakeBasiq()
-    webhook_id = fake.add_webhook("https://service.example/basiq")
-    fake.seed_messages(2, webhook_id=webhook_id)
-    async with BasiqClient(fake.api_key, transport=InMemoryTransport(fake)) as basiq:
-        made = Neighbour(basiq, webhook_id)
-        async with WebhookReceiver(SECRET, webhook_id="theirs", inbox=made.inbox):
+async def neighbour() -> AsyncIterator[World]:
+    """A service and its jobs, with the inbox of another webhook's service."""
+    async with a_world() as world:
+        world.fake.seed_messages(2, webhook_id=world.webhook_id)
+        world.options = {"deferred": True}
+        async with WebhookReceiver(SECRET, webhook_id="theirs", inbox=world.inbox):
             pass
-        await made.inbox.quarantine("q", "a", quarantined_delivery("q"))
-        await made.inbox.store(attrs.evolve(quarantined_delivery("w"), failures=0))
-        yield made
+        await world.inbox.quarantine("q", "a", quarantined_delivery("q"))
+        await world.inbox.store(attrs.evolve(quarantined_delivery("w"), failures=0))
+        yield world
 
 
 def delivery() -> Delivery:
     return Delivery("m1", "user.created", "e1", {}, b"{}", {}, datetime.now(UTC))
 
 
-RAISING: dict[str, Callable[[Neighbour], Awaitable[object]]] = {
+RAISING: dict[str, Callable[[World], Awaitable[object]]] = {
     "a receiver's start": lambda n: n.receiver().__aenter__(),
     "WebhookReceiver.work": lambda n: n.receiver().work(until_empty=True),
     "WebhookReceiver.retry_quarantined": lambda n: n.receiver().retry_quarantined(),
     "WebhookReceiver.retry_waiting": lambda n: n.receiver().retry_waiting(),
     "WebhookReceiver.drop_quarantined": lambda n: n.receiver().drop_quarantined(["msg_1"]),
     "WebhookReceiver.forget": lambda n: n.receiver().forget("u-1"),
-    "Replay.run": lambda n: n.replay().run(),
-    "Replay.run of a receiver": lambda n: n.replay(n.receiver()).run(),
-    "Replay.plan": lambda n: n.replay().plan(),
-    "Replay.retry_quarantined": lambda n: n.replay().retry_quarantined(),
-    "Replay.drop_quarantined": lambda n: n.replay().drop_quarantined(["msg_1"]),
-    "RecoveryRun.run": lambda n: n.recover().run(),
-    "RecoveryRun.run of a receiver": lambda n: n.recover(n.receiver()).run(),
-    "RecoveryRun.plan": lambda n: n.recover().plan(),
+    "Replay.run": lambda n: n.replay(n.handle).run(),
+    "Replay.run of a receiver": lambda n: n.replay().run(),
+    "Replay.plan": lambda n: n.replay(n.handle).plan(),
+    "Replay.retry_quarantined": lambda n: n.replay(n.handle).retry_quarantined(),
+    "Replay.drop_quarantined": lambda n: n.replay(n.handle).drop_quarantined(["msg_1"]),
+    "RecoveryRun.run": lambda n: n.recovery(n.handle, inbox=n.inbox).run(),
+    "RecoveryRun.run of a receiver": lambda n: n.recovery().run(),
+    "RecoveryRun.plan": lambda n: n.recovery(n.handle, inbox=n.inbox).plan(),
 }
 """The calls that pass the gate, and raise what it says."""
 BY_OUTCOME = {"WebhookReceiver.handle", "WebhookReceiver.handle_stream", "WebhookReceiver.dispatch"}
@@ -118,38 +90,36 @@ def state(inbox: MemoryInbox) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", RAISING)
-async def test_a_call_with_the_inbox_of_another_webhook_raises_and_changes_nothing(
-    neighbour: Neighbour, name: str
-) -> None:
+async def test_a_call_with_the_inbox_of_another_webhook_raises_and_changes_nothing(neighbour: World, name: str) -> None:
     before = state(neighbour.inbox)
     with pytest.raises(ConfigurationError, match="the inbox is of the webhook 'theirs'") as caught:
         await RAISING[name](neighbour)
     assert "basiq-async inbox join" in str(caught.value)
-    assert (state(neighbour.inbox), neighbour.handled) == (before, [])
+    assert (state(neighbour.inbox), neighbour.given) == (before, [])
 
 
 async def test_a_delivery_with_the_inbox_of_another_webhook_gets_a_503_and_changes_nothing(
-    neighbour: Neighbour, caplog: pytest.LogCaptureFixture
+    neighbour: World, caplog: pytest.LogCaptureFixture
 ) -> None:
     before, receiver, body = state(neighbour.inbox), neighbour.receiver(), payload("user.created", "e1")
+    headers = signed(body, secret=neighbour.fake.secret(neighbour.webhook_id))
 
     async def chunks() -> Any:
         yield body
 
     for outcome in (
-        await receiver.handle(signed(body), body),
-        await receiver.handle_stream(signed(body), chunks()),
+        await receiver.handle(headers, body),
+        await receiver.handle_stream(headers, chunks()),
         await receiver.dispatch(delivery()),
     ):
         assert outcome.result is Result.UNAVAILABLE
         assert isinstance(outcome.error, ConfigurationError)
     assert "inbox join" in caplog.text
-    assert (state(neighbour.inbox), neighbour.handled) == (before, [])
+    assert (state(neighbour.inbox), neighbour.given) == (before, [])
 
 
 async def test_a_receiver_without_a_webhook_in_memory_is_asked_nothing() -> None:
-    receiver = WebhookReceiver(SECRET)
-    receiver.on("*")(Neighbour.handle.__get__(Neighbour(None, "")))  # type: ignore[arg-type]  # it uses no client
+    receiver = taking()
     body = payload("user.created", "e1")
     assert (await receiver.handle(signed(body), body)).result is Result.HANDLED
     assert (await receiver.is_ready(), await receiver.inbox.note("webhooks")) == (True, None)
@@ -172,7 +142,7 @@ async def test_a_worker_whose_inbox_was_given_to_another_service_idles_and_logs_
         assert noted is not None
         await inbox.set_note("webhooks", noted.replace("w1", "w2"))  # flushed, and founded by another service
         await asyncio.sleep(70)
-        await inbox.store(attrs.evolve(quarantined_delivery("w"), failures=0))
+        await inbox.store(attrs.evolve(quarantined_delivery("e1"), failures=0, body=payload("user.created", "e1")))
         await asyncio.sleep(200)
         assert handled == []
         seen = len([each for each in caplog.records if "inbox join" in each.getMessage()])
@@ -189,8 +159,7 @@ async def test_after_a_flush_a_service_founds_its_inbox_again_within_a_minute_of
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     inbox = MemoryInbox(clock=virtual.clock)
-    receiver = WebhookReceiver(SECRET, webhook_id="w1", inbox=inbox, clock=virtual.clock)
-    receiver.on("*")(Neighbour.handle.__get__(Neighbour(None, "")))  # type: ignore[arg-type]  # it uses no client
+    receiver = taking(webhook_id="w1", inbox=inbox, clock=virtual.clock)
     async with receiver:
         inbox._notes.clear()  # private: as a server that was flushed
         fail_in("known_since", error=OSError("away"), inbox=inbox)
@@ -208,7 +177,7 @@ async def test_after_a_flush_a_service_founds_its_inbox_again_within_a_minute_of
 
 
 async def test_ready_is_true_only_of_what_can_handle_entered_or_not(
-    neighbour: Neighbour, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    neighbour: World, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     no_secret = WebhookReceiver(SecretFile(tmp_path / "none"), webhook_id="w1", inbox=MemoryInbox())
     cannot_write = WebhookReceiver(SECRET, webhook_id="w1", inbox=fail_in("check", error=OSError("read-only")))

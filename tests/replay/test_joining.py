@@ -4,101 +4,23 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import attrs
 import pytest
 
 from basiq_async import APIError, BasiqClient, ConfigurationError, InMemoryTransport, Message
 from basiq_async.receiver import Delivery, MemoryInbox, WebhookReceiver
-from basiq_async.replay import Recovery, Replay, recover
-from basiq_async.replay._recovery import RecoveryRun  # private: what recover returns
+from basiq_async.replay import recover
 from basiq_async.testing import FakeBasiq, ManualClock, Quirks
 from basiq_async.transports.base import Request, Response
+from tests.support.worlds import TYPE, URL, World, a_world
 
-URL, SECOND_URL = "https://service.example/basiq", "https://service.example/again"
-TYPE = "user.created"
+SECOND_URL = "https://service.example/again"
 AGES = timedelta(days=400)
 """The fake signs with the real time."""
-
-
-@attrs.define
-class Service:
-    """A service with an inbox, which handles what it is sent at any of its urls while it is up."""
-
-    fake: FakeBasiq
-    basiq: BasiqClient
-    first: str
-    inbox: MemoryInbox = attrs.Factory(MemoryInbox)
-    got: list[tuple[str, str]] = attrs.Factory(list[tuple[str, str]])
-    """The events that it handled, and their keys."""
-    up: bool = True
-    webhook_ids: Sequence[str] = ()
-    alive: list[str] = attrs.Factory(list[str])
-    """The webhooks that Basiq has."""
-    serving: WebhookReceiver | None = None
-
-    def receiver(self, *webhook_ids: str) -> WebhookReceiver:
-        ids = webhook_ids or self.webhook_ids
-        receiver = WebhookReceiver(
-            [self.fake.secret(each) for each in self.alive],
-            webhook_id=ids,
-            inbox=self.inbox,
-            clock=self.fake.clock,
-            tolerance=AGES,
-        )
-        receiver.on("*")(self.handle)
-        return receiver
-
-    async def handle(self, delivery: Delivery) -> None:
-        self.got.append((delivery.event_id, delivery.key))
-
-    async def start(self, *webhook_ids: str) -> WebhookReceiver:
-        """Deploy the service with these webhooks, newest first."""
-        self.webhook_ids = webhook_ids
-        self.serving = await self.receiver().__aenter__()
-        return self.serving
-
-    async def receive(self, headers: Any, body: bytes) -> int:
-        if not self.up or self.serving is None:
-            return 500
-        return (await self.serving.handle(headers, body)).status
-
-    async def emit(self, count: int) -> None:
-        for _ in range(count):
-            await self.fake.emit(TYPE)
-
-    async def miss(self, count: int) -> None:
-        """Events of an outage, whose attempts all fail."""
-        self.up = False
-        await self.emit(count)
-        await self.fake.advance(minutes=10)
-        self.up = True
-
-    def add_webhook(self, url: str = URL) -> str:
-        made = self.fake.add_webhook(url, [TYPE])
-        self.alive.append(made)
-        return made
-
-    async def delete(self, webhook_id: str) -> None:
-        await self.basiq.webhooks.delete(webhook_id)
-        self.alive.remove(webhook_id)
-
-    async def recover(self, webhook_id: str, target: Any = None, **more: Any) -> Recovery:
-        return await self.recovery(webhook_id, target, **more)
-
-    def recovery(self, webhook_id: str, target: Any = None, **more: Any) -> RecoveryRun:
-        return recover(self.basiq, webhook_id, target or self.receiver(), **{"inbox": self.inbox, **more})
-
-    def replay(self, webhook_id: str, target: Any = None, **more: Any) -> Replay:
-        return Replay(self.basiq, webhook_id, target or self.receiver(), inbox=self.inbox, **more)
-
-    def assert_once(self, count: int) -> None:
-        assert len(self.got) == len(set(self.got)) == count
-        assert all(event == key for event, key in self.got)
 
 
 class Transport(InMemoryTransport):
@@ -113,33 +35,35 @@ class Transport(InMemoryTransport):
 
 
 @pytest.fixture
-async def service(request: pytest.FixtureRequest) -> AsyncIterator[Service]:
+async def service(request: pytest.FixtureRequest) -> AsyncIterator[World]:
+    """A service with an inbox, which handles what it is sent at any of its urls."""
     quirks = Quirks(**getattr(request, "param", {}))
-    fake = FakeBasiq(clock=ManualClock(datetime.now(UTC) - timedelta(days=20)), quirks=quirks)
-    async with BasiqClient(fake.api_key, transport=Transport(fake)) as basiq:
-        made = Service(fake, basiq, "")
-        made.inbox = MemoryInbox(clock=fake.clock, remember=None)
-        made.first = made.add_webhook()
-        for url in (URL, SECOND_URL):
-            fake.route(url, made.receive)
-        await made.start(made.first)
+    async with a_world(timedelta(days=20), quirks=quirks, transport=Transport) as made:
+        made.inbox = MemoryInbox(clock=made.fake.clock, remember=None)
+        made.options = {"clock": made.fake.clock, "tolerance": AGES}
+        await made.start(made.webhook_id)
         yield made
 
 
-async def made_again(s: Service) -> str:
-    await s.delete(s.first)
+def assert_once(world: World, count: int) -> None:
+    assert len(world.got) == len(set(world.got)) == count
+    assert all(each.key == each.event_id for each in world.given if isinstance(each, Delivery))
+
+
+async def made_again(s: World) -> str:
+    await s.basiq.webhooks.delete(s.webhook_id)
     await s.emit(2)  # no webhook is subscribed
     await s.fake.advance(minutes=10)
     return s.add_webhook()
 
 
-async def second_webhook(s: Service) -> str:
+async def second_webhook(s: World) -> str:
     """Both get each event for a while, as in a rotation."""
     new = s.add_webhook(SECOND_URL)
-    await s.start(new, s.first)
+    await s.start(new, s.webhook_id)
     await s.emit(2)
     await s.miss(2)
-    await s.delete(s.first)
+    await s.basiq.webhooks.delete(s.webhook_id)
     return new
 
 
@@ -148,152 +72,144 @@ CHANGES = [made_again, second_webhook]
 
 @pytest.mark.parametrize("change", CHANGES)
 async def test_a_change_of_the_webhook_has_no_event_handled_again(
-    service: Service, change: Callable[[Service], Awaitable[str]]
+    service: World, change: Callable[[World], Awaitable[str]]
 ) -> None:
     s = service
     await s.emit(8)
     await s.miss(3)
     before = len(s.got)
     new = await change(s)
-    await s.start(new, s.first)
+    await s.start(new, s.webhook_id)
     await s.emit(4)
     await s.fake.advance(hours=1)
-    assert (await s.recover(new)).finished
-    assert (await s.recover(new)).handled == 0
-    s.assert_once(8 + 3 + 4 + (2 if change is made_again else 4))
+    assert (await s.recover(webhook_id=new)).finished
+    assert (await s.recover(webhook_id=new)).handled == 0
+    assert_once(s, 8 + 3 + 4 + (2 if change is made_again else 4))
     assert before == 8
     assert (await s.basiq.webhooks.diagnose(new, receiver=s.receiver())).healthy
 
 
-async def test_a_replay_takes_each_webhook_of_its_receiver_and_refuses_others(service: Service) -> None:
+async def test_a_replay_takes_each_webhook_of_its_receiver_and_refuses_others(service: World) -> None:
     s = service
     await s.emit(3)
     new = s.add_webhook(SECOND_URL)
-    await s.start(new, s.first)
+    await s.start(new, s.webhook_id)
     await s.emit(2)
-    for webhook_id in (new, s.first):
-        assert (await s.replay(webhook_id).run()).handled == 0
-    calls: list[Callable[[str], object]] = [s.replay, s.recovery]
+    for webhook_id in (new, s.webhook_id):
+        assert (await s.replay(webhook_id=webhook_id).run()).handled == 0
+    calls: list[Callable[..., object]] = [s.replay, s.recovery]
     for call in calls:
         with pytest.raises(ConfigurationError, match="the receiver is of the webhook"):
-            call("another")
+            call(webhook_id="another")
     with pytest.raises(ConfigurationError, match="the receiver is of the webhook"):
         await s.basiq.webhooks.diagnose("another", receiver=s.receiver())
-    s.assert_once(5)
+    assert_once(s, 5)
 
 
-async def test_a_job_needs_no_list_once_a_receiver_has_joined_the_webhook(service: Service, tmp_path: Path) -> None:
-    s, fails = service, True
-
-    async def take(message: Message) -> None:
-        if fails:
-            raise ValueError("no")
-        s.got.append((message.event_id or "", message.event_id or ""))
-
+async def test_a_job_needs_no_list_once_a_receiver_has_joined_the_webhook(service: World, tmp_path: Path) -> None:
+    s = service
     await s.emit(3)
     await s.miss(2)
     new = s.add_webhook(SECOND_URL)
     with pytest.raises(ConfigurationError, match="the inbox is of the webhook"):
-        await s.replay(new, take).run()
-    await s.start(new, s.first)
-    assert (await s.replay(s.first, take).run()).failed == 2
-    entries = await s.replay(new, take).quarantined()
-    assert len(entries) == await s.replay(new, take).export_quarantined(tmp_path / "failed.jsonl") == 2
-    assert (await s.replay(new, take).plan()).quarantined == 2
-    fails = False
-    assert (await s.replay(new, take).retry_quarantined()).handled == 2
-    assert (await s.recover(new, take)).finished
-    s.assert_once(5)
+        await s.replay(s.handle, webhook_id=new).run()
+    await s.start(new, s.webhook_id)
+    s.fails = True
+    assert (await s.replay(s.handle).run()).failed == 2
+    entries = await s.replay(s.handle, webhook_id=new).quarantined()
+    assert len(entries) == await s.replay(s.handle, webhook_id=new).export_quarantined(tmp_path / "failed.jsonl") == 2
+    assert (await s.replay(s.handle, webhook_id=new).plan()).quarantined == 2
+    s.fails = False
+    assert (await s.replay(s.handle, webhook_id=new).retry_quarantined()).handled == 2
+    assert (await s.recover(s.handle, inbox=s.inbox, webhook_id=new)).finished
+    assert_once(s, 5)
 
 
-async def test_a_service_whose_inbox_was_flushed_recovers_and_is_then_refused_to_others(service: Service) -> None:
+async def test_a_service_whose_inbox_was_flushed_recovers_and_is_then_refused_to_others(service: World) -> None:
     s = service
     await s.miss(3)
     s.inbox = MemoryInbox(clock=s.fake.clock, remember=None)
-    assert (await s.recover(s.first)).handled == 3
+    assert (await s.recover()).handled == 3
     with pytest.raises(ConfigurationError, match="the inbox is of the webhook"):
         await s.start("another")
-    found = await s.basiq.webhooks.diagnose(s.first, inbox=s.inbox)
+    found = await s.basiq.webhooks.diagnose(s.webhook_id, inbox=s.inbox)
     assert (found.passed_over, found.unrecorded) == (0, 0), "a recovery does not say that it has live deliveries"
-    await s.start(s.first)
+    await s.start(s.webhook_id)
     await s.emit(1)
-    s.assert_once(4)
+    assert_once(s, 4)
 
 
-async def test_a_job_notes_nothing_of_a_webhook_that_basiq_does_not_have(service: Service) -> None:
+async def test_a_job_notes_nothing_of_a_webhook_that_basiq_does_not_have(service: World) -> None:
     s = service
 
     async def take(message: Message) -> None: ...
 
     s.inbox = MemoryInbox()
-    for call in (s.replay("mistyped", take).run, s.recovery("mistyped", take).run):
+    for call in (s.replay(take, webhook_id="mistyped").run, s.recovery(take, inbox=s.inbox, webhook_id="mistyped").run):
         with pytest.raises(APIError, match="webhookId is not valid"):
             await call()
     assert await s.inbox.note("webhooks") is None
-    assert (await s.replay(s.first, take).run()).handled == 0
+    assert (await s.replay(take).run()).handled == 0
 
 
 async def test_a_first_recovery_says_how_much_it_passes_and_since_bounds_it_from_then_on(
-    service: Service, caplog: pytest.LogCaptureFixture
+    service: World, caplog: pytest.LogCaptureFixture
 ) -> None:
     s = service
-    s.up = False
-    await s.emit(3)
+    await s.emit(3, status=500)
     await s.fake.advance(hours=4)
     begins = s.fake.clock()
     await s.miss(2)
-    run = s.recovery(s.first, since=begins)
+    run = s.recovery(since=begins)
     plan = await run.plan()
     assert (plan.first, plan.messages, plan.events, plan.total) == (True, 2, 0, 2)
-    assert (await s.recovery(s.first).plan()).total == 5
+    assert (await s.recovery().plan()).total == 5
     with caplog.at_level(logging.WARNING, "basiq_async.replay"):
         assert (await run).finished
     assert "handles about 2 messages and 0 events" in caplog.text
-    found = await s.basiq.webhooks.diagnose(s.first, receiver=s.receiver())
+    found = await s.basiq.webhooks.diagnose(s.webhook_id, receiver=s.receiver())
     assert (found.undelivered, found.recovered) == (0, 2)
     caplog.clear()
-    assert (await s.recover(s.first)).handled == 0
+    assert (await s.recover()).handled == 0
     assert "handles about" not in caplog.text
-    assert (await s.recover(s.first, since=begins - timedelta(days=2))).handled == 3
+    assert (await s.recover(since=begins - timedelta(days=2))).handled == 3
     with pytest.raises(ConfigurationError, match="since must be a datetime with a time zone"):
-        s.recovery(s.first, since=datetime(2026, 1, 1))  # what is refused
+        s.recovery(since=datetime(2026, 1, 1))  # what is refused
 
 
-async def test_a_webhook_is_not_read_because_another_of_its_service_was(service: Service) -> None:
+async def test_a_webhook_is_not_read_because_another_of_its_service_was(service: World) -> None:
     s = service
-    assert (await s.recover(s.first)).finished
+    assert (await s.recover()).finished
     new = s.add_webhook(SECOND_URL)
-    await s.start(new, s.first)
-    s.serving = None
-    await s.emit(1)
-    await s.fake.advance(minutes=10)
-    await s.start(new, s.first)
-    assert (await s.recover(s.first)).handled == 1
+    await s.start(new, s.webhook_id)
+    await s.miss(1)
+    await s.start(new, s.webhook_id)
+    assert (await s.recover()).handled == 1
     await s.fake.advance(days=9)
     await s.miss(1)
-    assert (await s.recover(s.first)).handled == 1
-    found = await s.recover(new)
+    assert (await s.recover()).handled == 1
+    found = await s.recover(webhook_id=new)
     assert (found.handled, found.unrecoverable) == (0, ())
-    s.assert_once(2)
+    assert_once(s, 2)
 
 
 UNTOLD = {"attempts": "absent", "attempts_by_id": "absent"}
 
 
-async def rotated(s: Service, *, gone: bool) -> str:
+async def rotated(s: World, *, gone: bool) -> str:
     """A service that was there before its inbox, and was recovered; a second webhook joins it."""
     await s.emit(3)
     s.inbox = MemoryInbox(clock=s.fake.clock, remember=None)
     await s.fake.advance(hours=1)
-    await s.start(s.first)
+    await s.start(s.webhook_id)
     await s.emit(2)
     await s.fake.advance(hours=1)
-    assert (await s.recover(s.first)).finished
+    assert (await s.recover()).finished
     new = s.add_webhook(SECOND_URL)
-    await s.start(new, s.first)
+    await s.start(new, s.webhook_id)
     await s.fake.advance(hours=1)
     if gone:
-        await s.delete(s.first)
+        await s.basiq.webhooks.delete(s.webhook_id)
     s.got.clear()
     return new
 
@@ -302,7 +218,7 @@ async def rotated(s: Service, *, gone: bool) -> str:
 @pytest.mark.parametrize("gone", [True, False], ids=["gone", "active"])
 @pytest.mark.parametrize("looks_first", [True, False])
 async def test_what_one_webhook_was_read_up_to_is_not_passed_through_another(
-    service: Service, gone: bool, looks_first: bool
+    service: World, gone: bool, looks_first: bool
 ) -> None:
     """The inbox does not know what was delivered before it began, and the event list has it."""
     s, new = service, await rotated(service, gone=gone)
@@ -312,52 +228,50 @@ async def test_what_one_webhook_was_read_up_to_is_not_passed_through_another(
     await s.miss(2)
     found = await s.basiq.webhooks.diagnose(new, receiver=s.receiver())
     assert (found.undelivered, found.never_sent, found.unrecoverable) == (2, 0, ())
-    assert (await s.recovery(new).plan()).total == 2
-    done = await s.recover(new)
+    assert (await s.recovery(webhook_id=new).plan()).total == 2
+    done = await s.recover(webhook_id=new)
     assert (done.finished, done.events and done.events.handled) == (True, 0), done.problems
-    s.assert_once(3)
+    assert_once(s, 3)
     assert (await s.basiq.webhooks.diagnose(new, receiver=s.receiver())).healthy
-    assert (await s.recover(new, everything=True)).handled == 3, "a person said so"
+    assert (await s.recover(webhook_id=new, everything=True)).handled == 3, "a person said so"
 
 
 @pytest.mark.parametrize("service", [UNTOLD], indirect=True, ids=["untold"])
 async def test_a_person_who_acknowledged_what_nothing_tells_of_one_webhook_did_so_for_the_service(
-    service: Service,
+    service: World,
 ) -> None:
     s = service
     await s.emit(2)
-    assert [each.code for each in (await s.recover(s.first)).problems] == ["unknown-activity"]
-    assert (await s.recover(s.first, acknowledged=s.fake.clock())).finished
+    assert [each.code for each in (await s.recover()).problems] == ["unknown-activity"]
+    assert (await s.recover(acknowledged=s.fake.clock())).finished
     new = s.add_webhook(SECOND_URL)
-    await s.start(new, s.first)
+    await s.start(new, s.webhook_id)
     await s.emit(1)
     await s.fake.advance(hours=1)
     assert (await s.basiq.webhooks.diagnose(new, receiver=s.receiver())).healthy
-    assert (await s.recover(new)).finished
-    s.assert_once(3)
+    assert (await s.recover(webhook_id=new)).finished
+    assert_once(s, 3)
     await s.fake.advance(days=9)
-    assert [each.code for each in (await s.recover(new)).problems] == ["unknown-activity"]
+    assert [each.code for each in (await s.recover(webhook_id=new)).problems] == ["unknown-activity"]
 
 
-async def test_what_a_webhook_missed_of_a_type_that_the_other_was_not_read_for_is_passed(service: Service) -> None:
+async def test_what_a_webhook_missed_of_a_type_that_the_other_was_not_read_for_is_passed(service: World) -> None:
     s = service
-    new = s.fake.add_webhook(SECOND_URL, [TYPE, "user.deleted"])
-    s.alive.append(new)
-    await s.start(new, s.first)
-    s.up = False
-    await s.fake.emit("user.deleted")
+    new = s.add_webhook(SECOND_URL, [TYPE, "user.deleted"])
+    await s.start(new, s.webhook_id)
+    await s.emit(1, status=500, of="user.deleted")
     await s.fake.advance(days=9)
-    s.up = True
-    assert (await s.recover(s.first)).finished
-    await s.basiq.webhooks.update(s.first, url=URL, subscribed_events=[TYPE, "user.deleted"])
-    assert (await s.recover(s.first)).finished, "no list of this webhook has it"
+    s.status = 204
+    assert (await s.recover()).finished
+    await s.basiq.webhooks.update(s.webhook_id, url=URL, subscribed_events=[TYPE, "user.deleted"])
+    assert (await s.recover()).finished, "no list of this webhook has it"
     found = await s.basiq.webhooks.diagnose(new, receiver=s.receiver())
     assert found.undelivered == 1
-    await s.recover(new)
-    s.assert_once(1)
+    await s.recover(webhook_id=new)
+    assert_once(s, 1)
 
 
-async def test_an_api_key_that_may_not_list_webhooks_leaves_unknown_which_are_gone(service: Service) -> None:
+async def test_an_api_key_that_may_not_list_webhooks_leaves_unknown_which_are_gone(service: World) -> None:
     s, new = service, await rotated(service, gone=True)
     await s.fake.advance(days=10)
     assert len((await s.basiq.webhooks.diagnose(new, receiver=s.receiver())).unrecoverable) == 1
@@ -369,47 +283,47 @@ async def test_an_api_key_that_may_not_list_webhooks_leaves_unknown_which_are_go
     assert (found.unrecoverable, [each.code for each in found.problems]) == ((), ["forbidden"])
 
 
-async def test_the_time_between_a_webhook_that_is_gone_and_the_next_is_named(service: Service) -> None:
+async def test_the_time_between_a_webhook_that_is_gone_and_the_next_is_named(service: World) -> None:
     s = service
-    assert (await s.recover(s.first)).finished
-    await s.delete(s.first)
+    assert (await s.recover()).finished
+    await s.basiq.webhooks.delete(s.webhook_id)
     await s.fake.advance(days=10)
     new = s.add_webhook()
-    await s.start(new, s.first)
+    await s.start(new, s.webhook_id)
     problems = (await s.basiq.webhooks.diagnose(new, receiver=s.receiver())).problems
     assert [each.code for each in problems] == ["unrecoverable"]
-    found = await s.recover(new)
+    found = await s.recover(webhook_id=new)
     assert (found.finished, len(found.unrecoverable)) == (False, 1)
-    assert (await s.recover(new, acknowledged=s.fake.clock())).finished
+    assert (await s.recover(webhook_id=new, acknowledged=s.fake.clock())).finished
     assert (await s.basiq.webhooks.diagnose(new, receiver=s.receiver())).healthy
 
 
-async def test_what_is_not_wanted_of_one_webhook_is_not_wanted_of_the_next(service: Service) -> None:
+async def test_what_is_not_wanted_of_one_webhook_is_not_wanted_of_the_next(service: World) -> None:
     """The service moved to another inbox, and recovered since then."""
     s = service
     await s.emit(2)
     await s.miss(3)
     s.inbox = MemoryInbox(clock=s.fake.clock)
-    await s.start(s.first)
+    await s.start(s.webhook_id)
     s.got.clear()
     begins = s.fake.clock()
     await s.fake.advance(minutes=10)
-    assert (await s.recover(s.first, since=begins)).finished
+    assert (await s.recover(since=begins)).finished
     new = s.add_webhook(SECOND_URL)
-    await s.start(new, s.first)
+    await s.start(new, s.webhook_id)
     await s.emit(1)
     await s.fake.advance(minutes=10)
     found = await s.basiq.webhooks.diagnose(new, receiver=s.receiver())
     assert (found.healthy, found.attempts.failed_share, found.never_sent) == (True, 0.0, 0), found.problems
-    assert (await s.recovery(new, since=begins - timedelta(hours=1)).plan()).total == 5
-    assert (await s.recover(new)).handled == 0
-    assert (await s.basiq.webhooks.diagnose(s.first, receiver=s.receiver())).attempts.failed_share == 0.0
-    s.assert_once(1)
+    assert (await s.recovery(webhook_id=new, since=begins - timedelta(hours=1)).plan()).total == 5
+    assert (await s.recover(webhook_id=new)).handled == 0
+    assert (await s.basiq.webhooks.diagnose(s.webhook_id, receiver=s.receiver())).attempts.failed_share == 0.0
+    assert_once(s, 1)
 
 
 @pytest.mark.parametrize("first", ["a receiver", "a job"])
 async def test_what_was_delivered_before_a_webhook_joined_is_counted_until_it_is_passed_or_acknowledged(
-    service: Service, first: str
+    service: World, first: str
 ) -> None:
     """The inbox was restored from a backup of before the second webhook joined, which joined again."""
     s = service
@@ -417,25 +331,25 @@ async def test_what_was_delivered_before_a_webhook_joined_is_counted_until_it_is
     backup = copy.deepcopy(vars(s.inbox))
     await s.fake.advance(hours=1)
     new = s.add_webhook(SECOND_URL)
-    await s.start(new, s.first)
-    await s.delete(s.first)
+    await s.start(new, s.webhook_id)
+    await s.basiq.webhooks.delete(s.webhook_id)
     await s.emit(4)
     await s.fake.advance(hours=1)
     vars(s.inbox).update(backup)
     s.got.clear()
     if first == "a receiver":
-        await s.start(new, s.first)
-    for found in (await s.recover(new), await s.recover(new)):
+        await s.start(new, s.webhook_id)
+    for found in (await s.recover(webhook_id=new), await s.recover(webhook_id=new)):
         assert [each.code for each in found.problems] == ["joined-later"]
         assert (found.before_joining, found.finished, s.got) == (4, False, [])
         assert "before this webhook joined: 4." in str(found.problems[0])
     diagnosed = await s.basiq.webhooks.diagnose(new, receiver=s.receiver())
     assert (diagnosed.before_joining, "joined-later" in [each.code for each in diagnosed.problems]) == (4, True)
     kept = copy.deepcopy(vars(s.inbox))
-    assert (await s.recover(new, everything=True)).finished
+    assert (await s.recover(webhook_id=new, everything=True)).finished
     assert len(s.got) == 4
     vars(s.inbox).update(kept)
-    found = await s.recover(new, acknowledged=s.fake.clock())
+    found = await s.recover(webhook_id=new, acknowledged=s.fake.clock())
     assert (found.finished, found.before_joining, found.passed_over) == (True, 0, 4)
     assert "joined-later" not in [each.code for each in
                                   (await s.basiq.webhooks.diagnose(new, receiver=s.receiver())).problems]  # fmt: skip

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator, Callable
-from typing import Any, Literal
+from typing import Any
 
 import attrs
 import pytest
 
-from basiq_async import BasiqClient, InMemoryTransport
-from basiq_async.receiver import Delivery, MemoryInbox, Result, WebhookReceiver
-from basiq_async.replay import Replay, recover, share
-from basiq_async.testing import FakeBasiq
+from basiq_async import InMemoryTransport
+from basiq_async.receiver import MemoryInbox, Result
+from basiq_async.replay import Replay, share
 from basiq_async.transports.base import Request, Response, Transport
-
-URL = "https://service.example/basiq"
+from tests.support.worlds import World, a_world
 
 
 def change(field: str, value: object) -> Callable[[dict[str, Any]], None]:
@@ -53,87 +51,63 @@ class Malforming:
         await self.inner.aclose()
 
 
-@attrs.define
-class Missing:
-    """A service that missed three events, one of which is malformed in a list."""
-
-    fake: FakeBasiq
-    basiq: BasiqClient
-    webhook_id: str
-    inbox: MemoryInbox
-    got: list[Delivery] = attrs.Factory(list[Delivery])
-
-    def receiver(self) -> WebhookReceiver:
-        secret, clock = self.fake.secret(self.webhook_id), self.fake.clock
-        receiver = WebhookReceiver(secret, webhook_id=self.webhook_id, inbox=self.inbox, clock=clock)
-
-        @receiver.on("*")
-        async def handle(delivery: Delivery) -> None:
-            self.got.append(delivery)
-
-        return receiver
-
-    def replay(self, name: str) -> Replay:
-        """A replay of the list in which there is a malformed item."""
-        source: Literal["messages", "events"] = "events" if MALFORMED[name][0] == "/events" else "messages"
-        return Replay(self.basiq, self.webhook_id, self.receiver(), inbox=self.inbox, source=source)
-
-    def assert_handled_once(self) -> None:
-        assert all(each.event_type_id and each.event_id for each in self.got)
-        assert 2 <= len({each.event_id for each in self.got}) == len(self.got) <= 3
-
-
 class Shared(MemoryInbox):
     """An inbox that stands for one that several processes reach."""
 
 
 @pytest.fixture
-async def missing(name: str) -> AsyncIterator[Missing]:
-    fake = FakeBasiq()
-    webhook_id = fake.add_webhook(URL, ["user.created"])
-    fake.endpoint_down(URL)
-    for _ in range(3):
-        await fake.emit("user.created")
-    await fake.advance(minutes=10)
-    transport = Malforming(InMemoryTransport(fake), *MALFORMED[name])
-    async with BasiqClient(fake.api_key, transport=transport) as basiq:
-        yield Missing(fake, basiq, webhook_id, Shared(clock=fake.clock))
+async def missing(name: str) -> AsyncIterator[World]:
+    """A service that missed three events, one of which is malformed in a list."""
+    async with a_world(transport=lambda fake: Malforming(InMemoryTransport(fake), *MALFORMED[name])) as world:
+        await world.miss(3)
+        world.inbox, world.options = Shared(clock=world.fake.clock), {"clock": world.fake.clock}
+        yield world
+
+
+def replay_of(world: World, name: str) -> Replay:
+    """A replay of the list in which there is a malformed item."""
+    return world.replay(source="events" if MALFORMED[name][0] == "/events" else "messages")
+
+
+def assert_handled_once(world: World) -> None:
+    assert all(each.event_type_id and each.event_id for each in world.given)
+    assert 2 <= len(set(world.got)) == len(world.got) <= 3
 
 
 @pytest.mark.parametrize("name", MALFORMED)
-async def test_each_kind_of_malformed_item_ends_nothing_and_is_handed_to_no_handler(missing: Missing) -> None:
+async def test_each_kind_of_malformed_item_ends_nothing_and_is_handed_to_no_handler(missing: World) -> None:
     m, receiver = missing, missing.receiver()
     await m.basiq.webhooks.diagnose(m.webhook_id, receiver=receiver)
-    await recover(m.basiq, m.webhook_id, receiver, inbox=m.inbox).plan()
-    await recover(m.basiq, m.webhook_id, receiver, inbox=m.inbox)
-    await Replay(m.basiq, m.webhook_id, receiver, inbox=m.inbox).plan()
-    await Replay(m.basiq, m.webhook_id, receiver, inbox=m.inbox).run()
+    await m.recovery(receiver).plan()
+    await m.recover(receiver)
+    await m.replay(receiver).plan()
+    await m.replay(receiver).run()
     for outcome in await receiver.retry_quarantined():
         assert outcome.result in (Result.UNREADABLE, Result.HANDLED, Result.DUPLICATE)
-    m.assert_handled_once()
+    assert_handled_once(m)
 
 
 @pytest.mark.parametrize("name", MALFORMED)
 @pytest.mark.parametrize("lost", [False, True], ids=["worked on", "lost"])
 async def test_a_malformed_item_of_a_shared_page_is_quarantined_once_by_the_last_run(
-    name: str, missing: Missing, lost: bool
+    name: str, missing: World, lost: bool
 ) -> None:
-    m, worker, pages = missing, missing.replay(name), list[str]()
+    m, worker, pages = missing, replay_of(missing, name), list[str]()
 
     async def send(page: str) -> None:
         pages.append(page)
         for _ in range(2 * (not lost)):  # doubled
             await worker.work(page)
 
-    report = await share(m.replay(name), send)
+    report = await share(replay_of(m, name), send)
     assert (len(pages), report.handled, report.failed, report.quarantined, report.finished) == (1, 2, 1, 1, True)
     for page in pages:
         await worker.work(page)  # as a queue that had lost it
-    entries = await m.replay(name).quarantined()
+    entries = await replay_of(m, name).quarantined()
     assert len(entries) == 1
-    assert (await share(m.replay(name), send)).handled == 0
-    retried = await m.replay(name).retry_quarantined()
+    assert (await share(replay_of(m, name), send)).handled == 0
+    retried = await replay_of(m, name).retry_quarantined()
     assert (retried.handled, retried.failed) == (0, 1)
     for outcome in await m.receiver().retry_quarantined():
         assert outcome.result is Result.UNREADABLE
-    m.assert_handled_once()
+    assert_handled_once(m)

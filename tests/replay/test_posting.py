@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 import attrs
@@ -13,73 +13,42 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from basiq_async import BasiqClient, ConfigurationError, InMemoryTransport, RetryPolicy
-from basiq_async.receiver import Delivery, MemoryInbox, WebhookReceiver
-from basiq_async.replay import HttpTarget, Recovery, Replay, recover
-from basiq_async.testing import FakeBasiq, ManualClock
-
-TYPE = "user.created"
+from basiq_async import ConfigurationError, RetryPolicy
+from basiq_async.receiver import MemoryInbox
+from basiq_async.replay import HttpTarget, Recovery
+from tests.support.worlds import World, a_world
 
 
 @attrs.define
-class Service:
+class Service(World):
     """A service behind real HTTP, whose webhook Basiq could not reach."""
 
-    fake: FakeBasiq
-    basiq: BasiqClient
-    webhook_id: str
-    url: str
-    receiver: WebhookReceiver
-    inbox: MemoryInbox
-    got: list[str]
-    fails: bool = False
+    url: str = ""
     posts: int = 0
 
-    @property
-    def secret(self) -> Any:
-        return self.fake.secret(self.webhook_id)
+    def target(self, query: str = "", **options: Any) -> HttpTarget:
+        return HttpTarget(self.url + query, self.fake.secret(self.webhook_id), **options)
 
-    async def miss(self, count: int) -> None:
-        """Events of an outage, whose attempts all fail."""
-        for _ in range(count):
-            await self.fake.emit(TYPE)
-        await self.fake.advance(minutes=10)
-
-    async def post(self, inbox: MemoryInbox | None = None, *, url: str | None = None, **more: Any) -> Recovery:
+    async def post(self, inbox: MemoryInbox | None = None, *, query: str = "", **more: Any) -> Recovery:
         """Recover by posting to the service, with its inbox as evidence."""
-        once = RetryPolicy(max_retries=0)
-        async with HttpTarget(url or self.url, self.secret, retry=once, **more) as target:
-            return await recover(self.basiq, self.webhook_id, target, inbox=self.inbox if inbox is None else inbox)
+        async with self.target(query, retry=RetryPolicy(max_retries=0), **more) as target:
+            return await self.recover(target, inbox=self.inbox if inbox is None else inbox)
 
 
 @asynccontextmanager
 async def serving(**options: Any) -> AsyncIterator[Service]:
-    fake = FakeBasiq(clock=ManualClock(datetime.now(UTC) - timedelta(days=1)))
-    inbox, got = MemoryInbox(), list[str]()
-    async with BasiqClient(fake.api_key, transport=InMemoryTransport(fake)) as basiq:
-        app = web.Application()
-        made: Service
+    async def receive(request: web.Request) -> web.StreamResponse:
+        s.posts += 1
+        return await s.serving.aiohttp_handler(request)
 
-        async def receive(request: web.Request) -> web.StreamResponse:
-            made.posts += 1
-            return await made.receiver.aiohttp_handler(request)
-
-        app.router.add_post("/basiq", receive)
-        async with TestServer(app) as server:
-            url = str(server.make_url("/basiq"))
-            webhook_id = fake.add_webhook(url, [TYPE])
-            fake.endpoint_down(url)
-            receiver = WebhookReceiver(fake.secret(webhook_id), webhook_id=webhook_id, inbox=inbox, **options)
-            made = Service(fake, basiq, webhook_id, url, receiver, inbox, got)
-
-            @receiver.on("*")
-            async def handle(delivery: Delivery) -> None:
-                if made.fails:
-                    raise ValueError("broken")
-                got.append(delivery.event_id)
-
-            await receiver._gate.ask(live=True)  # as its start does, which would also handle what waits
-            yield made
+    app = web.Application()
+    app.router.add_post("/basiq", receive)
+    async with TestServer(app) as server, a_world(timedelta(days=1), url=str(server.make_url("/basiq"))) as world:
+        s = Service(world.fake, world.basiq, world.webhook_id, url=str(server.make_url("/basiq")))
+        s.fake.endpoint_down(s.url)
+        s.serving = s.receiver(**options)
+        await s.serving._gate.ask(live=True)  # as its start does, which would also handle what waits
+        yield s
 
 
 async def test_what_is_posted_and_waits_in_the_service_is_not_taken_for_handled_and_stays() -> None:
@@ -89,8 +58,8 @@ async def test_what_is_posted_and_waits_in_the_service_is_not_taken_for_handled_
         assert (found.handled, found.finished, found.waiting.count, s.got) == (6, False, 6, [])
         again = await s.post()
         assert (again.handled, again.finished, again.waiting.count) == (0, False, 6)
-        async with s.receiver:
-            while len(s.got) < 6 or (await s.receiver.waiting()).count:
+        async with s.serving:
+            while len(s.got) < 6 or (await s.serving.waiting()).count:
                 await asyncio.sleep(0.01)  # its worker takes real time
         assert (await s.post()).finished
         assert (len(set(s.got)), len(s.got), s.posts) == (6, 6, 6)
@@ -102,16 +71,16 @@ async def test_a_replay_that_posts_counts_what_waits_and_what_failed_at_the_serv
         async with serving(**options) as s:
             await s.miss(3)
             s.fails = True
-            async with HttpTarget(s.url, s.secret) as target:
-                replay = Replay(s.basiq, s.webhook_id, target, inbox=s.inbox)
+            async with s.target() as target:
+                replay = s.replay(target)
                 for handled in (3, 0):
                     report = await replay.run()
                     assert (report.handled + report.skipped.get("quarantined", 0), report.finished) == (handled, False)
                     assert (report.waiting, report.at_service) == left
                 s.fails = False
-                async with s.receiver:
-                    await s.receiver.work(until_empty=True)
-                    await s.receiver.retry_quarantined()
+                async with s.serving:
+                    await s.serving.work(until_empty=True)
+                    await s.serving.retry_quarantined()
                 report = await replay.run()
                 assert (report.waiting, report.at_service, report.finished) == (0, 0, True)
             assert len(s.got) == 3
@@ -120,16 +89,16 @@ async def test_a_replay_that_posts_counts_what_waits_and_what_failed_at_the_serv
 async def test_what_the_service_knows_is_not_posted_and_what_it_gets_later_ends_the_entry_of_the_job() -> None:
     async with serving() as s:
         await s.miss(2)
-        assert (await recover(s.basiq, s.webhook_id, s.receiver, inbox=s.inbox)).handled == 2
+        assert (await s.recover(s.serving)).handled == 2
         await s.miss(3)
         s.fails = True
         found = await s.post()
         assert (found.handled, found.quarantined, found.at_service, found.finished, s.posts) == (0, 3, 0, False, 3)
         s.fails = False
-        async with HttpTarget(s.url, s.secret) as target:
-            job = Replay(s.basiq, s.webhook_id, target, inbox=s.inbox)
+        async with s.target() as target:
+            job = s.replay(target)
             assert len(await job.quarantined()) == 3
-            await recover(s.basiq, s.webhook_id, s.receiver, inbox=s.inbox, everything=True)
+            await s.recover(s.serving, everything=True)
             assert (await job.retry_quarantined()).handled == 0
             assert await job.quarantined() == []
         assert (await s.post()).finished
@@ -145,10 +114,10 @@ async def test_what_failed_at_the_service_is_counted_and_only_its_receiver_tries
         assert found.messages.skipped == {"quarantined": 2}
         assert "with its receiver" in str(next(each for each in found.problems if each.code == "quarantined"))
         s.fails = False
-        async with HttpTarget(s.url, s.secret) as target:
-            assert (await Replay(s.basiq, s.webhook_id, target, inbox=s.inbox).retry_quarantined()).handled == 0
-        assert len(await s.receiver.quarantined()) == 2
-        await s.receiver.retry_quarantined()
+        async with s.target() as target:
+            assert (await s.replay(target).retry_quarantined()).handled == 0
+        assert len(await s.serving.quarantined()) == 2
+        await s.serving.retry_quarantined()
         assert (await s.post()).finished
         assert len(s.got) == 2
 
@@ -158,10 +127,10 @@ async def test_two_places_are_two_jobs_and_a_name_makes_them_one() -> None:
         await s.miss(2)
         jobs = MemoryInbox()
         for query, handled, twice in (("tenant=1", 2, 0), ("tenant=2", 0, 2), ("tenant=1", 0, 0)):
-            found = await s.post(jobs, url=f"{s.url}?{query}")
+            found = await s.post(jobs, query=f"?{query}")
             assert (found.handled, found.messages.skipped.get("duplicate", 0)) == (handled, twice)
         for query, twice in (("key=1", 2), ("key=2", 0)):
-            found = await s.post(jobs, url=f"{s.url}?{query}", name="refill")
+            found = await s.post(jobs, query=f"?{query}", name="refill")
             assert (found.handled, found.messages.skipped.get("duplicate", 0)) == (0, twice)
         assert s.posts == 6
         assert len(s.got) == 2
@@ -171,13 +140,13 @@ async def test_a_job_to_another_place_is_no_evidence_unless_its_record_is_named(
     async with serving() as s:
         await s.miss(2)
         jobs = MemoryInbox()
-        assert (await s.post(jobs, url=f"{s.url}?elsewhere")).handled == 2
+        assert (await s.post(jobs, query="?elsewhere")).handled == 2
         found = await s.basiq.webhooks.diagnose(s.webhook_id, inbox=jobs)
         assert (found.undelivered, found.recovered) == (0, 2)
         await s.miss(1)
         assert (await s.post(jobs)).messages.skipped["duplicate"] == 2
         await s.miss(1)
-        assert (await s.post(jobs, url=f"{s.url}?elsewhere")).messages.skipped["duplicate"] == 1
+        assert (await s.post(jobs, query="?elsewhere")).messages.skipped["duplicate"] == 1
         found = await s.basiq.webhooks.diagnose(s.webhook_id, inbox=jobs)
         assert (found.undelivered, found.recovered) == (1, 3), "the job to its own url decides"
 
@@ -186,8 +155,8 @@ async def test_another_place_than_the_services_is_refused_with_its_inbox() -> No
     async with serving() as s:
         await s.miss(2)
         with pytest.raises(ConfigurationError, match="another place"):
-            await s.post(url=f"{s.url}?elsewhere")
-        async with HttpTarget(f"{s.url}?elsewhere", s.secret) as target:
+            await s.post(query="?elsewhere")
+        async with s.target("?elsewhere") as target:
             with pytest.raises(ConfigurationError, match="another place"):
-                await Replay(s.basiq, s.webhook_id, target, inbox=s.inbox).run()
+                await s.replay(target).run()
         assert s.posts == 0

@@ -38,7 +38,7 @@ class World:
     fails: bool = False
     inbox: Any = attrs.Factory(MemoryInbox)
     status: int = 204
-    serving: WebhookReceiver | None = None
+    serving: Any = None
     webhook_ids: Sequence[str] = ()
     """Those of the service, newest first; by default the only one."""
     options: Mapping[str, Any] = attrs.Factory(dict[str, Any])
@@ -51,7 +51,7 @@ class World:
     async def receive(self, headers: Any, body: bytes) -> int:
         if self.serving is None or self.status != 204:
             return self.status
-        return (await self.serving.handle(headers, body)).status
+        return int((await self.serving.handle(headers, body)).status)
 
     async def emit(self, count: int, *, status: int = 204, of: str = TYPE) -> list[str]:
         self.status = status
@@ -81,8 +81,8 @@ class World:
     async def start(self, *webhook_ids: str) -> WebhookReceiver:
         """Deploy the service with these webhooks, newest first."""
         self.webhook_ids = webhook_ids
-        self.serving = await self.receiver().__aenter__()
-        return self.serving
+        self.serving = receiver = await self.receiver().__aenter__()
+        return receiver
 
     def replay(self, target: Any = None, *, webhook_id: str | None = None, **options: Any) -> Replay:
         target = self.receiver() if target is None else target

@@ -13,8 +13,7 @@ from typing import Any
 import attrs
 import pytest
 
-from basiq_async import BasiqClient, ConfigurationError, InMemoryTransport
-from basiq_async.models import Message
+from basiq_async import ConfigurationError
 from basiq_async.receiver import (
     Delivery,
     Inbox,
@@ -25,14 +24,11 @@ from basiq_async.receiver import (
     WebhookReceiver,
 )
 from basiq_async.receiver.protocol import ClaimStatus, Waiting
-from basiq_async.replay import Replay
-from basiq_async.testing import FakeBasiq
 from tests.support.databases import engine_of, new_table
-from tests.support.deliveries import quarantined_delivery
+from tests.support.deliveries import SECRET, quarantined_delivery
 from tests.support.real_time import PATIENCE
+from tests.support.worlds import World, a_world
 
-ONE = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
-TWO = "whsec_c29tZSBvdGhlciBzaWduaW5nIHNlY3JldA=="
 HANDLED, DUPLICATE = {Result.HANDLED}, {Result.DUPLICATE}
 
 
@@ -44,54 +40,33 @@ async def test_a_page_of_the_quarantine_has_the_oldest_hundred_unless_it_is_told
     assert [each.key for each in await any_inbox.entries(limit=101)] == wanted[:101]
 
 
-class World:
-    """Two webhooks that get the same three events."""
-
-    def __init__(self, client: BasiqClient, fake: FakeBasiq) -> None:
-        self.client = client
-        self.one, self.two = (fake.add_webhook(f"https://{name}.example/basiq") for name in ("one", "two"))
-        self.got: list[str] = []
-
-    async def receive(self, inbox: Inbox, webhook_id: str) -> set[Result]:
-        """Have a new receiver take each message of a webhook."""
-        ids = [webhook_id, self.one] if webhook_id != self.one else [webhook_id]  # the second one joins the first
-        receiver = WebhookReceiver(ONE if webhook_id == self.one else TWO, webhook_id=ids, inbox=inbox)
-
-        @receiver.on("*")
-        async def handler(delivery: Delivery) -> None:
-            self.got.append(delivery.event_id)
-
-        messages = await self.client.messages.list(webhook_id).collect()
-        return {(await receiver.dispatch(Delivery.from_message(each))).result for each in messages}
-
-    def replay(self, inbox: Inbox, webhook_id: str) -> Replay:
-        """A replay of a function for each message of a webhook."""
-
-        async def handle(message: Message) -> None:
-            self.got.append(message.event_id or "")
-
-        return Replay(self.client, webhook_id, handle, inbox=inbox)
-
-
 @pytest.fixture
 async def world() -> AsyncIterator[World]:
-    fake = FakeBasiq()
-    async with BasiqClient(fake.api_key, transport=InMemoryTransport(fake)) as client:
-        made = World(client, fake)
-        for _ in range(3):
-            await fake.emit("user.created")
-        yield made
+    """Two webhooks that get the same three events."""
+    async with a_world() as world:
+        world.webhook_ids = world.webhook_id, world.add_webhook("https://two.example/basiq")
+        await world.emit(3)
+        yield world
+
+
+async def receive(world: World, inbox: Inbox, webhook_id: str) -> set[Result]:
+    """Have a new receiver take each message of a webhook."""
+    one = world.webhook_ids[0]
+    ids = [webhook_id, one] if webhook_id != one else [webhook_id]  # the second one joins the first
+    receiver = world.receiver(inbox=inbox, webhook_id=ids)
+    messages = await world.basiq.messages.list(webhook_id).collect()
+    return {(await receiver.dispatch(Delivery.from_message(each))).result for each in messages}
 
 
 async def test_an_event_that_two_webhooks_of_a_service_get_is_handled_once(any_inbox: Inbox, world: World) -> None:
-    assert await world.receive(any_inbox, world.one) == HANDLED
-    assert await world.receive(any_inbox, world.two) == DUPLICATE
+    assert await receive(world, any_inbox, world.webhook_ids[0]) == HANDLED
+    assert await receive(world, any_inbox, world.webhook_ids[1]) == DUPLICATE
     assert len(world.got) == 3
 
 
 async def test_a_replay_and_the_receiver_know_what_the_other_handled(any_inbox: Inbox, world: World) -> None:
-    assert (await world.replay(any_inbox, world.one).run()).handled == 3
-    assert await world.receive(any_inbox, world.one) == DUPLICATE
+    assert (await world.replay(world.handle, inbox=any_inbox).run()).handled == 3
+    assert await receive(world, any_inbox, world.webhook_ids[0]) == DUPLICATE
 
 
 @pytest.mark.parametrize("url", ["asyncpg", "aiosqlite"], indirect=True)
@@ -103,9 +78,9 @@ async def test_services_in_one_database_see_nothing_of_each_other(url: str, worl
         SQLInbox(engine, table=table) as two,
     ):
         began = await one.known_since()
-        for inbox, webhook_id in ((one, world.one), (two, world.two)):
-            assert await world.receive(inbox, webhook_id) == HANDLED
-            assert (await world.replay(inbox, webhook_id).run()).handled == 0
+        for inbox, webhook_id in ((one, world.webhook_ids[0]), (two, world.webhook_ids[1])):
+            assert await receive(world, inbox, webhook_id) == HANDLED
+            assert (await world.replay(world.handle, inbox=inbox, webhook_id=webhook_id).run()).handled == 0
         await one.set_note("n", "of one")
         assert await one.release("k", "a", failed=True) == 1
         assert await one.quarantine("q", "a", quarantined_delivery("q"))
@@ -133,27 +108,27 @@ async def test_what_names_no_service_is_refused(wrong: Any, tmp_path: Path) -> N
 
 async def test_a_plan_looks_under_the_same_keys(world: World) -> None:
     inbox = MemoryInbox()
-    replay = world.replay(inbox, world.one)
+    replay = world.replay(world.handle, inbox=inbox)
     assert (await replay.plan()).total == 3
     assert len(inbox) == 0
-    await world.receive(inbox, world.one)
+    await receive(world, inbox, world.webhook_ids[0])
     assert (await replay.plan()).total == 0
 
 
 async def test_a_replay_waits_for_the_event_that_a_receiver_is_handling(world: World) -> None:
     inbox, gate = MemoryInbox(), asyncio.Event()
-    receiver = WebhookReceiver(ONE, webhook_id=world.one, inbox=inbox)
+    receiver = WebhookReceiver(SECRET, webhook_id=world.webhook_ids[0], inbox=inbox)
 
     @receiver.on("*")
     async def slow(delivery: Delivery) -> None:
         await gate.wait()
         world.got.append(delivery.event_id)
 
-    message = await world.client.messages.list(world.one).first()
+    message = await world.basiq.messages.list(world.webhook_ids[0]).first()
     assert message is not None
     receiving = asyncio.create_task(receiver.dispatch(Delivery.from_message(message)))
     await asyncio.sleep(0)
-    replaying = asyncio.create_task(world.replay(inbox, world.one).run())
+    replaying = asyncio.create_task(world.replay(world.handle, inbox=inbox).run())
     await asyncio.sleep(0.03)
     gate.set()
     assert (await receiving).result is Result.HANDLED
@@ -163,10 +138,10 @@ async def test_a_replay_waits_for_the_event_that_a_receiver_is_handling(world: W
 
 def test_an_inbox_that_outlives_the_process_needs_the_webhooks_id(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError) as caught:
-        WebhookReceiver(ONE, inbox=SQLiteInbox(tmp_path / "inbox.db"))
+        WebhookReceiver(SECRET, inbox=SQLiteInbox(tmp_path / "inbox.db"))
     for part in ("webhook_id=", "webhooks list", "ensure", "BASIQ_WEBHOOK_ID"):
         assert part in str(caught.value)
-    WebhookReceiver(ONE, inbox=MemoryInbox())
+    WebhookReceiver(SECRET, inbox=MemoryInbox())
 
 
 FORKED = """
