@@ -46,13 +46,13 @@ coverage: $(READY) ## the same, and whether it runs 95 % of the code; measuring 
 	@$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 
-# Thirty days with an outage, the public names, the receiver, replays and the basics of the command line.
-SMOKE := tests/test_story.py tests/test_public.py tests/test_errors.py tests/test_filters.py tests/test_models.py \
+# The public names, the receiver, replays, recoveries, a few simulated worlds and the basics of the command line.
+SMOKE := tests/world/test_world.py tests/test_public.py tests/test_errors.py tests/test_filters.py tests/test_models.py \
   tests/signing tests/receiver/test_receiver.py tests/receiver/test_aiohttp.py tests/replay/test_run.py \
   tests/replay/test_recovery.py tests/cli/test_commands.py tests/cli/test_help.py
 
 # What users build on, in the world of the engine that Basiq probably runs: a sample of it is part of `make test`.
-ENGINE_ROOMS := tests/test_story.py tests/receiver tests/replay tests/services tests/cli
+ENGINE_ROOMS := tests/receiver tests/replay tests/services tests/cli
 ENGINE_SAMPLE := tests/receiver/test_receiver.py tests/receiver/test_deferred.py tests/replay/test_run.py \
   tests/replay/test_outages.py tests/services/test_messages.py tests/services/test_webhooks.py tests/services/test_ensure.py
 
@@ -120,9 +120,6 @@ bench-quick: $(PEERS) ## the same in under a minute, held against the committed 
 
 bench-growth: $(PEERS) ## what a delivery costs an inbox of 10 k to 10 M entries, and while it prunes; writes the table of docs/howto/tune.md
 	$(BIN)/python -m benchmarks.inbox_growth
-
-cron: $(READY) ## a week of recoveries and doctors at steps of ten minutes, with an outage: about half an hour
-	BASIQ_CRON_MINUTES=10 $(BIN)/python -m pytest -q -s -p no:randomly tests/cli/test_cron.py
 
 crash: $(READY) ## replays and services that are killed again and again: none lost, and no more repeated than promised
 	for mode in inbox http export sql; do \
