@@ -99,6 +99,28 @@ def test_a_borrowed_attribute_is_found(monkeypatch: pytest.MonkeyPatch, tmp_path
     assert borrowed(tmp_path / "one.py") == ["one.py:3 b.c._z"]
 
 
+def kinds_of_things(path: Path) -> Iterator[str]:
+    """Yield the names of the classes of a module, and of its aliases of types."""
+    body = ast.parse(path.read_text()).body
+    for node in (*body, *(each for kind in body if isinstance(kind, ast.ClassDef) for each in ast.walk(kind))):
+        if isinstance(node, ast.ClassDef):
+            yield node.name
+        elif isinstance(node, ast.Assign | ast.AnnAssign) and "TypeVar" not in ast.unparse(node.value or node.target):
+            target = node.targets[0] if isinstance(node, ast.Assign) else node.target
+            if isinstance(target, ast.Name) and re.match("_?[A-Z][A-Za-z]*[a-z]", target.id):
+                yield target.id
+
+
+def test_no_two_kinds_of_things_have_one_name() -> None:
+    """Who reads a name of a type need not ask whose it is."""
+    where: dict[str, set[Path]] = {}
+    for path in ROOT.rglob("*.py"):
+        for name in kinds_of_things(path):
+            where.setdefault(name, set()).add(path.relative_to(ROOT))
+    assert len(where) > 300
+    assert {name: paths for name, paths in where.items() if len(paths) > 1} == {}
+
+
 def test_a_test_says_why_it_imports_a_private_module_of_a_public_folder() -> None:
     """In a line of the import: ``# private: why no public name leads there``. Private folders are for all tests."""
     for path in TESTS.rglob("*.py"):

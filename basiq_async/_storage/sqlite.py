@@ -23,7 +23,7 @@ from ..errors import InboxError
 from .sqlite_files import FileKind, SQLiteFile
 
 T = TypeVar("T")
-Work = Callable[[sqlite3.Connection], T]
+SQLiteWork = Callable[[sqlite3.Connection], T]
 
 _MOST_IN_A_BATCH = 256
 _CHECK_EVERY = 1.0
@@ -33,10 +33,10 @@ _CLEAR_AFTER = 60.0
 
 
 @attrs.define(eq=False)
-class _Call:
+class _Queued:
     """A call by a task. The thread writes its ``result`` or error, which the task's ``loop`` sets on ``future``."""
 
-    work: Work[Any]
+    work: SQLiteWork[Any]
     write: bool
     future: asyncio.Future[Any]
     loop: asyncio.AbstractEventLoop
@@ -59,14 +59,14 @@ class SQLiteStore:
         kind: FileKind,
         *,
         busy_timeout: float = 5.0,
-        fill: Work[None] | None = None,
+        fill: SQLiteWork[None] | None = None,
     ) -> None:
         self.file = SQLiteFile(path, kind)
         self.path = self.file.path
         self.closed = False
         self._open = partial(self.file.open, timeout=busy_timeout, fill=fill)
-        self._calls: queue.SimpleQueue[Sequence[_Call] | None] = queue.SimpleQueue()
-        self._collected: dict[asyncio.AbstractEventLoop, list[_Call]] = {}
+        self._calls: queue.SimpleQueue[Sequence[_Queued] | None] = queue.SimpleQueue()
+        self._collected: dict[asyncio.AbstractEventLoop, list[_Queued]] = {}
         """The calls of an event loop's present turn: the thread gets them together, and wakes once."""
         self._ended: Future[None] = Future()
         self._thread: threading.Thread | None = None
@@ -79,7 +79,7 @@ class SQLiteStore:
     def __repr__(self) -> str:
         return f"<inbox {self.path!r}{', closed' if self.closed else ''}>"
 
-    def run(self, work: Work[T], *, write: bool = True) -> asyncio.Future[T]:
+    def run(self, work: SQLiteWork[T], *, write: bool = True) -> asyncio.Future[T]:
         """Queue ``work``, and return the future of its result, which comes after the commit.
 
         ``work`` is called with the connection, in the thread, and must be short. With ``write=False`` it only reads.
@@ -98,7 +98,7 @@ class SQLiteStore:
         collected = self._collected.setdefault(loop, [])
         if not collected:
             loop.call_soon(self._send, loop)
-        collected.append(_Call(work, write, future, loop))
+        collected.append(_Queued(work, write, future, loop))
         return future
 
     def _send(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -123,7 +123,7 @@ class SQLiteStore:
     def _serve(self) -> None:
         """Run the queued calls in batches until None comes; then close the connection."""
         try:
-            more: Sequence[_Call] | None = ()
+            more: Sequence[_Queued] | None = ()
             while more is not None:
                 if time.monotonic() >= self._clear_at:
                     self._clear_log()
@@ -132,7 +132,7 @@ class SQLiteStore:
                     more = self._calls.get(timeout=idle)
                 except queue.Empty:
                     continue
-                calls: list[_Call] = []
+                calls: list[_Queued] = []
                 while more is not None:
                     calls += more
                     if len(calls) >= _MOST_IN_A_BATCH or self._calls.empty():  # only this takes calls from the queue
@@ -146,7 +146,7 @@ class SQLiteStore:
         finally:
             self._ended.set_result(None)
 
-    def _commit(self, calls: Sequence[_Call]) -> None:
+    def _commit(self, calls: Sequence[_Queued]) -> None:
         """Do all calls in one transaction, which succeeds or fails as a whole, and return the results."""
         connection = self._connection
         try:
@@ -174,7 +174,7 @@ class SQLiteStore:
             failure = self.file.translate(exc)
             for each in calls:
                 each.result = failure
-        answers: dict[asyncio.AbstractEventLoop, list[_Call]] = {}
+        answers: dict[asyncio.AbstractEventLoop, list[_Queued]] = {}
         for each in calls:
             answers.setdefault(each.loop, []).append(each)
         for loop, done in answers.items():
@@ -200,7 +200,7 @@ class SQLiteStore:
 _WRITES = attrgetter("write")
 
 
-def _resolve(calls: Sequence[_Call]) -> None:
+def _resolve(calls: Sequence[_Queued]) -> None:
     for call in calls:
         if call.future.done():
             continue

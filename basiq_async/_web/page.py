@@ -20,7 +20,7 @@ from .._work.limits import wait_for_event
 from .access import IN_PATH, ControlError
 
 Context = dict[str, Any]
-Watch = Callable[[Callable[[], None]], Callable[[], None]]
+OnChange = Callable[[Callable[[], None]], Callable[[], None]]
 _FOLDER = Path(__file__).parent
 _KINDS = {"page.css": "text/css", "page.js": "text/javascript", "icon.svg": "image/svg+xml"}
 _GATHER = 0.04
@@ -49,7 +49,7 @@ class LivePage:
     templates: Path
     sections: Sequence[str]
     show: Callable[[Mapping[str, str]], Awaitable[Context]]
-    watch: Watch
+    watch: OnChange
     news: Callable[[], Mapping[str, object]]
     details: Mapping[str, Callable[[str], Awaitable[Context]]] = attrs.field(factory=dict)
     counts: Callable[[Context], Mapping[str, int]] = lambda context: {}

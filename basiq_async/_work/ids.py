@@ -19,7 +19,7 @@ def digest_of(text: str) -> bytes:
     return found.digest()
 
 
-class Ids:
+class IdSet:
     """A set of digests of ids (see ``digest_of``): 19 bytes each in a large set. They are spread over buckets of bytes.
 
     A digest is random, so it decides the bucket, and it is found in a bucket at no other place than its own.

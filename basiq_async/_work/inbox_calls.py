@@ -66,9 +66,9 @@ class InboxCalls:
         async with self._limit():
             return await self.inbox.known_since()
 
-    async def newest_record(self) -> datetime | None:
-        """Return when the newest record was made; None if there is none, and for an inbox that does not tell."""
-        read = getattr(self.inbox, "newest_record", None)
+    async def last_recorded(self) -> datetime | None:
+        """Return when the inbox last recorded something; None if it has nothing, and for one that does not tell."""
+        read = getattr(self.inbox, "last_recorded", None)
         if read is None:
             return None
         async with self._limit():

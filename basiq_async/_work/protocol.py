@@ -173,8 +173,8 @@ class Claim:
     unended: int = 0
 
 
-Kind = Literal["delivery", "message", "event", "unreadable"]
-_KINDS = get_args(Kind)
+EntryKind = Literal["delivery", "message", "event", "unreadable"]
+_KINDS = get_args(EntryKind)
 _TIMES = ("signed_at", "quarantined_at", "failing_since", "unhandled_since")
 
 
@@ -210,7 +210,7 @@ class InboxEntry:
     error: str
     failures: int
     quarantined_at: datetime
-    kind: Kind = "delivery"
+    kind: EntryKind = "delivery"
     acknowledged: bool = True
     failing_since: datetime | None = None
     idle: float = 0.0

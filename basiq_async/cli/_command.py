@@ -13,7 +13,7 @@ from typing import Annotated, Any, get_type_hints
 import attrs
 import typer
 
-from ._options import Json, Raw, Yes
+from ._options import JsonOption, RawOption, YesOption
 from ._output import say
 from ._results import Output, View
 from ._run import confirm, make_client
@@ -63,13 +63,13 @@ def command(
         for name, hint in hints.items():
             parameters += _fields(hint) if name in classes else [_parameter(name, own[name].default, hint, texts)]
         if ask is not None:
-            parameters.append(_parameter("yes", False, Yes))
+            parameters.append(_parameter("yes", False, YesOption))
         if raw:
-            parameters.append(_parameter("raw", False, Raw))
+            parameters.append(_parameter("raw", False, RawOption))
         writes = view is not None or "output" in own
         written = view or shows
         if writes:
-            parameters.append(_parameter("json", None, Json))
+            parameters.append(_parameter("json", None, JsonOption))
 
         def show(output: Output, found: Any) -> Any:
             if view is None:

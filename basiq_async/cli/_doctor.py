@@ -20,14 +20,14 @@ from ._command import command
 from ._inboxes import (
     INBOX_TIMEOUT,
     InboxPlace,
-    Receiver,
+    ReceiverOption,
     find_secret_file,
+    inbox_file_of,
     open_inbox,
     open_receiver,
-    record_file,
     tell_newest,
 )
-from ._lines import Place, Words, find_line, find_other_line
+from ._lines import Given, Words, find_line, find_other_line
 from ._options import SECRET_VARIABLE, option, read_secrets
 from ._output import live, say
 from ._problems import (
@@ -50,7 +50,7 @@ _DIAGNOSIS: View[Diagnosis] = View(
     "id url status healthy problems cool_off_left failed_share by_status refused disabled_at last_success "
     "first_failure oldest_undelivered undelivered unknown never_sent unrecorded passed_over recovered quarantined "
     "waiting waiting_age unrecoverable endpoint_status endpoint_error looked_at read_by_id earliest latest "
-    "complete forbidden newest_record",
+    "complete forbidden last_recorded",
     id=lambda found: found.webhook.id,
     url=lambda found: show_url(found.webhook.url),
     problems=lambda found: [],  # the lines depend on how the command was called
@@ -72,7 +72,7 @@ _DIAGNOSIS: View[Diagnosis] = View(
     earliest=lambda found: found.look.earliest,
     latest=lambda found: found.look.latest,
     complete=lambda found: found.look.complete,
-    newest_record=lambda found: None,  # of the inbox that the command looked at
+    last_recorded=lambda found: None,  # of the inbox that the command looked at
     forbidden=lambda found: found.look.forbidden,
 )
 
@@ -101,7 +101,7 @@ async def doctor(
     secret_file: Annotated[
         Path | None, option("The file with the signing secret, for --test, and for the lines that help.")
     ] = None,
-    receiver: Receiver = None,
+    receiver: ReceiverOption = None,
     inbox: InboxPlace = None,
     limit: Annotated[
         int, typer.Option(min=0, metavar="N", help="Read the first N messages and N events of the lists; 0 for all.")
@@ -151,20 +151,20 @@ async def doctor(
             finally:
                 live(None)
             diagnosis = looked.found
-            place = Place(
+            given = Given(
                 receiver=None if own is None else receiver,
                 inbox=None if its is None else inbox,
                 secret_file=None if secret_file is None else str(secret_file),
                 stored=find_secret_file(own),
                 posted=looked.target,
             )
-            find, find_other = (partial(each, found=diagnosis, place=place) for each in (find_line, find_other_line))
+            find, find_other = (partial(each, found=diagnosis, given=given) for each in (find_line, find_other_line))
             if not output.as_json:
                 show_head(f"webhook {each}", len(diagnosis.problems))
                 for problem in diagnosis.problems:
                     show_problem(problem, find(problem), find_other(problem))
             row = {**_DIAGNOSIS.row(diagnosis), "problems": problem_rows(diagnosis.problems, find, find_other)}
-            row["newest_record"] = looked.newest
+            row["last_recorded"] = looked.newest
             output.one(row, _DIAGNOSIS, _diagnosis_details(row))
             if looked.last_line is not None:
                 say(looked.last_line)
@@ -189,7 +189,7 @@ async def doctor(
 
 @attrs.frozen
 class _Looked:
-    """What was found. ``target``: see ``find_target``. ``newest``: the time of the newest record.
+    """What was found. ``target``: see ``find_target``. ``newest``: when the inbox last recorded something.
 
     last_line: what is said at the end. ``store``: what is wrong with the inbox itself.
     """
@@ -213,7 +213,7 @@ async def _diagnose(
         missing = url = None
         if receiver is None and inbox is None:
             url = (await basiq.webhooks.get(webhook_id)).url
-            file = record_file(webhook_id, url)
+            file = inbox_file_of(webhook_id, url)
             if os.path.isfile(file):  # noqa: ASYNC240  # once, before the work begins
                 inbox = await stack.enter_async_context(open_inbox(file))
             else:

@@ -16,9 +16,9 @@ from ._command import Group
 from ._options import (
     IN_A_TERMINAL,
     EndpointSecretFile,
-    Failed,
-    Filter,
-    Limit,
+    FailedOption,
+    FilterOption,
+    LimitOption,
     Selection,
     WebhookId,
     option,
@@ -120,9 +120,9 @@ async def list_(
     output: Output,
     webhook_id: WebhookId,
     selection: Selection,
-    failed: Failed = False,
-    filter: Filter = None,
-    limit: Limit = None,
+    failed: FailedOption = False,
+    filter: FilterOption = None,
+    limit: LimitOption = None,
 ) -> int:
     """Show a webhook's messages: the newest first in a terminal, in Basiq's order in a pipe.
 
@@ -154,8 +154,8 @@ async def tail(
     webhook_id: WebhookId,
     selection: Selection,
     follow: Annotated[bool, option(None, "--follow", "-f")] = False,
-    failed: Failed = False,
-    filter: Filter = None,
+    failed: FailedOption = False,
+    filter: FilterOption = None,
     limit: Annotated[int, typer.Option(min=0)] = 10,
 ) -> int:
     """Show the newest messages, newest first. With --follow, show new messages below them until SIGINT or SIGTERM.
@@ -384,8 +384,8 @@ async def list_events(
     basiq: BasiqClient,
     output: Output,
     selection: Selection,
-    filter: Filter = None,
-    limit: Limit = None,
+    filter: FilterOption = None,
+    limit: LimitOption = None,
 ) -> None:
     """Show the events of the last 7 days: the newest first in a terminal, in Basiq's order in a pipe."""
     from ..replay.shared import message_of

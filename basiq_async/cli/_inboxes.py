@@ -35,8 +35,10 @@ INBOX_TIMEOUT = 5.0
 """Maximum seconds for a call of an inbox."""
 _OPENING_TIMEOUT = 15.0
 
-To = Annotated[str | None, option("The endpoint to post to. Deliveries are signed as Basiq signs them.", metavar="URL")]
-Receiver = Annotated[
+ToOption = Annotated[
+    str | None, option("The endpoint to post to. Deliveries are signed as Basiq signs them.", metavar="URL")
+]
+ReceiverOption = Annotated[
     str | None,
     option(
         "The place of a WebhookReceiver, such as service.hooks:receiver, or of a function or async context manager "
@@ -62,9 +64,9 @@ class InboxOptions:
     webhook: The webhook that the messages are of; several ids of one service with commas.
     """
 
-    receiver: Receiver = None
+    receiver: ReceiverOption = None
     inbox: InboxPlace = None
-    to: To = None
+    to: ToOption = None
     job: str | None = None
     webhook: Annotated[str | None, option(envvar=WEBHOOK_VARIABLE)] = None
 
@@ -91,7 +93,7 @@ class InboxOptions:
             read_endpoint(self.to)
         if self.inbox is None and self.webhook is None:
             raise ConfigurationError(f"--to needs --webhook, or {WEBHOOK_VARIABLE}: the record is of one webhook")
-        place = self.inbox or record_file(first_of(self.webhook or ""), self.job or self.to or "")
+        place = self.inbox or inbox_file_of(first_of(self.webhook or ""), self.job or self.to or "")
         async with open_inbox(place, write=write) as found:
             yield InboxCalls(found, INBOX_TIMEOUT), ALL if self.to is None else posting_job(self.job or self.to)
 
@@ -224,20 +226,24 @@ def _using(use: StoreUse) -> Iterator[None]:
 
 
 async def tell_newest(inbox: Inbox, before: str = "") -> datetime | None:
-    """Say when the newest record of an inbox was made: a copy may lack the last ones. Return that time.
+    """Say when an inbox last recorded something: a copy may lack what came last. Return that time.
 
     before: what is said in the same line.
     """
     from .._work.limits import inbox_limit
 
-    if (read := getattr(inbox, "newest_record", None)) is None:  # an inbox of the user's own
+    if (read := getattr(inbox, "last_recorded", None)) is None:  # an inbox of the user's own
         if before:
             say(before)
         return None
     async with inbox_limit(INBOX_TIMEOUT):
         newest: datetime | None = await read()
-    text = "the inbox has no record yet" if newest is None else f"the inbox's newest record is of {cell_text(newest)}"
-    say(f"{before}; {text}" if before else text, newest_record=newest)
+    text = (
+        "the inbox has recorded nothing yet"
+        if newest is None
+        else f"the inbox last recorded something at {cell_text(newest)}"
+    )
+    say(f"{before}; {text}" if before else text, last_recorded=newest)
     return newest
 
 
@@ -252,7 +258,7 @@ def may_write(inbox: Inbox) -> bool:
     return all(os.access(each, os.W_OK, effective_ids=by_effect) for each in (path, folder))
 
 
-def record_file(webhook_id: str, target: str) -> str:
+def inbox_file_of(webhook_id: str, target: str) -> str:
     """Return the name of the inbox file for what was posted of a webhook to a target: the same for each command."""
     digest = hashlib.blake2b(target.encode(errors="replace"), digest_size=4).hexdigest()
     return f"basiq-{re.sub('[^A-Za-z0-9-]', '_', webhook_id)[:64]}-{digest}.db"

@@ -19,7 +19,7 @@ Words = tuple[str, ...]
 
 
 @attrs.frozen
-class Place:
+class Given:
     """What a command was given: the receiver (``service:receiver``) or the inbox, and the file of the secret.
 
     stored: the file in which the receiver itself keeps its secrets.
@@ -58,18 +58,18 @@ class Place:
         return ("--to", show_url(webhook.url), *self.secret) if self.receiver is None else self.read
 
 
-def find_line(problem: Problem, found: Diagnosis, place: Place) -> Words:
+def find_line(problem: Problem, found: Diagnosis, given: Given) -> Words:
     """Return the command that helps with a problem of a diagnosis, as words; no words if none helps."""
-    line = status_line(problem, found.webhook, place.store)
+    line = status_line(problem, found.webhook, given.store)
     make = _LINES.get(problem.code)
-    return line if line or make is None else make(problem, found, place)
+    return line if line or make is None else make(problem, found, given)
 
 
-def find_other_line(problem: Problem, found: Diagnosis, place: Place) -> Words:
+def find_other_line(problem: Problem, found: Diagnosis, given: Given) -> Words:
     """Return the other command that may be right for a problem, which only a person knows; no words without one."""
     if problem.code != "joined-later" or not isinstance(problem.about, datetime):
         return ()
-    return _recover(found, place, "--acknowledged", acknowledge_until(problem.about))
+    return _recover(found, given, "--acknowledged", acknowledge_until(problem.about))
 
 
 def status_line(problem: Problem, webhook: Webhook, store: Words = ()) -> Words:
@@ -93,32 +93,32 @@ def count_everything(found: Diagnosis) -> int:
     return found.unrecorded + found.passed_over + found.before_joining + found.look.unknown
 
 
-def _recover(found: Diagnosis, place: Place, *options: str) -> Words:
+def _recover(found: Diagnosis, given: Given, *options: str) -> Words:
     count = count_everything(found) if "--everything" in options else found.unrecorded
     unrecorded = ("--unrecorded", str(count)) if count else ()
-    return _line("recover", found.webhook.id, *place.target(found.webhook), *place.kept, *unrecorded, *options)
+    return _line("recover", found.webhook.id, *given.target(found.webhook), *given.kept, *unrecorded, *options)
 
 
-def _doctor(found: Diagnosis, place: Place, *options: str) -> Words:
-    return _line("webhooks doctor", found.webhook.id, *place.read, *options)
+def _doctor(found: Diagnosis, given: Given, *options: str) -> Words:
+    return _line("webhooks doctor", found.webhook.id, *given.read, *options)
 
 
-def _test(problem: Problem, found: Diagnosis, place: Place) -> Words:
-    return _doctor(found, place, "--test", *place.secret)
+def _test(problem: Problem, found: Diagnosis, given: Given) -> Words:
+    return _doctor(found, given, "--test", *given.secret)
 
 
-def _secret(problem: Problem, found: Diagnosis, place: Place) -> Words:
+def _secret(problem: Problem, found: Diagnosis, given: Given) -> Words:
     """Return what gets the secret: to the receiver's own file, or else to the screen, for a person to put it there."""
-    return _line("webhooks secret", found.webhook.id, *(place.store or ("--show",)))
+    return _line("webhooks secret", found.webhook.id, *(given.store or ("--show",)))
 
 
-def _refused(problem: Problem, found: Diagnosis, place: Place) -> Words:
-    return _secret(problem, found, place) if problem.about == 401 else _test(problem, found, place)
+def _refused(problem: Problem, found: Diagnosis, given: Given) -> Words:
+    return _secret(problem, found, given) if problem.about == 401 else _test(problem, found, given)
 
 
-def _unrecoverable(problem: Problem, found: Diagnosis, place: Place) -> Words:
+def _unrecoverable(problem: Problem, found: Diagnosis, given: Given) -> Words:
     until = getattr(problem.about, "until", None)
-    return _recover(found, place, *(() if until is None else ("--acknowledged", until.astimezone(UTC).isoformat())))
+    return _recover(found, given, *(() if until is None else ("--acknowledged", until.astimezone(UTC).isoformat())))
 
 
 def acknowledge_reach(reach: datetime) -> str:
@@ -134,32 +134,32 @@ def acknowledge_until(last: datetime) -> str:
     return (last.astimezone(UTC).replace(microsecond=0) + timedelta(seconds=1)).isoformat()
 
 
-def _unknown_activity(problem: Problem, found: Diagnosis, place: Place) -> Words:
+def _unknown_activity(problem: Problem, found: Diagnosis, given: Given) -> Words:
     before = problem.about
     known = () if not isinstance(before, datetime) else ("--acknowledged", acknowledge_reach(before))
-    return _recover(found, place, *known)
+    return _recover(found, given, *known)
 
 
-def _quarantined(problem: Problem, found: Diagnosis, place: Place) -> Words:
-    if place.receiver is not None:
-        return _line("quarantine retry", "", "--receiver", place.receiver)
-    if place.posted and place.inbox is not None:
-        return _line("quarantine retry", "", *place.posted, *place.kept, "--webhook", found.webhook.id, *place.secret)
-    if place.inbox is not None:  # it may be the service's, whose receiver must be named to try again
-        return _line("quarantine list", "", *place.kept, "--webhook", found.webhook.id)
-    return _line("quarantine retry", "", *place.target(found.webhook), "--webhook", found.webhook.id)
+def _quarantined(problem: Problem, found: Diagnosis, given: Given) -> Words:
+    if given.receiver is not None:
+        return _line("quarantine retry", "", "--receiver", given.receiver)
+    if given.posted and given.inbox is not None:
+        return _line("quarantine retry", "", *given.posted, *given.kept, "--webhook", found.webhook.id, *given.secret)
+    if given.inbox is not None:  # it may be the service's, whose receiver must be named to try again
+        return _line("quarantine list", "", *given.kept, "--webhook", found.webhook.id)
+    return _line("quarantine retry", "", *given.target(found.webhook), "--webhook", found.webhook.id)
 
 
-def _waiting(problem: Problem, found: Diagnosis, place: Place) -> Words:
-    if place.receiver is not None:
-        return _line("work", "", "--receiver", place.receiver)
-    return _line("inbox waiting", "", *place.kept, "--webhook", found.webhook.id) if place.kept else ()
+def _waiting(problem: Problem, found: Diagnosis, given: Given) -> Words:
+    if given.receiver is not None:
+        return _line("work", "", "--receiver", given.receiver)
+    return _line("inbox waiting", "", *given.kept, "--webhook", found.webhook.id) if given.kept else ()
 
 
-def _failing(problem: Problem, found: Diagnosis, place: Place) -> Words:
-    if place.receiver is not None:
-        return _line("inbox waiting", "", "--receiver", place.receiver)
-    return _waiting(problem, found, place)
+def _failing(problem: Problem, found: Diagnosis, given: Given) -> Words:
+    if given.receiver is not None:
+        return _line("inbox waiting", "", "--receiver", given.receiver)
+    return _waiting(problem, found, given)
 
 
 def _subscribe(found: Diagnosis, types: Iterable[str]) -> Words:
@@ -175,38 +175,38 @@ def _kept_types(found: Diagnosis) -> list[str]:
     return [each for each in found.webhook.subscribed_events if each not in found.types.retired]
 
 
-def _unhandled(problem: Problem, found: Diagnosis, place: Place) -> Words:
+def _unhandled(problem: Problem, found: Diagnosis, given: Given) -> Words:
     """Return what shows the deliveries, and not what unsubscribes: a deploy may have lost the handler."""
-    if found.waiting.count and place.receiver is not None:
-        return _line("inbox waiting", "", "--receiver", place.receiver)
+    if found.waiting.count and given.receiver is not None:
+        return _line("inbox waiting", "", "--receiver", given.receiver)
     return _line("messages tail", found.webhook.id, *_events(found.types.unhandled))
 
 
-def _unsubscribed(problem: Problem, found: Diagnosis, place: Place) -> Words:
+def _unsubscribed(problem: Problem, found: Diagnosis, given: Given) -> Words:
     wanted = [each for each in found.types.unsubscribed if each not in found.types.unknown]
     return _subscribe(found, [*_kept_types(found), *wanted] if wanted else ())
 
 
-_LINES: Mapping[str, Callable[[Problem, Diagnosis, Place], Words]] = {
-    "forbidden": lambda problem, found, place: _line("whoami"),
-    "not-joined": lambda problem, found, place: _line("inbox join", found.webhook.id, *place.read),
-    "no-event-types": lambda problem, found, place: _line("events types"),
-    "retired-event-types": lambda problem, found, place: _subscribe(found, _kept_types(found)),
-    "unknown-event-types": lambda problem, found, place: _line("events types"),
+_LINES: Mapping[str, Callable[[Problem, Diagnosis, Given], Words]] = {
+    "forbidden": lambda problem, found, given: _line("whoami"),
+    "not-joined": lambda problem, found, given: _line("inbox join", found.webhook.id, *given.read),
+    "no-event-types": lambda problem, found, given: _line("events types"),
+    "retired-event-types": lambda problem, found, given: _subscribe(found, _kept_types(found)),
+    "unknown-event-types": lambda problem, found, given: _line("events types"),
     "unhandled-event-types": _unhandled,
     "unsubscribed-event-types": _unsubscribed,
-    "failing": lambda problem, found, place: _line("messages tail", found.webhook.id, "--failed"),
+    "failing": lambda problem, found, given: _line("messages tail", found.webhook.id, "--failed"),
     "refused": _refused,
     "endpoint-unreachable": _test,
     "endpoint-refuses": _test,
     "no-secret": _secret,
-    "undelivered": lambda problem, found, place: _recover(found, place),
-    "unknown": lambda problem, found, place: _recover(found, place, "--everything"),
-    "never-sent": lambda problem, found, place: _recover(found, place),
-    "unrecorded": lambda problem, found, place: _recover(found, place),
-    "joined-later": lambda problem, found, place: _recover(found, place, "--everything"),
-    "unreadable": lambda problem, found, place: _line("messages list", found.webhook.id),
-    "partial": lambda problem, found, place: _doctor(found, place, "--limit", "0"),
+    "undelivered": lambda problem, found, given: _recover(found, given),
+    "unknown": lambda problem, found, given: _recover(found, given, "--everything"),
+    "never-sent": lambda problem, found, given: _recover(found, given),
+    "unrecorded": lambda problem, found, given: _recover(found, given),
+    "joined-later": lambda problem, found, given: _recover(found, given, "--everything"),
+    "unreadable": lambda problem, found, given: _line("messages list", found.webhook.id),
+    "partial": lambda problem, found, given: _doctor(found, given, "--limit", "0"),
     "quarantined": _quarantined,
     "waiting": _waiting,
     "deferred-failing": _failing,

@@ -21,7 +21,7 @@ from .._redaction.text import amount, shell_line
 from .._storage.private_files import replace_private
 from ..errors import ConfigurationError
 from ._command import command
-from ._mock_control import TOKEN, MockError, Place, call_mock
+from ._mock_control import TOKEN, MockError, MockPlace, call_mock
 from ._mock_control import mock_app as mock_app  # with its commands, and those of this module
 from ._options import explain
 from ._output import flush, say, write
@@ -73,12 +73,14 @@ def export_line(base_url: str, api_key: str) -> str:
 async def _wait(ready_file: Path | None, timeout: float) -> dict[str, Any]:
     import asyncio
 
-    place = None if ready_file is not None else Place.find()
+    place = None if ready_file is not None else MockPlace.find()
     until = asyncio.get_running_loop().time() + timeout
     while True:
         try:
             ready = attrs.asdict(place) if place is not None else _read_ready(ready_file or Path())
-            await call_mock("GET", "/health", place=Place(ready["base_url"], ready["api_key"]), timeout=_HEALTH_TIMEOUT)
+            await call_mock(
+                "GET", "/health", place=MockPlace(ready["base_url"], ready["api_key"]), timeout=_HEALTH_TIMEOUT
+            )
         except MockError as exc:
             if ready_file is None and exc.code == "another-mock":
                 raise

@@ -107,14 +107,14 @@ class MockError(BasiqError):
 
 
 @attrs.frozen
-class Place:
+class MockPlace:
     """The URL of a mock, and the API key of the state in it that a command is for."""
 
     base_url: str
     api_key: str = attrs.field(repr=False)
 
     @classmethod
-    def find(cls) -> Place:
+    def find(cls) -> MockPlace:
         """Return the mock at ``--base-url`` or ``BASIQ_BASE_URL`` with the key ``BASIQ_API_KEY``.
 
         Neither has a default, because another program may listen on the usual port. Both must be set, so that the key
@@ -135,7 +135,7 @@ async def call_mock(
     path: str,
     values: Mapping[str, Any] | None = None,
     *,
-    place: Place | None = None,
+    place: MockPlace | None = None,
     timeout: float = _TIMEOUT,
 ) -> dict[str, Any]:
     """Call an operation of a mock, and return its response. Values of None are not sent.
@@ -148,7 +148,7 @@ async def call_mock(
     """
     from ..transports.aiohttp import AiohttpTransport
 
-    place = place or Place.find()
+    place = place or MockPlace.find()
     origin = BaseURL.parse(place.base_url).origin
     given = {name: value for name, value in (values or {}).items() if value is not None}
     target = f"/_fake{path}" + (f"?{urlencode(given)}" if method == "GET" and given else "")

@@ -97,27 +97,27 @@ def complete_profile(incomplete: str) -> list[str]:
 
 # --- options ---
 
-Json = Annotated[
+JsonOption = Annotated[
     str | None,
     option(
         "Print JSON lines, as in a pipe; errors are JSON too. --json=id,status prints only these fields.",
         metavar="[=FIELDS]",
     ),
 ]
-Limit = Annotated[
+LimitOption = Annotated[
     int | None,
     option("Show only the newest N; 0 for all. By default 50 in a terminal, all in a pipe.", min=0, metavar="N"),
 ]
 IN_A_TERMINAL = 50
 """The number of items that a terminal shows of a list, without --limit."""
-Oldest = Annotated[
+OldestOption = Annotated[
     int | None,
     option("Show only the oldest N; 0 for all. By default 50 in a terminal, all in a pipe.", min=0, metavar="N"),
 ]
-Raw = Annotated[bool, option("Show the API's own JSON.", "--raw")]
-Failed = Annotated[bool, option("Only messages without a successful attempt.", "--failed")]
-Filter = Annotated[str | None, option("A filter in Basiq's syntax, which Basiq applies.")]
-Yes = Annotated[bool, option("Do not ask. Needed without a terminal.", "--yes", "-y")]
+RawOption = Annotated[bool, option("Show the API's own JSON.", "--raw")]
+FailedOption = Annotated[bool, option("Only messages without a successful attempt.", "--failed")]
+FilterOption = Annotated[str | None, option("A filter in Basiq's syntax, which Basiq applies.")]
+YesOption = Annotated[bool, option("Do not ask. Needed without a terminal.", "--yes", "-y")]
 WebhookId = Annotated[str, typer.Argument(help="The webhook's id.")]
 LogLevel = Annotated[
     Literal["DEBUG", "INFO", "WARNING", "ERROR"],

@@ -15,7 +15,7 @@ from ..errors import ConfigurationError, ReplayError
 from ..models import Message
 from ..receiver import SQLiteInbox
 from ..replay import HttpTarget, Replay, since
-from ._inboxes import INBOX_TIMEOUT, record_file
+from ._inboxes import INBOX_TIMEOUT, inbox_file_of
 from ._options import read_moment, read_secrets
 from ._output import OutputClosedError, OutputError, live, say
 from ._results import Output
@@ -103,7 +103,7 @@ class Polling(Showing):
 
     async def _make_job(self, basiq: BasiqClient, stack: AsyncExitStack) -> Replay:
         options = self._options
-        path = options.inbox or f"basiq-listen-{record_file(self._webhook_id, options.forward_to or '')[6:]}"
+        path = options.inbox or f"basiq-listen-{inbox_file_of(self._webhook_id, options.forward_to or '')[6:]}"
         start, inbox = None, SQLiteInbox(path, remember=None)
         calls = InboxCalls(inbox, INBOX_TIMEOUT)
         if os.path.lexists(path):  # noqa: ASYNC240  # once, before the work begins

@@ -86,7 +86,7 @@ async def find_target(inbox: Inbox | None) -> Words:
     return await _read_target(calls, split_key(found[0].key)[0]) if found else ()
 
 
-async def note_target(record: Inbox, to: str, job: str | None) -> None:
+async def note_target(inbox: Inbox, to: str, job: str | None) -> None:
     """Note in the record of a job where it posts, for the line that tries again what failed.
 
     The newest hundred are kept: an older job is named by its entries alone.
@@ -94,7 +94,7 @@ async def note_target(record: Inbox, to: str, job: str | None) -> None:
     from .._work.inbox_calls import InboxCalls
     from .._work.keys import posting_job
 
-    calls, id = InboxCalls(record, INBOX_TIMEOUT), posting_job(job or to)
+    calls, id = InboxCalls(inbox, INBOX_TIMEOUT), posting_job(job or to)
     known = _read_targets(await calls.note(_TARGETS))
     if known.get(id) != (target := [show_place(to), job]):
         known.pop(id, None)

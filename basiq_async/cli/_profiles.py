@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from .._wire.urls import VENDOR_URL
 from ..errors import ConfigurationError
 from ._command import command
-from ._options import Yes
+from ._options import YesOption
 from ._output import is_terminal, say, session
 from ._results import Column, Output, Row, View
 from ._run import DONE, WRONG, confirm, make_client
@@ -63,7 +63,7 @@ def login(
 
 
 @command(View("profile removed"))
-def logout(yes: Yes = False) -> Row:
+def logout(yes: YesOption = False) -> Row:
     """Remove a profile and its key (basiq-async --profile NAME logout). Asks first."""
     name = _chosen()
     if name not in names():

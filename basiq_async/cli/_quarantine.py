@@ -16,7 +16,7 @@ from .._work.keys import split_key
 from ..errors import ConfigurationError
 from ._command import Group
 from ._inboxes import INBOX_TIMEOUT, WEBHOOK_VARIABLE, InboxOptions, tell_newest
-from ._options import IN_A_TERMINAL, SECONDS, EndpointSecretFile, Oldest, above_zero
+from ._options import IN_A_TERMINAL, SECONDS, EndpointSecretFile, OldestOption, above_zero
 from ._output import live, say
 from ._results import Column, Output, Row, View, short_time
 from ._run import DONE, WRONG, make_client
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 quarantine_app = Group("What an inbox quarantined: messages, events and deliveries that failed.")
-Ids = Annotated[list[str], typer.Argument(metavar="ID...", help="The ids of messages, events or deliveries.")]
+IdsArgument = Annotated[list[str], typer.Argument(metavar="ID...", help="The ids of messages, events or deliveries.")]
 
 
 def entry_id(row: Row) -> object:
@@ -66,7 +66,7 @@ _RETRIED: View[Row] = View(
 
 
 @quarantine_app.add(shows=_ENTRY, name="list")
-async def list_(output: Output, place: InboxOptions, limit: Oldest = None) -> int:
+async def list_(output: Output, place: InboxOptions, limit: OldestOption = None) -> int:
     """Show what is in the quarantine, oldest first.
 
     Name the inbox with --receiver or --inbox, or with --to and --webhook if it records what was posted. The exit code
@@ -167,9 +167,9 @@ async def retry(output: Output, options: RetryOptions) -> int:
             # A receiver's own entries come from its inbox: nothing is asked of Basiq.
             client = make_client(Settings(_NO_KEY, _NOWHERE, "none") if options.to is None else None)
             basiq = await stack.enter_async_context(client)
-            target, record = await open_target(stack, options.webhook, options, once=True)
+            target, inbox = await open_target(stack, options.webhook, options, once=True)
             stack.callback(tell_refusals, target, basiq)
-            return await _retry(basiq, target, record, options, wanted, watch)
+            return await _retry(basiq, target, inbox, options, wanted, watch)
 
     ended = await run_watched(watch, work)
     watch.tell_rest()
@@ -192,21 +192,21 @@ _BUSY = "busy"
 
 
 async def _retry(
-    basiq: Any, target: Any, record: Inbox | None, options: RetryOptions, ids: frozenset[str], watch: _Retries
+    basiq: Any, target: Any, inbox: Inbox | None, options: RetryOptions, ids: frozenset[str], watch: _Retries
 ) -> Report:
     from .._work.inbox_calls import InboxCalls
     from ..replay import Replay
 
     webhook_id = read_webhook_ids(getattr(target, "webhook_ids", None) or options.webhook or "none")[0]
-    job = Replay(basiq, webhook_id, target, inbox=record, max_failures=None, max_pause=options.max_pause)
+    job = Replay(basiq, webhook_id, target, inbox=inbox, max_failures=None, max_pause=options.max_pause)
     watch.follow(job)
     report = await job.retry_quarantined(ids=ids or None)
     last = None
     while page := await job.quarantined(after=last):
         watch.left += sum(each.delivery_id in watch.results for each in page)
         last = page[-1]
-    if record is not None:  # those of the service stay: their receiver has them
-        entries = [entry async for entry in InboxCalls(record, INBOX_TIMEOUT).read_quarantine()]
+    if inbox is not None:  # those of the service stay: their receiver has them
+        entries = [entry async for entry in InboxCalls(inbox, INBOX_TIMEOUT).read_quarantine()]
         wanted = [each for each in entries if not ids or ids & {each.delivery_id, each.event_id}]
         watch.at_service = {id for each in wanted for id in (each.delivery_id, each.event_id)}
         if wanted:
@@ -273,7 +273,7 @@ class _Retries(Watch):
 @quarantine_app.add(
     View("dropped"), ask=lambda ids, place: f"Remove {entries_of(len(set(ids)))} of the quarantine for good?"
 )
-async def drop(ids: Ids, place: InboxOptions) -> Row:
+async def drop(ids: IdsArgument, place: InboxOptions) -> Row:
     """Remove entries of the quarantine for good; they stay recorded as handled. Asks first."""
     async with place.open(write=True) as (calls, job):
         found = await _find(calls, job, wanted := frozenset(ids))

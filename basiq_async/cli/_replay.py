@@ -15,8 +15,8 @@ from .._redaction.text import amount
 from .._work.keys import check_repeat_name
 from ..errors import ConfigurationError
 from ._command import command
-from ._inboxes import INBOX_TIMEOUT, open_inbox, record_file, tell_newest
-from ._options import Failed, Selection, program_line
+from ._inboxes import INBOX_TIMEOUT, inbox_file_of, open_inbox, tell_newest
+from ._options import FailedOption, Selection, program_line
 from ._output import say
 from ._results import Output, View, count_details
 from ._run import DONE, NO_ANSWER, WRONG, make_client
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from ..replay import Replay, Report, Target, Where
 
 
-Source = Literal["messages", "events"]
+SourceOption = Literal["messages", "events"]
 
 
 @attrs.frozen(kw_only=True)
@@ -65,9 +65,9 @@ class ReplayOptions(RunOptions, Selection):
 
     file: str | None = None
     overwrite: bool = False
-    source: Source = "messages"
+    source: SourceOption = "messages"
     filter: str | None = None
-    failed: Failed = False
+    failed: FailedOption = False
     again: str | None = None
     id: list[str] | None = None
     everything: bool = False
@@ -103,10 +103,10 @@ async def replay(output: Output, options: ReplayOptions) -> int:
     _check_again(options)
     if options.dry_run:
         async with AsyncExitStack() as stack:
-            job, record = await _make_job(stack, options, watch)
+            job, inbox = await _make_job(stack, options, watch)
             plan = await job.plan()
-            if record is not None:
-                await tell_newest(record)
+            if inbox is not None:
+                await tell_newest(inbox)
         output.one(plan, details=count_details(plan))
         return DONE
     check_places(options, options.targets)
@@ -174,10 +174,10 @@ async def _replay(options: ReplayOptions, watch: Watch) -> tuple[Report, int]:
     from .._work.inbox_calls import InboxCalls
 
     async with AsyncExitStack() as stack:
-        job, record = await _make_job(stack, options, watch)
+        job, inbox = await _make_job(stack, options, watch)
         watch.follow(job)
         report = await job.run()
-        calls = None if record is None else InboxCalls(record, INBOX_TIMEOUT)
+        calls = None if inbox is None else InboxCalls(inbox, INBOX_TIMEOUT)
         return report, 0 if calls is None else await calls.count_quarantined(job._job.handling.job)
 
 
@@ -230,7 +230,7 @@ async def _open_target(
         return JSONLinesTarget(options.file, overwrite=options.overwrite), None
     if options.dry_run and options.receiver is None:
         counted = _count if options.to is None else HttpTarget(options.to, _UNUSED, name=options.job)
-        place = options.inbox or record_file(options.webhook_id, options.job or options.to or "")
+        place = options.inbox or inbox_file_of(options.webhook_id, options.job or options.to or "")
         if options.inbox is not None or os.path.isfile(place):  # noqa: ASYNC240  # once, before the work begins
             return counted, await stack.enter_async_context(open_inbox(place))
         return counted, MemoryInbox()

@@ -18,13 +18,13 @@ from .._work.failures import failure_text
 from ..errors import BasiqError, ConfigurationError, JobInUseError
 from ._inboxes import (
     INBOX_TIMEOUT,
-    Receiver,
-    To,
+    ReceiverOption,
+    ToOption,
     check_webhook_ids,
     first_of,
+    inbox_file_of,
     open_inbox,
     open_receiver,
-    record_file,
 )
 from ._lines import Words
 from ._options import SECONDS, EndpointSecretFile, WebhookId, above_zero, program_line, read_moment, read_secrets
@@ -62,8 +62,8 @@ class RunOptions:
     """The fields that are not repeated in the line that continues the run, or are not options."""
 
     webhook_id: WebhookId
-    to: To = None
-    receiver: Receiver = None
+    to: ToOption = None
+    receiver: ReceiverOption = None
     inbox: str | None = None
     job: str | None = None
     concurrency: Annotated[int, typer.Option(min=1)] = 32
@@ -195,10 +195,10 @@ async def open_target(
     secrets = read_secrets(options.secret_file)
     retry = RetryPolicy(max_retries=0) if once else None
     target = HttpTarget(options.to, secrets, name=options.job, retry=retry, connections=concurrency)
-    place = options.inbox or record_file(first_of(webhook_id or ""), options.job or options.to)
-    record = await stack.enter_async_context(open_inbox(place, make=True))
-    await note_target(record, options.to, options.job)
-    return await stack.enter_async_context(target), record
+    place = options.inbox or inbox_file_of(first_of(webhook_id or ""), options.job or options.to)
+    inbox = await stack.enter_async_context(open_inbox(place, make=True))
+    await note_target(inbox, options.to, options.job)
+    return await stack.enter_async_context(target), inbox
 
 
 def tell_refusals(target: object, basiq: BasiqClient) -> None:

@@ -17,8 +17,8 @@ from .._work.keys import inbox_key, key_of_post
 from .._work.schedule import believed_due
 from ..errors import ConfigurationError, InboxError
 from ._command import Group, command
-from ._inboxes import INBOX_TIMEOUT, InboxOptions, Receiver, may_write, open_receiver, tell_newest
-from ._options import LogLevel, Oldest, Yes
+from ._inboxes import INBOX_TIMEOUT, InboxOptions, ReceiverOption, may_write, open_receiver, tell_newest
+from ._options import LogLevel, OldestOption, YesOption
 from ._output import live, say, show_logs
 from ._quarantine import ID, entries_of, show_entries
 from ._results import Column, Output, Row, View, cell_text, short_time
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from ..client import BasiqClient
     from ..receiver import InboxEntry, Outcome
 
-Ids = Annotated[list[str] | None, typer.Argument()]
+AnyIdsArgument = Annotated[list[str] | None, typer.Argument()]
 _EVERY = 1.0
 """Seconds between two looks at the counts."""
 
@@ -38,7 +38,7 @@ inbox_app = Group("What the inbox of a service knows about an event.")
 
 @command()
 def work(
-    receiver: Receiver = None,
+    receiver: ReceiverOption = None,
     log_level: LogLevel = "INFO",
 ) -> Awaitable[None]:
     """Handle the deferred deliveries of a receiver until SIGTERM or Ctrl-C.
@@ -111,7 +111,7 @@ def _due(entry: InboxEntry) -> datetime | None:
 
 
 @inbox_app.add(shows=_WAITING)
-async def waiting(output: Output, place: InboxOptions, limit: Oldest = None) -> int:
+async def waiting(output: Output, place: InboxOptions, limit: OldestOption = None) -> int:
     """Show the deferred deliveries that wait to be handled, oldest first: since when, and with which error they fail.
 
     The exit code is 1 if there are any.
@@ -133,7 +133,7 @@ _RETRIED: View[Outcome] = View(
 
 
 @inbox_app.add(shows=_RETRIED)
-async def retry(output: Output, ids: Ids = None, receiver: Receiver = None) -> int:
+async def retry(output: Output, ids: AnyIdsArgument = None, receiver: ReceiverOption = None) -> int:
     """Pass the deferred deliveries that wait to their handlers now, after a fix, though they are not due.
 
     One after the other, oldest first. What fails waits as before. The exit code is 1 if anything that was tried waits.
@@ -156,11 +156,11 @@ async def retry(output: Output, ids: Ids = None, receiver: Receiver = None) -> i
         return DONE if {done.result.value for done in outcomes} <= {"handled", "duplicate"} else WRONG
 
 
-@inbox_app.add(View("known_since newest_record webhooks written"))
+@inbox_app.add(View("known_since last_recorded webhooks written"))
 async def check(place: InboxOptions) -> Row:
     """Check that an inbox can be read and written. Show since when it knows what was handled, and of which webhooks.
 
-    `newest_record` is when it last recorded something: a copy, or a restored one, may lack the last records. A file
+    `last_recorded` is when it last recorded something: a copy, or a restored one, may lack what came last. A file
     that this user cannot write is only read: `written` is then false.
     """
     async with place.open() as (calls, _):
@@ -171,11 +171,11 @@ async def check(place: InboxOptions) -> Row:
     if written:  # opened again: what is only looked at cannot be written
         async with place.open(write=True) as (calls, _):
             await calls.check()
-    return {"known_since": since, "newest_record": newest, "webhooks": webhooks, "written": written}
+    return {"known_since": since, "last_recorded": newest, "webhooks": webhooks, "written": written}
 
 
 @inbox_app.add(View("joined webhooks waiting quarantined"))
-async def join(basiq: BasiqClient, webhook_id: str, place: InboxOptions, yes: Yes = False) -> Row:
+async def join(basiq: BasiqClient, webhook_id: str, place: InboxOptions, yes: YesOption = False) -> Row:
     """Let a webhook deliver into the inbox of another one, whose place it took. Shows what is there, and asks first.
 
     An inbox is one service at one Basiq account. What waits in it, and what is in its quarantine, is then handled by
@@ -206,7 +206,7 @@ async def join(basiq: BasiqClient, webhook_id: str, place: InboxOptions, yes: Ye
     return {"joined": webhook_id, "webhooks": [*noted], "waiting": waiting.count, "quarantined": quarantined}
 
 
-_STATE = View[Row]("event_id event_type_id job state since due error failures unended newest_record")
+_STATE = View[Row]("event_id event_type_id job state since due error failures unended last_recorded")
 
 
 @inbox_app.add(shows=_STATE)
@@ -223,7 +223,7 @@ async def get(output: Output, event_id: str, place: InboxOptions) -> int:
         noted = await calls.noted()
         # A job's: what it posted, the service may have handled.
         jobs = () if noted.live() else await calls.jobs()
-        entry = {**await _find(calls, event_id, jobs), "newest_record": await tell_newest(calls.inbox)}
+        entry = {**await _find(calls, event_id, jobs), "last_recorded": await tell_newest(calls.inbox)}
     output.one(entry)
     return DONE if entry["state"] == "handled" else WRONG
 

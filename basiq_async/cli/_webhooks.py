@@ -25,16 +25,16 @@ if TYPE_CHECKING:
 W = TypeVar("W", bound="Webhook")
 webhooks_app = Group("Subscriptions: list, create, change, check, delete.")
 
-Url = Annotated[str, typer.Option(help="The URL that Basiq calls.")]
+UrlOption = Annotated[str, typer.Option(help="The URL that Basiq calls.")]
 _EVENT = typer.Option(
     "--event",
     help="An event type such as user.created, or several such as consent.*; may be repeated.",
     autocompletion=complete_event_type,
 )
-Event = Annotated[list[str], _EVENT]
-Name = Annotated[str | None, option("A name for people.")]
-Description = Annotated[str | None, option("A description for people.")]
-SecretPath = Annotated[
+EventOption = Annotated[list[str], _EVENT]
+NameOption = Annotated[str | None, option("A name for people.")]
+DescriptionOption = Annotated[str | None, option("A description for people.")]
+SecretFileOption = Annotated[
     Path | None,
     option(
         "Write the signing secret to this file, which only you can read. One that is there stays for 28 hours.",
@@ -74,11 +74,11 @@ async def get(basiq: BasiqClient, webhook_id: WebhookId) -> Webhook:
 @webhooks_app.add(_WEBHOOK)
 async def create(
     basiq: BasiqClient,
-    url: Url,
-    event: Event,
-    name: Name = None,
-    description: Description = None,
-    secret_file: SecretPath = None,
+    url: UrlOption,
+    event: EventOption,
+    name: NameOption = None,
+    description: DescriptionOption = None,
+    secret_file: SecretFileOption = None,
 ) -> Webhook:
     """Subscribe a URL. The signing secret is not shown; --secret-file writes it to a file."""
     types = await expand_event_types(basiq, event)
@@ -89,13 +89,13 @@ async def create(
 @webhooks_app.add(_ENSURED)
 async def ensure(
     basiq: BasiqClient,
-    url: Url,
-    event: Event,
-    name: Name = None,
-    description: Description = None,
+    url: UrlOption,
+    event: EventOption,
+    name: NameOption = None,
+    description: DescriptionOption = None,
     move_from: str | None = None,
     remove_event_types: bool = False,
-    secret_file: SecretPath = None,
+    secret_file: SecretFileOption = None,
     inbox: InboxPlace = None,
 ) -> EnsuredWebhook:
     """Create the webhook with this URL, or update it if it exists and differs. Reactivate it if it is disabled.
@@ -146,9 +146,9 @@ async def update(
     webhook_id: WebhookId,
     url: str | None = None,
     event: Annotated[list[str] | None, _EVENT] = None,
-    name: Name = None,
-    description: Description = None,
-    secret_file: SecretPath = None,
+    name: NameOption = None,
+    description: DescriptionOption = None,
+    secret_file: SecretFileOption = None,
 ) -> Webhook:
     """Change the named fields of a webhook. With only --secret-file, nothing changes, and the secret is written to it.
 
@@ -171,7 +171,7 @@ async def update(
 
 
 @webhooks_app.add(_WEBHOOK)
-async def reactivate(basiq: BasiqClient, webhook_id: WebhookId, secret_file: SecretPath = None) -> Webhook:
+async def reactivate(basiq: BasiqClient, webhook_id: WebhookId, secret_file: SecretFileOption = None) -> Webhook:
     """Make a disabled webhook active again, and change nothing else."""
     return await _keep_secret(secret_file, basiq.webhooks.reactivate, webhook_id)
 
@@ -184,7 +184,7 @@ async def secret(
     basiq: BasiqClient,
     output: Output,
     webhook_id: WebhookId,
-    secret_file: SecretPath = None,
+    secret_file: SecretFileOption = None,
     show: bool = False,
 ) -> None:
     """Show the signing secret of a webhook again, in a file or in a pipe.

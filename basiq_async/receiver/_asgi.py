@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 
     from ._receiver import WebhookReceiver
 
-Scope = MutableMapping[str, Any]
-Event = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Event]]
-Send = Callable[[Event], Awaitable[None]]
+ASGIScope = MutableMapping[str, Any]
+ASGIEvent = MutableMapping[str, Any]
+ASGIReceive = Callable[[], Awaitable[ASGIEvent]]
+ASGISend = Callable[[ASGIEvent], Awaitable[None]]
 
 
 class ASGIApp:
@@ -36,7 +36,7 @@ class ASGIApp:
         self._own_inbox(True)
         return self
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: ASGIScope, receive: ASGIReceive, send: ASGISend) -> None:
         """Serve one ASGI scope: http, lifespan, or a websocket, which is refused."""
         if scope["type"] == "http":
             await self._handle(scope, receive, send)
@@ -45,7 +45,7 @@ class ASGIApp:
         else:
             await send({"type": "websocket.close", "code": 1003})
 
-    async def _handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _handle(self, scope: ASGIScope, receive: ASGIReceive, send: ASGISend) -> None:
         if scope["method"] != "POST":
             await _send(send, 405, [(b"allow", b"POST")])
             return
@@ -62,7 +62,7 @@ class ASGIApp:
         close = ends_connection(fully_read=body.fully_read, http_version=scope.get("http_version", "1.1"))
         await respond(send, outcome, close=close)
 
-    async def _lifespan(self, receive: Receive, send: Send) -> None:
+    async def _lifespan(self, receive: ASGIReceive, send: ASGISend) -> None:
         while (event := await receive())["type"] != "lifespan.shutdown":
             if event["type"] == "lifespan.startup":
                 try:
@@ -76,7 +76,7 @@ class ASGIApp:
 
 
 class _ASGIBody:
-    def __init__(self, receive: Receive) -> None:
+    def __init__(self, receive: ASGIReceive) -> None:
         self._receive = receive
         self.fully_read = False
 
@@ -115,7 +115,7 @@ def make_fastapi_router(receiver: WebhookReceiver, path: str, tags: list[str] | 
     return make_router(receiver, path, tags)
 
 
-async def respond(send: Send, outcome: Outcome, *, close: bool) -> None:
+async def respond(send: ASGISend, outcome: Outcome, *, close: bool) -> None:
     """Send the response; ``close`` ends the connection after it."""
     headers = [(name.lower().encode(), value.encode()) for name, value in outcome.headers.items()]
     if close:
@@ -123,7 +123,7 @@ async def respond(send: Send, outcome: Outcome, *, close: bool) -> None:
     await _send(send, outcome.status, headers)
 
 
-async def _send(send: Send, status: int, headers: list[tuple[bytes, bytes]]) -> None:
+async def _send(send: ASGISend, status: int, headers: list[tuple[bytes, bytes]]) -> None:
     if status != 204:
         headers = [*headers, (b"content-length", b"0")]
     await send({"type": "http.response.start", "status": status, "headers": headers})

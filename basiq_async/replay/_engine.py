@@ -10,7 +10,7 @@ from typing import Any, TypeAlias, TypeVar
 from ..models import Message
 from ._report import OnProgress, Plan, Report
 from ._sources import EXPIRED, Batch, MessageSource, is_expired
-from ._tally import ResumePointNotes, RunSettings, Tally, make_attempts, record_within
+from ._tally import ResumePointNotes, RunSettings, Tally, make_throttle, record_within
 from .targets._base import ALONE, BUSY, STOPPED, End, Target
 
 T = TypeVar("T")
@@ -22,9 +22,9 @@ Item: TypeAlias = tuple[Message, Batch[Any], Exception | None]
 """A message, its page, and the error with which it fails at once."""
 
 
-Failed: TypeAlias = tuple[Message, Batch[Any], str]
+FailedMessage: TypeAlias = tuple[Message, Batch[Any], str]
 """A message that is to be quarantined, its page, and the text of its error."""
-Quarantine: TypeAlias = Callable[[Sequence[Failed]], Awaitable[None]]
+WriteQuarantine: TypeAlias = Callable[[Sequence[FailedMessage]], Awaitable[None]]
 """Quarantines messages durably. Raises if that is not certain. Safe to repeat."""
 
 
@@ -138,15 +138,15 @@ class _Failures:
     messages were not tried with a target that works.
     """
 
-    def __init__(self, quarantine: Quarantine, resume_points: ResumePointNotes, settings: RunSettings) -> None:
+    def __init__(self, quarantine: WriteQuarantine, resume_points: ResumePointNotes, settings: RunSettings) -> None:
         self._quarantine, self._resume_points, self._seconds = quarantine, resume_points, settings.record_timeout
         self._holds_back = settings.max_failures is not None
-        self._due: list[Failed] = []
-        self._recent: list[Failed] = []
+        self._due: list[FailedMessage] = []
+        self._recent: list[FailedMessage] = []
         self._is_running = self._is_stopped = False
         self._broken = False  # whether a call failed. Then nothing more is quarantined
 
-    def add(self, failed: Failed) -> None:
+    def add(self, failed: FailedMessage) -> None:
         """Have a message quarantined with the next ones."""
         (self._recent if self._holds_back else self._due).append(failed)
 
@@ -227,18 +227,18 @@ class Engine:
         source: MessageSource,
         *,
         target: Target,
-        quarantine: Quarantine,
+        quarantine: WriteQuarantine,
         settings: RunSettings,
         note_resume_point: Callable[[str], Awaitable[None]] | None = None,
         begin_end: Callable[[bool], float | None] = lambda alone: None,
     ) -> None:
         self._settings = settings
-        self._attempts = make_attempts(target, settings)
+        self._throttle = make_throttle(target, settings)
 
         def wait(alone: bool) -> None:
-            self._attempts.timeout += begin_end(alone) or 0.0
+            self._throttle.timeout += begin_end(alone) or 0.0
 
-        self._tally = Tally(source, self._attempts, settings)
+        self._tally = Tally(source, self._throttle, settings)
         self._queue = _Queue(self._tally, settings, wait)
         self._failures = _Failures(
             quarantine, ResumePointNotes(source, note_resume_point, settings.record_timeout), settings
@@ -255,7 +255,7 @@ class Engine:
     def stop(self) -> None:
         """Begin no more messages. ``run`` returns when the messages under way are finished and recorded."""
         self._stopped = True
-        self._attempts.stop()
+        self._throttle.stop()
         self._failures.stop()
         self._queue.stop()
 
@@ -293,7 +293,7 @@ class Engine:
     async def _handle(self, message: Message, batch: Batch[Any], error: Exception | None) -> None:
         """Hand a message to the target, and count how that ended."""
         try:
-            end: End = error or (EXPIRED if is_expired(message) else await self._attempts.deliver(message))
+            end: End = error or (EXPIRED if is_expired(message) else await self._throttle.deliver(message))
             if isinstance(end, Exception):
                 self._count_failure(message, batch, end)
             elif end in (BUSY, ALONE):

@@ -14,7 +14,7 @@ import attrs
 from ..models import Message
 from ..services.details import Details
 from ._job import Job
-from ._memory import DECIDED, Kind, Memory, note_name, read_periods
+from ._memory import DECIDED, Memory, MemoryKind, note_name, read_periods
 from ._reading import Reading
 from ._report import Report
 from ._resume_points import ListResumePoints
@@ -138,7 +138,7 @@ class History:
 
     # --- what earlier runs decided ---
 
-    async def read_memory(self, kind: Kind, *, applies: bool = True) -> None:
+    async def read_memory(self, kind: MemoryKind, *, applies: bool = True) -> None:
         """Read what earlier runs decided. ``applies``: whether the run leaves that out."""
         job, handling, calls = self._job, self._job.handling, self._job.handling.calls
         self.memory = None

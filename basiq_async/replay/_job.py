@@ -30,8 +30,8 @@ from ._quarantine import QuarantineWriter, RetryTarget
 from ._report import OnProgress, Plan, Report
 from ._service import check_repeat
 from ._sources import MessageSource, Source
-from ._tally import Observer, OnError, RunSettings, make_attempts
-from ._throttle import FIRST_PAUSE, LONGEST_PAUSE, Attempts
+from ._tally import Observer, OnError, RunSettings, make_throttle
+from ._throttle import FIRST_PAUSE, LONGEST_PAUSE, Throttle
 from ._where import Predicate, Where, as_where, selects_everything
 from ._writer import PageWriter
 from .targets._adapters import CALL, AnyTarget, ReceiverTarget, choose_handling
@@ -229,13 +229,13 @@ class Job:
             if deaths is not None:
                 await deaths.end()
 
-    def make_attempts(self) -> Attempts:
+    def make_throttle(self) -> Throttle:
         """Return what hands messages of pages to the target."""
         target, settings = self.handling.open(), self._settings_of(retries=False)
         if self.observer is not None:
             target = self.observer.wrap(target)
             self.observer.begin(self.source)
-        return make_attempts(target, settings)
+        return make_throttle(target, settings)
 
     def _settings_of(self, *, retries: bool) -> RunSettings:
         dispatcher, settings = self._dispatcher, self.settings

@@ -25,7 +25,7 @@ from ._sources import EventMessage, UnreadableMessage, type_of
 logger = logging.getLogger("basiq_async.replay")
 DECIDED = "decided-before"
 """The reason to skip a message that is older than the inbox remembers, and that an earlier run decided."""
-Kind = Literal["recovery", "recovered events", "messages", "events"]
+MemoryKind = Literal["recovery", "recovered events", "messages", "events"]
 _MOST_TYPES = 200
 _SKEW = timedelta(minutes=5)
 Period = tuple[datetime | None, datetime]
@@ -43,7 +43,7 @@ class Memory:
 
     _calls: InboxCalls
     _name: str
-    _kind: Kind
+    _kind: MemoryKind
     _periods: dict[str, dict[str, Period]]
     known_since: datetime | None
     live_since: datetime | None
@@ -73,7 +73,7 @@ class Memory:
         time = item_time(message)
         if time is None or time >= self.known_since:
             return False
-        kinds: tuple[Kind, ...] = ("recovery", "messages")
+        kinds: tuple[MemoryKind, ...] = ("recovery", "messages")
         if isinstance(message, EventMessage):
             kinds = ("recovered events", "events")
         elif self._kind == "messages" and message.delivered is True:
@@ -94,7 +94,7 @@ class Memory:
         """Return whether a message is left; None if the list does not tell its time."""
         return None if item_time(message) is None else not self.is_decided(message)
 
-    def _covers(self, kind: Kind, event_type: str, time: datetime) -> bool:
+    def _covers(self, kind: MemoryKind, event_type: str, time: datetime) -> bool:
         found = self._periods.get(kind, {}).get(event_type)
         return found is not None and (found[0] is None or found[0] <= time) and time < found[1]
 
@@ -114,7 +114,7 @@ class Memory:
             text = failure_text(exc)
             logger.warning("up to when all was decided could not be noted, so that the next run notes it: %s", text)
 
-    def _extend(self, kind: Kind, types: Collection[str], since: datetime | None, began: datetime) -> None:
+    def _extend(self, kind: MemoryKind, types: Collection[str], since: datetime | None, began: datetime) -> None:
         until, periods = began - TIME_TO_APPEAR, self._periods.setdefault(kind, {})
         for each in sorted(types):
             if self._accepts_type is not None and not self._accepts_type(each):

@@ -7,7 +7,7 @@ import json
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import attrs
 from aiohttp import web
@@ -21,11 +21,11 @@ from ..errors import BasiqError
 from ._report import Progress, Report
 
 if TYPE_CHECKING:
+    from .._web.page import Context
     from ._replay import Replay
 
 
 ROOT = "/replay"
-Json = dict[str, Any]
 
 
 @asynccontextmanager
@@ -54,7 +54,7 @@ async def serve_page(
     app = make_app(guard)
     app.add_routes(_routes(feed))
 
-    async def entry(id: str) -> Json:
+    async def entry(id: str) -> Context:
         return {"entry": _show_entry(await feed.entry(id), with_body=True)}
 
     LivePage(
@@ -112,7 +112,7 @@ def _read_ids(body: Mapping[str, object]) -> list[str] | None:
     return [str(each) for each in ids]
 
 
-async def _show(feed: ReplayFeed) -> Json:
+async def _show(feed: ReplayFeed) -> Context:
     try:
         entries = [_show_entry(each) for each in await feed.quarantine()]
     except ControlError:
@@ -120,7 +120,7 @@ async def _show(feed: ReplayFeed) -> Json:
     return {"state": _show_state(feed), "quarantine": entries}
 
 
-def _show_state(feed: ReplayFeed) -> Json:
+def _show_state(feed: ReplayFeed) -> Context:
     job, progress = feed.job, feed.progress
     return {
         "job": {
@@ -136,8 +136,8 @@ def _show_state(feed: ReplayFeed) -> Json:
     }
 
 
-def _show_entry(entry: InboxEntry, *, with_body: bool = False) -> Json:
-    shown: Json = {
+def _show_entry(entry: InboxEntry, *, with_body: bool = False) -> Context:
+    shown: Context = {
         "id": entry.delivery_id,
         "error": entry.error,
         "failures": entry.failures,

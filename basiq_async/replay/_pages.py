@@ -28,7 +28,7 @@ from ._history import History
 from ._job import Job
 from ._reading import Reading
 from ._sources import Batch
-from ._throttle import LONGEST_ERROR, Attempts, ends_run
+from ._throttle import LONGEST_ERROR, Throttle, ends_run
 from ._where import SUBMITTED
 from .targets._base import ALONE, BUSY, STOPPED
 
@@ -66,7 +66,7 @@ class Pages:
         self._name = json.dumps([job.source, job.webhook_id, job.filter, *jobs])
         """Of the list, and of what is done with it: pages of another one are refused."""
         self._places = asyncio.Semaphore(job.settings.concurrency)
-        self._attempts: Attempts | None = None
+        self._throttle: Throttle | None = None
 
     async def begin(self) -> None:
         """Check the inbox, as a run does before it reads. Raises ``ConfigurationError`` for a replay without pages."""
@@ -139,13 +139,13 @@ class Pages:
 
         Left is also what was under way when a process was killed: the last run passes it to the handler alone.
         """
-        attempts = self._attempts = self._attempts or self._job.make_attempts()
+        throttle = self._throttle = self._throttle or self._job.make_throttle()
         in_a_row, errors = 0, list[Exception]()
 
         async def deliver(message: Message) -> None:
             nonlocal in_a_row
             try:
-                end = await attempts.deliver(message)
+                end = await throttle.deliver(message)
             finally:
                 self._places.release()
             if not isinstance(end, Exception):

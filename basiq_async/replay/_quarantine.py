@@ -18,7 +18,7 @@ from .._work.once import KilledError
 from .._work.protocol import MOST_UNENDED, ClaimStatus, InboxEntry
 from ..models import Message
 from ..receiver import Result, WebhookReceiver
-from ._engine import Failed
+from ._engine import FailedMessage
 from ._sources import EVENT_PREFIX, EventMessage, UnreadableMessage, as_object, ids_of, ids_of_event
 from .targets._adapters import interpret
 from .targets._base import Target
@@ -39,7 +39,7 @@ class QuarantineWriter:
     _token: str = attrs.field(factory=new_token)
     """The same for a call that is repeated."""
 
-    async def write(self, failed: Sequence[Failed]) -> None:
+    async def write(self, failed: Sequence[FailedMessage]) -> None:
         """See ``Quarantine`` of the engine."""
         if self._calls is not None:
             for message, _, error in failed:

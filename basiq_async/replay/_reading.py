@@ -30,7 +30,7 @@ import attrs
 from .._wire.codec import Unreadable
 from .._wire.order import ListOrder, Order
 from .._wire.paging import PageRequests, is_lost, with_limit
-from .._work.ids import Ids, digest_of
+from .._work.ids import IdSet, digest_of
 from ..errors import APIError
 from ..pagination import Paginator, unreadable_item
 from ..services.details import Details, Judge, RawMessages
@@ -97,7 +97,7 @@ class Reading(PageRequests, Generic[T]):
         raw_items: bool = False,
         now: Callable[[], datetime] | None = None,
         on_page: Callable[[Sequence[Any], Sequence[datetime | None]], object] | None = None,
-        passed: Ids | None = None,
+        passed: IdSet | None = None,
         is_enough: Callable[[Sequence[datetime | None], Order], bool] | None = None,
         details: Details | None = None,
         judge: Judge | None = None,
@@ -114,8 +114,8 @@ class Reading(PageRequests, Generic[T]):
             self._former = ResumePoint.read(resume_point, self._selection, self._listing)
         self._order = ListOrder(None if self._former is None else [*self._former.steps])
         self._longest = 1 if self._former is None else self._former.page
-        self._passed = Ids() if passed is None else passed  # the keys that the record knew or that were yielded
-        self._left_out = Ids()  # the ids of items that were not selected. Another item with the same key can be
+        self._passed = IdSet() if passed is None else passed  # the keys that the record knew or that were yielded
+        self._left_out = IdSet()  # the ids of items that were not selected. Another item with the same key can be
         self._refused = 0
         self._steps: deque[tuple[ResumePoint | None, Batch[Any]]] = deque()
         """Each page with the resume point to note once its items, and those of all pages before it, are done."""

@@ -13,7 +13,7 @@ import attrs
 
 from .._arguments import Duration
 from .._wire.order import is_past, item_time
-from .._work.ids import Ids, digest_of
+from .._work.ids import IdSet, digest_of
 from .._work.inbox_calls import InboxCalls
 from .._work.protocol import Inbox
 from .._work.tasks import run_cancel_once, run_to_completion
@@ -26,7 +26,7 @@ from ..services.coverage import (
     Activity,
     Coverage,
     coverage_note,
-    find_recording,
+    find_live_since,
     is_passed_over,
     is_recent,
     latest,
@@ -168,7 +168,7 @@ class RecoveryRun:
         client = job.client
         await job.admission.look(self._calls)
         webhook = await client.webhooks.get(self._webhook_id)
-        began, passed = job.api.now(), Ids()
+        began, passed = job.api.now(), IdSet()
         coverage = await self._read_coverage()
         begins = self._since or coverage.begins
         await history.read_memory("recovery", applies=not self._also_delivered)
@@ -199,7 +199,7 @@ class RecoveryRun:
             began = job.api.now()  # by Basiq's clock, from the response above
             was_active = find_status_problem(webhook, None) is None
             coverage = await self._begin_coverage(began, active=was_active)
-            activity, passed, back_to = Activity(), Ids(), coverage.read_back_to(began)
+            activity, passed, back_to = Activity(), IdSet(), coverage.read_back_to(began)
             await history.read_memory("recovery", applies=not self._also_delivered)
             messages = await self._read_messages(coverage, began, activity, passed)
             first = history.count_decided(await job.pass_to_handler(messages, progress))
@@ -338,12 +338,12 @@ class RecoveryRun:
     # --- what is read ---
 
     async def _read_messages(
-        self, coverage: Coverage, now: datetime, activity: Activity, passed: Ids
+        self, coverage: Coverage, now: datetime, activity: Activity, passed: IdSet
     ) -> Reading[Message]:
         """Return the messages to pass to the handler: those that were not delivered, as far as the inbox can tell."""
-        recording = await find_recording(self._calls, self._job.admission.noted, self._webhook_id)
-        self._began = recording.since
-        since, back_to, unwanted = recording.since, coverage.read_back_to(now), self._find_unwanted(coverage, now)
+        live_since = await find_live_since(self._calls, self._job.admission.noted, self._webhook_id)
+        self._began = live_since.webhook
+        since, back_to, unwanted = live_since.webhook, coverage.read_back_to(now), self._find_unwanted(coverage, now)
         if self._details is None:
             self._details = self._history.make_details()
 
@@ -368,7 +368,7 @@ class RecoveryRun:
             passed_over = is_passed_over(message, since)
             if passed_over is False or (passed_over is None and judge(message, early=False) is not None):
                 return message
-            before = recording.delivered_before_joining(message, coverage.acknowledged) if passed_over else None
+            before = live_since.delivered_before_joining(message, coverage.acknowledged) if passed_over else None
             self._before_joining += before is not None
             self._last_before_joining = latest(self._last_before_joining, before)
             self._passed_over += passed_over is True and before is None
@@ -400,7 +400,9 @@ class RecoveryRun:
 
         return is_unwanted
 
-    def _read_events(self, webhook: Webhook, requested: datetime, coverage: Coverage, passed: Ids) -> Reading[Message]:
+    def _read_events(
+        self, webhook: Webhook, requested: datetime, coverage: Coverage, passed: IdSet
+    ) -> Reading[Message]:
         """Return the events to pass to the handler: those that no listed message has, and that are no longer recent."""
         subscribed = frozenset(webhook.subscribed_events)
 

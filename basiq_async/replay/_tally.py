@@ -20,7 +20,7 @@ from ..hooks import call_hook
 from ..models import Message
 from ._report import OnProgress, Plan, Progress, Report
 from ._sources import MessageSource, Source
-from ._throttle import LONGEST_ERROR, Attempts, RateLimiter, ending_error, ends_run
+from ._throttle import LONGEST_ERROR, RateLimiter, Throttle, ending_error, ends_run
 from .targets._base import BUSY, HANDLED_BEFORE, Target
 
 logger = logging.getLogger("basiq_async.replay")
@@ -51,14 +51,14 @@ class RunSettings:
     tries_once: bool = False
 
 
-def make_attempts(
+def make_throttle(
     target: Target,
     settings: RunSettings,
     *,
     width: int | None = None,
-) -> Attempts:
+) -> Throttle:
     """Return what hands messages to a target within a run's settings."""
-    return Attempts(
+    return Throttle(
         target,
         None if settings.rate is None else RateLimiter(settings.rate),
         width=settings.concurrency if width is None else width,
@@ -91,8 +91,8 @@ class Tally:
     given_up: the number of those that failed and are neither handled nor quarantined.
     """
 
-    def __init__(self, source: MessageSource, attempts: Attempts, settings: RunSettings) -> None:
-        self.source, self._attempts, self._settings = source, attempts, settings
+    def __init__(self, source: MessageSource, throttle: Throttle, settings: RunSettings) -> None:
+        self.source, self._throttle, self._settings = source, throttle, settings
         self.handled = self.failed = self.in_a_row = self.given_up = self.open = 0
         self.skipped: Counter[str] = Counter()
         self.error: Exception | None = None
@@ -187,7 +187,7 @@ class Tally:
         skipped["unknown"] += self.source.unknown_count
         passed = self.skipped.total() - self.skipped["no-handler"]
         remaining = None if plan is None else max(0, plan.total - done - passed)
-        pause, since = self._attempts.breaker.open_until, self._attempts.since
+        pause, since = self._throttle.breaker.open_until, self._throttle.since
         return Progress(
             read=self.source.read_count,
             read_by_id=self.source.read_by_id,
@@ -200,7 +200,7 @@ class Tally:
             remaining=remaining,
             eta=seconds_left(remaining, rate),
             paused=0.0 if pause is None else pause - now,
-            reason=None if pause is None else self._attempts.reason,
+            reason=None if pause is None else self._throttle.reason,
             down=0.0 if since is None else now - since,
             order=self.source.order,
         )

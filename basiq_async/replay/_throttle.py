@@ -130,7 +130,7 @@ class CircuitBreaker:
         self._changed.set()
 
 
-class Attempts:
+class Throttle:
     """Hands messages to the target. Pauses while the target is down or asks for it; ends the run when that exceeds
     ``max_pause``.
 
@@ -290,11 +290,11 @@ def ending_error(text: str, cause: Exception) -> ReplayError:
     return error
 
 
-Outage = Literal["asks", "certain", "maybe"]
+OutageSign = Literal["asks", "certain", "maybe"]
 """The target asks for a pause; it is down; it is down, or cannot take this message."""
 
 
-def _outage_of(error: BaseException) -> Outage | None:
+def _outage_of(error: BaseException) -> OutageSign | None:
     """Return what an error says of the target; None if it is the message's failure, as one error of a group can be."""
     kinds = [_kind_of(leaf) for leaf in leaves(error)]
     if None in kinds:
@@ -302,7 +302,7 @@ def _outage_of(error: BaseException) -> Outage | None:
     return next(kind for kind in ("asks", "certain", "maybe") if kind in kinds)
 
 
-def _kind_of(error: BaseException) -> Outage | None:
+def _kind_of(error: BaseException) -> OutageSign | None:
     if find_retry_after(error) is not None:
         return "asks"
     if isinstance(error, ConnectionRefusedError) or (isinstance(error, ConnectionFailedError) and error.sent is False):

@@ -9,7 +9,7 @@ from typing import Any
 
 from ._report import OnProgress, Plan, Report
 from ._sources import Batch, MessageSource, UnreadableMessage
-from ._tally import ResumePointNotes, RunSettings, Tally, make_attempts, record_within
+from ._tally import ResumePointNotes, RunSettings, Tally, make_throttle, record_within
 from .targets._base import STOPPED, BulkTarget, End, Target
 from .targets._json_lines import JSONLinesTarget
 
@@ -36,8 +36,8 @@ class PageWriter:
         note_resume_point: Callable[[str], Awaitable[None]] | None,
     ) -> None:
         self._written, self._raw_items, self._settings = written, raw_items, settings
-        self._attempts = make_attempts(target, settings, width=1)
-        self._tally = Tally(source, self._attempts, settings)
+        self._throttle = make_throttle(target, settings, width=1)
+        self._tally = Tally(source, self._throttle, settings)
         self._resume_points = ResumePointNotes(source, note_resume_point, settings.record_timeout)
         self._left = settings.limit
         self._unwritten: Counter[Batch[Any]] = Counter()
@@ -53,7 +53,7 @@ class PageWriter:
     def stop(self) -> None:
         """See ``Engine``."""
         self._stopped = True
-        self._attempts.stop()
+        self._throttle.stop()
         if self._reading is not None:
             self._reading.cancel()
 
@@ -107,7 +107,7 @@ class PageWriter:
                 return
             end: End = batch.errors.get(place)
             if end is None or (isinstance(self._written, JSONLinesTarget) and isinstance(message, UnreadableMessage)):
-                end = await self._attempts.deliver(message)
+                end = await self._throttle.deliver(message)
             if end == STOPPED:
                 return
             if isinstance(end, Exception):

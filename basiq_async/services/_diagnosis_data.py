@@ -165,7 +165,7 @@ class _HistoryScan:
         self.latest: datetime | None = None
         self.complete = True
         self._stopped = False
-        self.lacking = Lacking(newest_record=known.newest_record)
+        self.lacking = Lacking(last_recorded=known.last_recorded)
         self.unsent: dict[str, tuple[datetime, datetime] | None] = {}
         self._details = known.details(api)
         self._last: Sequence[tuple[Message, bool]] = ()
@@ -291,7 +291,7 @@ class _HistoryScan:
         """Return whether a message was missed; None if it does not tell."""
         if self._is_unwanted(message):
             return False
-        passed_over = is_passed_over(message, self._known.recording.since)
+        passed_over = is_passed_over(message, self._known.live_since.webhook)
         return None if passed_over is None else not passed_over
 
     def _is_ignored(self, message: Message) -> bool:
@@ -302,7 +302,7 @@ class _HistoryScan:
         self._without_message.pop((message.event_type_id, message.event_id), None)
         ignored = self._is_ignored(message)
         skipped = known or ignored or self._is_unwanted(message)
-        passed_over = is_passed_over(message, self._known.recording.since)
+        passed_over = is_passed_over(message, self._known.live_since.webhook)
         missed = passed_over is False and not skipped
         self.unknown += passed_over is None and not skipped
         if message.delivered is True:
@@ -311,7 +311,7 @@ class _HistoryScan:
                 self._see_lacking(next(each for each in message.attempts_by_time if each.succeeded is True))
             if passed_over is True and self._known.has_inbox and not skipped:
                 acknowledged = self._known.coverage.acknowledged
-                before = self._known.recording.delivered_before_joining(message, acknowledged)
+                before = self._known.live_since.delivered_before_joining(message, acknowledged)
                 self.before_joining += before is not None
                 self.passed_over += before is None
                 last = latest(self.lacking.last_before_joining, before)

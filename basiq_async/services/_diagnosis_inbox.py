@@ -13,7 +13,7 @@ from .._work.keys import inbox_key, key_of_post, posting_job
 from .._work.noted import refuse_others
 from .._work.protocol import MOST_UNENDED, Inbox, InboxEntry, Waiting
 from .api import Api
-from .coverage import Activity, Coverage, Inactivity, Recording, coverage_note, find_recording, read_coverage
+from .coverage import Activity, Coverage, Inactivity, LiveSince, coverage_note, find_live_since, read_coverage
 from .details import Details
 from .diagnosis import DiagnosedReceiver, matches
 
@@ -35,11 +35,11 @@ class KnownEvents:
         if self._receiver is not None:
             refuse_others(self._receiver.webhook_ids, webhook_id)
         self.coverage = Coverage()
-        self.recording = Recording()
+        self.live_since = LiveSince()
         """Since when the inbox has recorded every live delivery."""
         self._jobs: list[str] = []
         """The jobs whose posts show what was handled."""
-        self.newest_record: datetime | None = None
+        self.last_recorded: datetime | None = None
         """When the inbox last recorded something, if it tells."""
         self.not_joined: tuple[str, ...] = ()
         self.patterns: tuple[str, ...] | None = None if receiver is None else receiver.patterns
@@ -79,25 +79,25 @@ class KnownEvents:
         if calls is None:
             return
         noted = await calls.noted()
-        self.newest_record = await calls.newest_record()
+        self.last_recorded = await calls.last_recorded()
         if receiver is None:
             self.patterns = await calls.handled_types() or None
         self.not_joined = () if noted.admits([webhook_id]) else tuple(noted.webhooks)
-        self.recording = await find_recording(calls, noted, webhook_id)
+        self.live_since = await find_live_since(calls, noted, webhook_id)
         own = {*noted.webhooks, *(() if receiver is None else receiver.webhook_ids)}
         self.coverage = await read_coverage(calls, webhook_id, own, find_working)
         if receiver is None and webhook_id not in noted.live():
             jobs, own_url = await calls.jobs(), posting_job(url)
-            for job in [own_url] if own_url in jobs else jobs:  # a job to another place is no evidence
-                self._jobs.append(job)
-                found = Coverage.read(await calls.note(coverage_note(f"{job} {webhook_id}")))
+            for other in [own_url] if own_url in jobs else jobs:  # a job to another place is no evidence
+                self._jobs.append(other)
+                found = Coverage.read(await calls.note(coverage_note(f"{other} {webhook_id}")))
                 self.coverage = found if self.coverage.is_new and found != Coverage() else self.coverage
         self.waiting = await calls.count_waiting()
         if self.waiting.failing:
             async with aclosing(self._note_alone(calls)) as entries:
                 self.failing_types = tuple(await count_failing(entries))
-        for owner in (None, *self._jobs):
-            async with aclosing(calls.read_quarantine(owner)) as entries:
+        for job in (None, *self._jobs):
+            async with aclosing(calls.read_quarantine(job)) as entries:
                 async for entry in entries:
                     self.quarantined += 1
                     if self.quarantined_since is None or entry.quarantined_at < self.quarantined_since:

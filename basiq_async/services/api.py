@@ -53,7 +53,7 @@ def with_usable_id(webhook: Webhook) -> Webhook:
     raise ResponseDecodeError(f"the webhook has no usable id: {why}", location="$.id")
 
 
-class Endpoint(NamedTuple):
+class ResourceUrl(NamedTuple):
     """A url of the API, and a template: its path with names in place of identifiers."""
 
     url: str
@@ -107,19 +107,19 @@ class Api:
             return 0.0
         return (LoopClock().now() - self.now()).total_seconds()
 
-    def at(self, template: str, **identifiers: str) -> Endpoint:
+    def at(self, template: str, **identifiers: str) -> ResourceUrl:
         """Return the endpoint of a template such as ``/events/{event_id}``. A bad id raises ``ConfigurationError``."""
         path = template
         for name, value in identifiers.items():
             is_plain = isinstance(value, str) and PLAIN_SEGMENT.fullmatch(value)
             path = path.replace(f"{{{name}}}", value if is_plain else quote_segment(value, name))
-        return Endpoint(self.base.root + path, template)
+        return ResourceUrl(self.base.root + path, template)
 
-    def at_path(self, path: str) -> Endpoint:
+    def at_path(self, path: str) -> ResourceUrl:
         """Return the endpoint of any path or link of the API. Raises ``ConfigurationError`` for any other text."""
         if not isinstance(path, str) or not path:
             raise ConfigurationError("path must be a path of the API, such as /users/42/accounts, or a link to one")
-        return Endpoint(self.follow(path, "path"), "{path}")
+        return ResourceUrl(self.follow(path, "path"), "{path}")
 
     def follow(self, link: str, name: str) -> str:
         """Return the url of a link of the API. Raises ``ConfigurationError`` for a link to any other place."""
@@ -129,7 +129,7 @@ class Api:
             why = self.redactor.text(str(exc))
         raise ConfigurationError(f"{name} {why}; it was not followed")
 
-    async def get(self, model: type[T], endpoint: Endpoint) -> T:
+    async def get(self, model: type[T], endpoint: ResourceUrl) -> T:
         """Request one object. A message that is too large is read without its long texts."""
         read = partial(self.codec.read, model)
         try:
@@ -139,12 +139,12 @@ class Api:
                 raise
         return self._read(await self.request("GET", endpoint, abridged=True), "GET", endpoint, read)
 
-    async def post(self, model: type[T], endpoint: Endpoint, body: Mapping[str, Any]) -> T:
+    async def post(self, model: type[T], endpoint: ResourceUrl, body: Mapping[str, Any]) -> T:
         """Create or change one object, and return the object in the response."""
         return self._read(await self.request("POST", endpoint, body), "POST", endpoint, partial(self.codec.read, model))
 
     async def request(
-        self, method: str, endpoint: Endpoint, body: Mapping[str, Any] | None = None, *, abridged: bool = False
+        self, method: str, endpoint: ResourceUrl, body: Mapping[str, Any] | None = None, *, abridged: bool = False
     ) -> Response:
         """Send a request, and return its response, whatever its status."""
         if self.owner.closed:
@@ -160,7 +160,7 @@ class Api:
             self._dated = dated, time.monotonic()
         return response
 
-    def acknowledge(self, response: Response, method: str, endpoint: Endpoint) -> None:
+    def acknowledge(self, response: Response, method: str, endpoint: ResourceUrl) -> None:
         """Check a response whose content is not needed.
 
         Raises ``ResponseDecodeError`` for a 2xx response other than 204 whose body is neither empty nor JSON: it may be
@@ -172,7 +172,7 @@ class Api:
     def listing(
         self,
         model: type[T],
-        endpoint: Endpoint,
+        endpoint: ResourceUrl,
         *,
         page_size: int | None = None,
         filter: str | Filter | None = None,
@@ -196,7 +196,7 @@ class Api:
         async def fetch(url: str) -> ListPage:
             nonlocal size
             while True:
-                page = Endpoint(url if size is None else size.url(url), endpoint.template)
+                page = ResourceUrl(url if size is None else size.url(url), endpoint.template)
                 try:
                     response = await self.request("GET", page, abridged=size is not None and size.abridged)
                     found = self._read(response, "GET", page, self.codec.page)
@@ -225,7 +225,7 @@ class Api:
         )
         return Paginator(listing, cursor=cursor, prefetch=prefetch, on_unreadable=on_unreadable)
 
-    def _read(self, response: Response, method: str, endpoint: Endpoint, read: Callable[[bytes], T]) -> T:
+    def _read(self, response: Response, method: str, endpoint: ResourceUrl, read: Callable[[bytes], T]) -> T:
         """Return what ``read`` makes of the body. Raise the error of a response whose status is not 2xx.
 
         An error of the codec gets the method and path, and loses the codec's frames: they hold the body.
@@ -240,7 +240,7 @@ class Api:
         failure.__cause__ = failure.__context__ = None
         raise failure
 
-    def _path_of(self, endpoint: Endpoint) -> str:
+    def _path_of(self, endpoint: ResourceUrl) -> str:
         """Return the path of a url for an error message, without credentials, which a link of the API can contain."""
         return self.redactor.known(self.base.path_of(endpoint.url))
 

@@ -291,15 +291,15 @@ def latest(*moments: datetime | None) -> datetime | None:
 
 
 @attrs.frozen
-class Recording:
+class LiveSince:
     """Since when an inbox has recorded every live delivery, as its receivers noted it when they started.
 
-    since: of one webhook; None if it records none, as where only a job has noted it. of_service: of the first webhook
-        of its service.
+    webhook: of one webhook; None if it records none, as where only a job has noted it. service: of the first webhook of
+        its service.
     """
 
-    since: datetime | None = None
-    of_service: datetime | None = None
+    webhook: datetime | None = None
+    service: datetime | None = None
 
     def delivered_before_joining(self, message: Message, acknowledged: datetime | None) -> datetime | None:
         """Return when a message was delivered, if the service was live then, and its webhook had not joined its inbox.
@@ -307,21 +307,21 @@ class Recording:
         The inbox does not know it, though the service was there: something else responded, or the inbox is a backup of
         before. None if it was delivered before the moment that was ``acknowledged``.
         """
-        if self.of_service is None:
+        if self.service is None:
             return None
-        after = max(self.of_service + _SKEW, acknowledged or self.of_service)
+        after = max(self.service + _SKEW, acknowledged or self.service)
         times = [each.timestamp for each in message.attempts if each.succeeded is True and each.timestamp is not None]
-        if not times or max(times) < after or (self.since is not None and max(times) >= self.since + _SKEW):
+        if not times or max(times) < after or (self.webhook is not None and max(times) >= self.webhook + _SKEW):
             return None
         return max(times)
 
 
-async def find_recording(calls: InboxCalls, noted: Noted, webhook_id: str) -> Recording:
+async def find_live_since(calls: InboxCalls, noted: Noted, webhook_id: str) -> LiveSince:
     """Return since when an inbox has recorded the live deliveries of a webhook, and of its service."""
     found, all_since = noted.webhooks.get(webhook_id), [each.since for each in noted.webhooks.values() if each.since]
     known = await calls.known_since() if all_since else None
     own = None if found is None or found.since is None else latest(known, found.since)
-    return Recording(own, latest(known, min(all_since)) if all_since else None)
+    return LiveSince(own, latest(known, min(all_since)) if all_since else None)
 
 
 def describe_before_joining(count: int, last: datetime | None) -> str:

@@ -217,14 +217,14 @@ class Lacking:
 
     statuses: how many of them got each status; None is for an attempt that does not tell it.
     first, last: the times of the first and the last of these responses; None if no attempt tells its time.
-    newest_record: when the inbox last recorded something; None if it does not tell.
+    last_recorded: when the inbox last recorded something; None if it does not tell.
     last_before_joining: when the last of those before the webhook joined was delivered, which are not counted here.
     """
 
     statuses: Mapping[int | None, int] = attrs.field(factory=dict)
     first: datetime | None = None
     last: datetime | None = None
-    newest_record: datetime | None = None
+    last_recorded: datetime | None = None
     last_before_joining: datetime | None = None
 
 
@@ -506,10 +506,10 @@ def _find_problems(found: Diagnosis) -> Iterator[Problem]:
 
 def _explain_lacking(found: Lacking) -> str:
     """Return why an inbox may lack what Basiq delivered: what is seen, else each cause that there may be."""
-    if found.first is not None and found.newest_record is not None and found.first > found.newest_record:
+    if found.first is not None and found.last_recorded is not None and found.first > found.last_recorded:
         return (
-            f"all of it came after its newest record, of {_minute(found.newest_record)}. So it is a copy or a restored "
-            "backup, or the service has another inbox by now: see which one it uses"
+            f"all of it came after the inbox last recorded something, at {_minute(found.last_recorded)}. So it is a "
+            "copy or a restored backup, or the service has another inbox by now: see which one it uses"
         )
     period = (
         "" if found.first is None or found.last is None else (f" from {_minute(found.first)} to {_minute(found.last)}")

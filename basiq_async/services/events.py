@@ -9,7 +9,7 @@ from ..errors import ConfigurationError
 from ..filters import Filter
 from ..models import Event, read_links
 from ..pagination import OnUnreadable, Paginator
-from .api import Api, Endpoint
+from .api import Api, ResourceUrl
 from .resources import EVENTS
 
 _ENTITY = "{event_entity}"
@@ -73,7 +73,7 @@ class Events:
             if not message_or_delivery.event_id:
                 raise ConfigurationError("cannot fetch the event: there is neither a link 'event' nor an event id")
             return await self.get(message_or_delivery.event_id)
-        return await self._api.get(Event, Endpoint(self._api.follow(link, "the link 'event'"), EVENTS.one))
+        return await self._api.get(Event, ResourceUrl(self._api.follow(link, "the link 'event'"), EVENTS.one))
 
     async def fetch_entity(self, source: HasLinks | Event) -> dict[str, Any]:
         """Return the entity of an event as JSON, by the link ``eventEntity`` or by an ``Event``'s ``data_ref``.
@@ -87,7 +87,7 @@ class Events:
             link = _link(source, "eventEntity")
         if link is None:
             raise ConfigurationError("cannot fetch the entity: there is no link 'eventEntity'")
-        endpoint = Endpoint(self._api.follow(link, "the link 'eventEntity'"), _ENTITY)
+        endpoint = ResourceUrl(self._api.follow(link, "the link 'eventEntity'"), _ENTITY)
         return await self._api.get(dict[str, Any], endpoint)
 
 

@@ -15,7 +15,7 @@ from ..errors import BadRequestError, RequestTimeoutError
 from ..models import EnsuredWebhook, Secret, Webhook
 from ..pagination import OnUnreadable, Paginator
 from ._secret_keeper import SecretKeeper
-from .api import Api, Endpoint, encode, with_usable_id
+from .api import Api, ResourceUrl, encode, with_usable_id
 from .resources import WEBHOOKS
 
 if TYPE_CHECKING:
@@ -271,7 +271,7 @@ class Webhooks:
         del secret  # error reporters show local variables
         return await work
 
-    async def _write(self, endpoint: Endpoint, body: dict[str, Any]) -> Webhook:
+    async def _write(self, endpoint: ResourceUrl, body: dict[str, Any]) -> Webhook:
         """Create or update a webhook. A refusal says which event types are not documented: Basiq names none."""
         try:
             return with_usable_id(await self._api.post(Webhook, endpoint, body))
@@ -285,7 +285,7 @@ class Webhooks:
     def _keep_in(self, secret: SecretStore | WriteSecret | None) -> SecretKeeper:
         return SecretKeeper(secret, self._clock, self.update)
 
-    def _at(self, webhook_id: str) -> Endpoint:
+    def _at(self, webhook_id: str) -> ResourceUrl:
         return self._api.at(WEBHOOKS.one, webhook_id=webhook_id)
 
 

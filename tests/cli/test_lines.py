@@ -178,7 +178,7 @@ def test_the_line_for_a_webhook_that_the_inbox_has_not_noted(world: World) -> No
     asked = shell(line)
     assert (asked.exit_code, "pass --yes" in asked.stderr) == (2, True), asked.stderr
     for part in (f"the webhook {former}, which this API key does not list, with live deliveries since",
-                 "1 delivery waits in it, and 1 entry in its quarantine", "newest record is of"):  # fmt: skip
+                 "1 delivery waits in it, and 1 entry in its quarantine", "last recorded something at"):  # fmt: skip
         assert part in asked.stderr, asked.stderr
     assert w.run("inbox", "check", *at).row["webhooks"] == [former]
     for _ in range(2):

@@ -9,7 +9,7 @@ from redis.asyncio import Redis
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from basiq_async import ConfigurationError, Webhook
-from basiq_async.cli._lines import Place, find_line  # private: the lines before they are quoted
+from basiq_async.cli._lines import Given, find_line  # private: the lines before they are quoted
 from basiq_async.receiver import SQLInbox
 from basiq_async.services.diagnosis import Diagnosis
 
@@ -49,7 +49,7 @@ def test_the_lines_that_help_show_no_password() -> None:
     webhook = Webhook("w1", "https://user:geheim@service.example/basiq?code=4711", "disabled")
     database = "postgresql+asyncpg://user:geheim@db/basiq"
     found = Diagnosis(webhook, None, undelivered=1, never_sent=1)
-    lines = [" ".join(find_line(problem, found, Place(inbox=database))) for problem in found.problems]
+    lines = [" ".join(find_line(problem, found, Given(inbox=database))) for problem in found.problems]
     assert any("https://service.example/basiq?…" in line for line in lines)
     assert [each for each in NEVER if each in str(lines)] == []
     assert [each for each in NEVER if each in repr(found.problems)] == []

@@ -10,29 +10,29 @@ import pytest
 
 from basiq_async import Diagnosis, EndpointCheck, Webhook
 from basiq_async._work.failing import FailingType
-from basiq_async.cli._lines import Place, find_line, find_other_line  # private: the lines before they are quoted
+from basiq_async.cli._lines import Given, find_line, find_other_line  # private: the lines before they are quoted
 from basiq_async.receiver.protocol import Waiting
 from basiq_async.replay import Inactivity
 from basiq_async.services.diagnosis import Attempts, Lacking, Look, ProblemCode, TypeDifferences
 
-RECEIVER, INBOX, FILE = Place("service:receiver"), Place(inbox="inbox.db"), Place(secret_file="the secret")
-STORED = Place("service:receiver", stored="basiq.secret")
-EVERYWHERE = (Place(), RECEIVER, INBOX, FILE, STORED)
+RECEIVER, INBOX, FILE = Given("service:receiver"), Given(inbox="inbox.db"), Given(secret_file="the secret")
+STORED = Given("service:receiver", stored="basiq.secret")
+EVERYWHERE = (Given(), RECEIVER, INBOX, FILE, STORED)
 URL = "https://service.example/basiq"
 PERIOD = Inactivity(datetime(2026, 1, 1, tzinfo=UTC), datetime(2026, 1, 2, tzinfo=UTC))
 TO = f"--to {URL}"
 SECRET_LINES = {
-    Place(): "webhooks secret w --show",
+    Given(): "webhooks secret w --show",
     RECEIVER: "webhooks secret w --show",
     FILE: "webhooks secret w --secret-file 'the secret'",
     STORED: "webhooks secret w --secret-file basiq.secret",
 }
-LINES: dict[str, tuple[dict[str, Any], dict[Place, str] | str]] = {
+LINES: dict[str, tuple[dict[str, Any], dict[Given, str] | str]] = {
     "forbidden": ({"look": Look(forbidden=("/events",))}, "whoami"),
     "disabled": (
         {"status": "disabled"},
         {
-            Place(): "webhooks reactivate w",
+            Given(): "webhooks reactivate w",
             FILE: "webhooks reactivate w --secret-file 'the secret'",
             STORED: "webhooks reactivate w --secret-file basiq.secret",
         },
@@ -49,7 +49,7 @@ LINES: dict[str, tuple[dict[str, Any], dict[Place, str] | str]] = {
     "not-joined": (
         {"not_joined": ("other",)},
         {
-            Place(): "inbox join w",
+            Given(): "inbox join w",
             RECEIVER: "inbox join w --receiver service:receiver",
             INBOX: "inbox join w --inbox inbox.db",
         },
@@ -68,7 +68,7 @@ LINES: dict[str, tuple[dict[str, Any], dict[Place, str] | str]] = {
     "refused by the path": (
         {"attempts": Attempts(refused=404)},
         {
-            Place(): "webhooks doctor w --test",
+            Given(): "webhooks doctor w --test",
             RECEIVER: "webhooks doctor w --receiver service:receiver --test",
             INBOX: "webhooks doctor w --inbox inbox.db --test",
             FILE: "webhooks doctor w --test --secret-file 'the secret'",
@@ -78,11 +78,11 @@ LINES: dict[str, tuple[dict[str, Any], dict[Place, str] | str]] = {
         {"endpoint": EndpointCheck(500)},
         {RECEIVER: "webhooks doctor w --receiver service:receiver --test"},
     ),
-    "endpoint-unreachable": ({"endpoint": EndpointCheck(None, "no")}, {Place(): "webhooks doctor w --test"}),
+    "endpoint-unreachable": ({"endpoint": EndpointCheck(None, "no")}, {Given(): "webhooks doctor w --test"}),
     "undelivered": (
         {"undelivered": 1},
         {
-            Place(): f"recover w {TO}",
+            Given(): f"recover w {TO}",
             RECEIVER: "recover w --receiver service:receiver",
             INBOX: f"recover w {TO} --inbox inbox.db",
             FILE: f"recover w {TO} --secret-file 'the secret'",
@@ -102,7 +102,7 @@ LINES: dict[str, tuple[dict[str, Any], dict[Place, str] | str]] = {
     "quarantined": (
         {"quarantined": 1},
         {
-            Place(): f"quarantine retry {TO} --webhook w",
+            Given(): f"quarantine retry {TO} --webhook w",
             RECEIVER: "quarantine retry --receiver service:receiver",
             INBOX: "quarantine list --inbox inbox.db --webhook w",
         },
@@ -110,7 +110,7 @@ LINES: dict[str, tuple[dict[str, Any], dict[Place, str] | str]] = {
     "waiting": (
         {"waiting": Waiting(count=1, age=301.0)},
         {
-            Place(): "",
+            Given(): "",
             RECEIVER: "work --receiver service:receiver",
             INBOX: "inbox waiting --inbox inbox.db --webhook w",
         },
@@ -118,7 +118,7 @@ LINES: dict[str, tuple[dict[str, Any], dict[Place, str] | str]] = {
     "deferred-failing": (
         {"failing_types": (FailingType("a", 1, PERIOD.since, "no"),)},
         {
-            Place(): "",
+            Given(): "",
             RECEIVER: "inbox waiting --receiver service:receiver",
             INBOX: "inbox waiting --inbox inbox.db --webhook w",
         },
@@ -184,7 +184,7 @@ def test_a_webhook_with_retired_types_alone_is_shown_which_types_there_are() -> 
         None,
         types=TypeDifferences(retired=("a",), unsubscribed=("x",), unknown=("x",)),
     )
-    assert {find_line(each, found, Place())[1:] for each in found.problems} == {("events", "types")}
+    assert {find_line(each, found, Given())[1:] for each in found.problems} == {("events", "types")}
 
 
 def test_the_table_has_each_problem_of_a_diagnosis() -> None:

@@ -43,7 +43,7 @@ def test_an_inbox_is_checked_and_shows_what_waits(run: Run) -> None:
     assert (found.exit_code, found.row["webhooks"], bool(found.row["known_since"])) == (0, ["w1"], True), found.output
     nothing = run("inbox", "waiting", *at)
     assert (nothing.exit_code, nothing.stdout) == (0, ""), nothing.output
-    assert nothing.stderr.startswith("nothing waits; the inbox's newest record is of 20")
+    assert nothing.stderr.startswith("nothing waits; the inbox last recorded something at 20")
 
 
 def test_an_inbox_in_a_database_says_when_an_event_was_handled(run: Run, tmp_path: Path) -> None:

@@ -136,7 +136,7 @@ def test_looking_changes_no_file_and_reads_what_a_running_service_has_written(wo
             assert len(done.rows) == (3 if is_running else 2)
 
 
-def test_each_answer_says_when_the_newest_record_was_made(
+def test_each_answer_says_when_the_inbox_last_recorded_something(
     world: World,
 ) -> None:
     """A copy without its log can have all tables and lack the last rows."""
@@ -146,15 +146,15 @@ def test_each_answer_says_when_the_newest_record_was_made(
     shutil.copyfile("inbox.db", "copy.db")
     Path("copy.db").chmod(0o600)
     receive(webhook_id, "e-1", bad=("e-1",), quarantine_after=1)
-    newest = [w.run("inbox", "check", "--inbox", place).row["newest_record"] for place in ("copy.db", "inbox.db")]
+    newest = [w.run("inbox", "check", "--inbox", place).row["last_recorded"] for place in ("copy.db", "inbox.db")]
     assert newest[0] < newest[1]
     for line, done in look(w, webhook_id, "--inbox", "inbox.db", lines=READS):
         if line[0] != "replay":  # it would post, and has a record of its own
-            assert f"newest record is of {newest[1][:19].replace('T', ' ')}" in done.stderr, (line, done.output)
+            assert f"last recorded something at {newest[1][:19].replace('T', ' ')}" in done.stderr, (line, done.output)
     assert look(w, webhook_id, "--inbox", "copy.db", lines=[("quarantine", "list")])[0][1].stdout == ""
 
 
-def test_each_kind_of_inbox_knows_when_its_newest_record_was_made(run: Run, place: str) -> None:
+def test_each_kind_of_inbox_knows_when_it_last_recorded_something(run: Run, place: str) -> None:
     async def receive_one(bad: bool, event_id: str) -> None:
         async with AsyncExitStack() as stack:
             inbox = kind_of(place).open(stack, place, make=True, remember=None)
@@ -165,7 +165,7 @@ def test_each_kind_of_inbox_knows_when_its_newest_record_was_made(run: Run, plac
     found = []
     for number, bad in enumerate([False, True]):
         asyncio.run(receive_one(bad, f"e-{number}"))
-        found.append(run("inbox", "check", "--inbox", place).row["newest_record"])
+        found.append(run("inbox", "check", "--inbox", place).row["last_recorded"])
     assert found[0] < found[1]
 
 

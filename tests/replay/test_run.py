@@ -31,7 +31,7 @@ from basiq_async import (
 from basiq_async._wire.codec import _strict_loads
 from basiq_async.receiver import InboxEntry, MemoryInbox, SQLiteInbox, WebhookReceiver
 from basiq_async.replay import Progress, Replay, Report, Target, limit, recover
-from basiq_async.replay._engine import Engine, Failed  # private: a replay drives it
+from basiq_async.replay._engine import Engine, FailedMessage  # private: a replay drives it
 from basiq_async.replay._sources import FixedMessages  # private: a replay drives it
 from basiq_async.replay._tally import RunSettings  # private: a replay drives it
 from basiq_async.testing import FakeBasiq, ManualClock, Quirks
@@ -473,7 +473,7 @@ class Failing:
 @pytest.mark.parametrize(("rate", "in_one"), [(10, 1), (10_000, 100)], ids=["slowly", "quickly"])
 @virtual.clocked
 async def test_a_record_begins_at_once_and_has_all_that_failed_during_the_one_before(rate: int, in_one: int) -> None:
-    async def quarantine(failed: Sequence[Failed]) -> None:
+    async def quarantine(failed: Sequence[FailedMessage]) -> None:
         sizes.append(len(failed))
         await asyncio.sleep(0.01)
 
@@ -488,7 +488,7 @@ async def test_a_record_begins_at_once_and_has_all_that_failed_during_the_one_be
 
 
 async def test_a_record_of_failures_that_fails_ends_the_run() -> None:
-    async def quarantine(failed: Sequence[Failed]) -> None:
+    async def quarantine(failed: Sequence[FailedMessage]) -> None:
         raise InboxError("the disk is full")
 
     async def pages() -> AsyncGenerator[Sequence[Message]]:

@@ -496,7 +496,7 @@ FIRST, LAST = datetime(2026, 1, 1, tzinfo=UTC), datetime(2026, 1, 2, tzinfo=UTC)
     [
         (
             Lacking({204: 2}, FIRST, LAST, FIRST - timedelta(1)),
-            "after its newest record, of 2025-12-31 00:00 UTC. So it",
+            "after the inbox last recorded something, at 2025-12-31 00:00 UTC. So it",
         ),
         (
             Lacking({204: 2}, FIRST, LAST, LAST),

@@ -131,7 +131,7 @@ class InlineStore(sqlite.SQLiteStore):
 
     def run(self, work: sqlite.Work[T], *, write: bool = True) -> asyncio.Future[T]:
         loop = asyncio.get_running_loop()
-        call = sqlite._Call(work, write, loop.create_future(), loop)
+        call = sqlite._Queued(work, write, loop.create_future(), loop)
 
         def do() -> T:
             try:

@@ -255,8 +255,8 @@ FAULTS = (
     Fault(
         "doctor has no line for what was not delivered",
         "cli/_lines.py",
-        '    "undelivered": lambda problem, found, place: _recover(found, place),\n',
-        '    "undelivered": lambda problem, found, place: _line("webhooks remake", found.webhook.id),\n',
+        '    "undelivered": lambda problem, found, given: _recover(found, given),\n',
+        '    "undelivered": lambda problem, found, given: _line("webhooks remake", found.webhook.id),\n',
     ),
     Fault(
         "a replay counts what failed as handled",

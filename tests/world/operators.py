@@ -9,7 +9,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from basiq_async import BasiqClient
-from basiq_async.cli._lines import Place, find_line  # private: what doctor prints
+from basiq_async.cli._lines import Given, find_line  # private: what doctor prints
 from basiq_async.replay import Replay, recover
 from tests.support.frames import leaks
 
@@ -229,7 +229,7 @@ class Operators:
         found = await self.diagnose()
         if isinstance(found, str):
             return f"doctor {found}"
-        place, said = Place(receiver="service:receiver"), []
+        place, said = Given(receiver="service:receiver"), []
         for problem in found.problems:
             words = find_line(problem, found, place)[1:]
             said.append(f"{problem.code}: {' '.join(words) or 'no line'} -> {await self.command(list(words))}")

@@ -144,8 +144,8 @@ class RedisInbox:
 
         return await self._calls.within_limit(read())
 
-    async def newest_record(self) -> datetime | None:
-        """Return when the newest record was made, by the clock of Redis; None if there is none."""
+    async def last_recorded(self) -> datetime | None:
+        """Return when it last recorded something, by the clock of Redis; None if it has nothing."""
 
         async def read() -> datetime | None:
             newest = (await self._calls.begin()).get("newest")

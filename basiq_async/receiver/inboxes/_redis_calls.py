@@ -51,7 +51,7 @@ class _Script:
 
 
 @attrs.frozen(eq=False)
-class _Call:
+class _ScriptCall:
     """A script with its keys and values, and the future of its result."""
 
     script: _Script
@@ -69,7 +69,7 @@ class _Call:
 class _Batch:
     """Calls that are sent together: by a task, if there are several."""
 
-    calls: list[_Call] = attrs.field(repr=False)
+    calls: list[_ScriptCall] = attrs.field(repr=False)
     task: asyncio.Task[None] | None = None
 
 
@@ -112,7 +112,7 @@ class RedisCalls:
             return await self.run(name, [key], *values)
         loop = asyncio.get_running_loop()
         keys = [self.at("quarantine"), self.at("meta"), *self.keys(key)]
-        call = _Call(self._script(name), keys, values, loop.create_future())
+        call = _ScriptCall(self._script(name), keys, values, loop.create_future())
         batch = self._collected.get(loop)
         try:
             if batch is not None and len(batch.calls) < _MOST_TOGETHER:
@@ -137,7 +137,7 @@ class RedisCalls:
                 await wait_uncancelled(batch.task)
             raise
 
-    async def _send(self, calls: Sequence[_Call]) -> None:
+    async def _send(self, calls: Sequence[_ScriptCall]) -> None:
         """Send calls together, and set their results."""
         calls = [each for each in calls if not each.future.done()]
         try:
@@ -237,13 +237,13 @@ class RedisCalls:
                 )
 
 
-def _end(calls: Sequence[_Call], task: asyncio.Task[None]) -> None:
+def _end(calls: Sequence[_ScriptCall], task: asyncio.Task[None]) -> None:
     """Let nobody wait for a task that was cancelled."""
     for call in calls:
         call.future.cancel()
 
 
-async def _send_all(calls: Sequence[_Call], client: Any) -> list[Any]:
+async def _send_all(calls: Sequence[_ScriptCall], client: Any) -> list[Any]:
     """Return the result of each call, or its error."""
     results = await _pipeline(calls, client)
     if unknown := [number for number, found in enumerate(results) if isinstance(found, NoScriptError)]:
@@ -253,7 +253,7 @@ async def _send_all(calls: Sequence[_Call], client: Any) -> list[Any]:
     return results
 
 
-async def _pipeline(calls: Sequence[_Call], client: Any, *, text: bool = False) -> list[Any]:
+async def _pipeline(calls: Sequence[_ScriptCall], client: Any, *, text: bool = False) -> list[Any]:
     pipeline = client.pipeline(transaction=False)
     for call in calls:
         call.send(pipeline, text=text)

@@ -69,8 +69,8 @@ class SQLRows:
         rows = await self._store.rows(self._sql.row, {"a_key": key})
         return as_aware(rows[0].handled_at) if rows and rows[0].handled_at is not None else None
 
-    async def newest_record(self) -> datetime | None:
-        """Return when the newest record was made, by the database's clock; None if there is none."""
+    async def last_recorded(self) -> datetime | None:
+        """Return when it last recorded something, by the database's clock; None if it has nothing."""
         [row] = await self._store.rows(self._sql.newest)
         return max((as_aware(moment) for moment in row if moment is not None), default=None)
 

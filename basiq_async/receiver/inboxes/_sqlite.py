@@ -160,8 +160,8 @@ class SQLiteInbox:
         """See ``Inbox``."""
         return await self._read(sql.SINCE, lambda rows: _time(rows[0][0]), remember=self._remember)
 
-    async def newest_record(self) -> datetime | None:
-        """Return when the newest record was made, by the clock of its writer; None if there is none."""
+    async def last_recorded(self) -> datetime | None:
+        """Return when it last recorded something, by the clock of its writer; None if it has nothing."""
         return await self._read(sql.NEWEST, lambda rows: None if rows[0][0] is None else _time(rows[0][0]))
 
     async def quarantine(self, key: str, token: str, entry: InboxEntry) -> bool:

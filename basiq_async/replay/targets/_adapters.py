@@ -17,7 +17,7 @@ from ..._work.protocol import Inbox, Record, TransactionalInbox
 from ...errors import ConfigurationError, ReplayError, TargetError
 from ...models import Message
 from ...receiver import Delivery, MemoryInbox, Result, WebhookReceiver
-from ._base import ALONE, BUSY, BulkTarget, Handler, SessionHandler, Target
+from ._base import ALONE, BUSY, BulkTarget, MessageHandler, MessageSessionHandler, Target
 from ._http import HttpTarget
 from ._repeating import Repeating
 from ._shared import LEASE, Shared
@@ -27,14 +27,14 @@ if TYPE_CHECKING:
 
 CALL = 5.0
 """Seconds for a call of an inbox."""
-AnyTarget = Target | WebhookReceiver | Handler | SessionHandler
+AnyTarget = Target | WebhookReceiver | MessageHandler | MessageSessionHandler
 
 
 @attrs.frozen
 class Function:
     """A target that calls an async function."""
 
-    _handler: Handler
+    _handler: MessageHandler
 
     async def deliver(self, message: Message) -> None:
         """See ``Target``."""
@@ -87,7 +87,7 @@ class Handling:
     again: the name under which events are handled again, whatever the inbox knows of them.
     """
 
-    value: Target | WebhookReceiver | SessionHandler
+    value: Target | WebhookReceiver | MessageSessionHandler
     calls: InboxCalls | None
     receiver: WebhookReceiver | None = None
     again: str | None = None
@@ -145,7 +145,7 @@ class Handling:
         if self.inbox is None:
             return cast(Target, self.value)
         return Shared(
-            cast("Target | SessionHandler", self.value),
+            cast("Target | MessageSessionHandler", self.value),
             self.inbox,
             key_of=self.key_of,
             timeout=timeout,
@@ -170,7 +170,7 @@ def choose_handling(value: AnyTarget, inbox: Inbox | None) -> Handling:
                 "set_note(). Or drop flush(), write in deliver(), and pass an inbox"
             )
         return Handling(value, None)
-    handler = cast(Target, value) if is_target else _read_function(cast(Handler, value), inbox)
+    handler = cast(Target, value) if is_target else _read_function(cast(MessageHandler, value), inbox)
     if inbox is None:
         raise ConfigurationError(
             "the replay needs an inbox, which records what was handled: the inbox of the live service, so that both "
@@ -190,7 +190,9 @@ def _with_receiver(receiver: WebhookReceiver, inbox: Inbox | None) -> Handling:
     return Handling(receiver, InboxCalls(receiver.inbox, CALL), receiver=receiver)
 
 
-def _read_function(value: Handler | SessionHandler, inbox: Inbox | None) -> Target | SessionHandler:
+def _read_function(
+    value: MessageHandler | MessageSessionHandler, inbox: Inbox | None
+) -> Target | MessageSessionHandler:
     if not callable(value) or inspect.isgeneratorfunction(value) or inspect.isasyncgenfunction(value):
         raise ConfigurationError(
             "target must be an async function that accepts a Message, a WebhookReceiver, an HttpTarget, a "
@@ -203,10 +205,10 @@ def _read_function(value: Handler | SessionHandler, inbox: Inbox | None) -> Targ
         )
     handler = with_session(value)
     if handler is None:
-        return Function(cast(Handler, value))
+        return Function(cast(MessageHandler, value))
     if not isinstance(inbox, TransactionalInbox):
         raise ConfigurationError(
             "a target function accepts one argument, the message. A second one, the session, needs an inbox= "
             "with transactions, such as SQLInbox(engine)"
         )
-    return cast(SessionHandler, handler)
+    return cast(MessageSessionHandler, handler)

@@ -8,8 +8,8 @@ from typing import Any, Protocol, TypeAlias, runtime_checkable
 from ..._work.once import AttemptResult
 from ...models import Message
 
-Handler = Callable[[Message], Awaitable[object]]
-SessionHandler = Callable[[Message, Any], Awaitable[object]]
+MessageHandler = Callable[[Message], Awaitable[object]]
+MessageSessionHandler = Callable[[Message, Any], Awaitable[object]]
 """A handler that also accepts the session of the inbox's transaction, such as an ``AsyncSession``."""
 
 HANDLED_BEFORE = AttemptResult.DONE.value

@@ -16,7 +16,7 @@ import attrs
 from ..._storage.file_locks import lock_file
 from ..._storage.private_files import open_private, replace_private
 from ..._wire.writing import write_json
-from ..._work.ids import Ids, digest_of
+from ..._work.ids import IdSet, digest_of
 from ..._work.tasks import run_to_completion, wait_uncancelled
 from ...errors import ConfigurationError, JobInUseError, RecordError
 from ...models import Message
@@ -70,7 +70,7 @@ class JSONLinesTarget:
         self._file: BinaryIO | None = None
         self._size = 0  # the bytes of the file up to the end of its last whole line
         self._last = b""  # the digest of the id in that line
-        self._ids: Ids | None = None
+        self._ids: IdSet | None = None
         """The ids in the file; None before it was read. During a run, those that it had before: the run itself knows
         which ones it has passed on since, and they are not kept twice."""
         self._in_run = False
@@ -191,7 +191,7 @@ class JSONLinesTarget:
 
     # --- in a thread ---
 
-    def _begin(self) -> tuple[BinaryIO, Ids]:
+    def _begin(self) -> tuple[BinaryIO, IdSet]:
         if self._file is not None and self._ids is not None:
             return self._file, self._ids
         note = self._read_note()
@@ -208,7 +208,7 @@ class JSONLinesTarget:
         try:
             descriptor = open_private(self._path, os.O_RDONLY)
         except FileNotFoundError:
-            self._ids = Ids()
+            self._ids = IdSet()
             return
         with os.fdopen(descriptor, "rb") as file:
             self._read_ids(file, note)
@@ -254,7 +254,7 @@ class JSONLinesTarget:
             ) from None
         return file
 
-    def _read_ids(self, file: BinaryIO, note: _Note | None) -> Ids:
+    def _read_ids(self, file: BinaryIO, note: _Note | None) -> IdSet:
         """Read the ids of all lines. Raises ``RecordError`` for other content, and for another file than the note's."""
         found = _scan(file, None if note is None else note.size)
         size = 0 if found is None else found.size
@@ -328,7 +328,7 @@ class JSONLinesTarget:
 class _Found:
     """What is in a file. ``noted``: the digest of the id in the line that ends where the note says; None without."""
 
-    ids: Ids = attrs.Factory(Ids)
+    ids: IdSet = attrs.Factory(IdSet)
     size: int = 0
     last: bytes = b""
     noted: bytes | None = None

@@ -17,7 +17,7 @@ from ..._work.once import AttemptResult, UnderWay, Unit
 from ..._work.protocol import Inbox, TransactionalInbox
 from ...errors import InboxError
 from ...models import Message
-from ._base import SessionHandler, Target
+from ._base import MessageSessionHandler, Target
 
 logger = logging.getLogger("basiq_async.replay")
 LEASE = 30.0
@@ -51,7 +51,7 @@ class Shared:
 
     def __init__(
         self,
-        target: Target | SessionHandler,
+        target: Target | MessageSessionHandler,
         inbox: Inbox,
         *,
         key_of: Callable[[str], str] = str,

@@ -10,7 +10,7 @@ from typing import Any, get_args
 
 import attrs
 
-from ..._work.protocol import MOST_UNENDED, Claim, ClaimedEntry, ClaimStatus, InboxEntry, Kind, Waiting
+from ..._work.protocol import MOST_UNENDED, Claim, ClaimedEntry, ClaimStatus, EntryKind, InboxEntry, Waiting
 
 CLAIMED, DONE, BUSY = ClaimStatus.CLAIMED, ClaimStatus.DONE, ClaimStatus.BUSY
 SHORT, LONG, LATER = 0.03, 60.0, 1800.0
@@ -44,7 +44,7 @@ ODD = 'text with "quotes", a line\nbreak, \x00, ü, \U0001f600 and a lone \ud800
 def make_odd_deliveries(key: str) -> list[InboxEntry]:
     """Return deliveries of different times and kinds, with any bytes and any text."""
     found: list[InboxEntry] = []
-    for number, (kind, age) in enumerate(zip((*get_args(Kind), "delivery"), (3, 1, 2, 2, 5), strict=True)):
+    for number, (kind, age) in enumerate(zip((*get_args(EntryKind), "delivery"), (3, 1, 2, 2, 5), strict=True)):
         at = START + timedelta(microseconds=age)
         plain = make_delivery(f"{key}-{number}", failures=0, at=at, acknowledged=number % 2 == 0)
         odd = attrs.evolve(plain, body=bytes(range(256)), delivery_id=ODD, event_id=ODD, error=ODD)
@@ -54,10 +54,10 @@ def make_odd_deliveries(key: str) -> list[InboxEntry]:
     return found
 
 
-Listing = Callable[..., Awaitable[Sequence[InboxEntry]]]
+ListEntries = Callable[..., Awaitable[Sequence[InboxEntry]]]
 
 
-async def list_all(listing: Listing, beginning: str) -> list[InboxEntry]:
+async def list_all(listing: ListEntries, beginning: str) -> list[InboxEntry]:
     """Return the deliveries of all pages whose keys begin so. Other users of the storage may have more."""
     found: list[InboxEntry] = []
     page = await listing()

@@ -26,7 +26,7 @@ from ._inbox_model import (
     WAITING_CALLS,
     WORKERS,
     Call,
-    Listing,
+    ListEntries,
     Model,
     list_all,
     make_delivery,
@@ -83,12 +83,12 @@ class Workers(Generic[I]):
         """Claim a key with the first worker's inbox, or another one."""
         return (await (inbox or self.inbox).claim(key, token, lease=LONG)).status
 
-    async def list_own(self, listing: Listing) -> list[InboxEntry]:
+    async def list_own(self, listing: ListEntries) -> list[InboxEntry]:
         return await list_all(listing, self.key)
 
     async def check_order(
         self,
-        listing: Listing,
+        listing: ListEntries,
         stored: Sequence[InboxEntry],
         remove: Callable[[str], Awaitable[object]],
     ) -> None:

@@ -101,14 +101,14 @@ class OwnClock:
         self._ahead += max(moment - self(), timedelta())
 
 
-Clock = ManualClock | SystemClock | OwnClock
+FakeClock = ManualClock | SystemClock | OwnClock
 """The clock of a fake."""
 
 
-def as_clock(clock: Callable[[], datetime] | None) -> Clock:
+def as_clock(clock: Callable[[], datetime] | None) -> FakeClock:
     """Return the clock of a fake: by default a ``ManualClock``. Raises ``ConfigurationError`` for no callable."""
     if clock is None:
         return ManualClock()
     if not callable(clock):
         raise ConfigurationError(f"clock must be a callable that returns an aware datetime, not {clock!r}")
-    return clock if isinstance(clock, Clock) else OwnClock(clock)
+    return clock if isinstance(clock, FakeClock) else OwnClock(clock)

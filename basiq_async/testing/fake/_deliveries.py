@@ -14,13 +14,13 @@ from ..._redaction.tracebacks import hide_parameters
 from ..._work.limits import limit
 from ..._work.tasks import cancelling
 from ...errors import ConfigurationError
-from ._endpoints import Endpoint, NoResponse, Route, over_http_once, phrase
+from ._endpoints import Endpoint, EndpointRoute, NoResponse, over_http_once, phrase
 from ._faults import DeliveryFault, take_fault
+from ._items import FakeAttempt, FakeEvent, FakeMessage, FakeWebhook
 from ._logs import Changes, Misuses, Recent, size_of
 from ._quirks import Quirks
-from ._records import Attempt, Event, Message, Webhook
 from ._responses import Renderer, as_json, signed_headers
-from ._rules import AttemptEnd, end_of, is_over_after, next_due
+from ._rules import EndpointResult, end_of, is_over_after, next_due
 from ._store import Store
 from ._timeline import Cause, PlannedAttempt, Timeline
 
@@ -89,7 +89,7 @@ class Emission:
         return self
 
 
-def _describe_inactive(webhook: Webhook, now: datetime, quirks: Quirks) -> str:
+def _describe_inactive(webhook: FakeWebhook, now: datetime, quirks: Quirks) -> str:
     if webhook.disabled:
         way = "no update makes it active again" if quirks.update == "patches" else "an update makes it active again"
         return f"webhook {webhook.id} is disabled: {way}"
@@ -112,7 +112,7 @@ class Deliveries:
         self._default = Outlet(over_http_once, ORIGIN, lambda: None)
         self.outlets: list[Outlet] = []
         """Those of the servers that run; all states of a fake share them."""
-        self.routes: dict[str, Route] = {}
+        self.routes: dict[str, EndpointRoute] = {}
         self.down: dict[str | None, int | None] = {}
         """The urls of endpoints that are down (None: all), with the status of their responses (None: no response)."""
         self.faults: list[DeliveryFault] = []
@@ -125,7 +125,7 @@ class Deliveries:
         user_id: str | None = None,
         entity_id: str | None = None,
         data: dict[str, object] | None = None,
-        webhooks: Iterable[Webhook] | None = None,
+        webhooks: Iterable[FakeWebhook] | None = None,
         text: str | None = None,
         even_unsubscribed: bool = False,
     ) -> Emission:
@@ -144,19 +144,19 @@ class Deliveries:
         user_id = user_id or ids.uuid()
         if entity_id is None and type_id.startswith("transactions."):
             entity_id = app.connection_ids(user_id)[0]
-        event = Event(ids.opaque(), type_id, user_id, entity_id or ids.uuid(), now, data)
+        event = FakeEvent(ids.opaque(), type_id, user_id, entity_id or ids.uuid(), now, data)
         app.events.append(event)
         app.index(event)
         attempts: list[PlannedAttempt] = []
         shared = ids.uuid() if quirks.webhook_ids == "shared" else None
         for webhook in active:
-            message = Message(shared or ids.uuid(), webhook.id, event, now, text)
+            message = FakeMessage(shared or ids.uuid(), webhook.id, event, now, text)
             app.messages[webhook.id].append(message)
             attempts.append(PlannedAttempt(now, webhook, message, 1, False, cause))
         inactive = (webhook for webhook in chosen if webhook not in active)
         return self._plan(event, attempts, tuple(_describe_inactive(each, now, quirks) for each in inactive))
 
-    def redeliver(self, webhook: Webhook, message: Message) -> Emission:
+    def redeliver(self, webhook: FakeWebhook, message: FakeMessage) -> Emission:
         """Plan one more attempt to deliver a message, due now, whatever the results of the earlier attempts."""
         now, quirks = self._store.clock(), self._store.quirks
         if quirks.payloads == "expire-90d" and message.is_expired(now):
@@ -171,7 +171,7 @@ class Deliveries:
         planned = PlannedAttempt(now, webhook, message, number, True, Cause())
         return self._plan(message.event, [planned])
 
-    def _plan(self, event: Event, attempts: Sequence[PlannedAttempt], not_sent: tuple[str, ...] = ()) -> Emission:
+    def _plan(self, event: FakeEvent, attempts: Sequence[PlannedAttempt], not_sent: tuple[str, ...] = ()) -> Emission:
         for planned in attempts:
             self.timeline.plan(planned)
         self._changes.count()
@@ -242,7 +242,7 @@ class Deliveries:
         try:
             end = await self._call(webhook.url, headers, body, outlet)
         except ConfigurationError as error:  # the route leads to no valid receiver
-            end, wrong = AttemptEnd(500, str(error)), error
+            end, wrong = EndpointResult(500, str(error)), error
         if planned.state == "over":
             return  # dropped meanwhile
         if outlet.closed and end.status is None:
@@ -268,13 +268,13 @@ class Deliveries:
         headers: dict[str, str],
         body: bytes,
         started: datetime,
-        end: AttemptEnd,
+        end: EndpointResult,
     ) -> None:
         """Record an attempt and its misuses. If it failed, plan the next one, or disable the webhook."""
         webhook, message, event = planned.webhook, planned.message, planned.message.event
         store, ended = self._store, self._store.clock()
         duration = (ended - started).total_seconds()
-        attempt = Attempt(store.ids.opaque(5), webhook.url, end.text, end.status, started, end.ok, duration)
+        attempt = FakeAttempt(store.ids.opaque(5), webhook.url, end.text, end.status, started, end.ok, duration)
         message.attempts = (*message.attempts, attempt)
         self.attempts.append(
             DeliveredAttempt(
@@ -315,7 +315,7 @@ class Deliveries:
         route = self.routes.get(url)
         return self._store.clock().timestamp() if route is not None and route.by_clock else time.time()
 
-    async def _call(self, url: str, headers: dict[str, str], body: bytes, outlet: Outlet) -> AttemptEnd:
+    async def _call(self, url: str, headers: dict[str, str], body: bytes, outlet: Outlet) -> EndpointResult:
         down = [self.down[place] for place in (url, None) if place in self.down]
         fault = DeliveryFault(1, url, down[0], "request") if down else take_fault(self.faults, url)
         began = self._store.clock()
@@ -327,11 +327,11 @@ class Deliveries:
 
     async def _try(
         self, url: str, headers: dict[str, str], body: bytes, outlet: Outlet, fault: DeliveryFault | None
-    ) -> AttemptEnd:
+    ) -> EndpointResult:
         if fault is not None and fault.status is not None:
-            return AttemptEnd(fault.status, phrase(fault.status))
+            return EndpointResult(fault.status, phrase(fault.status))
         if fault is not None and fault.drop == "request":
-            return AttemptEnd(None, "the connection failed: the endpoint is down")
+            return EndpointResult(None, "the connection failed: the endpoint is down")
         route = self.routes.get(url)
         endpoint = outlet.endpoint if route is None else route.endpoint
         too_late = NoResponse(f"no response within {self._timeout:g} s")
@@ -345,17 +345,17 @@ class Deliveries:
             async with limit(self._timeout, late):
                 response = await endpoint(url, headers, body)
         except NoResponse as error:
-            return AttemptEnd(None, str(error), timed_out=error is too_late)
+            return EndpointResult(None, str(error), timed_out=error is too_late)
         except ConfigurationError:
             raise
         except asyncio.CancelledError:
             if cancelling():
                 raise  # this attempt was cancelled, not a task that the endpoint waited for
-            return AttemptEnd(None, "the endpoint was cancelled before it responded")
+            return EndpointResult(None, "the endpoint was cancelled before it responded")
         except Exception as error:
             # An endpoint in this process that raises is like a server that responds with 500. Its error is only logged.
             logger.error("the endpoint %s raised", url, exc_info=hide_parameters(error))
-            return AttemptEnd(500, f"Internal Server Error: {type(error).__name__}")
+            return EndpointResult(500, f"Internal Server Error: {type(error).__name__}")
         if fault is not None:
-            return AttemptEnd(None, "the response was lost")
+            return EndpointResult(None, "the response was lost")
         return end_of(response, self._store.quirks)

@@ -53,7 +53,7 @@ Endpoint = Callable[[str, dict[str, str], bytes], Awaitable[EndpointResponse]]
 
 
 @attrs.frozen
-class Route:
+class EndpointRoute:
     """The way to a receiver in this process.
 
     by_clock: whether deliveries are signed with the time of the fake's clock, not with the machine's.

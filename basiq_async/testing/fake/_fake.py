@@ -19,8 +19,8 @@ from ._clock import LATEST, ManualClock, OwnClock, SystemClock, as_clock, as_sec
 from ._deliveries import Emission
 from ._faults import take_fault
 from ._histories import IdFactory
-from ._logs import RequestRecord
-from ._operations import Call, find_operation, get_resource
+from ._logs import LoggedRequest
+from ._operations import ApiCall, find_operation, get_resource
 from ._quirks import Quirks
 from ._responses import Refusal, Renderer, error_response
 from ._state import State
@@ -41,7 +41,7 @@ class Exchange:
 
     response: Response | None
     delay: float
-    record: RequestRecord
+    record: LoggedRequest
 
 
 class FakeBasiq(State):
@@ -238,7 +238,7 @@ class FakeBasiq(State):
         if prefix:
             path = path.removeprefix(prefix) if path.startswith(prefix + "/") else "/"
         self._received += 1
-        record = RequestRecord(self._received, self.now(), request, path)
+        record = LoggedRequest(self._received, self.now(), request, path)
         self._requests.append(record)
         self._misuses.take_codes()
         fault = take_fault(self._faults, request.method, path)
@@ -267,7 +267,7 @@ class FakeBasiq(State):
             self._tokens.admit(request, now)
             render = Renderer(base, self._store.quirks, request.url if loop else None)
             return operation(
-                Call(self._store, self._deliveries, self._misuses, render, request, path, query, now, params)
+                ApiCall(self._store, self._deliveries, self._misuses, render, request, path, query, now, params)
             )
         except Refusal as refusal:
             return error_response(refusal, self._store.ids.uuid())

@@ -13,7 +13,7 @@ from typing import Generic, Protocol, TypeVar
 
 import attrs
 
-from ._records import Attempt, Event, Message
+from ._items import FakeAttempt, FakeEvent, FakeMessage
 
 _MASK = (1 << 62) - 1
 _STEP = 0x1D8E4E27C47D124F  # odd, so that multiplication modulo 2**62 can be reversed
@@ -80,7 +80,7 @@ class SeededIds:
         return index if id == self.hex(index) or id.lower() == self.uuid(index) else None
 
 
-class Recorded(Protocol):
+class HistoryItem(Protocol):
     """An item of a history."""
 
     @property
@@ -90,7 +90,7 @@ class Recorded(Protocol):
     def created(self) -> datetime: ...
 
 
-T = TypeVar("T", bound=Recorded)
+T = TypeVar("T", bound=HistoryItem)
 
 
 class Seeded(Generic[T]):
@@ -120,7 +120,7 @@ def _users(name: object) -> tuple[str, ...]:
 
 
 @attrs.frozen
-class SeededEvents(Seeded[Event]):
+class SeededEvents(Seeded[FakeEvent]):
     """The events of a seeded history. The same name gives the same events."""
 
     name: tuple[object, ...]
@@ -138,15 +138,15 @@ class SeededEvents(Seeded[Event]):
     def __len__(self) -> int:
         return self.count
 
-    def __getitem__(self, index: int) -> Event:
+    def __getitem__(self, index: int) -> FakeEvent:
         if not 0 <= index < self.count:
             raise IndexError(index)
         chance = self.ids.scatter(index)
         type_id, user_id = self.types[(chance >> 32) % len(self.types)], self.users[(chance >> 16) % USERS]
         entity_id = connection_of(user_id) if type_id.startswith("transactions.") else self.ids.uuid(index)
-        return Event(self.ids.hex(index), type_id, user_id, entity_id, self.first + index * self.every)
+        return FakeEvent(self.ids.hex(index), type_id, user_id, entity_id, self.first + index * self.every)
 
-    def find_entity(self, path: str) -> Event | None:
+    def find_entity(self, path: str) -> FakeEvent | None:
         """Return the event that is about the entity at ``path``; None if no event is."""
         parts = path.split("/")
         index = self.ids.index_of(parts[4]) if len(parts) > 4 else None
@@ -155,7 +155,7 @@ class SeededEvents(Seeded[Event]):
 
 
 @attrs.frozen
-class SeededMessages(Seeded[Message]):
+class SeededMessages(Seeded[FakeMessage]):
     """The messages of a seeded history, each with one attempt, successful or failed, at the time of its event."""
 
     webhook_id: str
@@ -169,13 +169,13 @@ class SeededMessages(Seeded[Message]):
     def __len__(self) -> int:
         return self.events.count
 
-    def __getitem__(self, index: int) -> Message:
+    def __getitem__(self, index: int) -> FakeMessage:
         event = self.events[index]
         chance = self.ids.scatter(index)
         ok = (chance >> 24) % 10_000 >= self.failed * 10_000
         response, status = ("OK", 200) if ok else ("Internal Server Error", 500)
-        attempt = Attempt(f"{chance:016x}", self.url, response, status, event.created, ok)
-        return Message(self.ids.uuid(index), self.webhook_id, event, event.created, None, (attempt,))
+        attempt = FakeAttempt(f"{chance:016x}", self.url, response, status, event.created, ok)
+        return FakeMessage(self.ids.uuid(index), self.webhook_id, event, event.created, None, (attempt,))
 
 
 class Log(Generic[T]):
@@ -266,5 +266,5 @@ class Log(Generic[T]):
         return self.segments[index][position - self._starts[index]]
 
 
-def _created(item: Recorded) -> datetime:
+def _created(item: HistoryItem) -> datetime:
     return item.created

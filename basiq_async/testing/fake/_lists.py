@@ -18,7 +18,7 @@ from ._histories import digest
 from ._responses import Refusal
 
 T = TypeVar("T")
-Check = Callable[[object], bool]
+Matches = Callable[[object], bool]
 MAX_LIMIT = 500
 MOST_SCANNED = 20_000
 """Maximum number of items for one request, so that a filter over millions of items does not block the fake."""
@@ -94,9 +94,9 @@ def _as_text(value: object) -> object:
     return None if value is None else str(value)
 
 
-def compile_filter(text: str, fields: Fields) -> Check:
+def compile_filter(text: str, fields: Fields) -> Matches:
     """Return a function that checks an item against a filter. Raises ``FilterError``."""
-    groups: list[list[Check]] = [[]]
+    groups: list[list[Matches]] = [[]]
     position = 0
     while True:
         check, position = _expression(text, position, fields)
@@ -113,7 +113,7 @@ def compile_filter(text: str, fields: Fields) -> Check:
             raise FilterError(f"expected a comma at {rest[:20]!r}")
 
 
-def _expression(text: str, position: int, fields: Fields) -> tuple[Check, int]:
+def _expression(text: str, position: int, fields: Fields) -> tuple[Matches, int]:
     head = _FIELD.match(text, position)
     if head is None:
         raise FilterError(f"expected field.op('value') at {text[position : position + 20]!r}")
@@ -133,7 +133,7 @@ def _expression(text: str, position: int, fields: Fields) -> tuple[Check, int]:
             raise FilterError(f"expected a closing parenthesis at {text[position - 1 : position + 19]!r}")
 
 
-def _check(fields: Fields, name: str, op: str, values: list[str]) -> Check:
+def _check(fields: Fields, name: str, op: str, values: list[str]) -> Matches:
     if len(values) != (2 if op == "bt" else 1):
         raise FilterError(f"{op} needs {'two values' if op == 'bt' else 'one value'}, not {len(values)}")
     field = fields(name)
@@ -186,7 +186,7 @@ def page_of(
     start, limit, expression = _read(scope, query["next"]) if "next" in query else (None, page_size, None)
     limit = min(_limit(query["limit"]) if "limit" in query else limit, page_size)
     expression = query.get("filter", expression)
-    matches: Check = lambda item: True  # noqa: E731  # the same name for a filter
+    matches: Matches = lambda item: True  # noqa: E731  # the same name for a filter
     if fields is not None and expression is not None:
         try:
             matches = compile_filter(expression, fields)

@@ -10,7 +10,7 @@ from typing import Generic, TypeVar
 import attrs
 
 from ...transports.base import Request
-from ._clock import Clock
+from ._clock import FakeClock
 
 T = TypeVar("T")
 MOST_KEPT = 10_000
@@ -54,7 +54,7 @@ class Recent(Generic[T]):
 
 
 @attrs.define(eq=False)
-class RequestRecord:
+class LoggedRequest:
     """One request that the fake received, and its outcome.
 
     ``number`` counts from 1. ``at`` is on the fake's clock. ``status`` is None if the connection was dropped.
@@ -97,7 +97,7 @@ class Misuse:
 class Misuses:
     """The first 1,000 misuses."""
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: FakeClock) -> None:
         self._clock = clock
         self._seen: list[Misuse] = []
         self._codes: list[str] = []

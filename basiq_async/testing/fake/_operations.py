@@ -16,16 +16,16 @@ import attrs
 
 from ...transports.base import Request, Response
 from ._deliveries import Deliveries
-from ._histories import UUID, Log, Recorded
+from ._histories import UUID, HistoryItem, Log
+from ._items import FakeEvent, FakeMessage, FakeWebhook
 from ._lists import MAX_LIMIT, Fields, attributes, page_of, properties
 from ._logs import Misuses
-from ._records import Event, Message, Webhook
 from ._resources import kind_of, look_up
 from ._responses import Json, Refusal, Renderer, json_response
 from ._store import Application, Store
 
 T = TypeVar("T")
-L = TypeVar("L", bound=Recorded)
+L = TypeVar("L", bound=HistoryItem)
 EVENTS_SHOWN = timedelta(days=7)
 FORMER_KEY_SIGNS = timedelta(hours=24)
 MOST_FORMER_KEYS = 10
@@ -34,7 +34,7 @@ _EVENT_TYPE_ID = re.compile(r"[A-Za-z][A-Za-z0-9_-]*(\.[A-Za-z][A-Za-z0-9_-]*)+"
 
 
 @attrs.define
-class Call:
+class ApiCall:
     """One request to an operation, with the parts of the fake that the operation needs."""
 
     store: Store
@@ -77,13 +77,13 @@ class Call:
             raise Refusal("invalid-content", "The body is not a JSON object.", "body")
         return body
 
-    def webhook(self) -> Webhook:
+    def webhook(self) -> FakeWebhook:
         """Return the webhook that the path names. Raises ``Refusal`` for an unknown one."""
         return WEBHOOKS.find(self)
 
 
 def _listing(
-    call: Call,
+    call: ApiCall,
     self_path: str,
     items: Callable[[int | None], Iterable[tuple[int, T]]],
     show: Callable[[T], Json],
@@ -116,7 +116,7 @@ class WebhookBody:
     description: str | None
 
 
-def _read_webhook(call: Call, itself: Webhook | None) -> WebhookBody:
+def _read_webhook(call: ApiCall, itself: FakeWebhook | None) -> WebhookBody:
     body = call.json()
     url, names = _url(body), body.get("subscribedEvents")
     events = _event_list(call, names, "subscribedEvents") if "subscribedEvents" in body else None
@@ -126,14 +126,14 @@ def _read_webhook(call: Call, itself: Webhook | None) -> WebhookBody:
     return found
 
 
-def _subscription(call: Call, body: WebhookBody) -> tuple[tuple[str, ...], bool]:
+def _subscription(call: ApiCall, body: WebhookBody) -> tuple[tuple[str, ...], bool]:
     """Return the event types that a webhook is subscribed to, and whether it gets those that are added later too."""
     if body.events is not None:
         return body.events, False
     return tuple(call.store.event_types), call.store.quirks.without_events == "absent"
 
 
-def create_webhook(call: Call) -> Response:
+def create_webhook(call: ApiCall) -> Response:
     """Create a webhook. Without ``subscribedEvents``, which the reference leaves optional, it gets every event type."""
     body = _read_webhook(call, None)
     events, every_type = _subscription(call, body)
@@ -143,7 +143,7 @@ def create_webhook(call: Call) -> Response:
     return json_response(call.render.webhook(webhook, call.now, written=True), 201)
 
 
-def update_webhook(call: Call) -> Response:
+def update_webhook(call: ApiCall) -> Response:
     """Update a webhook. The quirk ``update`` says what becomes of fields that the body omits, and of the status.
 
     No source says whether the secret stays the same. It does, unless the quirk ``signing_key_on_update`` is ``new``.
@@ -167,7 +167,7 @@ def update_webhook(call: Call) -> Response:
     return json_response(call.render.webhook(webhook, call.now, written=True))
 
 
-def delete_webhook(call: Call) -> Response:
+def delete_webhook(call: ApiCall) -> Response:
     call.store.remove_webhook(call.webhook())
     return Response(204, {}, b"")
 
@@ -191,7 +191,7 @@ def _text(body: Json, name: str) -> str | None:
     return value if name in body else None
 
 
-def _event_list(call: Call, value: object, parameter: str) -> tuple[str, ...]:
+def _event_list(call: ApiCall, value: object, parameter: str) -> tuple[str, ...]:
     names = [value] if isinstance(value, str) else value
     if not isinstance(names, list) or not names:
         raise Refusal("invalid-content", f"{parameter} must be an array of event types.", parameter)
@@ -201,7 +201,7 @@ def _event_list(call: Call, value: object, parameter: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(map(str, names)))
 
 
-def send_test(call: Call) -> Response:
+def send_test(call: ApiCall) -> Response:
     """Send a test message to all subscribed webhooks (the reference's form) or to one url (the guide's form)."""
     body = call.json()
     if "URL" in body or "Events" in body:
@@ -222,7 +222,7 @@ def send_test(call: Call) -> Response:
     return Response(201, {}, b"")
 
 
-def get_resource(call: Call) -> Response:
+def get_resource(call: ApiCall) -> Response:
     """Return an object or a list that handlers fetch: what the test set, or what follows from the events."""
     found = look_up(call.app, call.render, call.path)
     if found is None:
@@ -267,7 +267,7 @@ EVENT_FIELDS: Mapping[str, str] = {
 
 
 @attrs.frozen
-class Resource(Generic[T]):
+class FakeResource(Generic[T]):
     """A resource whose items are listed and retrieved. Its two routes follow from it.
 
     path: the path of its list. ``parameter`` names the id in an item's path, and ``name`` the item in an error.
@@ -283,19 +283,19 @@ class Resource(Generic[T]):
     parameter: str
     name: str
     is_id: re.Pattern[str]
-    scan: Callable[[Call, bool], Callable[[int | None], Iterable[tuple[int, T]]]]
-    get: Callable[[Call, str], T | None]
-    show: Callable[[Call, T], Json]
-    fields: Callable[[Call], Fields] | None = None
+    scan: Callable[[ApiCall, bool], Callable[[int | None], Iterable[tuple[int, T]]]]
+    get: Callable[[ApiCall, str], T | None]
+    show: Callable[[ApiCall, T], Json]
+    fields: Callable[[ApiCall], Fields] | None = None
     order: Literal["message_order", "event_order"] | None = None
-    show_listed: Callable[[Call, T], Json] | None = None
+    show_listed: Callable[[ApiCall, T], Json] | None = None
 
     @property
     def one(self) -> str:
         """The path of an item."""
         return f"{self.path}/{{{self.parameter}}}"
 
-    def find(self, call: Call) -> T:
+    def find(self, call: ApiCall) -> T:
         """Return the item that the path names. Raises ``Refusal`` for an id that is malformed or unknown."""
         id = call.params[self.parameter]
         if not self.is_id.fullmatch(id):
@@ -305,7 +305,7 @@ class Resource(Generic[T]):
             raise Refusal("resource-not-found", f"There is no {self.name} with this id.")
         return found
 
-    def list(self, call: Call) -> Response:
+    def list(self, call: ApiCall) -> Response:
         newest_first = self.order is not None and getattr(call.render.quirks, self.order) == "newest-first"
         items = self.scan(call, newest_first)
         path = call.render.list_path(self.path.format_map({name: id.lower() for name, id in call.params.items()}))
@@ -314,7 +314,7 @@ class Resource(Generic[T]):
             call, path, items, partial(self.show_listed or self.show, call), fields, newest_first=newest_first
         )
 
-    def retrieve(self, call: Call) -> Response:
+    def retrieve(self, call: ApiCall) -> Response:
         return json_response(self.show(call, self.find(call)))
 
 
@@ -324,14 +324,14 @@ def _scan(
     return partial(log.scan, since=since, back=newest_first)
 
 
-def _scan_messages(call: Call, newest_first: bool) -> Callable[[int | None], Iterator[tuple[int, Message]]]:
+def _scan_messages(call: ApiCall, newest_first: bool) -> Callable[[int | None], Iterator[tuple[int, FakeMessage]]]:
     scan = _scan(call.app.messages[call.webhook().id], newest_first)
     if call.render.quirks.listed == "emitted":
         return scan
     return lambda start: ((position, message) for position, message in scan(start) if message.attempts)
 
 
-WEBHOOKS: Resource[Webhook] = Resource(
+WEBHOOKS: FakeResource[FakeWebhook] = FakeResource(
     "/notifications/webhooks",
     "webhookId",
     "webhook",
@@ -340,7 +340,7 @@ WEBHOOKS: Resource[Webhook] = Resource(
     lambda call, id: call.app.webhooks.get(id.lower()),
     lambda call, webhook: call.render.webhook(webhook, call.now),
 )
-MESSAGES: Resource[Message] = Resource(
+MESSAGES: FakeResource[FakeMessage] = FakeResource(
     "/notifications/webhooks/{webhookId}/messages",
     "messageId",
     "message",
@@ -352,7 +352,7 @@ MESSAGES: Resource[Message] = Resource(
     "message_order",
     lambda call, message: call.render.message(message, call.now, listed=True),
 )
-EVENTS: Resource[Event] = Resource(
+EVENTS: FakeResource[FakeEvent] = FakeResource(
     "/events",
     "eventId",
     "event",
@@ -363,7 +363,7 @@ EVENTS: Resource[Event] = Resource(
     lambda call: attributes(EVENT_FIELDS),
     "event_order",
 )
-EVENT_TYPES: Resource[str] = Resource(
+EVENT_TYPES: FakeResource[str] = FakeResource(
     "/events/types",
     "eventTypeId",
     "event type",
@@ -372,9 +372,9 @@ EVENT_TYPES: Resource[str] = Resource(
     lambda call, id: id if id in call.store.event_types else None,
     lambda call, id: call.render.event_type(id, call.store.event_types[id]),
 )
-RESOURCES: Sequence[Resource[Any]] = (WEBHOOKS, MESSAGES, EVENT_TYPES, EVENTS)
+RESOURCES: Sequence[FakeResource[Any]] = (WEBHOOKS, MESSAGES, EVENT_TYPES, EVENTS)
 
-ApiOperation = Callable[[Call], Response]
+ApiOperation = Callable[[ApiCall], Response]
 _WRITES: Sequence[tuple[str, str, ApiOperation]] = (
     ("POST", "/notifications/messages/test", send_test),
     ("POST", "/notifications/webhooks", create_webhook),

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 
 from ._histories import digest
-from ._records import Event
+from ._items import FakeEvent
 from ._responses import Json, Renderer, date_text
 from ._store import Application, require
 
@@ -88,7 +88,7 @@ class _User:
     def itself(self) -> Json:
         return {**self._named("user", self._path), "email": f"{self._id}@example.com", "mobile": "+61400000000"}
 
-    def item(self, event: Event) -> Json:
+    def item(self, event: FakeEvent) -> Json:
         """Return the entity that an event is about."""
         if event.data is not None:
             return event.data

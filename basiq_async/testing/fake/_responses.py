@@ -12,8 +12,8 @@ from datetime import UTC, datetime
 import attrs
 
 from ...transports.base import Response
+from ._items import FakeAttempt, FakeEvent, FakeMessage, FakeWebhook
 from ._quirks import Quirks
-from ._records import Attempt, Event, Message, Webhook
 
 Json = dict[str, object]
 
@@ -122,7 +122,7 @@ class Renderer:
         shown = data[0] if size == 1 and self.quirks.list_data == "object" else data
         return {"type": "list", "size": size, "count": size, "data": shown, "links": self.links(links)}
 
-    def webhook(self, webhook: Webhook, now: datetime, *, written: bool = False) -> Json:
+    def webhook(self, webhook: FakeWebhook, now: datetime, *, written: bool = False) -> Json:
         quirks = self.quirks
         events: object = list(webhook.events)
         if quirks.subscribed_events == "string" and len(webhook.events) == 1:
@@ -144,7 +144,7 @@ class Renderer:
             body["secret"] = secret_text(webhook.key, quirks.signing_key)
         return body
 
-    def payload(self, message: Message) -> Json:
+    def payload(self, message: FakeMessage) -> Json:
         """Return the body of a delivery. It is always in the guide's form."""
         event = message.event
         body: Json = {
@@ -156,7 +156,7 @@ class Renderer:
             body["Text"] = message.text
         return body
 
-    def message(self, message: Message, now: datetime, *, listed: bool = False) -> Json:
+    def message(self, message: FakeMessage, now: datetime, *, listed: bool = False) -> Json:
         quirks = self.quirks
         form = quirks.attempts if listed else quirks.attempts_by_id
         payload = self.payload(message)
@@ -175,7 +175,7 @@ class Renderer:
         body["links"] = self.links({"self": f"{webhook}/messages/{message.id}", "webhook": webhook})
         return body
 
-    def attempt(self, attempt: Attempt) -> Json:
+    def attempt(self, attempt: FakeAttempt) -> Json:
         code = 0 if attempt.status is None and self.quirks.no_response == "zero" else attempt.status
         return {
             "id": attempt.id,
@@ -194,7 +194,7 @@ class Renderer:
             "links": self.links({"self": f"{self.base}/events/types/{id}"}),
         }
 
-    def event(self, event: Event) -> Json:
+    def event(self, event: FakeEvent) -> Json:
         split, data = self.quirks.event_type == "split", self.entity(event)
         return {
             "type": self.type("event"),
@@ -207,7 +207,7 @@ class Renderer:
             "links": self.links({"self": f"{self.base}/events/{event.id}"}),
         }
 
-    def entity(self, event: Event) -> Json:
+    def entity(self, event: FakeEvent) -> Json:
         """Return the entity that an event is about."""
         if event.data is not None:
             return event.data

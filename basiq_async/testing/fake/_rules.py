@@ -10,8 +10,8 @@ from random import Random
 import attrs
 
 from ._endpoints import MOST_KEPT, EndpointResponse, phrase
+from ._items import FakeWebhook
 from ._quirks import Quirks
-from ._records import Webhook
 from .catalog import SCHEDULE
 
 _JITTER = 0.2
@@ -21,7 +21,7 @@ _FORGIVEN = timedelta(hours=240)
 
 
 @attrs.frozen
-class AttemptEnd:
+class EndpointResult:
     """How an attempt ended. ``status`` is None if no response was received; ``text`` is what the attempt keeps."""
 
     status: int | None
@@ -34,7 +34,7 @@ class AttemptEnd:
         return self.status is not None and 200 <= self.status <= 299
 
 
-def end_of(response: EndpointResponse, quirks: Quirks) -> AttemptEnd:
+def end_of(response: EndpointResponse, quirks: Quirks) -> EndpointResult:
     """Return the end of an attempt that got this response."""
     kept = response.body[: MOST_KEPT if quirks.responses == "20000-bytes" else 1000]
     try:
@@ -42,11 +42,11 @@ def end_of(response: EndpointResponse, quirks: Quirks) -> AttemptEnd:
     except UnicodeDecodeError:
         is_whole = quirks.binary_responses == "base64"
         text = base64.b64encode(kept).decode() if is_whole else kept.decode(errors="replace")
-    return AttemptEnd(response.status, text or phrase(response.status), response.headers.get("retry-after"))
+    return EndpointResult(response.status, text or phrase(response.status), response.headers.get("retry-after"))
 
 
 def next_due(
-    quirks: Quirks, number: int, end: AttemptEnd, started: datetime, ended: datetime, random: Random
+    quirks: Quirks, number: int, end: EndpointResult, started: datetime, ended: datetime, random: Random
 ) -> datetime | None:
     """Return when the attempt after attempt ``number``, which failed, is due; None if that was the last one."""
     if number >= len(SCHEDULE):
@@ -76,7 +76,7 @@ def _read_retry_after(text: str | None, now: datetime) -> timedelta:
     return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)) - now
 
 
-def is_over_after(webhook: Webhook, quirks: Quirks, now: datetime) -> bool:
+def is_over_after(webhook: FakeWebhook, quirks: Quirks, now: datetime) -> bool:
     """Note that a message of a webhook came to its end without a success. Return whether that ends the webhook too."""
     if quirks.disables != "failing-120h":
         return True

@@ -12,13 +12,13 @@ import attrs
 
 from ...errors import ConfigurationError
 from ...transports.base import Request
-from ._clock import Clock, as_seconds
+from ._clock import FakeClock, as_seconds
 from ._deliveries import DeliveredAttempt, Deliveries, Emission
-from ._endpoints import Receiver, Route, adapt
+from ._endpoints import EndpointRoute, Receiver, adapt
 from ._faults import DeliveryFault, Drop, Fault
 from ._histories import Log, SeededEvents, SeededMessages
-from ._logs import Changes, Misuse, Misuses, Recent, RequestRecord, size_of
-from ._records import Message, Webhook
+from ._items import FakeMessage, FakeWebhook
+from ._logs import Changes, LoggedRequest, Misuse, Misuses, Recent, size_of
 from ._resources import check_set
 from ._responses import secret_text
 from ._store import Application, Store, require
@@ -39,7 +39,7 @@ class Upcoming:
 class State:
     """The parts of a fake, which know each other. The methods of ``FakeBasiq`` that set up a test, and its reports."""
 
-    def __init__(self, store: Store, clock: Clock, delivery_timeout: float) -> None:
+    def __init__(self, store: Store, clock: FakeClock, delivery_timeout: float) -> None:
         self.clock = clock
         self._store = store
         self._changes = Changes()
@@ -48,7 +48,7 @@ class State:
         self._deliveries = Deliveries(store, self._misuses, self._changes, timeout=delivery_timeout)
         self._timeline = self._deliveries.timeline
         self._faults: list[Fault] = []
-        self._requests: Recent[RequestRecord] = Recent(
+        self._requests: Recent[LoggedRequest] = Recent(
             lambda record: size_of(record.request.headers, record.request.body, record.request.url)
         )
 
@@ -219,7 +219,7 @@ class State:
         if by_clock is None:
             owner = getattr(receiver, "__self__", receiver)  # of its method ``handle``
             by_clock = getattr(owner, "clock", None) is self.clock
-        self._deliveries.routes[url] = Route(adapt(receiver), by_clock)
+        self._deliveries.routes[url] = EndpointRoute(adapt(receiver), by_clock)
 
     def expire_tokens(self) -> None:
         """Let all tokens that were issued expire now."""
@@ -264,7 +264,7 @@ class State:
         return tuple(record.request for record in self._requests)
 
     @property
-    def request_log(self) -> Sequence[RequestRecord]:
+    def request_log(self) -> Sequence[LoggedRequest]:
         """The latest requests, oldest first, each with its status, duration and misuses."""
         return tuple(self._requests)
 
@@ -296,11 +296,11 @@ class State:
         """The event types, each with its description."""
         return self._store.event_types
 
-    def webhooks(self) -> Sequence[Webhook]:
+    def webhooks(self) -> Sequence[FakeWebhook]:
         """Return the webhooks, in the order of their creation."""
         return list(self._store.app.webhooks.values())
 
-    def _find_message(self, message_id: str) -> Message | None:
+    def _find_message(self, message_id: str) -> FakeMessage | None:
         """Return the message with this id; None if it does not exist."""
         return next((message for _, message in self._store.find_messages(message_id)), None)
 
@@ -308,14 +308,14 @@ class State:
         """Return the number of messages of a webhook, or of all webhooks."""
         return sum(map(len, self._logs(webhook_id)))
 
-    def _logs(self, webhook_id: str | None) -> Sequence[Log[Message]]:
+    def _logs(self, webhook_id: str | None) -> Sequence[Log[FakeMessage]]:
         return [log for id, log in self._store.app.messages.items() if webhook_id in (None, id)]
 
-    def messages(self, webhook_id: str | None = None) -> Iterator[Message]:
+    def messages(self, webhook_id: str | None = None) -> Iterator[FakeMessage]:
         """Return the messages of a webhook, or of all webhooks, newest first."""
         return self._scan_messages(webhook_id)
 
-    def _scan_messages(self, webhook_id: str | None = None, *, start: str | None = None) -> Iterator[Message]:
+    def _scan_messages(self, webhook_id: str | None = None, *, start: str | None = None) -> Iterator[FakeMessage]:
         """Return the messages of a webhook, or of all webhooks, newest first.
 
         Of messages of one time, those of the webhook that was added first come first.

@@ -12,10 +12,10 @@ from typing import Any
 import attrs
 
 from ...errors import ConfigurationError
-from ._clock import Clock
+from ._clock import FakeClock
 from ._histories import IdFactory, Log, SeededEvents, connection_of
+from ._items import FakeEvent, FakeMessage, FakeWebhook
 from ._quirks import Quirks
-from ._records import Event, Message, Webhook
 
 
 def require(kept: bool, otherwise: str) -> None:
@@ -38,21 +38,21 @@ class IssuedToken:
 class Application:
     """What a fake keeps for its callers."""
 
-    webhooks: dict[str, Webhook] = attrs.field(factory=dict[str, Webhook])
-    messages: dict[str, Log[Message]] = attrs.field(factory=dict[str, Log[Message]])
-    events: Log[Event] = attrs.field(factory=Log[Event])
+    webhooks: dict[str, FakeWebhook] = attrs.field(factory=dict[str, FakeWebhook])
+    messages: dict[str, Log[FakeMessage]] = attrs.field(factory=dict[str, Log[FakeMessage]])
+    events: Log[FakeEvent] = attrs.field(factory=Log[FakeEvent])
     tokens: dict[str, IssuedToken] = attrs.field(factory=dict[str, IssuedToken], repr=False)
     disabled: bool = False
     resources: dict[str, Any] = attrs.field(factory=dict[str, Any])
     """What a test set: an object, a list of objects, or None, by its path."""
-    entities: dict[str, Event] = attrs.field(factory=dict[str, Event], init=False)
+    entities: dict[str, FakeEvent] = attrs.field(factory=dict[str, FakeEvent], init=False)
     """The latest event about each entity, by its path."""
     users: dict[str, datetime] = attrs.field(factory=dict[str, datetime], init=False)
     """The time of each user's first event."""
     connections: dict[str, dict[str, None]] = attrs.field(factory=dict[str, dict[str, None]], init=False)
     """The connections that events of each user named, in the order of the events."""
 
-    def index(self, event: Event) -> None:
+    def index(self, event: FakeEvent) -> None:
         """Index what an event is about: its entity, user and connection."""
         self.entities[event.path] = event
         self.users.setdefault(event.user_id, event.created)
@@ -81,14 +81,14 @@ class Application:
         parts = (part for part in self.events.seeded() if isinstance(part, SeededEvents))
         return next((part.first for part in parts if user_id in part.users), None)
 
-    def by_url(self, url: str) -> Webhook | None:
+    def by_url(self, url: str) -> FakeWebhook | None:
         return next((webhook for webhook in self.webhooks.values() if webhook.url == url), None)
 
-    def each_webhook(self, start: int | None) -> Iterator[tuple[int, Webhook]]:
+    def each_webhook(self, start: int | None) -> Iterator[tuple[int, FakeWebhook]]:
         """Return the webhooks from serial number ``start`` on, each with its number, in the order of their creation."""
         return ((hook.serial, hook) for hook in self.webhooks.values() if hook.serial >= (start or 0))
 
-    def entity(self, path: str) -> Event | None:
+    def entity(self, path: str) -> FakeEvent | None:
         """Return an event about the entity at ``path``, if possible the latest; None if no event is about it."""
         seeded = (part.find_entity(path) for part in self.events.seeded() if isinstance(part, SeededEvents))
         return self.entities.get(path) or next(filter(None, seeded), None)
@@ -98,7 +98,7 @@ class Application:
 class Store:
     """The application of an API key, and the clock, ids and settings for its new records."""
 
-    clock: Clock
+    clock: FakeClock
     ids: IdFactory
     seed: int | str
     quirks: Quirks
@@ -110,7 +110,7 @@ class Store:
     app: Application = attrs.field(factory=Application)
     serial: int = 0
 
-    def webhook(self, webhook_id: str) -> Webhook:
+    def webhook(self, webhook_id: str) -> FakeWebhook:
         """Return the webhook with this id. Raises ``ConfigurationError`` for an unknown id."""
         require(webhook_id in self.app.webhooks, f"there is no webhook {webhook_id!r}")
         return self.app.webhooks[webhook_id]
@@ -125,12 +125,12 @@ class Store:
                     f"there is no event type {name!r}{guess}; types of your own are given when the fake is made"
                 )
 
-    def remove_webhook(self, webhook: Webhook) -> None:
+    def remove_webhook(self, webhook: FakeWebhook) -> None:
         """Remove a webhook and its messages, if it is still there."""
         self.app.webhooks.pop(webhook.id, None)
         self.app.messages.pop(webhook.id, None)
 
-    def find_messages(self, message_id: str) -> Sequence[tuple[Webhook, Message]]:
+    def find_messages(self, message_id: str) -> Sequence[tuple[FakeWebhook, FakeMessage]]:
         """Return the messages with this id, each with its webhook: more than one if webhooks share ids."""
         found = ((id, log.find(message_id)) for id, log in self.app.messages.items())
         return [(self.app.webhooks[id], message) for id, message in found if message is not None]
@@ -144,10 +144,10 @@ class Store:
         description: str | None = None,
         active: bool = False,
         every_type: bool = False,
-    ) -> Webhook:
+    ) -> FakeWebhook:
         self.serial += 1
         now = self.clock()
-        webhook = Webhook(
+        webhook = FakeWebhook(
             self.ids.uuid(),
             self.serial,
             url,

@@ -20,7 +20,7 @@ import attrs
 from ..._work.limits import wait_for_event
 from ..._work.tasks import wait_uncancelled
 from ...errors import ConfigurationError
-from ._records import Message, Webhook
+from ._items import FakeMessage, FakeWebhook
 from ._store import Store
 
 _LONGEST = 1e9
@@ -62,8 +62,8 @@ class PlannedAttempt:
     """
 
     due: datetime
-    webhook: Webhook
-    message: Message
+    webhook: FakeWebhook
+    message: FakeMessage
     number: int
     once: bool
     cause: Cause
@@ -180,7 +180,7 @@ class Timeline:
         self._mixed.clear()
         self._notify()
 
-    def drop(self, message: Message) -> None:
+    def drop(self, message: FakeMessage) -> None:
         """Drop the planned attempts of a message that have not begun."""
         for attempt in self.planned():
             if attempt.message is message and attempt.state == "due":

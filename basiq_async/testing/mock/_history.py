@@ -12,24 +12,24 @@ from typing import Annotated, Literal, TypeVar
 import attrs
 
 from ..._web.access import ControlError
-from ..fake import _records as records
+from ..fake import _items as fake_items
 from ..fake._deliveries import DeliveredAttempt
 from ..fake._logs import Misuse
 from ..fake._state import Upcoming
-from ._operation import About, Control, Items, Newest, Page, has, newest_of, operation, take
+from ._operation import About, Control, ItemPage, Items, Newest, has, newest_of, operation, take
 
 M = TypeVar("M")
 HIDDEN = "(hidden)"
 MOST_SCANNED = 5_000
 """Maximum number of messages that one call looks at, so that a search of millions does not block the fake."""
 _SECRET_HEADERS = frozenset({"authorization", "proxy-authorization", "cookie", "set-cookie", "x-fake-token"})
-Limit = Annotated[int, About("At most this many items; 100 by default.", 1, 10_000)]
+AtMost = Annotated[int, About("At most this many items; 100 by default.", 1, 10_000)]
 Search = Annotated[str | None, About("Only items that contain this text; upper and lower case are the same.")]
 Status = Literal["Success", "Failed", "Pending"]
 
 
 @attrs.frozen
-class Attempt(records.Attempt):
+class ShownAttempt(fake_items.FakeAttempt):
     number: int = attrs.field(kw_only=True)
 
 
@@ -49,7 +49,7 @@ class ShownMessage:
     user_id: str
     entity_id: str
     status: Status
-    attempts: tuple[Attempt, ...]
+    attempts: tuple[ShownAttempt, ...]
     next_attempt: NextAttempt | None
 
 
@@ -62,7 +62,7 @@ async def messages(
     search: Search = None,
     limit: Annotated[int, About("At most this many items; 100 by default.", 1, 1000)] = 100,
     next_: Annotated[str | None, About("The `next` of the page before.")] = None,
-) -> Page[ShownMessage]:
+) -> ItemPage[ShownMessage]:
     """The messages with their attempts, newest first."""
     # A page can be short or empty and still have a ``next``, because of MOST_SCANNED.
     fake = control.fake
@@ -76,7 +76,7 @@ async def messages(
         texts = (each.id, each.event.type_id, each.event.id, each.event.user_id, each.status)
         if status in (None, each.status) and has(search, texts):
             shown.append(_show(ShownMessage, each, upcoming.get((each.webhook_id, each.id))))
-    return Page(tuple(shown), fake.count_messages(webhook_id), following)
+    return ItemPage(tuple(shown), fake.count_messages(webhook_id), following)
 
 
 @attrs.frozen
@@ -97,15 +97,15 @@ async def message(
     return _show(WholeMessage, found, upcoming)
 
 
-def find_message(control: Control, message_id: str) -> records.Message:
+def find_message(control: Control, message_id: str) -> fake_items.FakeMessage:
     found = control.fake._find_message(message_id)
     if found is None:
         raise ControlError(404, "not-found", f"there is no message {message_id!r}")
     return found
 
 
-def _show(kind: Callable[..., M], message: records.Message, upcoming: Upcoming | None) -> M:
-    attempts = tuple(take(Attempt, each, number=number) for number, each in enumerate(message.attempts, 1))
+def _show(kind: Callable[..., M], message: fake_items.FakeMessage, upcoming: Upcoming | None) -> M:
+    attempts = tuple(take(ShownAttempt, each, number=number) for number, each in enumerate(message.attempts, 1))
     following = None if upcoming is None else NextAttempt(upcoming.number, upcoming.due)
     ids = {"event_id": message.event.id, "event_type_id": message.event.type_id}
     return take(kind, message, message.event, **ids, attempts=attempts, next_attempt=following)
@@ -130,7 +130,7 @@ async def requests(
     control: Control,
     *,
     search: Search = None,
-    limit: Limit = 100,
+    limit: AtMost = 100,
 ) -> Newest[ShownRequest]:
     """The latest requests, newest first."""
     log = control.fake.request_log
@@ -171,7 +171,7 @@ async def deliveries(
     *,
     message_id: Annotated[str | None, About("Only attempts of this message.")] = None,
     search: Search = None,
-    limit: Limit = 100,
+    limit: AtMost = 100,
 ) -> Newest[DeliveredAttempt]:
     """The latest delivery attempts, newest first."""
     return newest_of(

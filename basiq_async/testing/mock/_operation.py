@@ -240,7 +240,7 @@ class Newest(Items[T]):
 
 
 @attrs.frozen
-class Page(Newest[T]):
+class ItemPage(Newest[T]):
     """A page of a list. ``next`` is the input of the call for the next page."""
 
     next: str | None

@@ -12,12 +12,11 @@ from ..._web.access import ControlError
 from ..fake._clock import ManualClock, SystemClock
 from ..fake._deliveries import Emission
 from ..fake._fake import FakeBasiq
-from ..fake._faults import DeliveryFault, Fault
+from ..fake._faults import DeliveryFault, Drop, Fault
 from ._history import find_message
 from ._operation import About, Control, Done, Items, JsonObject, done, operation, take
 
 MOST_STATES = 10_000
-Drop = Literal["request", "response"]
 EndpointURL = Annotated[str | None, About("The endpoint's url; by default every endpoint.")]
 Times = Annotated[int, About("How many; 1 by default.", 1, 1_000_000)]
 MOST = 10_000_000
@@ -122,13 +121,13 @@ def invalid(message: str) -> ControlError:
 
 
 @attrs.frozen
-class Clock:
+class ClockState:
     running: bool
     speed: float | None
 
 
 @attrs.frozen
-class Outage:
+class DownEndpoint:
     url: str | None
     status: int | None
 
@@ -137,8 +136,8 @@ class Outage:
 class WholeState(StateSummary):
     next_due: datetime | None
     base_url: str
-    clock: Clock
-    endpoints_down: tuple[Outage, ...]
+    clock: ClockState
+    endpoints_down: tuple[DownEndpoint, ...]
     faults: tuple[Fault, ...]
     delivery_faults: tuple[DeliveryFault, ...]
     revision: int
@@ -149,13 +148,13 @@ async def state(control: Control) -> WholeState:
     """The time, the next attempt, the faults, and the number of webhooks, messages and requests."""
     fake, clock = control.fake, control.fake.clock
     speed = clock.speed if isinstance(clock, SystemClock) else None
-    down = tuple(Outage(url, status) for url, status in fake._deliveries.down.items())
+    down = tuple(DownEndpoint(url, status) for url, status in fake._deliveries.down.items())
     return take(
         WholeState,
         summarize(fake),
         fake,
         base_url=control.base_url,
-        clock=Clock(speed is not None, speed),
+        clock=ClockState(speed is not None, speed),
         endpoints_down=down,
         faults=tuple(fake._faults),
         delivery_faults=tuple(fake._deliveries.faults),
@@ -372,7 +371,7 @@ async def reset(
 
 
 @attrs.frozen
-class Webhook:
+class ShownWebhook:
     id: str
     url: str
     active_at: datetime
@@ -385,13 +384,13 @@ class Webhook:
 
 
 @operation("GET", "/webhooks")
-async def webhooks(control: Control) -> Items[Webhook]:
+async def webhooks(control: Control) -> Items[ShownWebhook]:
     """The webhooks, without their secrets."""
     fake, now = control.fake, control.fake.now()
     return Items(
         tuple(
             take(
-                Webhook,
+                ShownWebhook,
                 each,
                 status=each.status(now),
                 subscribed_events=each.events,
@@ -404,7 +403,7 @@ async def webhooks(control: Control) -> Items[Webhook]:
 
 
 @attrs.frozen
-class Secret:
+class ShownSecret:
     secret: str = attrs.field(repr=False)
 
 
@@ -413,8 +412,8 @@ async def webhook_secret(
     control: Control,
     *,
     webhook_id: Annotated[str, About("The webhook's id.")],
-) -> Secret:
+) -> ShownSecret:
     """Show the signing secret of a webhook."""
     if all(each.id != webhook_id for each in control.fake.webhooks()):
         raise ControlError(404, "not-found", f"there is no webhook {webhook_id!r}")
-    return Secret(control.fake.secret(webhook_id))
+    return ShownSecret(control.fake.secret(webhook_id))

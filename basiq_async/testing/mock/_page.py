@@ -15,7 +15,7 @@ import attrs
 from aiohttp import web
 
 from ..._redaction.text import ShellText, shell_line
-from ..._web.page import LivePage, show_clock
+from ..._web.page import Context, LivePage, show_clock
 from ..fake.catalog import SCHEDULE
 from ._history import HIDDEN
 from ._operation import OPERATIONS, Control
@@ -46,7 +46,6 @@ def _counts(context: Context) -> Mapping[str, int]:
     return {name: state[name] for name in ("messages", "requests", "misuses")}
 
 
-Context = dict[str, Any]
 ROWS = 60
 MOST_ROWS = 1000
 

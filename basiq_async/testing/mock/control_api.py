@@ -16,8 +16,8 @@ from ._operation import OPERATIONS as OPERATIONS
 from ._operation import Input, Operation, camel
 
 ROOT = "/_fake"
-Json = dict[str, Any]
-_PLAIN: Mapping[object, Json] = {
+Schema = dict[str, Any]
+_PLAIN: Mapping[object, Schema] = {
     str: {"type": "string"},
     bytes: {"type": "string"},
     int: {"type": "integer"},
@@ -47,9 +47,9 @@ _KEYS = (
 )
 
 
-def openapi_document() -> Json:
+def openapi_document() -> Schema:
     """Return the OpenAPI document of the control API."""
-    paths: dict[str, Json] = {}
+    paths: dict[str, Schema] = {}
     for each in OPERATIONS.values():
         paths.setdefault(ROOT + each.path, {})[each.method.lower()] = _describe_operation(each)
     keys = {key: {"type": "apiKey", "in": "header", "name": name, "description": text} for key, name, text in _KEYS}
@@ -62,14 +62,14 @@ def openapi_document() -> Json:
     }
 
 
-def _describe_operation(operation: Operation) -> Json:
+def _describe_operation(operation: Operation) -> Schema:
     inputs = {name: _schema_of_input(each) for name, each in operation.inputs.items()}
     in_path = {"in": "path", "required": True}
     responses = {
         "200": _content("The result of the operation.", _schema_of(operation.returns)),
         "default": _content("The call was refused.", _ERROR),
     }
-    described: Json = {"operationId": operation.name, "summary": operation.summary, "responses": responses}
+    described: Schema = {"operationId": operation.name, "summary": operation.summary, "responses": responses}
     described["parameters"] = [
         {"name": name, "schema": schema, **({"in": "query"} if name in operation.fields else in_path)}
         for name, schema in inputs.items()
@@ -82,11 +82,11 @@ def _describe_operation(operation: Operation) -> Json:
     return described
 
 
-def _content(description: str, schema: Json) -> Json:
+def _content(description: str, schema: Schema) -> Schema:
     return {"description": description, "content": {"application/json": {"schema": schema}}}
 
 
-def _schema_of_input(field: Input) -> Json:
+def _schema_of_input(field: Input) -> Schema:
     about = {"description": field.about.description, "minimum": field.about.least, "maximum": field.about.most}
     return {**_schema_of(field.kind), **{name: value for name, value in about.items() if value is not None}}
 
@@ -96,7 +96,7 @@ def fields_of(hint: Any) -> list[str]:
     return list(_schema_of(hint).get("properties", ()))
 
 
-def _schema_of(hint: Any) -> Json:
+def _schema_of(hint: Any) -> Schema:
     """Return the schema of the JSON of a type."""
     kind, given = get_origin(hint) or hint, get_args(hint)
     if kind in _PLAIN:
@@ -115,7 +115,7 @@ def _schema_of(hint: Any) -> Json:
     return _object({name: _schema_of(each) for name, each in hints.items()}, list(hints))
 
 
-def _object(properties: Json, required: list[str]) -> Json:
+def _object(properties: Schema, required: list[str]) -> Schema:
     return {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
 
 

@@ -79,7 +79,7 @@ local function set(key, value, ms)
   end
 end
 
--- Notes the time of the newest record.
+-- Notes when the inbox last recorded something.
 local function note_record()
   redis.call('HSET', meta, 'newest', string.format('%.0f', now()))
 end

@@ -1,4 +1,4 @@
-"""The records of the fake: webhooks, events, and messages with their attempts."""
+"""What the fake stores: webhooks, events, and messages with their attempts."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ PAYLOAD_KEPT = timedelta(days=90)
 
 
 @attrs.define
-class Webhook:
+class FakeWebhook:
     id: str
     serial: int
     url: str
@@ -45,7 +45,7 @@ class Webhook:
 
 
 @attrs.frozen
-class Attempt:
+class FakeAttempt:
     id: str
     url: str
     response: str
@@ -56,7 +56,7 @@ class Attempt:
 
 
 @attrs.frozen
-class Event:
+class FakeEvent:
     id: str
     type_id: str
     user_id: str
@@ -88,13 +88,13 @@ class Event:
 
 
 @attrs.define
-class Message:
+class FakeMessage:
     id: str
     webhook_id: str
-    event: Event
+    event: FakeEvent
     created: datetime
     text: str | None = None
-    attempts: tuple[Attempt, ...] = ()
+    attempts: tuple[FakeAttempt, ...] = ()
     planned: int = 0
     """The number of attempts that are planned or under way."""
     resent: bool = False
