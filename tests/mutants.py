@@ -26,11 +26,12 @@ import sys
 import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from tests.support.mutating import Forks, replace_code
+from tests.support.mutating import Forks, replace_code, replace_text
 
 ROOT = Path(__file__).parents[1]
 EQUIVALENT = Path(__file__).with_name("equivalent_mutants.txt")
@@ -292,7 +293,7 @@ class Code:
         folder, tests = ROOT / "basiq_async" / name, f"tests/{name.removeprefix('_')}"
         if not folder.is_dir() or not (ROOT / tests).is_dir():
             raise SystemExit(f"there is no folder {name!r} with tests in {tests}")
-        return cls(name, sorted(folder.rglob("*.py")), [tests])
+        return cls(name, sorted([*folder.rglob("*.py"), *folder.rglob("*.sql")]), [tests])
 
     def sample(self, size: int, seed: int) -> list[Mutant]:
         """Return a sample of the mutants of the files, without those that are listed as equivalent."""
@@ -325,9 +326,13 @@ class Tests:
     seconds: dict[str, float]
 
     def of(self, mutant: Mutant) -> set[str]:
-        """Return the tests that run a mutant; for one at the import, those of its module and of lines with its name."""
-        contexts = self.lines.get(str(ROOT / mutant.path), {})
-        if mutant.functions:
+        """Return the tests that run a mutant or its inbox; for one at the import, those of its module and of lines with
+        its name.
+        """
+        contexts = self.lines.get(str(ROOT / mutant.path.replace("_statements.sql", ".py")), {})
+        if mutant.path.endswith(".sql"):
+            found = list({each for names in contexts.values() for each in names})
+        elif mutant.functions:
             # A statement of several lines is known by the first of them.
             lines = range(mutant.line, min(first for _, first in mutant.functions), -1)
             found = next((contexts[line] for line in lines if contexts.get(line)), [])
@@ -367,9 +372,10 @@ def is_noticed(mutant: Mutant, forks: Forks, tests: Tests, copy: Path) -> bool:
     """Try a mutant: the fast tests in a fork, then all in a copy of the files, because they may start processes."""
     names, path = tests.of(mutant), ROOT / mutant.path
     source = mutant.apply(path.read_bytes())
-    if names and mutant.functions:
+    if names and (mutant.functions or path.suffix == ".sql"):
         fast = tests.fastest(names, _FAST)
-        if forks.notice(fast, lambda: replace_code(path, source, mutant.functions), tests.limit(fast)):
+        change = replace_text if path.suffix == ".sql" else partial(replace_code, functions=mutant.functions)
+        if forks.notice(fast, lambda: change(path, source), tests.limit(fast)):
             return True
     slow = tests.fastest(names, _SLOW)
     if names and _is_noticed_in(copy, mutant, slow, tests.limit(slow)):

@@ -22,7 +22,7 @@ from .inboxes._sqlite import SQLiteInbox
 if TYPE_CHECKING:
     from .inboxes._redis import RedisInbox
     from .inboxes._sql import SQLInbox
-    from .inboxes._sql_statements import inbox_metadata
+    from .inboxes._sql_tables import inbox_metadata
 
 __all__ = [
     "Deferred",
@@ -48,7 +48,7 @@ __all__ = [
 # Each name needs an extra. Its packages are loaded when the name is first used.
 _LAZY = {
     **{kind.name: f"inboxes.{kind.module}" for kind in KINDS if kind.extra is not None},
-    "inbox_metadata": "inboxes._sql_statements",
+    "inbox_metadata": "inboxes._sql_tables",
 }
 
 __getattr__, __dir__ = lazy_names(__name__, _LAZY, extras=EXTRAS)

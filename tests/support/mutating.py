@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from contextlib import suppress
+from functools import _lru_cache_wrapper
 from pathlib import Path
 from types import CodeType, FunctionType
 
@@ -139,6 +140,15 @@ def replace_code(path: Path, source: bytes, functions: Collection[tuple[str, int
             function.__code__ = codes[name]
             changed += 1
     assert changed, f"{path} has none of the functions {functions}"
+
+
+def replace_text(path: Path, source: bytes) -> None:
+    """Let a file of the package have another content, and forget what was read of it."""
+    read = Path.read_text
+    Path.read_text = lambda self, *args, **kwargs: source.decode() if self == path else read(self, *args, **kwargs)  # type: ignore[method-assign]
+    for each in gc.get_objects():
+        if isinstance(each, _lru_cache_wrapper) and each.__module__.startswith("basiq_async."):
+            each.cache_clear()
 
 
 def _codes_in(code: CodeType) -> Iterator[CodeType]:

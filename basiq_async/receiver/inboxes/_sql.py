@@ -24,7 +24,8 @@ from ..._work.tasks import run_to_completion
 from ...errors import ConfigurationError
 from ._sql_pruning import Pruning
 from ._sql_rows import SQLRows, facts
-from ._sql_statements import BUSY, CLAIMED, DONE, Statements, Tables
+from ._sql_statements import BUSY, CLAIMED, DONE, Statements
+from ._sql_tables import Tables
 from ._sql_transactions import Held, Transactions, done_in_sqlite
 
 logger = logging.getLogger("basiq_async.receiver")
@@ -89,7 +90,7 @@ class SQLInbox(SQLRows):
         self._tables = Tables(table, schema, service)
         limit = check_seconds("timeout", timeout)
         self._store = SQLStore(engine, self._tables, create_tables=create_tables, timeout=limit)
-        self._sql = Statements(self._tables, engine.dialect.name)
+        self._sql = Statements(self._tables, engine)
         sessions = async_sessionmaker(expire_on_commit=False) if sessions is None else sessions
         self._transactions = Transactions(self._store, self._sql, sessions)
         self._pruning = Pruning(self._store, self._sql, check_remember(remember))
@@ -116,7 +117,7 @@ class SQLInbox(SQLRows):
 
         async def look(connection: AsyncConnection) -> None:
             await self._store.look(connection)
-            await connection.execute(self._sql.set_note, {"a_name": name, "a_text": text})
+            await connection.execute(self._sql["set_note"], {"name": name, "text": text})
 
         try:
             await self._store.run(look, write=True, wait_for_writer=False)
@@ -162,8 +163,8 @@ class SQLInbox(SQLRows):
             return claim
 
         async def work(connection: AsyncConnection) -> Claim:
-            statement = self._sql.lease_quarantined if quarantined else self._sql.lease
-            values = {"a_key": key, "a_token": token, "a_lease": lease}
+            statement = self._sql["lease_quarantined"] if quarantined else self._sql["lease"]
+            values = {"key": key, "token": token, "lease": lease}
             row = (await connection.execute(statement, values)).first()
             if row is not None:
                 self._leases.append(token)
@@ -188,8 +189,8 @@ class SQLInbox(SQLRows):
         if not wait_for_writer:
             row = await self._store.run(lambda connection: self._sql.find(connection, key))
             leased = row is not None and row.remaining > 0
-            wait_for_writer = row.token == token if row is not None and leased else statement is self._sql.quarantine
-        values.update(a_key=key, a_token=token)
+            wait_for_writer = row.token == token if row is not None and leased else statement is self._sql["quarantine"]
+        values.update(key=key, token=token)
         try:
             return bool(await self._store.rows(statement, values, write=True, wait_for_writer=wait_for_writer))
         except BusyError:
@@ -217,7 +218,7 @@ class SQLInbox(SQLRows):
         held = self._transactions.mine(key, token)
         if held is not None:
             await self._transactions.commit(key, held)
-        elif self._transactions.other(key) is not None or not await self._record(self._sql.complete, key, token):
+        elif self._transactions.other(key) is not None or not await self._record(self._sql["complete"], key, token):
             return False
         self._pruning.count(1)
         return True
@@ -230,7 +231,7 @@ class SQLInbox(SQLRows):
             return await self._count_failure(key, token, held)
         if held is not None and not held.leased:
             return 0  # another connection may not be free
-        if self._transactions.other(key) is None and not await self._record(self._sql.release, key, token):
+        if self._transactions.other(key) is None and not await self._record(self._sql["release"], key, token):
             await self._take_back(key, token)
         return 0
 
@@ -238,23 +239,23 @@ class SQLInbox(SQLRows):
         """Let the claim of a token, after which another one was made, be none without an end."""
         row = await self._store.run(lambda connection: self._sql.find(connection, key))
         if row is not None and token in row.unended:
-            await self._store.rows(self._sql.take_back, {"a_key": key, "a_token": token}, write=True)
+            await self._store.rows(self._sql["take_back"], {"key": key, "token": token}, write=True)
 
     async def _count_failure(self, key: str, token: str, held: Held | None) -> int:
         """End the lease of a token, which held the key by a transaction or not, and count a failure of the key."""
 
         async def work(connection: AsyncConnection) -> int:
-            values = {"a_key": key, "a_token": token}
-            mine = (await connection.execute(self._sql.release, values)).first() is not None
+            values = {"key": key, "token": token}
+            mine = (await connection.execute(self._sql["release"], values)).first() is not None
             if not mine:
-                await connection.execute(self._sql.take_back, values)
+                await connection.execute(self._sql["take_back"], values)
             row = await self._sql.find(connection, key)
             before = 0
             if row is not None and row.handled_at is not None:
                 if not row.in_quarantine or not (mine or (held is not None and held.quarantined)):
                     return 0
                 before = unpack_entry(row.entry_json, key=key, at=_EVER).failures
-            counted = await connection.execute(self._sql.count_failure, {"a_key": key, "a_count": before})
+            counted = await connection.execute(self._sql["count_failure"], {"key": key, "count": before})
             failures: int = counted.scalar_one()
             return failures
 
@@ -264,7 +265,7 @@ class SQLInbox(SQLRows):
 
     async def known_since(self) -> datetime:
         """See ``Inbox``."""
-        [row] = await self._store.rows(self._sql.since)
+        [row] = await self._store.rows(self._sql["since"])
         known = [row.began, self._pruning.horizon(self._pruning.read_clock(row)[0]), row.forgotten_at]
         return max(as_aware(moment) for moment in known if moment is not None)
 
@@ -274,13 +275,13 @@ class SQLInbox(SQLRows):
         if held is None and self._transactions.other(key) is not None:
             return False
         values = {
-            "a_moment": entry.quarantined_at,
-            "a_due": entry.quarantined_at.timestamp(),
-            "a_entry": entry.pack(),
-            "a_acknowledged": entry.acknowledged,
-            "a_quarantined": held is not None and held.quarantined,
+            "placed_at": entry.quarantined_at,
+            "due": entry.quarantined_at.timestamp(),
+            "entry_json": entry.pack(),
+            "acknowledged": entry.acknowledged,
+            "quarantined": held is not None and held.quarantined,
         }
-        return await self._record(self._sql.quarantine, key, token, **values)
+        return await self._record(self._sql["quarantine"], key, token, **values)
 
     async def put_off(self, entry: InboxEntry, token: str, *, seconds: float, now: datetime | None = None) -> bool:
         """See ``WaitingInbox``."""
@@ -288,8 +289,8 @@ class SQLInbox(SQLRows):
         held = await self._transactions.roll_back_mine(entry.key, token)
         if held is None and self._transactions.other(entry.key) is not None:
             return False
-        values = {**facts(entry), **self._sql.time(now), "a_held": held is not None, "a_seconds": seconds}
-        return await self._record(self._sql.put_off, entry.key, token, **values)
+        values = {**facts(entry), **self._sql.time(now), "held": held is not None, "seconds": seconds}
+        return await self._record(self._sql["put_off"], entry.key, token, **values)
 
 
 _MODES = {"existing": "rw", "look": "ro"}

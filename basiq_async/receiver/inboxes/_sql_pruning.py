@@ -41,7 +41,7 @@ class Pruning:
     def read_clock(self, row: Any) -> tuple[datetime, RetentionClock | None]:
         """Return the time by which the inbox forgets, from the row with the server's; and the clock of SQLite."""
         if self._store.on_postgresql:
-            return as_aware(row.now), None
+            return as_aware(row.server_time), None
         clock = RetentionClock(None, shown=row.shown, believed=-math.inf if row.believed is None else row.believed)
         _, moment = clock.read()
         return datetime.fromtimestamp(max(0.0, moment), UTC), clock
@@ -67,19 +67,22 @@ class Pruning:
         limit, self.unpruned = 2 * self.unpruned, 0
 
         async def work(connection: AsyncConnection) -> None:
-            moment, clock = self.read_clock((await connection.execute(self._sql.since)).one())
+            moment, clock = self.read_clock((await connection.execute(self._sql["since"])).one())
             if clock is None:  # an entry must be old by both clocks, so that one that jumps ahead deletes nothing
                 moment = min(datetime.now(UTC), moment)
             else:
                 believed = None if clock.believed == -math.inf else clock.believed
-                await connection.execute(self._sql.set_clock, {"a_shown": clock.shown, "a_believed": believed})
-            values = {"a_moment": self.horizon(moment), "a_limit": limit}
-            deleted = (await connection.execute(self._sql.delete_old, values)).scalars().all()
+                await connection.execute(self._sql["set_clock"], {"shown": clock.shown, "believed": believed})
+            values = {"before": self.horizon(moment), "limit": limit}
+            deleted = (await connection.execute(self._sql["delete_old"], values)).scalars().all()
             if deleted:  # a later inbox, which is to remember for longer, must not believe that they are still there
-                await connection.execute(self._sql.forget, {"a_forgotten": max(deleted)})
-            claims = {"a_released": max(_EVER, moment - _RELEASED), "a_unended": max(_EVER, moment - _UNENDED)}
-            await connection.execute(self._sql.delete_abandoned, {**claims, "a_limit": limit})
-            await connection.execute(self._sql.delete_failures, values)
+                await connection.execute(self._sql["forget"], {"forgotten_at": max(deleted)})
+            claims = {
+                "released_before": max(_EVER, moment - _RELEASED),
+                "unended_before": max(_EVER, moment - _UNENDED),
+            }
+            await connection.execute(self._sql["delete_abandoned"], {**claims, "limit": limit})
+            await connection.execute(self._sql["delete_failures"], values)
 
         try:
             await self._store.run(work, write=True)

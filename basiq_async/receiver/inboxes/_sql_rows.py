@@ -43,42 +43,42 @@ class SQLRows:
         """See ``Record``."""
         found: set[str] = set()
         for part in in_parts(keys):
-            found.update(row.key for row in await self._store.rows(self._sql.known, self._sql.given("a_keys", part)))
+            found.update(row.key for row in await self._store.rows(self._sql["known"], self._sql.given(part)))
         return found
 
     async def note(self, name: str) -> str | None:
         """See ``Record``."""
-        rows = await self._store.rows(self._sql.note, {"a_name": write_note(name)})
+        rows = await self._store.rows(self._sql["note"], {"name": write_note(name)})
         return read_note(rows[0].text) if rows else None
 
     async def set_note(self, name: str, text: str, *, expected: str | EllipsisType | None = ...) -> bool:
         """See ``Record``."""
-        values = {"a_name": write_note(name), "a_text": write_note(text)}
+        values = {"name": write_note(name), "text": write_note(text)}
         if expected is ...:
-            return bool(await self._store.rows(self._sql.set_note, values, write=True))
-        rows = await self._store.rows(self._sql.note, {"a_name": values["a_name"]})
+            return bool(await self._store.rows(self._sql["set_note"], values, write=True))
+        rows = await self._store.rows(self._sql["note"], {"name": values["name"]})
         if (read_note(rows[0].text) if rows else None) != expected:
             return False
         if not rows:
-            return bool(await self._store.rows(self._sql.add_note, values, write=True))
-        values["a_stored"] = rows[0].text
-        return bool(await self._store.rows(self._sql.replace_note, values, write=True))
+            return bool(await self._store.rows(self._sql["add_note"], values, write=True))
+        values["expected"] = rows[0].text
+        return bool(await self._store.rows(self._sql["replace_note"], values, write=True))
 
     async def handled_at(self, key: str) -> datetime | None:
         """Return when ``key`` was handled or acknowledged, by the database's clock; None if it was not."""
-        rows = await self._store.rows(self._sql.row, {"a_key": key})
+        rows = await self._store.rows(self._sql["find"], {"key": key})
         return as_aware(rows[0].handled_at) if rows and rows[0].handled_at is not None else None
 
     async def last_recorded(self) -> datetime | None:
         """Return when it last recorded something, by the database's clock; None if it has nothing."""
-        [row] = await self._store.rows(self._sql.newest)
-        return max((as_aware(moment) for moment in row if moment is not None), default=None)
+        rows = await self._store.rows(self._sql["last_recorded"])
+        return max((as_aware(row.last_recorded) for row in rows if row.last_recorded is not None), default=None)
 
     async def is_read_only(self) -> bool:
         """Return whether the database can only be read, as a standby of PostgreSQL."""
         if not self._store.on_postgresql:
             return False
-        [row] = await self._store.rows(self._sql.read_only)
+        [row] = await self._store.rows(self._sql["read_only"])
         return bool(row[0] == "on")
 
     async def entries(
@@ -87,15 +87,15 @@ class SQLRows:
         """See ``Inbox``."""
         if waiting:
             moment, key = (_FIRST, "") if after is None else (after.quarantined_at, after.key)
-            place = {"a_limit": limit, "a_moment": moment, "a_key": key}
-            return [_read_waiting(row) for row in await self._store.rows(self._sql.list_waiting, place)]
+            place = {"limit": limit, "placed_at": moment, "key": key}
+            return [_read_waiting(row) for row in await self._store.rows(self._sql["list_waiting"], place)]
         due, key = (_BEFORE_ALL, "") if after is None else (after.quarantined_at.timestamp(), after.key)
-        rows = await self._store.rows(self._sql.entries, {"a_limit": limit, "a_due": due, "a_key": key})
+        rows = await self._store.rows(self._sql["entries"], {"limit": limit, "due": due, "key": key})
         return [unpack_entry(row.entry_json, key=row.key, at=as_aware(row.placed_at)) for row in rows]
 
     async def waiting(self, *, now: datetime | None = None) -> Waiting:
         """See ``WaitingInbox``."""
-        [row] = await self._store.rows(self._sql.waiting, self._sql.time(now))
+        [row] = await self._store.rows(self._sql["waiting"], self._sql.time(now))
         if not row.number:
             return Waiting()
         return Waiting(
@@ -108,8 +108,8 @@ class SQLRows:
 
     async def store(self, entry: InboxEntry, *, now: datetime | None = None) -> bool:
         """See ``WaitingInbox``. It asks again for a moment while another statement has the key."""
-        values = {"a_key": entry.key, **self._sql.time(now), **facts(entry)}
-        values["a_event_type"] = write_note(entry.event_type_id)
+        values = {"key": entry.key, **self._sql.time(now), **facts(entry)}
+        values["event_type"] = write_note(entry.event_type_id)
 
         async def look(connection: AsyncConnection) -> bool | None:
             row = await self._sql.find(connection, entry.key)
@@ -119,7 +119,7 @@ class SQLRows:
         if not self._store.on_postgresql and await self._store.run(look) is False:
             return False
         for _ in range(_ASK_TIMES):
-            if await self._store.rows(self._sql.store, values, write=True):
+            if await self._store.rows(self._sql["store"], values, write=True):
                 return True
             if await self._store.run(look) is False:
                 return False
@@ -137,12 +137,12 @@ class SQLRows:
         now: datetime | None = None,
     ) -> Sequence[ClaimedEntry]:
         """See ``WaitingInbox``. The lease runs by the server's clock."""
-        values = {**self._sql.time(now), "a_limit": limit, "a_retries": retries}
-        values.update(self._sql.given("a_without", [write_note(each) for each in without]))
-        if limit and not self._store.on_postgresql and not await self._store.rows(self._sql.find_due, values):
+        values = {**self._sql.time(now), "limit": limit, "retries": retries}
+        values.update(self._sql.given([write_note(each) for each in without]))
+        if limit and not self._store.on_postgresql and not await self._store.rows(self._sql["find_due"], values):
             return []  # without SQLite's lock for writers
-        values.update(a_token=token, a_lease=lease)
-        statement = self._sql.claim_due if limit else self._sql.claim_again
+        values.update(token=token, lease=lease)
+        statement = self._sql["claim_due"] if limit else self._sql["claim_again"]
         try:
             rows = await self._store.rows(statement, values, write=True, wait_for_writer=not limit)
         except BusyError:
@@ -159,12 +159,12 @@ def facts(entry: InboxEntry) -> dict[str, object]:
     """Return the parameters of an entry that waits."""
     text, since = entry.pack(), entry.failing_since
     return {
-        "a_moment": entry.quarantined_at,
-        "a_failing": int(entry.failures > 0),
-        "a_since": None if since is None else since.timestamp(),
-        "a_attempts": entry.failures,
-        "a_size": len(text),
-        "a_entry": text,
+        "placed_at": entry.quarantined_at,
+        "failing": int(entry.failures > 0),
+        "failing_since": None if since is None else since.timestamp(),
+        "attempts": entry.failures,
+        "size": len(text),
+        "entry_json": text,
     }
 
 

@@ -95,10 +95,10 @@ class Transactions:
         return await self._begin(key, token, lease, quarantined)
 
     async def _begin(self, key: str, token: str, lease: float, quarantined: bool) -> Claim:
-        values = {"a_key": key} if quarantined else {"a_key": key, "a_token": token}
+        values = {"key": key} if quarantined else {"key": key, "token": token}
         if self._store.on_postgresql:
-            values["a_idle"] = f"{math.ceil(lease * 1000)}ms"
-        statement = self._sql.begin_quarantined if quarantined else self._sql.begin
+            values["idle"] = f"{math.ceil(lease * 1000)}ms"
+        statement = self._sql["begin_quarantined"] if quarantined else self._sql["begin"]
         held = Held(token, quarantined, HandlersConnection(self._store.engine))
         await self._slots.acquire()
         try:

@@ -123,6 +123,14 @@ async def test_entering_it_makes_its_tables_in_a_schema_of_ones_own(engine: Asyn
         assert repr(inbox) == f"<SQLInbox {table}_schema.{table}, 0 transactions>"
 
 
+async def test_its_tables_are_in_the_schema_that_the_engine_translates_to(engine: AsyncEngine) -> None:
+    schema = f"Of {new_table()}"
+    await run(engine, f'CREATE SCHEMA "{schema}"')
+    async with SQLInbox(engine.execution_options(schema_translate_map={None: schema}), table="Order") as inbox:
+        assert await inbox.complete("k", "a")
+        assert await scalar(engine, f'SELECT count(*) FROM "{schema}"."Order"') == 1
+
+
 def test_its_metadata_has_its_tables_for_alembic() -> None:
     tables = {"app.seen", "app.seen_failures", "app.seen_notes", "app.seen_version"}
     assert set(inbox_metadata("seen", "app").tables) == tables

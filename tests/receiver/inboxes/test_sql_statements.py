@@ -141,8 +141,8 @@ async def test_one_clock_that_is_ahead_forgets_nothing(
 
         monkeypatch.setattr("basiq_async.receiver.inboxes._sql_pruning.datetime", Ahead)
     else:
-        ahead = text("SELECT now() + interval '40 days' AS now, NULL AS forgotten_at")
-        monkeypatch.setattr(inbox._sql, "since", ahead)
+        ahead = text("SELECT now() + interval '40 days' AS server_time, NULL AS forgotten_at")
+        monkeypatch.setitem(inbox._sql.by_name, "since", ahead)
     await inbox.complete("l", "a")
     await pruned(inbox)
     assert await inbox.known(["k"])
@@ -188,7 +188,7 @@ async def test_a_database_in_a_file_that_is_used_once_a_day_forgets(url: str, mo
 async def test_a_prune_that_fails_harms_no_delivery(
     inbox: SQLInbox, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(inbox._sql, "since", text("SELECT nothing"))
+    monkeypatch.setitem(inbox._sql.by_name, "since", text("SELECT nothing"))
     assert await inbox.complete("k", "a")
     await pruned(inbox)
     assert "could not be deleted" in caplog.text
