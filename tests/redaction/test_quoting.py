@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import traceback
-from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Sequence
+from collections.abc import AsyncGenerator, Iterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from functools import partial
@@ -22,6 +22,7 @@ from basiq_async.testing import FakeBasiq
 from tests.support import virtual
 from tests.support.deliveries import OTHER_SECRET, SECRET, payload, post
 from tests.support.frames import leaks
+from tests.support.histories import Table
 from tests.support.inboxes import fail_in
 
 CANARY = OTHER_SECRET.removeprefix("whsec_").rstrip("=")
@@ -45,166 +46,138 @@ URL = "https://service.example/basiq"
 
 
 class World:
-    """A fake Basiq with a webhook and what it sent, and whatever is shown."""
+    """A fake Basiq with a webhook and what it sent, the error of a statement about a person, and whatever is shown."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, lost: bool) -> None:
+        self.lost = lost
         self.fake = FakeBasiq()
         self.webhook_id = self.fake.seed_messages(3, failed=1.0)
         self.basiq = BasiqClient(self.fake.api_key, transport=InMemoryTransport(self.fake))
         self.shown: list[object] = []
 
-    def receiver(self, error: Exception, **options: Any) -> WebhookReceiver:
+    @property
+    def error(self) -> DBAPIError:
+        """A new one: each is hidden once for all."""
+        return failed(lost=self.lost)
+
+    async def handle(self, given: object) -> None:
+        raise self.error
+
+    @asynccontextmanager
+    async def seen(self) -> AsyncGenerator[None]:
+        """Keep what an error of the block shows."""
+        try:
+            yield
+        except (BasiqError, DBAPIError) as exc:
+            self.shown += traceback.format_exception(exc)
+
+    def receiver(self, error: Exception | None = None, **options: Any) -> WebhookReceiver:
         options = {"webhook_id": self.webhook_id, "inbox": MemoryInbox(), "clock": virtual.clock, **options}
         receiver = WebhookReceiver(options.pop("secret", SECRET), **options)
 
         @receiver.on("*")
         async def handle(delivery: object) -> None:
-            raise ExceptionGroup("both", [error, ValueError("no")])
+            raise ExceptionGroup("both", [error or self.error, ValueError("no")])
 
         return receiver
 
 
-Entry = Callable[[World, DBAPIError], Awaitable[object]]
-ENTRIES: dict[str, Entry] = {}
+@pytest.fixture(params=[False, True], ids=["a failed statement", "a lost connection"])
+def w(request: pytest.FixtureRequest, caplog: pytest.LogCaptureFixture) -> Iterator[World]:
+    """A world of which, after the test, all that was logged, raised and returned shows no parameters of a statement."""
+    caplog.set_level(logging.DEBUG, "basiq_async")
+    world = World(lost=request.param)
+    assert PERSON in str(world.error), "the control: SQLAlchemy shows them"
+    yield world
+    text = "".join(map(caplog.handler.format, caplog.get_records("call"))) + repr(world.shown)
+    text += "".join(map(str, world.shown))
+    assert "it failed" in text
+    assert "Canary" not in text
 
 
-def entry(function: Entry) -> Entry:
-    ENTRIES[function.__name__.replace("_", " ")] = function
-    return function
+@virtual.clocked
+async def test_no_replay_shows_them(w: World) -> None:
+    for options in ({"max_pause": 60}, {"max_pause": 1, "on_error": "stop"}):
+        async with w.seen():
+            replay: Any = Replay(w.basiq, w.webhook_id, w.handle, inbox=MemoryInbox(), **options)
+            w.shown.append(await replay.run())
 
 
-@entry
-async def a_replay(w: World, error: DBAPIError) -> object:
-    async def handle(message: Message) -> None:
-        raise error
-
-    return await Replay(w.basiq, w.webhook_id, handle, inbox=MemoryInbox(), max_pause=60).run()
-
-
-@entry
-async def a_replay_that_stops(w: World, error: DBAPIError) -> object:
-    async def handle(message: Message) -> None:
-        raise error
-
-    return await Replay(w.basiq, w.webhook_id, handle, inbox=MemoryInbox(), max_pause=1, on_error="stop").run()
+@virtual.clocked
+async def test_no_recovery_shows_them(w: World) -> None:
+    receiver = w.receiver()
+    for target, inbox in ((w.handle, MemoryInbox()), (receiver, receiver.inbox)):
+        async with w.seen():
+            w.shown.append(await recover(w.basiq, w.webhook_id, target, inbox=inbox, max_pause=60))
 
 
-@entry
-async def a_recovery(w: World, error: DBAPIError) -> object:
-    async def handle(message: Message) -> None:
-        raise error
-
-    return await recover(w.basiq, w.webhook_id, handle, inbox=MemoryInbox(), max_pause=60)
-
-
-@entry
-async def a_recovery_with_a_receiver(w: World, error: DBAPIError) -> object:
-    receiver = w.receiver(error)
-    return await recover(w.basiq, w.webhook_id, receiver, inbox=receiver.inbox, max_pause=60)
-
-
-@entry
-async def an_inbox_of_a_replay(w: World, error: DBAPIError) -> object:
+@virtual.clocked
+async def test_no_job_shows_what_its_inbox_raises(w: World) -> None:
     async def handle(message: Message) -> None: ...
 
     for call in ("known", "note", "set_note", "claim", "complete", "release", "entries", "check"):
-        inbox = fail_in(call, error=failed(lost=error.connection_invalidated))  # an error is hidden once for all
+        inbox = fail_in(call, error=w.error)
         replay = Replay(w.basiq, w.webhook_id, handle, inbox=inbox, max_pause=60)
-        try:
+        async with w.seen():
             w.shown.append(await replay.run())
             w.shown.append(await recover(w.basiq, w.webhook_id, handle, inbox=inbox, max_pause=60))
             w.shown.append(await replay.retry_quarantined())
-        except (BasiqError, DBAPIError) as exc:
-            w.shown += traceback.format_exception(exc)
-    return None
 
 
-@entry
-async def a_handler(w: World, error: DBAPIError) -> object:
-    async with w.receiver(error, quarantine_after=1) as receiver:
+@virtual.clocked
+async def test_no_receiver_shows_what_its_handlers_raise(w: World) -> None:
+    async with w.seen(), w.receiver(quarantine_after=1) as receiver:
         outcome = await post(receiver, at=virtual.clock())
         w.shown.append(failure_text(outcome.error or ValueError()))
         w.shown += await receiver.quarantined()
-        return await receiver.retry_quarantined()
-
-
-@entry
-async def a_deferred_handler(w: World, error: DBAPIError) -> object:
-    async with w.receiver(error, deferred=Deferred(keep_trying=timedelta(minutes=5))) as receiver:
+        w.shown.append(await receiver.retry_quarantined())
+    async with w.seen(), w.receiver(deferred=Deferred(keep_trying=timedelta(minutes=5))) as receiver:
         await post(receiver, at=virtual.clock())
         await asyncio.sleep(3_600)
-        return [await receiver.waiting(), await receiver.quarantined()]
+        w.shown += [await receiver.waiting(), await receiver.quarantined()]
 
 
-@entry
-async def a_hook_of_a_receiver(w: World, error: DBAPIError) -> object:
-    def told(delivery: object, outcome: object = None) -> None:
-        raise error
+@virtual.clocked
+async def test_no_receiver_and_no_client_shows_what_its_hook_raises(w: World) -> None:
+    def told(*_: object) -> None:
+        raise w.error
 
-    async with w.receiver(ValueError(), on_delivery=told) as receiver:
-        return await post(receiver, at=virtual.clock())
+    async with w.seen(), w.receiver(ValueError(), on_delivery=told) as receiver:
+        w.shown.append(await post(receiver, at=virtual.clock()))
+    basiq = BasiqClient(w.fake.api_key, transport=InMemoryTransport(w.fake), on_request=told)
+    async with w.seen():
+        w.shown.append(await basiq.webhooks.list().collect())
 
 
-@entry
-async def an_inbox_of_a_receiver(w: World, error: DBAPIError) -> object:
+@virtual.clocked
+async def test_no_receiver_shows_what_its_inbox_raises(w: World) -> None:
     for call in ("check", "note", "set_note", "claim", "complete", "release", "entries", "quarantine", "claim_due"):
-        inbox = fail_in(call, error=failed(lost=error.connection_invalidated))
+        inbox = fail_in(call, error=w.error)
         for deferred in (False, True):
             receiver = w.receiver(ValueError("no"), inbox=inbox, deferred=deferred, quarantine_after=1)
-            try:
-                async with receiver:
-                    w.shown.append(await receiver.is_ready())
-                    await post(receiver, at=virtual.clock())
-                    await asyncio.sleep(60)
-                    w.shown.append(await receiver.quarantined())
-            except (BasiqError, DBAPIError) as exc:
-                w.shown += traceback.format_exception(exc)
-    return None
+            async with w.seen(), receiver:
+                w.shown.append(await receiver.is_ready())
+                await post(receiver, at=virtual.clock())
+                await asyncio.sleep(60)
+                w.shown.append(await receiver.quarantined())
 
 
-class Table:
-    """A target of one's own that is its own record. One of its calls fails."""
+@virtual.clocked
+async def test_no_replay_shows_what_its_target_and_record_raise(w: World) -> None:
+    async def fail(*_: object, **__: object) -> None:
+        raise w.error
 
-    def __init__(self, call: str, error: Exception) -> None:
-        self.rows: list[str] = []
-        self.notes: dict[str, str] = {}
-        setattr(self, call, partial(_fail, error))
-
-    async def deliver(self, message: Message) -> None:
-        self.rows.append(message.id)
-
-    async def flush(self) -> None: ...
-
-    async def known(self, keys: Sequence[str]) -> Collection[str]:
-        return set(keys) & set(self.rows)
-
-    async def note(self, name: str) -> str | None:
-        return self.notes.get(name)
-
-    async def set_note(self, name: str, text: str, *, expected: object = None) -> bool:
-        self.notes[name] = text
-        return True
-
-
-async def _fail(error: Exception, *_: object, **__: object) -> None:
-    raise error
-
-
-@entry
-async def a_target_and_its_record(w: World, error: DBAPIError) -> object:
     for call in ("deliver", "known", "note", "set_note", "flush"):
-        table: Any = Table(call, failed(lost=error.connection_invalidated))
-        try:
+        table: Any = Table()
+        setattr(table, call, fail)
+        async with w.seen():
             w.shown.append(await Replay(w.basiq, w.webhook_id, table, max_pause=60).run())
-        except (BasiqError, DBAPIError) as exc:
-            w.shown += traceback.format_exception(exc)
-    return None
 
 
-@entry
-async def a_diagnosis_and_what_a_person_does_with_an_inbox(w: World, error: DBAPIError) -> object:
+@virtual.clocked
+async def test_nothing_that_a_person_does_with_an_inbox_shows_what_it_raises(w: World) -> None:
     for call in ("known", "note", "known_since", "entries", "claim", "complete", "check"):
-        inbox = fail_in(call, error=failed(lost=error.connection_invalidated))
+        inbox = fail_in(call, error=w.error)
         receiver = w.receiver(ValueError("no"), inbox=inbox)
         for work in (
             partial(w.basiq.webhooks.diagnose, w.webhook_id, inbox=inbox),
@@ -215,48 +188,18 @@ async def a_diagnosis_and_what_a_person_does_with_an_inbox(w: World, error: DBAP
             partial(receiver.forget, "user-1"),
             partial(receiver.drop_quarantined, ["id"]),
         ):
-            try:
-                w.shown.append(await work())  # type: ignore[operator]  # each is called without arguments
-            except (BasiqError, DBAPIError) as exc:
-                w.shown += traceback.format_exception(exc)
-    return None
+            async with w.seen():
+                w.shown.append(await work())
 
 
-@entry
-async def a_hook_of_a_client(w: World, error: DBAPIError) -> object:
-    def told(event: object) -> None:
-        raise error
-
-    basiq = BasiqClient(w.fake.api_key, transport=InMemoryTransport(w.fake), on_request=told)
-    return await basiq.webhooks.list().collect()
-
-
-@entry
-async def a_transport_of_ones_own(w: World, error: DBAPIError) -> object:
+@virtual.clocked
+async def test_no_client_shows_what_a_transport_of_ones_own_raises(w: World) -> None:
     class Broken(InMemoryTransport):
         async def send(self, request: Request, /) -> Response:
-            raise error
+            raise w.error
 
-    return await BasiqClient(w.fake.api_key, transport=Broken(w.fake)).webhooks.list().collect()
-
-
-@pytest.mark.parametrize("lost", [False, True], ids=["a failed statement", "a lost connection"])
-@pytest.mark.parametrize("name", ENTRIES)
-@virtual.clocked
-async def test_no_public_entry_shows_the_parameters_of_a_statement(
-    name: str, lost: bool, caplog: pytest.LogCaptureFixture
-) -> None:
-    caplog.set_level(logging.DEBUG, "basiq_async")
-    world, error = World(), failed(lost=lost)
-    assert PERSON in str(error), "the control: SQLAlchemy shows them"
-    async with world.basiq:
-        try:
-            world.shown.append(await ENTRIES[name](world, error))
-        except (BasiqError, DBAPIError) as exc:
-            world.shown += traceback.format_exception(exc)
-    text = caplog.text + repr(world.shown) + "".join(map(str, world.shown))
-    assert "it failed" in text
-    assert "Canary" not in text
+    async with w.seen():
+        await BasiqClient(w.fake.api_key, transport=Broken(w.fake)).webhooks.list().collect()
 
 
 # --- stores of secrets ---
@@ -294,7 +237,7 @@ async def shown(caplog: pytest.LogCaptureFixture) -> AsyncGenerator[list[str]]:
 async def test_nothing_of_a_store_of_secrets_is_quoted_but_the_type_and_the_sqlstate(
     call: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    w, store = World(), BadStore()
+    w, store = World(lost=False), BadStore()
     async with shown(caplog) as texts, w.basiq:
         if call == "ensure":
             await w.basiq.webhooks.ensure(url=URL, subscribed_events=["user.created"], secret=store)
@@ -315,7 +258,7 @@ async def test_nothing_of_a_store_of_secrets_is_quoted_but_the_type_and_the_sqls
 @pytest.mark.parametrize("found", [5, {"secret": OTHER_SECRET}, [OTHER_SECRET.encode()], ["changeme", OTHER_SECRET]])
 @virtual.clocked
 async def test_what_a_store_yields_is_not_shown(found: object, caplog: pytest.LogCaptureFixture) -> None:
-    w = World()
+    w = World(lost=False)
     async with shown(caplog) as texts, w.basiq, w.receiver(ValueError(), secret=BadStore(found)) as receiver:
         assert (await post(receiver, payload(), at=virtual.clock())).status == 401
     assert "the signing secret cannot be read from" in texts[-1]
