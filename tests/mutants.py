@@ -389,7 +389,9 @@ def _is_noticed_in(copy: Path, mutant: Mutant, names: Sequence[str], limit: floa
     original = file.read_bytes()
     _write(file, mutant.apply(original))
     files = sorted({name.partition("::")[0] for name in names})
-    environment = {**os.environ, "PYTHONPATH": str(copy), "BASIQ_MUTANTS_ONLY": "\n".join(names)}
+    only = copy / "only"
+    only.write_text("\n".join(names))  # thousands of names are too long for a variable
+    environment = {**os.environ, "PYTHONPATH": str(copy), "BASIQ_MUTANTS_ONLY": str(only)}
     environment.pop("PYTHONDONTWRITEBYTECODE", None)
     command = [sys.executable, "-m", "pytest", *_OPTIONS, "-p", "tests.support.mutating", *files]
     try:

@@ -1,6 +1,6 @@
 """Runs collected tests in forks of their process, each with a change of the code that only the fork sees.
 
-As a plugin of pytest, it has only the tests run that ``BASIQ_MUTANTS_ONLY`` names. For ``tests/mutants.py``.
+As a plugin of pytest, it has only the tests run that the file ``BASIQ_MUTANTS_ONLY`` names. For ``tests/mutants.py``.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from coverage import Coverage, CoverageData
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    if only := os.environ.get("BASIQ_MUTANTS_ONLY", "").splitlines():
+    if file := os.environ.get("BASIQ_MUTANTS_ONLY"):
+        only = Path(file).read_text().splitlines()
         items[:] = [each for each in items if each.nodeid in only]
 
 
