@@ -31,7 +31,7 @@ from basiq_async import BasiqClient, BasiqError, InMemoryTransport, Message
 from basiq_async.replay import Replay, Report, _share, share  # private: a flushed queue is noticed sooner
 from basiq_async.testing import FakeBasiq
 from tests.support.inboxes import open_on
-from tests.support.killing import Worker, start
+from tests.support.killing import Worker, hasten, start
 from tests.support.servers import PostgresServer, RedisServer, postgres_server, redis_server
 
 RECORDS, BAD = ("sqlite", "redis", "postgres"), ("none", "some", "always", "killer")
@@ -72,13 +72,7 @@ class SharedRun:
             place = self.record.url if isinstance(self.record, RedisServer) else self.record.url()
         async with AsyncExitStack() as stack:
             client = await stack.enter_async_context(self._client())
-            inbox = open_on(stack, place)
-            claim = inbox.claim
-
-            async def claim_briefly(key: str, token: str, *, lease: float, **how: bool) -> object:
-                return await claim(key, token, lease=min(lease, self.options.lease), **how)
-
-            inbox.claim = claim_briefly
+            inbox = hasten(open_on(stack, place), self.options.lease)
             queue = await stack.enter_async_context(Redis.from_url(self.queue.url))
             concurrency = self.options.concurrency
             yield Replay(client, self.webhook_id, self._handle, inbox=inbox, concurrency=concurrency), queue

@@ -16,7 +16,6 @@ ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.usefixtures("warm_programs")
 
 
-# "replay" does what "postgres" and "restart" do, and more.
 @pytest.mark.parametrize("scenario", ["replay", "deferred", "redis"])
 def test_no_event_is_lost_and_in_a_database_none_has_its_effect_twice(scenario: str) -> None:
     if (REDIS_PROGRAM if scenario == "redis" else POSTGRES_PROGRAMS) is None:

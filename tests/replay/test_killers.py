@@ -24,13 +24,12 @@ from basiq_async.receiver import (
     SQLiteInbox,
     WebhookReceiver,
 )
-from basiq_async.receiver.protocol import Claim
 from basiq_async.replay import Replay, recover, share
 from basiq_async.testing import FakeBasiq
 from tests.support import virtual
 from tests.support.databases import engine_of, new_table, url_of
 from tests.support.deliveries import SECRET, Service, payload, post
-from tests.support.killing import Hasty, start
+from tests.support.killing import hasten, start
 
 pytestmark = pytest.mark.skipif(
     sys.version_info >= (3, 12), reason="it forks this process, whose threads newer Pythons warn of: run on 3.11"
@@ -76,7 +75,7 @@ class Killing:
 
     def run(self, work: Callable[[SQLiteInbox], Awaitable[None]]) -> int:
         async def in_fork(ready: Callable[[], None]) -> None:
-            async with Hasty(self.place, LEASE) as inbox:
+            async with hasten(SQLiteInbox(self.place), LEASE) as inbox:
                 await work(inbox)
 
         return start(in_fork).join()
@@ -191,7 +190,7 @@ class KillingSessions(Killing):
 
     def run(self, work: Callable[[Any], Awaitable[None]]) -> int:
         async def in_fork(ready: Callable[[], None]) -> None:
-            async with engine_of(self.url) as engine, HastySQL(engine, table=self.table) as inbox:
+            async with engine_of(self.url) as engine, hasten(SQLInbox(engine, table=self.table), LEASE) as inbox:
                 await work(inbox)
 
         return start(in_fork).join()
@@ -199,11 +198,6 @@ class KillingSessions(Killing):
     async def quarantined(self) -> list[InboxEntry]:
         async with engine_of(self.url) as engine, SQLInbox(engine, table=self.table) as inbox:
             return list(await inbox.entries())
-
-
-class HastySQL(SQLInbox):
-    async def claim(self, key: str, token: str, *, lease: float, **how: bool) -> Claim:
-        return await super().claim(key, token, lease=lease if how.get("transaction") else min(lease, LEASE), **how)
 
 
 @pytest.fixture
