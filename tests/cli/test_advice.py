@@ -23,7 +23,7 @@ from basiq_async import InboxError
 from basiq_async.cli._lines import OFFERED, Offered  # private: the lines before they are printed
 from tests.support.environment import ROOT
 
-from ..support.command_line import program
+from ..support.command_line import commands
 from ..support.databases import engine_of
 from ..support.databases import run as run_statements
 from .conftest import TYPE, CommandResult, World, launched, wait_until
@@ -284,19 +284,13 @@ def test_the_lines_lose_and_repeat_nothing_of_the_example_for_production(product
 # --- the lines of pages and errors are in the table ---
 
 _LINE = re.compile(r"basiq-async ((?:--\S+ \S+ )?[a-z][^`'\"\n|#;>]*)")
+_RUNNABLE = [" ".join(path) for path, each in commands() if not hasattr(each, "commands")]
 _LOCAL = ("mock", "demo", "listen", "trigger", "sign", "verify", "completion", "login", "logout", "profiles")
 """Commands that touch no service's events."""
 
 
-def _commands(command: Any, *words: str) -> Iterator[str]:
-    for name, inner in getattr(command, "commands", {}).items():
-        yield from _commands(inner, *words, name)
-    if not hasattr(command, "commands"):
-        yield " ".join(words)
-
-
 def _command_of(line: str) -> str | None:
-    found = [each for each in _commands(program()) if line == each or line.startswith(f"{each} ")]
+    found = [each for each in _RUNNABLE if line == each or line.startswith(f"{each} ")]
     return max(found, key=len, default=None)
 
 

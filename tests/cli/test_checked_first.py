@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from ..support.command_line import program
+from ..support.command_line import commands
 from .conftest import World, receive
 
 DAYS_AGO = 0
@@ -85,14 +85,7 @@ SEEN_LATER = {("listen", "host"), ("listen", "every")}
 """What only the network or the use of another option shows."""
 
 
-def leaves(command: Any, *words: str) -> Iterator[tuple[str, Any]]:
-    for name, inner in getattr(command, "commands", {}).items():
-        yield from leaves(inner, *words, name)
-    if not getattr(command, "no_args_is_help", False):
-        yield " ".join(words), command
-
-
-LEAVES = dict(leaves(program()))
+LEAVES = {" ".join(path): each for path, each in commands() if not getattr(each, "no_args_is_help", False)}
 
 
 def command_of(line: str) -> str:

@@ -7,13 +7,11 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from ..support.command_line import program
+from ..support.command_line import commands
 from .conftest import Run, Served
 
 PYTHON = re.compile(
@@ -169,15 +167,11 @@ def test_what_is_wrong_is_one_line_in_the_words_of_the_command_line(
     assert {*tmp_path.iterdir()} == {tmp_path / "empty", *records}
 
 
-def _leaves(command: Any, *words: str) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """Each command of the program, and the words that name it."""
-    for name, inner in getattr(command, "commands", {}).items():
-        yield from _leaves(inner, *words, name)
-    if not getattr(command, "no_args_is_help", False):
-        yield words, command
-
-
-PRINTING = {words: each for words, each in _leaves(program()) if any(one.name == "json" for one in each.params)}
+PRINTING = {
+    words: each
+    for words, each in commands()
+    if not getattr(each, "no_args_is_help", False) and any(one.name == "json" for one in each.params)
+}
 """Each command that has ``--json``."""
 
 

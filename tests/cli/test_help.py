@@ -4,22 +4,13 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Iterator
-from typing import Any
 
 import pytest
 import typer
 
-from ..support.command_line import program, run_command
+from ..support.command_line import commands, run_command
 
-
-def commands(command: Any, *path: str) -> Iterator[tuple[tuple[str, ...], Any]]:
-    yield path, command
-    for name, inner in getattr(command, "commands", {}).items():
-        yield from commands(inner, *path, name)
-
-
-COMMANDS = dict(commands(program()))
+COMMANDS = dict(commands())
 
 
 @pytest.mark.parametrize("path", list(COMMANDS), ids=lambda path: " ".join(path) or "basiq-async")

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import importlib.util
 import re
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from tests.support.command_line import program
+from tests.support.command_line import commands as each_command
 from tests.support.environment import ROOT
 
 DOCS = ROOT / "docs"
@@ -23,13 +22,6 @@ def commands() -> Any:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
-
-
-def runnable(command: Any, *words: str) -> Iterator[tuple[str, Any]]:
-    for name, inner in getattr(command, "commands", {}).items():
-        yield from runnable(inner, *words, name)
-    if not hasattr(command, "commands"):
-        yield " ".join(words), command
 
 
 class App:
@@ -50,7 +42,10 @@ def test_a_build_puts_each_command_with_each_option_at_the_end_of_its_page_and_o
     assert other == ["# Another\n"]
     text = own[0]
     assert text.startswith("# The command line\n\n## Options of several commands\n")
-    for name, command in runnable(program()):
+    for path, command in each_command():
+        if hasattr(command, "commands"):
+            continue
+        name = " ".join(path)
         assert re.search(rf"^(###? |- )`{name}[ `]", text, re.MULTILINE), name
         for option in command.params:
             if option.param_type_name == "option" and not option.hidden:

@@ -7,7 +7,6 @@ import functools
 import json
 import re
 import sys
-import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime
@@ -24,6 +23,7 @@ from basiq_async.replay import Replay, serve_page
 from basiq_async.replay._page import ReplayFeed  # private: what open pages get
 from basiq_async.testing import FakeBasiq
 from tests.support.real_time import PATIENCE
+from tests.support.served import InThread
 
 ATTACK = "<img src=x onerror='window.hacked=1'>"
 
@@ -217,42 +217,24 @@ async def test_it_shows_the_first_entries_where_there_are_many() -> None:
         assert "among the first 200" in str(await get(session, url, "quarantine-entry?id=m201", expect=404))
 
 
-@contextmanager
-def in_a_thread(kind: type[Replay] = Replay) -> Iterator[tuple[str, Any]]:
-    """The page of a replay in a thread of its own, and what runs it, or calls a function with its target there."""
-    ready, stop = threading.Event(), asyncio.Event()
-    loop = asyncio.new_event_loop()
-    made: list[Any] = []
-
-    async def main() -> None:
-        async with replaying(kind=kind) as (replay, target), serve_page(replay) as url:
-            made.extend([url, replay, target])
-            ready.set()
-            await stop.wait()
-
-    thread = threading.Thread(target=lambda: loop.run_until_complete(main()))
-    thread.start()
-    ready.wait()
-    try:
-
-        async def call(what: Callable[[Target], object]) -> None:
-            what(made[2])
-
-        def do(what: Callable[[Target], object] | None = None, *, wait: bool = True) -> Any:
-            doing = asyncio.run_coroutine_threadsafe(made[1].run() if what is None else call(what), loop)
-            return doing.result(PATIENCE) if wait else doing
-
-        yield made[0], do
-    finally:
-        loop.call_soon_threadsafe(stop.set)
-        thread.join()
-        loop.close()
+@asynccontextmanager
+async def shown(kind: type[Replay]) -> AsyncIterator[tuple[Replay, Target, str]]:
+    async with replaying(kind=kind) as (replay, target), serve_page(replay) as url:
+        yield replay, target, url
 
 
 @contextmanager
 def opened(browser: Any, kind: type[Replay] = Replay) -> Iterator[tuple[Any, str, Any]]:
-    """The page in a browser, its url, and what ``in_a_thread`` yields besides. No script of the page may fail."""
-    with in_a_thread(kind) as (url, do):
+    """The page in a browser, its url, and what runs the replay or calls a function with its target. No script fails."""
+    with InThread(shown(kind)) as thread:
+        replay, target, url = thread.value
+
+        def do(what: Callable[[Target], object] | None = None, *, wait: bool = True) -> Any:
+            async def call() -> Any:
+                return await replay.run() if what is None else what(target)
+
+            return thread.run(call()) if wait else thread.begin(call())
+
         page = browser.new_context().new_page()
         page.set_default_timeout(1000 * PATIENCE)
         wrong: list[str] = []

@@ -9,7 +9,7 @@ import json
 import math
 import os
 import sys
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -82,6 +82,14 @@ class _Stream(io.TextIOWrapper):
 def program() -> Any:
     """The program, which takes typer 50 ms to build: longer than most commands last."""
     return get_command(build_app())
+
+
+def commands(command: Any = None, *path: str) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Yield each command and group of the program, with the words that name it."""
+    command = program() if command is None else command
+    yield path, command
+    for name, inner in getattr(command, "commands", {}).items():
+        yield from commands(inner, *path, name)
 
 
 def _run(work: Coroutine[Any, Any, object]) -> object:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager, suppress
+from concurrent.futures import Future
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import Any, Self, TypeVar
 
 from aiohttp import web
 from yarl import URL
@@ -16,6 +17,7 @@ from basiq_async.testing import FakeBasiq, serve
 
 from .real_time import PATIENCE
 
+T = TypeVar("T")
 Answer = Callable[[web.Request], Awaitable[web.StreamResponse]]
 Middleware = Callable[[web.Request, Answer], Awaitable[web.StreamResponse]]
 
@@ -57,40 +59,38 @@ async def first_line(url: str, head: str | bytes) -> bytes:
             await writer.wait_closed()
 
 
-class Served:
-    """A fake that a thread serves over HTTP. Use it as a context manager; ``options`` are those of ``serve``."""
+class InThread:
+    """A thread whose event loop is inside a context, whose ``value`` is there, until the end of the block."""
 
-    def __init__(self, fake: FakeBasiq | None = None, **options: Any) -> None:
-        self.fake = fake or FakeBasiq()
-        self.url = ""
-        self._options = options
+    def __init__(self, context: AbstractAsyncContextManager[Any]) -> None:
+        self.value: Any = None
+        self._context = context
         self._ready = threading.Event()
         self._loop = asyncio.new_event_loop()
         self._stop = asyncio.Event()
         self._thread = threading.Thread(target=self._run)
 
-    def __enter__(self) -> Served:
+    def __enter__(self) -> Self:
         self._thread.start()
         self._ready.wait()
-        assert self.url, "the fake cannot be served"
+        assert self.value, "it cannot be entered"
         return self
 
     def __exit__(self, *args: object) -> None:
         self._loop.call_soon_threadsafe(self._stop.set)
         self._thread.join()
 
-    @property
-    def environment(self) -> dict[str, str]:
-        """What leads a program here."""
-        return {"BASIQ_API_KEY": self.fake.api_key, "BASIQ_BASE_URL": self.url}
+    def begin(self, work: Coroutine[Any, Any, T]) -> Future[T]:
+        """Run something in the thread's loop."""
+        return asyncio.run_coroutine_threadsafe(work, self._loop)
 
-    def run(self, work: Coroutine[Any, Any, object], *, seconds: float = PATIENCE) -> None:
-        """Run something in the loop that serves."""
-        asyncio.run_coroutine_threadsafe(work, self._loop).result(seconds)
+    def run(self, work: Coroutine[Any, Any, T], *, seconds: float = PATIENCE) -> T:
+        """The same, to its end."""
+        return self.begin(work).result(seconds)
 
     def _run(self) -> None:
         async def main() -> None:
-            async with serve(self.fake, **self._options) as self.url:
+            async with self._context as self.value:
                 self._ready.set()
                 await self._stop.wait()
 
@@ -99,6 +99,23 @@ class Served:
                 runner.run(main())
             finally:
                 self._ready.set()
+
+
+class Served(InThread):
+    """A fake that a thread serves over HTTP. Use it as a context manager; ``options`` are those of ``serve``."""
+
+    def __init__(self, fake: FakeBasiq | None = None, **options: Any) -> None:
+        self.fake = fake or FakeBasiq()
+        super().__init__(serve(self.fake, **options))
+
+    @property
+    def url(self) -> str:
+        return str(self.value)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What leads a program here."""
+        return {"BASIQ_API_KEY": self.fake.api_key, "BASIQ_BASE_URL": self.url}
 
 
 @contextmanager
