@@ -111,16 +111,25 @@ def data(world: World, request: pytest.FixtureRequest, monkeypatch: pytest.Monke
         w.endpoint.result = outcome.headers.get("basiq-async-result", "")
         return int(outcome.status)
 
+    async def live() -> None:
+        """All that happened before, in one process."""
+        async with module.receiver() as receiver:
+            w.fake.route(w.endpoint.url, receiver)
+            for kind in (TYPE, TYPE, TYPE, LATER, LATER):
+                await w.fake.emit(kind)
+            Path("broken").touch()
+            for _ in range(2):
+                await w.fake.emit(TYPE)
+            Path("broken").unlink()
+            w.fake.endpoint_down(w.endpoint.url)
+            for _ in range(2):
+                await w.fake.emit(TYPE)
+            await w.fake.advance(minutes=3)
+            w.fake.endpoint_up(w.endpoint.url)
+        w.fake._deliveries.routes.clear()  # private: from now on it is posted to
+
+    w.served.run(live())
     w.endpoint.service = service
-    w.emit(3)
-    w.emit(2, LATER)
-    Path("broken").touch()
-    w.emit(2)
-    Path("broken").unlink()
-    w.fake.endpoint_down(w.endpoint.url)
-    w.emit(2)
-    w.pass_time(minutes=3)
-    w.fake.endpoint_up(w.endpoint.url)
     rows = w.run("messages", "list", webhook_id).rows
     (quarantined, *_) = w.run("quarantine", "list", "--inbox", place).rows
     names = {

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from ..support.command_line import COLD
 from ..support.pods import handled, write_service
 from ..support.real_time import PATIENCE
 from .conftest import World, launched
@@ -24,7 +23,7 @@ def test_a_changed_webhook_has_no_event_handled_again_in_any_inbox_also_after_ki
     assert w.run("recover", first, *receiver).exit_code == 0
     w.outage(8)
     monkeypatch.setenv("SLOW", "0.05")
-    with launched("recover", first, *receiver, "--concurrency", "2", program=COLD) as process:
+    with launched("recover", first, *receiver, "--concurrency", "2") as process:
         end = time.monotonic() + PATIENCE
         while sum(handled().values()) < 3 and time.monotonic() < end:
             time.sleep(0.02)
@@ -46,7 +45,7 @@ def test_a_changed_webhook_has_no_event_handled_again_in_any_inbox_also_after_ki
     assert (wrong.exit_code, "inbox join" in wrong.stderr) == (2, True), wrong.output
     monkeypatch.setenv("BASIQ_WEBHOOK_ID", f"{second},{first}")
     monkeypatch.setenv("SLOW", "0.05")
-    with launched("recover", second, *receiver, "--concurrency", "1", program=COLD) as process:
+    with launched("recover", second, *receiver, "--concurrency", "1") as process:
         while sum((handled() - before).values()) < 1 and time.monotonic() < end + PATIENCE:
             time.sleep(0.02)
         process.kill()

@@ -308,7 +308,7 @@ def test_a_terminal_is_asked_before_a_recovery_passes_what_basiq_delivered(
 
 def test_a_repeat_that_is_killed_is_continued_under_its_name(world: World) -> None:
     w, webhook_id, count = world, world.webhook(), 40
-    place = w.service(webhook_id)
+    place = w.service(webhook_id, more=", handler_timeout=2, lease=3")  # for which the killed run holds its claims
     w.outage(count)
     assert w.run("recover", webhook_id, "--receiver", place).exit_code == 0
     Path("handled").unlink()
