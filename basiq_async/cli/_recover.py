@@ -213,6 +213,9 @@ def _lines(options: RecoverOptions, ended: RunEnd[Recovery]) -> dict[str, Callab
     for each in found.problems:
         if each.code == "joined-later":
             lines["joined-later"] = partial(_show_both, options, found, each)
+        if each.code == "unknown" and isinstance(each.about, datetime):  # the notes of this job are gone
+            wanted = attrs.evolve(options, since=each.about.astimezone(UTC).isoformat())
+            lines["unknown"] = partial(wanted.show_line, "to leave out what is older, or name an earlier time:")
     if ends := [each.until for each in found.unrecoverable if each.until is not None]:
         known = attrs.evolve(options, acknowledged=max(ends).astimezone(UTC).isoformat())
         text = "after you have fetched the present state, acknowledge what is unrecoverable with:"

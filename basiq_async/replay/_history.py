@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
 from functools import partial
 from typing import Any
 
 import attrs
 
+from .._work.places import job_places
 from ..models import Message
 from ..services.details import Details
 from ._job import Job
-from ._memory import DECIDED, Memory, MemoryKind, note_name, read_periods
+from ._memory import DECIDED, FORGOTTEN, Memory, MemoryKind, note_name, read_periods
 from ._reading import Reading
 from ._report import Report
-from ._resume_points import ListResumePoints
+from ._resume_points import ResumePoints
 from ._sources import (
     Source,
     UnreadableMessage,
@@ -63,7 +64,7 @@ class History:
             types = None if wanted is None else sorted(wanted)
             patterns = None if receiver is None else sorted(receiver.patterns)
             selection = json.dumps([job.source, job.filter, types, patterns, job.where.description])
-            resume_points = ListResumePoints(handling.record, name, job.filter, job.ask)
+            resume_points = ResumePoints(handling.record, name, job.filter, job.ask, job.api.now)
             resume_point, note_resume_point = None if is_new else await resume_points.read(), resume_points.keep
         events = job.source == "events"
         key_of: Callable[[Any], str] | None
@@ -104,6 +105,13 @@ class History:
         if self.memory is not None and self.memory.is_decided(message):
             self.memory.skipped += 1
             return False, None
+        found, error = self._select(message)
+        if found and self.memory is not None and self.memory.is_forgotten(message):
+            self.memory.forgotten += 1
+            return None, None
+        return found, error
+
+    def _select(self, message: Message) -> tuple[bool | None, Exception | None]:
         if self._job.selects_everything and not isinstance(message, UnreadableMessage):
             return True, None
         found, error = choose(self._job.where, message)
@@ -146,18 +154,46 @@ class History:
             return
         noted = job.admission.noted.webhooks.get(job.webhook_id)
         live_since = None if noted is None or handling.job else noted.since
-        name = note_name(job.webhook_id, handling.job)
-        periods = {} if job.admission.is_new else read_periods(await job.ask(calls.inbox.note, name))
-        known_since = await job.ask(calls.inbox.known_since) if periods or live_since else None
-        self.memory = Memory(calls, name, kind, periods, known_since, live_since, handling.accepts_type, applies)
+        set_note: Callable[[str], Awaitable[object]]
+        text = gone_before = None
+        if handling.job is None:
+            name = note_name(job.webhook_id)
+            set_note = partial(calls.set_note, name)
+            text = None if job.admission.is_new else await job.ask(calls.inbox.note, name)
+        else:
+            places, whose = (
+                job_places(calls, job.api.now),
+                {"owner": f"{handling.job} {job.webhook_id}", "part": "decided"},
+            )
+            set_note = partial(places.write, **whose)
+            if not job.admission.is_new:
+                found = await job.ask(partial(places.read, **whose))
+                text, gone_before = found.text, found.gone_before
+        periods = read_periods(text)
+        gone = periods.pop(FORGOTTEN, {}).get("")
+        gone_before = gone_before if gone is None else gone[1]
+        known_since = await job.ask(calls.inbox.known_since) if periods or live_since or gone_before else None
+        self.memory = Memory(
+            set_note, kind, periods, known_since, live_since, gone_before, handling.accepts_type, applies
+        )
 
     def count_decided(self, report: Report) -> Report:
-        """Return a report that counts apart what was left out because it was decided before."""
-        if self.memory is None or not (count := self.memory.skipped):
+        """Return a report that counts apart what was left out because it was decided before, or may have been."""
+        if (memory := self.memory) is None or not (memory.skipped or memory.forgotten):
             return report
-        self.memory.skipped = 0
-        logger.info("%d messages are older than the inbox remembers, and were decided by earlier runs", count)
-        skipped = {**report.skipped, "where": report.skipped.get("where", 0) - count, DECIDED: count}
+        count, forgotten = memory.skipped, memory.forgotten
+        memory.skipped = memory.forgotten = 0
+        if count:
+            logger.info("%d messages are older than the inbox remembers, and were decided by earlier runs", count)
+        if forgotten:
+            logger.warning(
+                "%d messages were left out: the inbox remembers no longer than since %s, and the notes of this job may "
+                "be gone, so that nothing tells whether it posted them. Select what is later, or pass another inbox",
+                forgotten,
+                memory.known_since,
+            )
+        words = {"where": -count, DECIDED: count, "unknown": -forgotten, FORGOTTEN: forgotten}
+        skipped = {**report.skipped, **{word: report.skipped.get(word, 0) + more for word, more in words.items()}}
         return attrs.evolve(report, skipped={word: number for word, number in skipped.items() if number})
 
     async def note_decided(self, source: Reading[Message], report: Report) -> None:

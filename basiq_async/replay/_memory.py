@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Literal
 
@@ -17,7 +17,6 @@ import attrs
 from .._wire.codec import event_type_of
 from .._wire.order import item_time
 from .._work.failures import failure_text
-from .._work.inbox_calls import InboxCalls
 from ..models import Message
 from ..services.coverage import TIME_TO_APPEAR
 from ._sources import EventMessage, UnreadableMessage, type_of
@@ -25,6 +24,8 @@ from ._sources import EventMessage, UnreadableMessage, type_of
 logger = logging.getLogger("basiq_async.replay")
 DECIDED = "decided-before"
 """The reason to skip a message that is older than the inbox remembers, and that an earlier run decided."""
+FORGOTTEN = "forgotten"
+"""The reason to skip one of a time of which a job's note has gone: nothing tells whether an earlier run decided it."""
 MemoryKind = Literal["recovery", "recovered events", "messages", "events"]
 _MOST_TYPES = 200
 _SKEW = timedelta(minutes=5)
@@ -34,23 +35,25 @@ Period = tuple[datetime | None, datetime]
 
 @attrs.define(eq=False)
 class Memory:
-    """What the runs of a job decided, up to when, and what this run sees. It is a note in the inbox: see ``note_name``.
+    """What the runs of a job decided, up to when, and what this run sees. It is a note in the inbox.
 
-    kind: "recovery", or the list that a replay reads.
+    set_note: stores the note. ``kind``: "recovery", or the list that a replay reads.
     known_since: since when the inbox surely knows what was handled; None if no run has decided anything older.
     live_since: since when the inbox had live deliveries of the webhook; None if it has none.
+    gone_before: the moment before which a note of the job may have gone; None if none has.
     """
 
-    _calls: InboxCalls
-    _name: str
+    _set_note: Callable[[str], Awaitable[object]]
     _kind: MemoryKind
     _periods: dict[str, dict[str, Period]]
     known_since: datetime | None
     live_since: datetime | None
+    gone_before: datetime | None
     _accepts_type: Callable[[str], bool] | None
     applies: bool = True
     """Whether to leave out anything: a recovery of everything does not."""
     skipped: int = 0
+    forgotten: int = 0
     wants: Callable[[str], bool] | None = None
     """Which types of events are passed to the handler; None for all that have a handler."""
     _message_types: set[str] = attrs.field(factory=set)
@@ -83,11 +86,22 @@ class Memory:
             kinds = ("messages",)
         return any(self._covers(kind, message.event_type_id or "", time) for kind in kinds)
 
+    def is_forgotten(self, message: Message) -> bool:
+        """Return whether nothing tells if a message was decided: a recovery asks its own note."""
+        if self._kind == "recovery" or self.gone_before is None or self.known_since is None:
+            return False
+        if isinstance(message, UnreadableMessage):
+            return False
+        time = item_time(message)
+        return time is None or time < min(self.gone_before, self.known_since)
+
     @property
     def may_be_decided(self) -> bool:
         """Whether a message may be decided that the inbox does not know."""
         since, live = self.known_since, self.live_since
         decided = self._periods.get("recovery") or self._periods.get("messages")
+        if self.gone_before is not None:
+            return True
         return self.applies and since is not None and (bool(decided) or (live is not None and live + _SKEW < since))
 
     def judge(self, message: Message) -> bool | None:
@@ -109,7 +123,7 @@ class Memory:
         if self._kind != "messages":
             self._extend("events" if self._kind == "events" else "recovered events", wanted, since, began)
         try:
-            await self._calls.set_note(self._name, _write(self._periods))
+            await self._set_note(_write(self._periods, self.gone_before))
         except Exception as exc:
             text = failure_text(exc)
             logger.warning("up to when all was decided could not be noted, so that the next run notes it: %s", text)
@@ -127,16 +141,21 @@ class Memory:
             del periods[next(iter(periods))]
 
 
-def note_name(webhook_id: str, job: str | None) -> str:
-    """Return the name of the note."""
-    return f"decided {json.dumps([webhook_id, *([job] if job else [])])}"
+def note_name(webhook_id: str) -> str:
+    """Return the name of the note of a service. A job that posts has its note in a place of its own."""
+    return f"decided {json.dumps([webhook_id])}"
 
 
-def _write(periods: dict[str, dict[str, Period]]) -> str:
-    fields = {
-        kind: {each: [since and since.isoformat(), until.isoformat()] for each, (since, until) in found.items()}
+def _write(periods: dict[str, dict[str, Period]], gone_before: datetime | None) -> str:
+    fields: dict[str, dict[str, tuple[str | None, str]]] = {
+        kind: {
+            each: (None if since is None else since.isoformat(), until.isoformat())
+            for each, (since, until) in found.items()
+        }
         for kind, found in periods.items()
     }
+    if gone_before is not None:
+        fields[FORGOTTEN] = {"": (None, gone_before.isoformat())}
     return json.dumps(fields, separators=(",", ":"))
 
 

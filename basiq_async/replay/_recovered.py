@@ -15,6 +15,7 @@ from ..services.diagnosis import (
     Problem,
     describe_waiting,
     find_clock_problem,
+    find_forgotten_problem,
     find_status_problem,
     find_unknown_activity,
     find_unknown_problem,
@@ -99,6 +100,10 @@ class Recovery:
     _quarantined_since: datetime | None = attrs.field(default=None, alias="quarantined_since")
     """When the oldest entry of the quarantine was quarantined."""
     _last_before_joining: datetime | None = attrs.field(default=None, alias="last_before_joining")
+    _forgotten: int = attrs.field(default=0, alias="forgotten")
+    """How many messages and events an earlier recovery by this job may have handled, whose notes are gone."""
+    _gone_before: datetime | None = attrs.field(default=None, alias="gone_before")
+    """The moment before which these notes may have been of use."""
 
     @property
     def finished(self) -> bool:
@@ -133,6 +138,8 @@ class Recovery:
                 yield Problem("unread", f"{failed} of the {name} failed, and are kept nowhere: run the same again")
         if self.unknown:
             yield find_unknown_problem(self.unknown)
+        if self._forgotten and self._gone_before is not None:
+            yield find_forgotten_problem(self._forgotten, self._gone_before)
         if self.recent:
             what = amount(self.recent, "event", "events")
             yield Problem("unread", f"the last two minutes have {what} that the next run takes: run the same again")

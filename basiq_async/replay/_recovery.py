@@ -25,11 +25,11 @@ from ..services.coverage import (
     TIME_TO_APPEAR,
     Activity,
     Coverage,
-    coverage_note,
     find_live_since,
     is_passed_over,
     is_recent,
     latest,
+    note_coverage,
     read_coverage,
 )
 from ..services.details import MOST_FOR_ACTIVITY, Details, read_activity
@@ -144,6 +144,8 @@ class RecoveryRun:
     _before_joining: int = 0
     _last_before_joining: datetime | None = None
     _unknown: int = 0
+    _forgotten: int = 0
+    """How many messages and events a run of the job before may have handled, whose note is gone."""
     _recent: int = 0
     _details: Details | None = None
     """Reads single messages: the same for the plan and the run."""
@@ -189,7 +191,7 @@ class RecoveryRun:
         job, history, client = self._job, self._history, self._job.client
         async with job.one_run(partial(self._check, progress)):
             handling = job.handling
-            self._passed_over = self._before_joining = self._unknown = self._recent = 0
+            self._passed_over = self._before_joining = self._unknown = self._forgotten = self._recent = 0
             self._last_before_joining = None
             if self._details is not None:  # it has what the plan read
                 self._details.is_noting = True
@@ -218,12 +220,17 @@ class RecoveryRun:
             periods = activity.periods(coverage.seen_inactive, inactive_now)
             lost = coverage.unrecoverable(periods, now, wanted)
             unknown_reach = coverage.find_unknown_reach(activity, now, wanted)
-            is_told = not self._unknown and unknown_reach is None
+            is_told = not self._unknown and not self._forgotten and unknown_reach is None
             if is_told and second is not None and second.finished and job.selects_everything:
                 seen = None if was_active and inactive_now is None else began
                 types = coverage.read_types(wanted, now)
                 read = attrs.evolve(
-                    coverage, read_up_to=began - TIME_TO_APPEAR, seen_inactive=seen, lost=lost, types=types
+                    coverage,
+                    read_up_to=began - TIME_TO_APPEAR,
+                    seen_inactive=seen,
+                    lost=lost,
+                    types=types,
+                    gone_before=None,
                 )
                 await self._note(read)
                 if history.memory is not None:
@@ -246,6 +253,8 @@ class RecoveryRun:
                 passed_over=self._passed_over,
                 before_joining=self._before_joining,
                 unknown=self._unknown,
+                forgotten=self._forgotten,
+                gone_before=coverage.gone_before,
                 recent=0 if surely_active else self._recent,
                 at_service=max(
                     at_service,
@@ -319,15 +328,16 @@ class RecoveryRun:
         async def find_working() -> Collection[str]:
             return {each.id async for each in self._job.client.webhooks.list() if not is_inactive(each)}
 
-        return await read_coverage(self._calls, self._webhook_id, own, find_working, noted_as=self._noted_as)
+        now = self._job.api.now
+        return await read_coverage(self._calls, self._webhook_id, own, find_working, job=self._noting_job, now=now)
 
     async def _note(self, coverage: Coverage) -> None:
-        await self._calls.set_note(coverage_note(self._noted_as(self._webhook_id)), coverage.write())
+        await note_coverage(self._calls, self._webhook_id, coverage, self._noting_job, self._job.api.now)
 
-    def _noted_as(self, webhook_id: str) -> str:
-        """Return the name of the notes about a webhook. A job that posts to a place without an inbox has its own."""
-        handling = self._job.handling
-        return f"{handling.job} {webhook_id}" if handling.job and not self._job.admission.is_of_service else webhook_id
+    @property
+    def _noting_job(self) -> str | None:
+        """The job that posts to a place without an inbox, which has notes of its own; else None."""
+        return None if self._job.admission.is_of_service else self._job.handling.job
 
     async def _count_at_service(self) -> int:
         """End what the service knows by now. Return how many events of the service failed there, if the job posts."""
@@ -351,7 +361,7 @@ class RecoveryRun:
             if isinstance(message, UnreadableMessage) or not self._history.has_handler(message):
                 return True  # the target says so
             time, found = item_time(message), [self._history.judge(message, early=early)]
-            if coverage.begins is not None or coverage.others:
+            if coverage.begins is not None or coverage.others or coverage.gone_before is not None:
                 is_told = time is not None or message.delivered is not None
                 found.append(not unwanted(message) if is_told else None)
             if not self._also_delivered:
@@ -366,6 +376,10 @@ class RecoveryRun:
             if self._also_delivered or isinstance(message, UnreadableMessage):
                 return message
             passed_over = is_passed_over(message, since)
+            if passed_over is False and coverage.is_forgotten(item_time(message)):
+                self._forgotten += 1
+                passed.extend([digest_of(message_key(message.raw))])
+                return None
             if passed_over is False or (passed_over is None and judge(message, early=False) is not None):
                 return message
             before = live_since.delivered_before_joining(message, coverage.acknowledged) if passed_over else None
@@ -416,6 +430,13 @@ class RecoveryRun:
         def choose(event: Any) -> Message | None:
             message = convert(event)
             if isinstance(message, EventMessage) and unwanted(message):
+                return None
+            if (
+                isinstance(message, EventMessage)
+                and not self._also_delivered
+                and coverage.is_forgotten(message.created)
+            ):
+                self._forgotten += 1
                 return None
             if isinstance(message, EventMessage) and is_recent(message.created, requested):
                 self._recent += 1

@@ -27,7 +27,8 @@ class Progress:
     skipped: the number of messages that did not have to be handled, by reason: ``handled-before`` (the record knows it:
         it was handled, or is in the quarantine), ``where`` (not selected), ``unknown`` (Basiq does not tell whether it
         is selected), ``no-handler`` (no handler is registered for its type), ``busy`` (another worker holds it and did
-        not end), ``quarantined`` (the receiver quarantined it), ``expired`` (Basiq no longer has its payload).
+        not end), ``quarantined`` (the receiver quarantined it), ``expired`` (Basiq no longer has its payload),
+        ``forgotten`` (the notes of this job that posts are gone, and nothing tells whether it was posted).
     failed: the number of messages that the target did not accept; with ``on_error="quarantine"`` they are quarantined.
     in_flight: the number of messages that are passed to the handler and not recorded yet.
     duration: in seconds.

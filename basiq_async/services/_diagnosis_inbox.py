@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Sequence
 from contextlib import aclosing
-from datetime import datetime
+from datetime import UTC, datetime
+from functools import partial
 from itertools import chain
 
 from .._work.failing import FailingType, count_failing
@@ -13,13 +14,14 @@ from .._work.keys import inbox_key, key_of_post, posting_job
 from .._work.noted import refuse_others
 from .._work.protocol import MOST_UNENDED, Inbox, InboxEntry, Waiting
 from .api import Api
-from .coverage import Activity, Coverage, Inactivity, LiveSince, coverage_note, find_live_since, read_coverage
+from .coverage import Activity, Coverage, Inactivity, LiveSince, find_live_since, read_coverage
 from .details import Details
 from .diagnosis import DiagnosedReceiver, matches
 
 EventIds = tuple[str | None, str | None, str | None]
 """The ids of an event type, of an event and of a message."""
 _CALL = 5.0
+_now = partial(datetime.now, UTC)
 _MOST_NAMED = 3
 """How many events are named that ended their processes."""
 
@@ -85,12 +87,12 @@ class KnownEvents:
         self.not_joined = () if noted.admits([webhook_id]) else tuple(noted.webhooks)
         self.live_since = await find_live_since(calls, noted, webhook_id)
         own = {*noted.webhooks, *(() if receiver is None else receiver.webhook_ids)}
-        self.coverage = await read_coverage(calls, webhook_id, own, find_working)
+        self.coverage = await read_coverage(calls, webhook_id, own, find_working, now=_now)
         if receiver is None and webhook_id not in noted.live():
             jobs, own_url = await calls.jobs(), posting_job(url)
             for other in [own_url] if own_url in jobs else jobs:  # a job to another place is no evidence
                 self._jobs.append(other)
-                found = Coverage.read(await calls.note(coverage_note(f"{other} {webhook_id}")))
+                found = await read_coverage(calls, webhook_id, (), find_working, job=other, now=_now)
                 self.coverage = found if self.coverage.is_new and found != Coverage() else self.coverage
         self.waiting = await calls.count_waiting()
         if self.waiting.failing:

@@ -18,6 +18,7 @@ import attrs
 from .._wire.codec import Unreadable, read_message
 from .._work.inbox_calls import InboxCalls
 from .._work.noted import Noted
+from .._work.places import job_places
 from .._work.schedule import ATTEMPTED
 from ..models import Message
 
@@ -27,6 +28,7 @@ TIME_TO_APPEAR = timedelta(minutes=2)
 """Basiq may need that long to make a message of an event, and to deliver it."""
 MOST_ATTEMPTS = 8
 """After the eighth failed attempt Basiq may disable the webhook (the same page)."""
+_MOMENTS = ("read_up_to", "seen_inactive", "acknowledged", "begins", "gone_before")
 _SKEW = timedelta(minutes=5)
 """Maximum difference between Basiq's clock and this machine's."""
 
@@ -142,6 +144,8 @@ class Coverage:
     lost: what was unrecoverable when it was read up to then, until it is acknowledged.
     types: the event types that were read up to then, each with the time since which the event list of 7 days was read
         without a gap. Whatever webhook an event of that time went to, it was read.
+    gone_before: the moment before which an earlier note of a job may have lost its place, so that what recoveries found
+        out is not known; None if none has. Up to a recovery that reads all.
     others: what the recoveries of the other webhooks of its service found out. It is not written.
     """
 
@@ -151,6 +155,7 @@ class Coverage:
     begins: datetime | None = None
     lost: tuple[Inactivity, ...] = ()
     types: Mapping[str, datetime] = attrs.field(factory=dict)
+    gone_before: datetime | None = None
     others: tuple[Coverage, ...] = attrs.field(default=(), eq=False)
 
     @classmethod
@@ -169,7 +174,7 @@ class Coverage:
 
     def write(self) -> str:
         """Return the coverage as text."""
-        moments = {name: getattr(self, name) for name in ("read_up_to", "seen_inactive", "acknowledged", "begins")}
+        moments = {name: getattr(self, name) for name in _MOMENTS}
         lost = [[each.since.isoformat(), each.until.isoformat()] for each in self.lost if each.until is not None]
         texts = {name: each and each.isoformat() for name, each in moments.items()}
         types = {name: since.isoformat() for name, since in self.types.items()}
@@ -200,6 +205,12 @@ class Coverage:
         listed = now - LISTED + TIME_TO_APPEAR
         kept = self.types if self.read_up_to is not None and self.read_up_to >= listed else {}
         return {each: kept.get(each, listed) for each in types}
+
+    def is_forgotten(self, time: datetime | None) -> bool:
+        """Return whether nothing tells if a recovery before this one wanted, or handled, what happened at a time."""
+        if self.gone_before is None or self.begins is not None:  # a person has said since when all is wanted
+            return False
+        return time is None or time < self.gone_before
 
     def is_unwanted(self, event_type: str, time: datetime | None, now: datetime) -> bool:
         """Return whether it happened before recoveries begin, or was read through another webhook of the service."""
@@ -250,7 +261,10 @@ class Coverage:
         those that are wanted; what was read through another webhook of the service counts if it was of all these.
         """
         reach, begin = now - LISTED, self._begin(types, now)
-        return reach if activity.untold and (begin is None or begin < reach) else None
+        if not activity.untold:
+            reach = min(reach, self.gone_before or now)
+        is_unknown = activity.untold or self.gone_before is not None
+        return reach if is_unknown and (begin is None or begin < reach) else None
 
     def unrecoverable(
         self, periods: Iterable[Inactivity], now: datetime, types: Collection[str] = ()
@@ -343,25 +357,39 @@ async def read_coverage(
     webhook_ids: Collection[str],
     find_working: Callable[[], Awaitable[Collection[str] | None]],
     *,
-    noted_as: Callable[[str], str] = str,
+    job: str | None = None,
+    now: Callable[[], datetime],
 ) -> Coverage:
     """Return what the recoveries of a webhook noted in an inbox, and what it inherits of those of its service.
 
-    noted_as: the name under which a webhook is noted, by default itself.
+    job: whose recoveries, of a job that posts to a place without an inbox. ``now``: by Basiq's clock.
     find_working: returns the webhooks that Basiq lists and that are active; None if that cannot be known. It is called
         if that matters.
     """
 
     async def read(each: str) -> Coverage:
-        return Coverage.read(await calls.note(coverage_note(noted_as(each))))
+        if job is None:
+            return Coverage.read(await calls.note(coverage_note(each)))
+        found = await job_places(calls, now).read(f"{job} {each}", "recovery")
+        return Coverage(gone_before=found.gone_before) if found.text is None else Coverage.read(found.text)
 
     own = await read(webhook_id)
     others = {each: await read(each) for each in webhook_ids if each != webhook_id}
     return own.inherit(others, await find_working() if others and own.is_new else None)
 
 
+async def note_coverage(
+    calls: InboxCalls, webhook_id: str, coverage: Coverage, job: str | None, now: Callable[[], datetime]
+) -> None:
+    """Note what recoveries found out. See ``read_coverage``."""
+    if job is None:
+        await calls.set_note(coverage_note(webhook_id), coverage.write())
+    else:
+        await job_places(calls, now).write(coverage.write(), f"{job} {webhook_id}", "recovery")
+
+
 def coverage_note(webhook_id: str) -> str:
-    """Return the name of the note that keeps the coverage of a webhook."""
+    """Return the name of the note that keeps the coverage of a webhook of a service."""
     return f"recovery {json.dumps(webhook_id)}"
 
 

@@ -10,6 +10,7 @@ import attrs
 
 from .._redaction.text import amount
 from .._work.failing import FailingType
+from .._work.places import MOST_JOBS
 from .._work.protocol import Inbox, Waiting
 from ..models import EventTypeId, Webhook, read_datetime
 from .coverage import Inactivity, describe_before_joining
@@ -379,13 +380,25 @@ def find_unknown_problem(count: int) -> Problem:
     )
 
 
+def find_forgotten_problem(count: int, before: datetime) -> Problem:
+    """Return the problem with what a job may have handled before, because its notes lost their place to others."""
+    return Problem(
+        "unknown",
+        f"the inbox keeps the notes of {MOST_JOBS} jobs, and this one may have lost its place: nothing tells of "
+        f"{amount(count, 'message or event', 'messages and events')} before {before.astimezone(UTC):%Y-%m-%d %H:%M} "
+        "UTC whether it wanted and posted them. Say with since= (--since) from when on all is wanted that the inbox "
+        "does not know, or pass another inbox",
+        before,
+    )
+
+
 def find_unknown_activity(before: datetime) -> Problem:
     """Return the problem that nothing tells whether the webhook was active before a moment."""
     return Problem(
         "unknown-activity",
-        f"Basiq's list does not tell whether the webhook was active before {before.astimezone(UTC):%Y-%m-%d %H:%M} "
-        "UTC, and the event list no longer has the events of that time: if it may have been disabled, fetch the "
-        "present state from the API, then acknowledge a time up to a day later",
+        "neither Basiq's list nor the inbox tells whether the webhook was active before "
+        f"{before.astimezone(UTC):%Y-%m-%d %H:%M} UTC, and the event list no longer has the events of that time: "
+        "if it may have been disabled, fetch the present state from the API, then acknowledge a time up to a day later",
         before,
     )
 
