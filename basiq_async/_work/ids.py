@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from functools import lru_cache
 from hashlib import blake2b
 
 _MOST_IN_BUCKET = 128
@@ -11,11 +10,14 @@ _MOST_BUCKETS = 65_536
 _EMPTY = blake2b(digest_size=16)
 
 
-@lru_cache(maxsize=4_096)  # each id of a page is asked for about five times
 def digest_of(text: str) -> bytes:
     """Return the 16 bytes by which ``Ids`` knows an id."""
+    try:
+        encoded = text.encode()
+    except UnicodeEncodeError:  # to pass "surrogatepass" always would take as long as the digest
+        encoded = text.encode("utf-8", "surrogatepass")
     found = _EMPTY.copy()  # faster than to make one
-    found.update(text.encode("utf-8", "surrogatepass"))
+    found.update(encoded)
     return found.digest()
 
 

@@ -74,9 +74,7 @@ class History:
         accepts_type = (handling.accepts_type if wanted is None else wanted.__contains__) or (lambda _: True)
         convert = convert_events(job.webhook_id, accepts_type) if events else None
         options = {"convert": convert, "resume_point": resume_point, "selection": selection}
-        # Then a run hands pages to the target as Basiq sent them: nothing has to look at each message.
-        raw_items = job.file is not None and not counts_only and not events and job.selects_everything
-        raw_items = raw_items and job.observer is None and job.settings.rate is None
+        raw_items = job.takes_pages and not counts_only and not events
         return self.read(job.source, key_of, **options, raw_items=raw_items), note_resume_point
 
     def read(self, source: Source, key_of: Callable[[Any], str] | None, **options: Any) -> Reading[Message]:

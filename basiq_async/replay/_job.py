@@ -264,6 +264,13 @@ class Job:
             progress = chain_hooks(progress, listener)
         return progress
 
+    @property
+    def takes_pages(self) -> bool:
+        """Whether a file takes pages as Basiq sent them: nothing has to look at each message."""
+        if self.file is None or not self.selects_everything or self.settings.rate is not None:
+            return False
+        return self.observer is None or self.observer.wrap(self.file) is self.file
+
     # --- the record ---
 
     def known(self, keys: Sequence[str]) -> Awaitable[Collection[str]]:

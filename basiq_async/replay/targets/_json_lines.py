@@ -66,6 +66,7 @@ class JSONLinesTarget:
         self._note_path = self._path + ".note"
         self._overwrite = overwrite
         self._lines: list[bytes] = []
+        """What was accepted: the lines of each page as one text, which was made while the page was in the cache."""
         self._unwritten: list[str] = []  # the ids in ``_lines``
         self._file: BinaryIO | None = None
         self._size = 0  # the bytes of the file up to the end of its last whole line
@@ -89,8 +90,9 @@ class JSONLinesTarget:
 
     def _accept(self, items: Sequence[Any], ids: Sequence[str]) -> None:
         """Accept items as Basiq sent them, with their plain ids: their lines are written with the next ``flush``."""
-        self._lines += _make_lines(items, ids)
-        self._unwritten += ids
+        if items:
+            self._lines.append(_make_lines(items, ids))
+            self._unwritten += ids
 
     async def flush(self) -> None:
         """See ``BulkTarget``: the lines are on the disk when it returns."""
@@ -215,12 +217,14 @@ class JSONLinesTarget:
 
     def _write_lines(self) -> None:
         file, ids = self._begin()
-        if self._size > os.fstat(file.fileno()).st_size:
+        size = os.fstat(file.fileno()).st_size
+        if self._size > size:
             raise RecordError(f"the file {self._path!r} became shorter meanwhile: another program writes to it")
-        count = len(self._lines)
-        file.truncate(self._size)  # remove the rest of a write that failed
+        if self._size < size:
+            file.truncate(self._size)  # remove the rest of a write that failed
+        pages, count = len(self._lines), len(self._unwritten)
         file.seek(self._size)
-        file.write(b"\n".join(self._lines[:count]) + b"\n")
+        file.writelines(self._lines[:pages])
         file.flush()
         os.fsync(file.fileno())
         self._check_in_place(file)
@@ -228,7 +232,7 @@ class JSONLinesTarget:
         self._last = digest_of(self._unwritten[count - 1])
         if not self._in_run:
             ids.extend(map(digest_of, self._unwritten[:count]))
-        del self._lines[:count], self._unwritten[:count]
+        del self._lines[:pages], self._unwritten[:count]
 
     def _check_in_place(self, file: BinaryIO) -> None:
         with suppress(FileNotFoundError):
@@ -372,14 +376,14 @@ def _whole_lines(file: BinaryIO) -> Iterator[list[bytes]]:
         yield lines
 
 
-def _make_lines(items: Sequence[Any], ids: Sequence[str]) -> list[bytes]:
+def _make_lines(items: Sequence[Any], ids: Sequence[str]) -> bytes:
     """Return the items of a page as lines (see ``_make_line``): nearly always, none needs to be looked at alone."""
     if _quick_dumps is not None and set(map(type, items)) <= {dict}:
         with suppress(TypeError):
-            lines = list(map(_quick_dumps, items))
-            if all(map(bytes.isascii, lines)):
+            lines = b"\n".join([*map(_quick_dumps, items), b""])
+            if lines.isascii():
                 return lines
-    return [_make_line(item, item_id) for item, item_id in zip(items, ids, strict=True)]
+    return b"\n".join([*map(_make_line, items, ids), b""])
 
 
 def _make_line(item: Any, item_id: str) -> bytes:

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import io
 import json
 import os
 import stat
 import threading
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pytest
 
 from basiq_async import ConfigurationError, Message, ReplayError
 from basiq_async._work.ids import digest_of
 from basiq_async.errors import JobInUseError, RecordError
-from basiq_async.replay import JSONLinesTarget, Replay, limit
+from basiq_async.replay import JSONLinesTarget, Replay, Target, limit
 from tests.support.histories import Table, history, listed
 from tests.support.real_time import PATIENCE
 
@@ -260,6 +262,70 @@ async def test_a_file_that_cannot_be_written_ends_the_job(tmp_path: Path) -> Non
         target = JSONLinesTarget(tmp_path / "nowhere" / "export.jsonl")
         with pytest.raises(ReplayError, match=r"cannot be written: No such file.*run the same again"):
             await h.replay(target).run()
+
+
+class _FullDisk(io.FileIO):
+    room = 0
+
+    def write(self, part: Any) -> int:
+        written = super().write(part[: self.room])
+        self.room -= written
+        if not written:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return written
+
+
+@pytest.mark.parametrize("room", [0, 1, 700, 90_000, 400_000])
+async def test_a_disk_that_is_full_amid_pages_costs_no_message_and_doubles_none(
+    room: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "export.jsonl"
+
+    def open_file(target: JSONLinesTarget) -> BinaryIO:
+        path.touch(0o600)
+        disk = _FullDisk(path, "r+")
+        disk.room = room
+        return io.BufferedRandom(disk)
+
+    async with history(1_200) as h, JSONLinesTarget(path) as target:
+        with monkeypatch.context() as patch:
+            patch.setattr(JSONLinesTarget, "_open", open_file)
+            with pytest.raises(RecordError, match="No space left"):
+                await h.replay(target).run()
+        left = path.read_bytes()
+        report = await h.replay(target).run()
+        messages = await h.messages()
+    written = path.read_bytes()
+    assert written.startswith(left[: left.rfind(b"\n") + 1])
+    assert report.handled == 1_200 - left.count(b"\n")
+    assert [json.loads(line) for line in written.splitlines()] == [each.raw for each in messages]
+
+
+async def test_who_only_watches_a_run_leaves_pages_to_the_file(tmp_path: Path) -> None:
+    """To look at each message would take twice as long."""
+
+    class Watching:
+        wraps = False
+
+        def wrap(self, target: Target) -> Target:
+            return Wrapped(target) if self.wraps else target
+
+        def begin(self, source: object) -> None: ...
+
+        def on_progress(self, progress: object) -> None: ...
+
+    class Wrapped:
+        def __init__(self, target: Target) -> None:
+            self.deliver = target.deliver
+
+    async with history(3) as h:
+        replay, watching = h.replay(JSONLinesTarget(tmp_path / "export.jsonl")), Watching()
+        assert replay._job.takes_pages
+        replay._job.observe(watching)
+        assert replay._job.takes_pages
+        watching.wraps = True
+        assert not replay._job.takes_pages
+        assert (await replay.run()).handled == 3
 
 
 async def test_a_file_that_something_else_shortens_is_reported(tmp_path: Path) -> None:
