@@ -11,7 +11,7 @@ _EMPTY = blake2b(digest_size=16)
 
 
 def digest_of(text: str) -> bytes:
-    """Return the 16 bytes by which ``Ids`` knows an id."""
+    """Return the 16 bytes by which ``IdSet`` knows an id."""
     try:
         encoded = text.encode()
     except UnicodeEncodeError:  # to pass "surrogatepass" always would take as long as the digest

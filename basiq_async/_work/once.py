@@ -209,8 +209,9 @@ class Unit(ABC, Generic[T]):
         does not end then, or within ``grace`` seconds after its time limit, the claim is kept until it ends.
         """
         self._answer: asyncio.Future[AttemptEnd[T]] = self._loop.create_future()
-        if (task := self._loop.create_task(self._run())) not in self.units.tasks:  # an eager one keeps itself
-            self._own(task)
+        task = self._steps.task = self._loop.create_task(self._run())
+        self.units.tasks.add(task)
+        task.add_done_callback(self._answer_caller)
         try:
             return await self._answer
         except asyncio.CancelledError:
@@ -221,12 +222,6 @@ class Unit(ABC, Generic[T]):
             if not self._steps.task.done():
                 self._warn_late()
             raise
-
-    def _own(self, task: asyncio.Task[AttemptEnd[T]]) -> None:
-        """Keep the task that does the work."""
-        self._steps.task = task
-        self.units.tasks.add(task)
-        task.add_done_callback(self._answer_caller)
 
     def _answer_caller(self, task: asyncio.Task[AttemptEnd[T]]) -> None:
         """Return the task's end to the caller, unless the caller was cancelled or already has ``LATE``."""
@@ -291,9 +286,9 @@ class Unit(ABC, Generic[T]):
 
     async def _run(self) -> AttemptEnd[T]:
         """Claim, work and record."""
-        task = cast("asyncio.Task[AttemptEnd[T]]", asyncio.current_task())
-        if task not in self.units.tasks:  # it is eager, and runs before ``create_task`` returns it
-            self._own(task)
+        # An eager task runs before ``create_task`` returns it.
+        task = self._steps.task = cast("asyncio.Task[AttemptEnd[T]]", asyncio.current_task())
+        self.units.tasks.add(task)
         by_key = self.units.by_key
         try:
             if self.key in by_key:

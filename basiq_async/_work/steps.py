@@ -48,7 +48,9 @@ class TaskSteps:
         self.expired = False
         self._due = math.inf if seconds is None else self._loop.time() + seconds
         if self._due < (math.inf if self._timer is None else self._timer.when()):
-            self._set_timer()
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer = self._loop.call_at(self._due, self._look_at_time)
 
     def end(self) -> None:
         """End an interruptible step: from now on nothing interrupts the task."""
@@ -72,11 +74,6 @@ class TaskSteps:
             self._timer.cancel()
         self._on_late = None
 
-    def _set_timer(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-        self._timer = None if self._due == math.inf else self._loop.call_at(self._due, self._look_at_time)
-
     def _look_at_time(self) -> None:
         if self._loop.time() >= self._due:
             if self.expired:  # the step has not ended within the grace
@@ -87,4 +84,4 @@ class TaskSteps:
                 self.expired = True
                 self._due = self._due + self._grace if self.interruptible else math.inf
                 self.task.cancel()
-        self._set_timer()
+        self._timer = None if self._due == math.inf else self._loop.call_at(self._due, self._look_at_time)

@@ -54,8 +54,9 @@ class RequestReader:
         except SignatureVerificationError as exc:
             return _reject(exc)
         mismatch = None
-        if not self._secrets.are_due():
-            mismatch = self._secrets.keys.find_mismatch(checked, body)
+        secrets = self._secrets
+        if not (secrets.can_change and secrets.are_due()):
+            mismatch = secrets.keys.find_mismatch(checked, body)
             if mismatch is None:
                 return _read(checked, body)
         # A sender who is not known to be Basiq may wait for a slow store of secrets: the bytes count meanwhile.
@@ -96,7 +97,7 @@ class RequestReader:
         """Verify a body, if need be with what the store of secrets has now. ``mismatch``: with those at hand."""
         secrets = self._secrets
         if mismatch is None:
-            if secrets.are_due():
+            if secrets.can_change and secrets.are_due():
                 await secrets.read_again()
             mismatch = secrets.keys.find_mismatch(checked, body)
         if mismatch is not None and mismatch.reason == "no-match" and await secrets.read_again():

@@ -39,6 +39,8 @@ class Secrets:
     def __init__(self, secret: AnySecrets, *, clock: Callable[[], float]) -> None:
         read = find_reader(secret)
         self._read = read
+        self.can_change = read is not None
+        """Whether they come from a store."""
         self._store: object = None if read is None else secret
         self._name = name_store(secret)
         self._clock = clock
@@ -70,7 +72,7 @@ class Secrets:
 
     def are_due(self) -> bool:
         """Return whether to read the store before the next delivery, whatever its signature: an hour has passed."""
-        return self._read is not None and not 0 < self._look_at - self._clock() <= _LONGEST_USE
+        return not 0 < self._look_at - self._clock() <= _LONGEST_USE
 
     async def read_again(self) -> bool:
         """Read the store, at most once a second. Return whether there are other secrets than before."""

@@ -18,11 +18,11 @@ from .._redaction.text import amount, printable
 from .._work.failures import failure_text
 from .._work.limits import limit
 from .._work.tasks import run_cancel_once
-from .._work.throughput import RECENT_SECONDS, messages_per_second, seconds_left
 from ..errors import ConfigurationError, ReplayError
 from ..hooks import call_hook
 from ._replay import Replay
 from ._report import OnProgress, Progress, Report
+from ._tally import RECENT_SECONDS, messages_per_second, seconds_left
 from .targets._base import HANDLED_BEFORE
 
 logger = logging.getLogger("basiq_async.replay")

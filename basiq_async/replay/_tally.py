@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter, deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Literal, Protocol
 
 import attrs
@@ -14,7 +14,6 @@ from .._redaction.text import amount, printable, shorten
 from .._work.failures import failure_text, reason_text
 from .._work.limits import limit
 from .._work.tasks import run_to_completion
-from .._work.throughput import RECENT_SECONDS, messages_per_second, seconds_left
 from ..errors import BasiqError, ReplayError
 from ..hooks import call_hook
 from ..models import Message
@@ -27,6 +26,8 @@ logger = logging.getLogger("basiq_async.replay")
 
 OnError = Literal["quarantine", "stop", "skip"]
 
+RECENT_SECONDS = 10.0
+"""A rate is that of so many seconds until now. It is zero while nothing finishes, whatever was before."""
 REPORT_EVERY = 0.25
 _NOTE_EVERY = 5.0
 """Seconds between two resume points."""
@@ -248,3 +249,24 @@ async def record_within(seconds: float, call: Callable[[], Awaitable[None]]) -> 
         text = f"the finished messages could not be recorded: {failure_text(exc)}"
         return exc if isinstance(exc, BasiqError) else ending_error(text, exc)
     return None
+
+
+def messages_per_second(
+    samples: Iterable[tuple[float, int]], *, now_seconds: float, began_seconds: float, finished: int
+) -> float:
+    """Return the messages that were finished in a second, on the average of the last ten seconds.
+
+    samples: earlier moments, each with the number of messages that were finished then.
+    now_seconds, began_seconds: now, and when the work began, by the clock of the samples.
+    finished: the number of messages that are finished now.
+    """
+    earlier = [count for at_seconds, count in samples if at_seconds >= now_seconds - RECENT_SECONDS]
+    lasted_seconds = min(RECENT_SECONDS, now_seconds - began_seconds)
+    return (finished - min(earlier)) / lasted_seconds if earlier and lasted_seconds > 0 else 0.0
+
+
+def seconds_left(remaining: int | None, per_second: float) -> float | None:
+    """Return how long ``remaining`` messages will take. None if their number is unknown, or nothing finishes now."""
+    if remaining is None or (remaining and per_second <= 0):
+        return None
+    return remaining / per_second if remaining else 0.0

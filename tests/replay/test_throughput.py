@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from basiq_async._work.throughput import messages_per_second, seconds_left
+from basiq_async.replay._tally import messages_per_second, seconds_left  # private: no run has a chosen clock
 
 
 @pytest.mark.parametrize(
