@@ -32,11 +32,14 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from basiq_async import BasiqClient, InMemoryTransport, Message
+from basiq_async._work.keys import key_of_post, posting_job
 from basiq_async.receiver import Delivery, SQLInbox, SQLiteInbox, WebhookReceiver
+from basiq_async.receiver.protocol import inbox_key
 from basiq_async.replay import HttpTarget, JSONLinesTarget, Replay
 from basiq_async.testing import FakeBasiq, Quirks
 from tests.support.databases import engine_of
 from tests.support.environment import free_port
+from tests.support.inboxes import opened
 from tests.support.killing import committed_effects, hasten, make_tables, start
 from tests.support.servers import PostgresServer, postgres_server
 
@@ -46,6 +49,7 @@ from .crash_share import add_share, crash_share
 Order = Literal["oldest-first", "newest-first"]
 SECRET = "whsec_" + "c2VjcmV0LW9mLXRoZS1jcmFzaC10ZXN0"
 
+JOB = "crash"
 POOL = 5
 SLOWEST_END = 60.0
 """Seconds for the last run, after what it would take without kills: the claims of a killed run end within 30."""
@@ -100,7 +104,7 @@ class Crash:
         self.database: PostgresServer | None = None
         self.fake, self.webhook_id = make_fake(options)
         self.port = free_port()
-        self.ids = asyncio.run(self._list())
+        self.keys = asyncio.run(self._read_keys())
         self.waited = 0.0
         self.kills = self.hits = self.repeats = self.runs = 0
 
@@ -142,7 +146,7 @@ class Crash:
         else:
             async with hasten(SQLiteInbox(self.inbox), self.lease) as inbox:
                 if self.mode == "http":
-                    async with HttpTarget(f"http://127.0.0.1:{self.port}/basiq", SECRET) as endpoint:
+                    async with HttpTarget(f"http://127.0.0.1:{self.port}/basiq", SECRET, name=JOB) as endpoint:
                         endpoint.deliver = at_most(most, endpoint.deliver)  # type: ignore[method-assign]
                         await self._run(endpoint, inbox=inbox)
                 else:
@@ -154,9 +158,12 @@ class Crash:
         assert report.finished
         assert report.failed == 0
 
-    async def _list(self) -> list[str]:
+    async def _read_keys(self) -> dict[str, str]:
+        """Return the key of each message, by its id. What is posted has keys of the job's own."""
+        job = posting_job(JOB) if self.mode == "http" else None
         async with BasiqClient(FakeBasiq.DEFAULT_API_KEY, transport=InMemoryTransport(self.fake)) as client:
-            return [each.id async for each in client.messages.list(self.webhook_id)]
+            keys = {each.id: inbox_key(each.event_id, each.id) async for each in client.messages.list(self.webhook_id)}
+            return keys if job is None else {id: key_of_post(job, key) for id, key in keys.items()}
 
     def kill_once(self, longest: float) -> bool:
         """Start a run and kill it at a random instant; False where it had come to its end before."""
@@ -187,12 +194,21 @@ class Crash:
         assert self.waited < SLOWEST_END + self.messages * 0.01, f"the last run took {self.waited:.0f} s"
         effects = self._effects()
         last = {id: number for number, (_, id) in enumerate(effects)}
-        lost = set(self.ids) - set(last)
+        lost = set(self.keys) - set(last)
         assert not lost, f"{len(lost)} messages are lost"
         repeated = Counter(run for number, (run, id) in enumerate(effects) if number < last[id])
         most = self.concurrency if self.mode == "inbox" else 0
         assert max(repeated.values(), default=0) <= most, f"repeated of each run by later ones: {repeated}"
         self.repeats = repeated.total()
+        if self.mode != "export":  # the file is the record
+            unknown = len(self.keys) - len(asyncio.run(self._known()))
+            assert not unknown, f"{unknown} messages are not recorded"
+
+    async def _known(self) -> Collection[str]:
+        keys = [*self.keys.values()]
+        place = self.inbox if self.database is None else self.database.url()
+        async with opened(place) as inbox:
+            return await inbox.known(keys)
 
     def _size(self) -> int:
         if self.database is not None:

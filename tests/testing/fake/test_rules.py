@@ -76,8 +76,10 @@ async def test_after_a_timeout_the_next_attempt_may_come_after_a_minute(rule: An
     fake.route(ENDPOINT, hang)
     fake.add_webhook(ENDPOINT)
     await fake.emit("user.created")
-    await fake.advance_to_next()
+    for _ in range(2):
+        await fake.advance_to_next()
     assert low <= waits(fake)[0] <= high
+    assert 240 <= waits(fake)[1] <= 360, "a wait that is longer stays"
     assert fake.deliveries[0].status is None
 
 
@@ -139,6 +141,14 @@ async def test_a_disabled_webhook_may_get_no_resend(rule: Any) -> None:
     )
 
 
+async def test_a_webhook_that_is_disabled_before_the_first_attempt_of_a_message_gets_none_of_it() -> None:
+    fake, webhook_id = arranged(Endpoint(200))
+    fake.emit("user.created")
+    fake._store.app.webhooks[webhook_id].disabled = True  # private: at this moment, by an attempt of another message
+    await fake.advance(hours=30)
+    assert (list(fake.deliveries), fake.next_due) == ([], None)
+
+
 @pytest.mark.parametrize("rule", ["retried", "dropped"])
 async def test_a_type_that_is_unsubscribed_may_end_its_retries(rule: Any) -> None:
     fake, webhook_id = arranged(Endpoint(500), quirks=Quirks(unsubscribed=rule))
@@ -181,6 +191,19 @@ async def test_a_connection_that_fails_at_once_may_be_tried_twice_in_one_attempt
     assert all(each == endpoint.got[0] for each in endpoint.got), "the second try has the same headers"
     await fake.advance(seconds=5)
     assert [each.ok for each in fake.deliveries] == [False, True]
+
+
+async def test_a_connection_that_fails_after_a_while_is_tried_once_in_an_attempt() -> None:
+    fake, tries = FakeBasiq(quirks=Quirks(failed_connection="twice")), list[object]()
+
+    async def application(scope: Any, receive: Any, send: Any) -> None:
+        tries.append(scope)
+        await slow(fake, 2)
+
+    fake.route(ENDPOINT, application)
+    fake.add_webhook(ENDPOINT)
+    await fake.emit("user.created")
+    assert (len(tries), [each.status for each in fake.deliveries]) == (1, [None])
 
 
 async def test_a_connection_that_fails_once_and_then_not_is_one_successful_attempt() -> None:
