@@ -170,6 +170,16 @@ async def test_for_24_hours_the_former_key_signs_too_where_a_quirk_says_so() -> 
     assert await accepted() == [401, 401, 204]
 
 
+async def test_the_latest_ten_former_keys_sign_and_no_more() -> None:
+    endpoint = Endpoint(204)
+    fake, webhook_id = arranged(endpoint, quirks=Quirks(signing_key_on_update="new", former_key="signs-24h"))
+    for count in (9, 3):
+        for _ in range(count):
+            Caller(fake).json("POST", f"/notifications/webhooks/{webhook_id}", {"url": ENDPOINT})
+        await fake.emit("user.created")
+    assert [len(headers["webhook-signature"].split()) for headers, _ in endpoint.got] == [10, 11]
+
+
 async def test_an_endpoint_that_recovers_is_not_tried_again() -> None:
     endpoint = Endpoint(500, 500, 200)
     fake, webhook_id = arranged(endpoint)

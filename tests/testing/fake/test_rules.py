@@ -66,13 +66,18 @@ async def test_a_wait_counts_from_the_beginning_of_an_attempt_or_from_its_end(ru
     assert wait <= waits(fake)[0] <= wait * 1.5
 
 
-@pytest.mark.parametrize(("rule", "low", "high"), [("as-scheduled", 4, 6), ("60s", 48, 72)])
-async def test_after_a_timeout_the_next_attempt_may_come_after_a_minute(rule: Any, low: float, high: float) -> None:
+@pytest.mark.parametrize(
+    ("rule", "wait", "low", "high"),
+    [("as-scheduled", "jittered", 4, 6), ("60s", "jittered", 48, 72), ("60s", "fixed", 59.9, 60)],
+)
+async def test_after_a_timeout_the_next_attempt_may_come_after_a_minute(
+    rule: Any, wait: Any, low: float, high: float
+) -> None:
     async def hang(headers: dict[str, str], body: bytes) -> int:
         await asyncio.sleep(3600)
         return 200
 
-    fake = FakeBasiq(quirks=Quirks(after_timeout=rule, waits="jittered"), delivery_timeout=0.01)
+    fake = FakeBasiq(quirks=Quirks(after_timeout=rule, waits=wait), delivery_timeout=0.01)
     fake.route(ENDPOINT, hang)
     fake.add_webhook(ENDPOINT)
     await fake.emit("user.created")
