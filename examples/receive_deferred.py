@@ -8,10 +8,9 @@ any number of these in this folder, with the same environment.
     basiq-async work --receiver receive_deferred:receiver
 
 DATABASE_URL           such as postgresql+asyncpg://...; by default a file of SQLite
-BASIQ_WEBHOOK_SECRET   the secret that Basiq returned when the webhook was created
-BASIQ_WEBHOOK_ID       its id, which `basiq-async webhooks list` shows too
+BASIQ_WEBHOOK_ID       the webhook's id; its secret is in the file basiq.secret, which `webhooks ensure` writes
 BASIQ_API_KEY          to look up the full events and the transactions
-BASIQ_BASE_URL, PORT    both optional
+BASIQ_BASE_URL, PORT   both optional
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 
 from basiq_async import BasiqClient, F
-from basiq_async.receiver import Delivery, SQLInbox, WebhookReceiver
+from basiq_async.receiver import Delivery, SecretFile, SQLInbox, WebhookReceiver
 
 
 @asynccontextmanager
@@ -39,11 +38,8 @@ async def receiver() -> AsyncGenerator[WebhookReceiver]:
             await connection.execute(
                 text("CREATE TABLE IF NOT EXISTS bookings (id VARCHAR(200) PRIMARY KEY, account VARCHAR(200))")
             )
-        base_url = os.environ.get("BASIQ_BASE_URL", "https://au-api.basiq.io")
-        async with BasiqClient(base_url=base_url) as basiq, SQLInbox(engine) as inbox:
-            made = WebhookReceiver(
-                os.environ["BASIQ_WEBHOOK_SECRET"], webhook_id=os.environ["BASIQ_WEBHOOK_ID"], inbox=inbox
-            )
+        async with BasiqClient() as basiq, SQLInbox(engine) as inbox:
+            made = WebhookReceiver(SecretFile("basiq.secret"), webhook_id=os.environ["BASIQ_WEBHOOK_ID"], inbox=inbox)
 
             async def fetch(delivery: Delivery) -> list[dict[str, Any]]:
                 """Read before the transaction begins, so that it is short."""

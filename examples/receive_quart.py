@@ -1,11 +1,12 @@
 """A whole service with Quart: receives webhooks, and shuts down cleanly.
 
-An event is handled again only if a kill interrupted it.
+    basiq-async webhooks ensure --url URL --name consents --event consent.revoked --secret-file basiq.secret
 
-BASIQ_WEBHOOK_SECRET   the secret that Basiq returned when the webhook was created
-BASIQ_WEBHOOK_ID       its id, which `basiq-async webhooks list` shows too
-BASIQ_API_KEY          to look up the full events
-BASIQ_BASE_URL, BASIQ_INBOX (a file), PORT    all three optional
+shows the webhook's id, and stores its secret. That file and inbox.db must survive a deploy.
+
+BASIQ_WEBHOOK_ID    the id of the webhook
+BASIQ_API_KEY       to look up the full events
+BASIQ_BASE_URL, PORT    both optional
 """
 
 from __future__ import annotations
@@ -18,14 +19,13 @@ import uvicorn
 from quart import Quart
 
 from basiq_async import BasiqClient
-from basiq_async.receiver import Delivery, SQLiteInbox, WebhookReceiver
+from basiq_async.receiver import Delivery, SecretFile, SQLiteInbox, WebhookReceiver
 
 
 def make_app() -> Quart:
-    basiq = BasiqClient(base_url=os.environ.get("BASIQ_BASE_URL", "https://au-api.basiq.io"))
-    inbox = SQLiteInbox(os.environ.get("BASIQ_INBOX", "inbox.db"))
-    secret, webhook_id = os.environ["BASIQ_WEBHOOK_SECRET"], os.environ["BASIQ_WEBHOOK_ID"]
-    receiver = WebhookReceiver(secret, webhook_id=webhook_id, inbox=inbox)
+    basiq = BasiqClient()
+    inbox = SQLiteInbox("inbox.db")
+    receiver = WebhookReceiver(SecretFile("basiq.secret"), webhook_id=os.environ["BASIQ_WEBHOOK_ID"], inbox=inbox)
 
     @receiver.on("consent.*")
     async def consent_changed(delivery: Delivery) -> None:

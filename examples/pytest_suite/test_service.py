@@ -9,6 +9,7 @@ import pytest
 from service import ConsentWatch
 
 from basiq_async import BasiqClient, ServerError
+from basiq_async.receiver import MemoryInbox, SecretFile
 from basiq_async.testing import FakeBasiq
 
 URL = "https://my-service.example/basiq"
@@ -19,7 +20,7 @@ async def watch(
     fake_basiq: FakeBasiq, basiq_client: BasiqClient, basiq_strict: FakeBasiq, tmp_path: Path
 ) -> ConsentWatch:
     """Return the service, subscribed, after the 15 minutes before Basiq begins to deliver."""
-    watch = ConsentWatch(basiq_client, URL, tmp_path / "secret.txt")
+    watch = ConsentWatch(basiq_client, URL, SecretFile(tmp_path / "basiq.secret"), MemoryInbox())
     await watch.start()
     assert watch.receiver is not None
     fake_basiq.route(URL, watch.receiver)
@@ -56,7 +57,7 @@ async def test_an_endpoint_that_is_down_for_a_week_is_disabled(fake_basiq: FakeB
 
 
 async def test_a_restarted_service_finds_its_webhook_and_its_secret(fake_basiq: FakeBasiq, watch: ConsentWatch) -> None:
-    restarted = ConsentWatch(watch.basiq, URL, watch.secret_file)
+    restarted = ConsentWatch(watch.basiq, URL, watch.secret, watch.inbox)
     await restarted.start()
     assert restarted.receiver is not None
     fake_basiq.route(URL, restarted.receiver)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -26,12 +27,13 @@ ROOT = Path(__file__).parents[2]
 KEY = "a2V5OnNlY3JldA=="
 
 
-SETTINGS = {"BASIQ_WEBHOOK_ID": "wh_1", "BASIQ_WEBHOOK_SECRET": SECRET, "BASIQ_API_KEY": KEY}
+SETTINGS = {"BASIQ_WEBHOOK_ID": "wh_1", "BASIQ_API_KEY": KEY}
 
 
 @asynccontextmanager
 async def running(example: str, tmp_path: Path, **environment: str) -> AsyncGenerator[tuple[str, Program]]:
     port, file = free_port(), str(ROOT / "examples" / example)
+    (tmp_path / "basiq.secret").write_text(SECRET)
     command = (*CLIENT, "tests.support.warm:run_file", file)
     async with started(*command, cwd=tmp_path, PORT=str(port), **SETTINGS, **environment) as program:
         yield f"http://127.0.0.1:{port}/basiq", program
@@ -92,7 +94,8 @@ async def test_a_deferred_handler_reads_one_connection_after_the_response_and_an
         back = await stack.enter_async_context(serve(fake))
         command = (*PROGRAM, "work", "--receiver", "receive_deferred:receiver")
         settings = {**SETTINGS, "BASIQ_BASE_URL": back, "DATABASE_URL": database}
-        async with started(*command, cwd=ROOT / "examples", **settings) as worker:
+        shutil.copy(ROOT / "examples" / "receive_deferred.py", tmp_path)
+        async with started(*command, cwd=tmp_path, **settings) as worker:
             await worker.until("6 transactions")
             await worker.stop()
             assert worker.process.returncode == 0

@@ -69,6 +69,7 @@ async def serving(
             "threads=8", f"threads={AT_ONCE}"
         )
         (folder / name).write_text(text)
+    (folder / "basiq.secret").write_text(SECRET)
     port = free_port()
     words = [sys.executable, "serve.py"]
     if gunicorn:
@@ -80,7 +81,6 @@ async def serving(
         BASIQ_API_KEY="a2V5OnNlY3JldA==",
         BASIQ_BASE_URL=base_url,
         BASIQ_WEBHOOK_ID="wh_1",
-        BASIQ_WEBHOOK_SECRET=SECRET,
     ) as running:
         yield f"http://127.0.0.1:{port}/basiq", running
 
