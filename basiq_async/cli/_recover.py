@@ -112,7 +112,7 @@ def _details(row: Row) -> Iterable[tuple[str, Any]]:
 
 @command(shows=_RECOVERY)
 async def recover(output: Output, options: RecoverOptions) -> int:
-    """Recover everything that a service missed: first from the message history, then from the events of 7 days.
+    """Recover what a service missed, as far as Basiq lists it: from the message history, then the events of 7 days.
 
     What the inbox knows is left out, and what is passed to the handler is recorded there: after an interruption, run
     the same line. Messages that Basiq delivered are passed over, unless the inbox would know them. The exit code is 1

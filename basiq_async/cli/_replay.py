@@ -93,10 +93,9 @@ _REPORT = View[Any](
 async def replay(output: Output, options: ReplayOptions) -> int:
     """Hand a webhook's history to an endpoint or a receiver again, or write it to a file.
 
-    What was handled is recorded, and is not handled again: after a stop or a kill, run the same line. A signal
-    lets the messages under way finish, a second one does not. Messages that fail are quarantined, for 'quarantine
-    retry', and the exit code is 1 while any are left. It is 3 if Basiq does not tell of a message whether it is
-    selected.
+    What was recorded as handled is not handled again: after a stop or a kill, run the same line. A signal lets the
+    messages under way finish, a second one does not. Messages that fail are quarantined, for 'quarantine retry', and
+    the exit code is 1 while any are left. It is 3 if Basiq does not tell of a message whether it is selected.
     """
     output.expect(_PLAN if options.dry_run else _REPORT)
     watch = Watch()

@@ -1,4 +1,4 @@
-"""The receiver: it verifies a delivery, reads it, hands it to its handler once, and responds."""
+"""The receiver: it verifies a delivery, reads it, passes it to its handler, and responds."""
 
 from __future__ import annotations
 
@@ -51,7 +51,9 @@ Around = Callable[[Delivery, Coroutine[Any, Any, Outcome]], Coroutine[Any, Any, 
 
 
 class WebhookReceiver:
-    """Receives Basiq's webhooks: hands each genuine delivery to one handler, once, and responds in time.
+    """Receives Basiq's webhooks: passes each genuine delivery to one handler, and responds in time.
+
+    What its inbox knows is not handled again: ``docs/guarantees.md`` lists each case in which a handler runs twice.
 
     .. code-block:: python
 
@@ -78,11 +80,11 @@ class WebhookReceiver:
         order. A text may hold several ids with commas. Only a ``MemoryInbox`` that no other receiver or replay shares
         needs none. The inbox notes them. It refuses a receiver whose webhooks it has not noted; a list that holds one
         that it has noted adds the others.
-    inbox: remembers the handled events of one service, by the ids of the events, so that each is handled once,
-        whichever webhook delivered it; a ``MemoryInbox`` by default. The caller closes it, or says ``own_inbox``.
+    inbox: remembers the handled events of one service, by the ids of the events, whichever webhook delivered them; a
+        ``MemoryInbox`` by default. The caller closes it, or says ``own_inbox``.
     quarantine_after: after this many failures a delivery is quarantined with its body and error, and acknowledged.
-        Without it, Basiq may disable a webhook whose handler always fails for one event. None, the default, is for
-        never. The inbox counts the failures of all processes.
+        Without it, Basiq may disable a webhook whose handler always fails for one event. With None, the default, only
+        an event that kills its processes is quarantined. The inbox counts the failures of all processes.
     lease: seconds for which a delivery is reserved for its handler. If the worker dies, no other worker can handle
         the delivery until the lease ends. By default ``handler_timeout``, twice ``inbox_timeout``, and 10 s more.
     deferred: whether handlers work after the response, unless ``on`` says otherwise. A delivery is then stored, and
@@ -223,8 +225,8 @@ class WebhookReceiver:
         """Register an async handler for event types: a type, a beginning such as ``consent.*``, or ``*`` for all.
 
         The handler is called with the delivery. If the inbox has transactions, as ``SQLInbox`` has, the handler may
-        have a second parameter, the session: its writes with the session commit together with the inbox's entry, so
-        they happen exactly once.
+        have a second parameter, the session: its writes with the session commit together with the inbox's entry, or
+        not at all.
 
         ``prepare`` is an async function of the delivery, awaited before the handler. The handler gets what it returns,
         as its argument ``prepared``. For a handler with a session it runs before the transaction begins, so that a

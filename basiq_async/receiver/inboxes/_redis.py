@@ -38,8 +38,8 @@ class RedisInbox:
         receiver = WebhookReceiver(secret, webhook_id=webhook_id, inbox=inbox)
 
     Each call that changes an entry is one script, so it is atomic. Leases are timed by the server's clock. A handler
-    runs at least once. It runs twice if its worker dies after the handler's effect and before the record, or if Redis
-    loses the entry. In a crash Redis loses the entries that were not in its append-only file (up to one second of
+    runs at least once: ``docs/guarantees.md`` lists when it runs twice. It does so too if Redis loses the entry.
+    In a crash Redis loses the entries that were not in its append-only file (up to one second of
     entries with ``appendfsync everysec``); in a failover, the entries that no replica had. It also loses the entries
     that it evicts: set ``maxmemory-policy noeviction``. The inbox logs a warning for any other policy.
 

@@ -46,8 +46,9 @@ class SQLInbox(SQLRows):
             async def revoked(delivery: Delivery, session: AsyncSession) -> None:
                 session.add(Revocation(event_id=delivery.event_id))
 
-    The writes of a handler with a ``session`` happen exactly once, even if a process or the database is killed at any
-    time. A handler without ``session`` runs at least once, as with any inbox that several machines share.
+    The writes of a handler with a ``session`` happen exactly once while the inbox remembers the event, even if a
+    process or the database is killed at any time. A handler without ``session`` runs at least once.
+    ``docs/guarantees.md`` has each case.
 
     A handler with a session is claimed by a transaction, which holds a connection while the handler runs and ends with
     it. PostgreSQL also ends the transaction when its connection was idle for the length of the lease, so that a machine
