@@ -45,6 +45,8 @@ class Machine:
         """It is killed before the step of this number."""
         self.looked_at_webhook = BEGINNING
         """When Basiq last told it the status of a webhook."""
+        self.has_waiting: Callable[[], bool] = lambda: True
+        """Whether something may wait in its store."""
         self.on_death: list[Callable[[], None]] = []
         self.died = asyncio.Event()
         self._parked: list[asyncio.Handle] = []
@@ -141,16 +143,16 @@ class WorldLoop(VirtualLoop):
     def time(self) -> float:
         return self._jumping.now
 
-    def call_soon(self, callback: Any, *args: Any, context: Any = None) -> asyncio.Handle:
+    def call_soon(self, callback: Any, *args: Any, context: Any = None) -> asyncio.Handle:  # type: ignore[override]
         handle = asyncio.Handle(callback, args, self, context)
         machine = handle._context.get(MACHINE)  # type: ignore[attr-defined]
         if machine is None or machine.admit(handle):
             self._ready.append(handle)  # type: ignore[attr-defined]
         return handle
 
-    def create_task(self, coro: Any, *, name: str | None = None, context: Any = None) -> asyncio.Task[Any]:
-        task = super().create_task(coro, name=name, context=context)
-        if (context or contextvars.copy_context()).get(MACHINE) is not None:
+    def create_task(self, coro: Any, **options: Any) -> asyncio.Task[Any]:
+        task = super().create_task(coro, **options)
+        if (options.get("context") or contextvars.copy_context()).get(MACHINE) is not None:
             self.abandoned.add(task)
             task.add_done_callback(self.abandoned.discard, context=contextvars.Context())
         return task
@@ -184,7 +186,7 @@ def _throw_away(task: asyncio.Task[Any]) -> None:
     task._log_destroy_pending = False  # type: ignore[attr-defined]
     for _ in range(20):
         with suppress(BaseException):
-            task.get_coro().close()  # type: ignore[union-attr]
+            task.get_coro().close()
             return
 
 
@@ -202,9 +204,16 @@ _wait_usually = _worker.DeferredWorker._wait
 
 
 async def _wait_longer(worker: _worker.DeferredWorker) -> None:
-    """Let a worker wait ten minutes, but not while its inbox is away: each second would be a million looks."""
-    _worker._LOOK_EVERY = _worker._LOOK_ANYWAY = worker._away or 600.0
-    await _wait_usually(worker)
+    """Let a worker wait ten minutes, but not while its inbox is away: each second would be a million looks.
+
+    Where nothing waits in the store, it looks each six hours.
+    """
+    machine = MACHINE.get()
+    for _ in range(36):
+        _worker._LOOK_EVERY = _worker._LOOK_ANYWAY = worker._away or 600.0
+        await _wait_usually(worker)
+        if worker._news.is_set() or worker._away or machine is None or machine.has_waiting():
+            return
 
 
 class _PerMachine:

@@ -204,7 +204,7 @@ class Operators:
             receiver = self.world.service.receiver(self.world.service.version, machine)
             return (await receiver.waiting()).count + len(await receiver.quarantined())
 
-        return await self.run(job) != 0
+        return bool(await self.run(job) != 0)
 
     # --- doctor ---
 

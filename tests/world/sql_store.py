@@ -24,7 +24,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from basiq_async.receiver import SQLInbox
 
 from .machines import MACHINE, SKEW, Machine
-from .stores import MEMORY, Store, count_rows, line_to
+from .stores import MEMORY, Store, count_rows
 
 _BUSY_FOR, _LOOK_EVERY = 4.0, 0.05
 """Seconds for which a statement waits for another connection's transaction, and between two tries."""
@@ -40,9 +40,8 @@ class SQL(Store):
         with contextlib.closing(sqlite3.connect(self._path)) as made:
             made.execute("CREATE TABLE effects (event_id TEXT)")
 
-    def open(self, machine: Machine) -> Any:
-        engine = create_async_engine(f"sqlite+aiosqlite:///{self._path}")
-        return line_to(self, SQLInbox(engine), machine)
+    def connect(self, machine: Machine) -> Any:
+        return SQLInbox(create_async_engine(f"sqlite+aiosqlite:///{self._path}"))
 
     def snapshot(self) -> Any:
         with contextlib.closing(sqlite3.connect(self._path)) as found:

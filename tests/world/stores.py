@@ -57,7 +57,15 @@ class Store:
 
     def open(self, machine: Machine) -> Any:
         """Return an inbox for one machine."""
+        machine.has_waiting = self.has_waiting
+        return line_to(self, self.connect(machine), machine)
+
+    def connect(self, machine: Machine) -> Any:
         raise NotImplementedError
+
+    def has_waiting(self) -> bool:
+        """Return whether something may wait in it."""
+        return True
 
     def snapshot(self) -> Any:
         raise NotImplementedError
@@ -90,8 +98,11 @@ class Memory(Store):
         super().__init__(model, chance)
         self.inbox = MemoryInbox(remember=30 * 86_400.0)
 
-    def open(self, machine: Machine) -> Any:
-        return line_to(self, self.inbox, machine)
+    def connect(self, machine: Machine) -> Any:
+        return self.inbox
+
+    def has_waiting(self) -> bool:
+        return bool(self.inbox._waiting)
 
     def snapshot(self) -> Any:
         return copy.deepcopy({name: value for name, value in vars(self.inbox).items() if isinstance(value, dict)})
@@ -114,11 +125,15 @@ class SQLite(Store):
         self._folder = tempfile.mkdtemp(prefix="basiq-world-", dir=MEMORY)
         self._path = str(Path(self._folder, "inbox.db"))
         self._opened: list[SQLiteInbox] = []
+        self._look: sqlite3.Connection | None = None
 
-    def open(self, machine: Machine) -> Any:
-        inbox = SQLiteInbox(self._path)
-        self._opened.append(inbox)
-        return line_to(self, inbox, machine)
+    def connect(self, machine: Machine) -> Any:
+        self._opened.append(inbox := SQLiteInbox(self._path))
+        return inbox
+
+    def has_waiting(self) -> bool:
+        self._look = self._look or sqlite3.connect(self._path)
+        return self._look.execute("SELECT 1 FROM inbox WHERE due IS NOT NULL LIMIT 1").fetchone() is not None
 
     def snapshot(self) -> Any:
         with contextlib.closing(sqlite3.connect(self._path)) as found:
@@ -149,8 +164,7 @@ class SQLite(Store):
         self.restore(kept)
 
     def close(self) -> None:
-        for each in self._opened:
-            connection = each._store._connection
+        for connection in (self._look, *(each._store._connection for each in self._opened)):
             if connection is not None:
                 connection.close()
         shutil.rmtree(self._folder)
@@ -216,9 +230,9 @@ class Line:
             await self._inner.aclose()
 
 
-def line_to(store: Store, inbox: Any, machine: Machine) -> Any:
+def line_to(store: Store, inbox: object, machine: Machine) -> Any:
     """Return a line whose class has the methods of the inbox: the package looks which these are."""
-    return _line_class(type(inbox))(store, inbox, machine)
+    return _line_class(type(inbox))(store, inbox, machine)  # type: ignore[arg-type]
 
 
 @functools.cache
@@ -260,7 +274,7 @@ def _call(name: str) -> Callable[..., Awaitable[Any]]:
             if name in ("store", "quarantine") and found:
                 entry = args[-1] if name == "quarantine" else args[0]
                 model.keep(entry.key, waits=name == "store", acknowledged=entry.acknowledged)
-            await _travel(store)
+            await _travel(store, back=True)
             if store.state == "deaf":
                 raise InboxError("the answer of the store was lost")
             model.give_claims(_claimed(name, args, found), machine)
@@ -278,6 +292,7 @@ def _claimed(name: str, args: Any, found: Any) -> Sequence[str]:
     return [args[0]] if name == "claim" and found.status is ClaimStatus.CLAIMED else ()
 
 
-async def _travel(store: Store) -> None:
+async def _travel(store: Store, *, back: bool = False) -> None:
     slow = store.state == "slow" and store.chance.random() < 0.5
-    await asyncio.sleep(store.chance.uniform(1, 9) if slow else store.chance.uniform(0.0005, 0.02))
+    wait = 0.0 if back and store.chance.random() < 0.7 else store.chance.uniform(0.0005, 0.02)
+    await asyncio.sleep(store.chance.uniform(1, 9) if slow else wait)

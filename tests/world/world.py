@@ -28,9 +28,8 @@ from .stores import Memory, SQLite, Store, without_threads
 
 _STEPS = (operations, troubles)  # their import adds their steps
 STORES: dict[str, type[Store]] = {"memory": Memory, "sqlite": SQLite, "sql": sql_store.SQL}
-EVERY_FORM = {
-    **Quirks.forms(),
-}
+EVERY_FORM = Quirks.forms()
+_NOTHING_LEFT = "recover finished, and handled 0"
 
 
 def draw_quirks(chance: random.Random) -> dict[str, str]:
@@ -69,7 +68,7 @@ class Story:
             setting["transactions"] = chance.random() < 0.5
             setting["recover every"], days = None, days / 20
         names, weights = list(STEPS), [weight for weight, _ in STEPS.values()]
-        steps, left = [], days * 86_400
+        steps, left = list[tuple[float, str, float]](), days * 86_400
         while left > 0 and len(steps) < 40:
             pause = round(min(10 ** chance.uniform(-1, 4.6 + math.log10(max(days / 3, 1))), left), 3)
             steps.append((pause, chance.choices(names, weights)[0], round(chance.random(), 6)))
@@ -208,11 +207,16 @@ class World:
         await asyncio.sleep(45 * 60)
 
     async def recover_every(self, seconds: float) -> None:
-        """Recover again and again, as a cron job does."""
-        before = "recover finished, and handled 0"
+        """Recover again and again, as a cron job does. Where nothing has happened, three of four are left out."""
+        before, seen, quiet = _NOTHING_LEFT, 0, 0
         while not self.is_calm:
             await asyncio.sleep(seconds)
-            if not self.is_calm and (said := await self.operators.recover()) != before:
+            happened = len(self.told) + len(self.model.facts)
+            quiet = 0 if happened != seen or before != _NOTHING_LEFT else quiet + 1
+            seen = happened
+            if self.is_calm or quiet % 4:
+                continue
+            if (said := await self.operators.recover()) != before:
                 self.tell(f"{said} (it runs each {seconds:.0f} s)")
                 before = said
 
