@@ -7,12 +7,15 @@ import os
 import sys
 import time
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
 
 from .faults import hunt
 from .telling import shrink, tell
 from .world import Story, live
+
+_AT_ONCE = 10
+"""So many worlds are one piece of work."""
 
 
 def look(seeds: range, days: float) -> list[str]:
@@ -51,12 +54,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 print(f"{seed}\t{broken}")
                 return 1
         return 0
-    began, parts = time.monotonic(), [seeds[start :: 4 * given.workers] for start in range(4 * given.workers)]
+    began, lived, broken = time.monotonic(), 0, 0
+    parts = [seeds[start : start + _AT_ONCE] for start in range(0, len(seeds), _AT_ONCE)]
     with ProcessPoolExecutor(given.workers, mp_context=get_context("fork")) as pool:
-        told = [text for found in pool.map(look, parts, [given.days] * len(parts)) for text in found]
-    print("\n\n".join(told))
-    print(f"{given.seeds} worlds in {time.monotonic() - began:.0f} s: {len(told)} broke a promise")
-    return int(bool(told))
+        for done in as_completed(pool.submit(look, part, given.days) for part in parts):
+            told, before = done.result(), lived
+            lived, broken = lived + _AT_ONCE, broken + len(told)
+            for text in told:
+                print(f"{text}\n", flush=True)
+            if lived // 100 > before // 100 and lived < len(seeds):
+                print(f"{lived} worlds in {time.monotonic() - began:.0f} s: {broken} broke a promise", flush=True)
+    print(f"{given.seeds} worlds in {time.monotonic() - began:.0f} s: {broken} broke a promise")
+    return int(broken > 0)
 
 
 if __name__ == "__main__":

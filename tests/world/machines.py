@@ -43,8 +43,6 @@ class Machine:
         """Seconds by which its wall clock is ahead."""
         self.fuse: int | None = None
         """It is killed before the step of this number."""
-        self.looked_at_webhook = BEGINNING
-        """When Basiq last told it the status of a webhook."""
         self.has_waiting: Callable[[], bool] = lambda: True
         """Whether something may wait in its store."""
         self.on_death: list[Callable[[], None]] = []
@@ -204,15 +202,14 @@ _wait_usually = _worker.DeferredWorker._wait
 
 
 async def _wait_longer(worker: _worker.DeferredWorker) -> None:
-    """Let a worker wait ten minutes, but not while its inbox is away: each second would be a million looks.
-
-    Where nothing waits in the store, it looks each six hours.
+    """Let a worker wait ten minutes, and six hours where nothing waits in the store, but not while its inbox is away or
+    it is at work: each second would be a million looks.
     """
     machine = MACHINE.get()
     for _ in range(36):
-        _worker._LOOK_EVERY = _worker._LOOK_ANYWAY = worker._away or 600.0
+        _worker._LOOK_EVERY = _worker._LOOK_ANYWAY = worker._away or (2.0 if worker._running else 600.0)
         await _wait_usually(worker)
-        if worker._news.is_set() or worker._away or machine is None or machine.has_waiting():
+        if worker._news.is_set() or worker._away or worker._running or machine is None or machine.has_waiting():
             return
 
 

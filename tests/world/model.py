@@ -76,8 +76,8 @@ class Event:
 
 
 class Model:
-    def __init__(self, now: Callable[[], datetime]) -> None:
-        self.now = now
+    def __init__(self, now: Callable[[], datetime], letter: str = "") -> None:
+        self.now, self.letter = now, letter
         self.began: datetime | None = None
         """Since when the store has the records of this service; None until it was used for a live delivery."""
         self.events: dict[str, Event] = {}
@@ -223,6 +223,8 @@ class Model:
             event.lost = event.lost or (
                 event.kept is not None and (self.began is None or event.kept <= self.began + CLOCKS)
             )
+            if event.kept is not None and event.kept >= since:
+                event.kept = event.waits = None
             for effect in event.effects:
                 if effect.recorded is not None and effect.recorded >= since:
                     effect.stands = False
@@ -266,10 +268,10 @@ class Model:
         effects = [] if event is None else event.effects
         return [(event, each) for each in effects if each.machine == machine and each.recorded is None]  # type: ignore[misc]
 
-    def missed(self, types: set[str], since: datetime, until: datetime) -> list[Event]:
-        """Return the events of a time that nobody has handled."""
-        return [
-            event
-            for event in self.events.values()
-            if event.type in types and since <= event.at <= until and not event.effects and not event.is_over
-        ]
+    def kept(self, *, waits: bool) -> list[Event]:
+        """Return the events that the store keeps, to be handled later (``waits``) or in the quarantine."""
+        return [each for each in self.unhandled() if each.kept and bool(each.waits) is waits]
+
+    def unhandled(self) -> list[Event]:
+        """Return the events that nobody has handled, though it is owed."""
+        return [event for event in self.events.values() if not event.effects and not event.is_over]

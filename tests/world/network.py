@@ -13,9 +13,7 @@ from functools import partial
 from basiq_async import ConnectionFailedError, Request, RequestTimeoutError, Response
 from basiq_async.testing import FakeBasiq
 
-from .machines import MACHINE
-
-_ONE_WEBHOOK = re.compile("/webhooks/[^/?]+$")
+_ONE_WEBHOOK = re.compile("/webhooks/([^/?]+)$")
 Receive = Callable[[dict[str, str], bytes], Awaitable[int]]
 
 
@@ -33,6 +31,8 @@ class Wire:
     def __init__(self, fake: FakeBasiq, weather: Weather) -> None:
         self._fake = fake
         self._weather = weather
+        self.looked: dict[str, datetime] = {}
+        """When Basiq last told the status of each webhook."""
 
     async def send(self, request: Request, /) -> Response:
         chance = self._weather.chance
@@ -40,11 +40,11 @@ class Wire:
         wrong = chance.choice(_WRONG) if chance.random() < self._weather.loss else ""
         if wrong == "lost":
             raise ConnectionFailedError("the connection broke", method=request.method, path="", sent=True)
-        if wrong in ("429", "503"):
+        if wrong in ("429", "503", "403"):
             return Response(int(wrong), {"content-type": "application/json", "retry-after": "1"}, b"{}")
         exchange = self._fake._exchange(request)
-        if request.method == "GET" and (machine := MACHINE.get()) is not None and _ONE_WEBHOOK.search(request.url):
-            machine.looked_at_webhook = self._fake.now()
+        if request.method == "GET" and (asked := _ONE_WEBHOOK.search(request.url)) is not None:
+            self.looked[asked[1]] = self._fake.now()
         if wrong == "twice" and request.method == "GET":
             exchange = self._fake._exchange(request)
         if wrong == "slow":
@@ -61,7 +61,7 @@ class Wire:
         pass
 
 
-_WRONG = ("lost", "no response", "no response", "429", "503", "twice", "slow")
+_WRONG = ("lost", "no response", "no response", "429", "503", "403", "twice", "slow")
 
 
 async def deliver(fake: FakeBasiq) -> None:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from basiq_async.replay import event_types, failed_only, since
-
+from .operators import codes
 from .service import TYPES
 from .steps import pick, step
 
@@ -43,7 +42,7 @@ async def paste(world: World, by: float) -> str:
 @step(3)
 async def doctor(world: World, by: float) -> str:
     found = await world.operators.diagnose()
-    return f"doctor {found if isinstance(found, str) else f'said {[each.code for each in found.problems]}'}"
+    return f"doctor {found if isinstance(found, str) else f'said {sorted(codes(found))}'}"
 
 
 @step(3)
@@ -54,22 +53,29 @@ async def compare(world: World, by: float) -> str:
 
 @step(2)
 async def replay(world: World, by: float) -> str:
-    hour = since(world.now() - timedelta(hours=1))
-    chosen: list[dict[str, Any]] = [
-        {},
-        {"source": "events"},
-        {"where": hour},
-        {"where": failed_only()},
-        {"where": event_types(TYPES[0])},
-        {"where": hour, "again": "bug"},
-        {"where": lambda message: True, "again": f"bug-{by}"},
+    hour = "--since", (world.now() - timedelta(hours=1)).isoformat()
+    chosen: list[tuple[str, ...]] = [
+        (),
+        ("--source", "events"),
+        hour,
+        ("--failed",),
+        ("--event", TYPES[0]),
+        (*hour, "--again", "bug"),
+        ("--everything", "--again", f"bug-{by}"),
     ]
-    return await world.operators.replay(**pick(chosen, by))
+    words = pick(chosen, by)
+    return f"{' '.join(words) or 'all'}: {await world.operators.replay(*words)}"
 
 
 @step(2)
 async def retry(world: World, by: float) -> str:
-    return f"an operator retried the quarantine: {await world.operators.retry()}"
+    group = "quarantine" if by < 0.6 else "inbox"
+    return f"an operator ran {group} retry: {await world.operators.retry(group)}"
+
+
+@step(2)
+async def look(world: World, by: float) -> str:
+    return f"what shows what waits, and the quarantine, ended with {await world.operators.look()}"
 
 
 @step(1)
@@ -85,7 +91,7 @@ async def rewrite(world: World, by: float) -> str:
 
 @step(2)
 async def move(world: World, by: float) -> str:
-    url = f"https://service.example/{int(by * 1e6)}"
+    url = f"https://{world.service.name}.example/{int(by * 1e6)}"
     return f"the url was changed to {url}: {await world.operators.move(url)}"
 
 
@@ -109,7 +115,7 @@ async def make_again(world: World, by: float) -> str:
 @step(1)
 async def second_webhook(world: World, by: float) -> str:
     """Rotate by a second webhook, as the page has it."""
-    service, url = world.service, f"https://service.example/second/{int(by * 1e6)}"
+    service, url = world.service, f"https://{world.service.name}.example/second/{int(by * 1e6)}"
     world.fake.route(url, world.receive)
     said = await world.operators.make_second(url)
     if said != "created":
@@ -135,7 +141,7 @@ async def race(world: World, by: float) -> str:
     name = world.emit(pick(list(TYPES), by))
     world.service.slow.add(world.id_of(name))
     await asyncio.sleep(220)  # Basiq's third attempt is later
-    for message in [each for each in world.fake.messages() if each.event.id == world.id_of(name)]:
-        world.fake.redeliver(message.id)
+    for message in [each for each in world.messages() if each.event.id == world.id_of(name)]:
+        world.fake.redeliver(message.id, message.webhook_id)
     await asyncio.sleep(0.1 + by)
     return f"{name} was not delivered; Basiq sent it once more, and at the same time {await world.operators.recover()}"

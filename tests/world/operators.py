@@ -1,22 +1,23 @@
-"""What operators do: run jobs, change the webhook, and paste the lines that doctor prints."""
+"""What operators do: run commands, change the webhook, and paste the lines that doctor prints."""
 
 from __future__ import annotations
 
 import asyncio
-from datetime import datetime
+import shlex
+import signal
+from collections.abc import Mapping
 from functools import partial
-from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from basiq_async import BasiqClient
-from basiq_async.cli._lines import Given, find_line  # private: what doctor prints
-from basiq_async.replay import Replay, recover
+from basiq_async.cli._run import MEANINGS
 from tests.support.frames import leaks
 
+from .command_line import RECEIVER, Command
 from .machines import Machine
 from .model import Broken
+from .network import Wire
 from .properties import look_for_missed, private
-from .service import NAME
 
 if TYPE_CHECKING:
     from .world import World
@@ -24,22 +25,27 @@ if TYPE_CHECKING:
 MISSED = {"undelivered", "never-sent", "unrecorded", "waiting", "partial", "forbidden"}
 LEFT = {"undelivered", "never-sent", "unrecorded", "unknown", "unknown-activity", "quarantined", "unrecoverable"}
 """Codes of doctor: what a recovery handles, and what it must not leave."""
-SHOWS = (
-    "inbox waiting",
-    "messages tail",
-    "messages list",
-    "events types",
-    "whoami",
-    "webhooks doctor",
-    "quarantine list",
-)
-"""Commands that change nothing."""
+
+
+def codes(found: Command | str) -> set[str]:
+    """Return the codes of the problems that doctor named."""
+    return set() if isinstance(found, str) else {each["code"] for each in found.row.get("problems", ())}
+
+
+def count_handled(row: Mapping[str, Any]) -> int:
+    return sum((row.get(each) or {}).get("handled", 0) for each in ("messages", "events"))
+
+
+def last_line(done: Command) -> str:
+    return "".join(done.said).strip().rpartition("\n")[2][:200]
 
 
 class Operators:
     def __init__(self, world: World) -> None:
         self.world = world
         self.jobs = self.running = 0
+        self.fuse: int | None = None
+        """After so many steps the next job is killed."""
 
     async def run(self, work: Any, *, hours: float = 3) -> Any:
         """Run a job on a machine of its own. Return its result, or a text that says how it ended otherwise.
@@ -54,7 +60,8 @@ class Operators:
             self.running -= 1
 
     async def _run(self, work: Any, hours: float) -> Any:
-        machine = Machine(f"job-{self.jobs}")
+        machine = Machine(f"job-{self.world.letter}{self.jobs}")
+        machine.fuse, self.fuse = self.fuse, None
         machine.on_death.append(partial(self.world.model.end_claims, machine.name))
 
         async def job() -> Any:
@@ -73,107 +80,120 @@ class Operators:
         machine.kill()
         if (error := task.exception()) is None:
             return task.result()
+        self._check_error(error)
+        return f"raised {type(error).__name__}: {str(error)[:200]}"
+
+    def _check_error(self, error: BaseException) -> None:
         if leaked := leaks(error, private(self.world)):
             raise Broken(f"an error shows what is private: {leaked[0]}")
         if not type(error).__module__.startswith("basiq_async"):
             raise Broken(f"a job raised a foreign error: {error!r}")
-        return f"raised {type(error).__name__}: {str(error)[:200]}"
 
-    # --- jobs ---
+    # --- commands ---
 
-    async def recover(self, webhook_id: str = "", **options: Any) -> str:
-        """Recover, by default the newest webhook, and look whether a finished one has left nothing."""
-        world, service, began = self.world, self.world.service, self.world.now()
-        webhook_id = webhook_id or service.webhook_ids[0]
+    async def command(self, *words: str, seconds: float | None = None) -> Command | str:
+        """Run a line of the command line. Return how it ended, or a text if it was killed.
 
-        async def job(machine: Machine, basiq: BasiqClient) -> Any:
-            receiver = service.receiver(service.version, machine)
-            found = await recover(basiq, webhook_id, receiver, **options)
-            return found, machine.looked_at_webhook
+        seconds: after which a signal ends it; by default it ends by itself.
+        """
+        service, model = self.world.service, self.world.model
 
-        if options.get("everything"):
+        async def job(machine: Machine, basiq: BasiqClient) -> Command:
+            receiver = partial(service.receiver, service.version, machine)
+            command = Command(Wire(service.fake, service.weather), receiver)
+            if seconds is not None:
+                self.world.later(seconds, lambda: command.signal(signal.SIGTERM))
+            return await command.run(words)
+
+        ended: Command | str = await self.run(job)
+        if isinstance(ended, str):
+            return ended
+        said = "".join(ended.said)
+        if ended.error is not None:
+            self._check_error(ended.error)
+        if shown := [each for each in private(self.world) if each in said]:
+            model.breaks(f"{words[0]} said what is private, {shown[0]}: {said[:200]}")
+        if ended.code not in MEANINGS or (ended.error is not None and not ended.code):
+            model.breaks(f"{' '.join(words)} ended with {ended.code}: {said[-200:]}")
+        return ended
+
+    async def recover(self, webhook_id: str = "", *options: str) -> str:
+        """Recover, by default the newest webhook, and look whether an exit of 0 has left nothing."""
+        world, began = self.world, self.world.now()
+        webhook_id = webhook_id or world.service.webhook_ids[0]
+        if "--everything" in options:
             world.model.forget_before()
-        done = await self.run(job)
+        done = await self.command("recover", webhook_id, "--receiver", RECEIVER, *options)
         if isinstance(done, str):
             return f"recover {done}"
-        done, looked = done
-        if not done.finished:
-            return f"recover handled {done.handled}, and left {sorted({each.code for each in done.problems})}"
+        if bool(done.row.get("finished")) is (done.code != 0):
+            raise Broken(f"a recovery ended with {done.code}, and said finished: {done.row.get('finished')}")
+        if done.code:
+            why = sorted({each["code"] for each in done.row.get("problems", ())}) or last_line(done)
+            return f"recover handled {count_handled(done.row)}, and left {why}"
         look_for_missed(world, "the recovery was finished", began)
-        disabled = world.webhook_disabled_at(webhook_id)
-        if disabled is not None and disabled < looked:
+        disabled, looked = world.webhook_disabled_at(webhook_id), done.wire.looked.get(webhook_id)
+        if disabled is not None and looked is not None and disabled < looked:
             raise Broken("the recovery was finished, and the webhook was disabled before it looked")
-        return f"recover finished, and handled {done.handled}"
+        return f"recover finished, and handled {count_handled(done.row)}"
 
     async def compare(self) -> str:
         """Let doctor look, recover, and let doctor look again: the three must agree."""
         world, before = self.world, await self.diagnose()
-        handled = world.model.count_effects()
-        said, named = (
-            await self.recover(),
-            set() if isinstance(before, str) else {each.code for each in before.problems},
-        )
+        handled, named = world.model.count_effects(), codes(before)
+        said = await self.recover()
         handled = world.model.count_effects() - handled
-        is_alone = self.running == 0 and not world.fake.upcoming() and world.store.state == "well"
+        is_alone = self.running == 0 and not world.planned() and world.store.state == "well"
         if is_alone and handled and not isinstance(before, str) and not named & MISSED:
             raise Broken(f"doctor saw nothing to recover, only {sorted(named)}, and {handled} events were")
-        after = await self.diagnose()
-        left = set() if isinstance(after, str) else {each.code for each in after.problems} & LEFT
+        left = codes(await self.diagnose()) & LEFT
         if is_alone and "finished" in said and left:
             raise Broken(f"the recovery was finished, and doctor named {sorted(left)}")
         return f"doctor said {sorted(named)}, then {said}"
 
-    async def replay(self, **options: Any) -> str:
-        service = self.world.service
-        self.world.model.forget_before()
-        if "again" in options:
-            self.world.model.allow_again()
+    async def replay(self, *options: str) -> str:
+        """Replay. If all was selected, an exit of 0 has left nothing that has a message."""
+        world, began = self.world, self.world.now()
+        sent = {each.event.id for each in world.messages()}
+        world.model.forget_before()
+        if "--again" in options:
+            world.model.allow_again()
+        done = await self.command("replay", world.service.webhook_ids[0], "--receiver", RECEIVER, *options)
+        if isinstance(done, str):
+            return f"replay {done}"
+        if not done.code and not options:
+            look_for_missed(world, "a replay of all ended with 0", began, among=sent)
+        return f"replay ended with {done.code}, and handled {done.row.get('handled')}"
 
-        async def job(machine: Machine, basiq: BasiqClient) -> Any:
-            return await Replay(
-                basiq, service.webhook_ids[0], service.receiver(service.version, machine), **options
-            ).run()
+    async def retry(self, group: str = "quarantine") -> str:
+        """Retry what is in the quarantine, or what waits (``inbox``)."""
+        done = await self.command(group, "retry", "--receiver", RECEIVER)
+        if isinstance(done, str):
+            return done
+        results = [each["result"] for each in done.rows]
+        if not done.code and not {*results} <= {"handled", "duplicate", "handled-before"}:
+            raise Broken(f"{group} retry ended with 0, and had {results}")
+        return f"{', '.join(results) or 'nothing'}, exit code {done.code}"
 
-        done = await self.run(job)
-        return f"replay {done if isinstance(done, str) else f'handled {done.handled}, finished: {done.finished}'}"
-
-    async def retry(self) -> str:
-        service = self.world.service
-
-        async def job(machine: Machine, basiq: BasiqClient) -> Any:
-            return await service.receiver(service.version, machine).retry_quarantined()
-
-        done = await self.run(job)
-        return done if isinstance(done, str) else ", ".join(each.result.value for each in done)
+    async def look(self) -> tuple[int, int]:
+        """Return the exit codes of what shows what waits, and what is in the quarantine; an empty one must be empty."""
+        found, model = [], self.world.model
+        for words, waits in ((("inbox", "waiting"), True), (("quarantine", "list"), False)):
+            before = model.kept(waits=waits)
+            shown = await self.command(*words, "--receiver", RECEIVER)
+            found.append(1 if isinstance(shown, str) else shown.code)
+            left = [each.name for each in model.kept(waits=waits) if each in before]
+            if not found[-1] and left:
+                raise Broken(f"{' '.join(words)} ended with 0, and {left[0]} is there")
+        return found[0], found[1]
 
     async def drop(self, by: float) -> str:
-        service = self.world.service
-
-        async def job(machine: Machine, basiq: BasiqClient) -> Any:
-            receiver = service.receiver(service.version, machine)
-            found = await receiver.quarantined()
-            chosen = [each.event_id for each in found][int(by * len(found)) :][:1]
-            return await receiver.drop_quarantined(chosen)
-
-        return f"an operator dropped from the quarantine: {await self.run(job)}"
-
-    async def work(self) -> str:
-        service = self.world.service
-
-        async def job(machine: Machine, basiq: BasiqClient) -> Any:
-            return await service.receiver(service.version, machine).work(until_empty=True)
-
-        return str(await self.run(job))
-
-    async def join(self) -> str:
-        """Let the newest webhook join the inbox: a receiver whose list holds a noted one does that at its start."""
-        service = self.world.service
-
-        async def job(machine: Machine, basiq: BasiqClient) -> Any:
-            async with service.receiver(service.version, machine):
-                return "joined"
-
-        return str(await self.run(job))
+        shown = await self.command("quarantine", "list", "--receiver", RECEIVER)
+        if isinstance(shown, str) or not shown.rows:
+            return "nothing"
+        chosen = shown.rows[int(by * len(shown.rows))]["delivery_id"]
+        done = await self.command("quarantine", "drop", chosen, "--receiver", RECEIVER, "--yes")
+        return f"an operator dropped one of the quarantine: {done if isinstance(done, str) else done.code}"
 
     async def move_store(self) -> str:
         """Stop the service, let nothing be left, and deploy it with another store. Recover from there on."""
@@ -186,39 +206,30 @@ class Operators:
         for pod in list(service.pods):
             await service.stop(pod)
         stopped = world.now()
-        await self.work()
-        if await self.left() or self.running:
+        await self.command("work", "--receiver", RECEIVER, seconds=300)
+        if await self.look() != (0, 0) or self.running:
             said = "something was left"
         else:
             world.move_store()
-            said = f"moved: {await self.recover(since=stopped)}"
+            said = f"moved: {await self.recover('', '--since', stopped.isoformat())}"
         service.wanted = wanted
         for _ in range(wanted):
             await service.start(service.version)
         return f"the service was to get another inbox: {said}"
 
-    async def left(self) -> bool:
-        """Return whether something waits or is in the quarantine."""
-
-        async def job(machine: Machine, basiq: BasiqClient) -> Any:
-            receiver = self.world.service.receiver(self.world.service.version, machine)
-            return (await receiver.waiting()).count + len(await receiver.quarantined())
-
-        return bool(await self.run(job) != 0)
-
     # --- doctor ---
 
-    async def diagnose(self) -> Any:
-        """Return what doctor finds, or a text. Where it finds nothing, nothing is missed but what Basiq still sends."""
-        world, service, began = self.world, self.world.service, self.world.now()
-
-        async def job(machine: Machine, basiq: BasiqClient) -> Any:
-            receiver = service.receiver(service.version, machine)
-            return await basiq.webhooks.diagnose(service.webhook_ids[0], receiver=receiver, max_items=None)
-
-        found = await self.run(job)
-        if not isinstance(found, str) and found.healthy:
-            disabled = world.webhook_disabled_at(service.webhook_ids[0])
+    async def diagnose(self) -> Command | str:
+        """Run doctor. Where it finds nothing, nothing is missed but what Basiq still sends."""
+        world, began = self.world, self.world.now()
+        webhook_id = world.service.webhook_ids[0]
+        found = await self.command("webhooks", "doctor", webhook_id, "--receiver", RECEIVER, "--limit", "0")
+        if isinstance(found, str) or not found.row:
+            return found if isinstance(found, str) else last_line(found)
+        if (found.code == 0) is bool(found.row["problems"]) or found.row["healthy"] is bool(found.row["problems"]):
+            raise Broken(f"doctor ended with {found.code}, and named {sorted(codes(found))}")
+        if found.code == 0:
+            disabled = world.webhook_disabled_at(webhook_id)
             if disabled is not None and disabled < began:
                 raise Broken("doctor found nothing, and the webhook was disabled before it began")
             look_for_missed(world, "doctor found nothing", began, sending=True)
@@ -226,40 +237,36 @@ class Operators:
 
     async def paste(self) -> str:
         """Run the lines that doctor prints, in its order."""
-        found = await self.diagnose()
+        found, said = await self.diagnose(), []
         if isinstance(found, str):
             return f"doctor {found}"
-        place, said = Given(receiver="service:receiver"), []
-        for problem in found.problems:
-            words = find_line(problem, found, place)[1:]
-            said.append(f"{problem.code}: {' '.join(words) or 'no line'} -> {await self.command(list(words))}")
+        for problem in found.row["problems"]:
+            said.append(
+                f"{problem['code']}: {problem['command'] or 'no line'} -> {await self.line(problem['command'])}"
+            )
         return f"an operator pasted {'; '.join(said) or 'nothing, for all is well'}"
 
-    async def command(self, words: list[str]) -> str:
-        """Run a command of the command line, as far as doctor prints it."""
-        text = " ".join(words)
-        if not words or text.startswith(SHOWS):
-            return "-"
-        if words[0] == "recover":
-            options: dict[str, Any] = {"everything": "--everything" in words, "all_types": "--all-types" in words}
-            if "--acknowledged" in words:
-                options["acknowledged"] = datetime.fromisoformat(words[words.index("--acknowledged") + 1])
-            return await self.recover(**options)
-        if text.startswith("webhooks wait"):
-            await asyncio.sleep(1_000)
-            return "active"
-        if text.startswith(("webhooks reactivate", "webhooks secret")):
-            return await self.rewrite(words[2])
-        if text.startswith("webhooks update"):
-            types = [word for before, word in pairwise(words) if before == "--event"]
-            return await self.subscribe(types)
-        if text.startswith("quarantine retry"):
-            return await self.retry()
-        if text.startswith("work "):
-            return await self.work()
-        if text.startswith("inbox join"):
-            return await self.join()
-        raise Broken(f"doctor prints a line that no one here can run: {text}")
+    async def line(self, line: str | None) -> str:
+        """Run a line that doctor prints; by hand what writes a secret to a file: the service has another place."""
+        words = shlex.split(line or "")[1:]
+        match words:
+            case [] | ["messages", "tail", *_] | ["webhooks", "doctor", *_, "--test"]:
+                return "-"  # it waits for a person, or posts to an address of no real network
+            case ["recover", webhook_id, "--receiver", _, *options]:
+                return await self.recover(webhook_id, *options)
+            case ["webhooks", "reactivate" | "secret", webhook_id, *_]:
+                return await self.rewrite(webhook_id)
+            case ["webhooks", "update", _, *options]:
+                return await self.subscribe([word for word in options if word != "--event"])
+            case ["quarantine", "retry", *_]:
+                return await self.retry()
+            case ["work", *_]:
+                done = await self.command(*words, seconds=600)
+            case ["inbox", "join", *_]:
+                done = await self.command(*words, "--yes")
+            case _:
+                done = await self.command(*words)
+        return done if isinstance(done, str) else f"{done.code} {last_line(done) if done.error else ''}"
 
     # --- the webhook ---
 
@@ -285,7 +292,7 @@ class Operators:
 
         async def job(machine: Machine, basiq: BasiqClient) -> Any:
             types = world.subscribed()
-            ensure = partial(basiq.webhooks.ensure, name=NAME, subscribed_events=types)
+            ensure = partial(basiq.webhooks.ensure, name=world.service.name, subscribed_events=types)
             found = await ensure(url=url, move_from=world.service.url)
             world.service.url = url
             return self.keep_secret(found)
@@ -299,7 +306,7 @@ class Operators:
 
         async def job(machine: Machine, basiq: BasiqClient) -> Any:
             types = world.subscribed()
-            found = await basiq.webhooks.ensure(url=service.url, name=NAME, subscribed_events=types)
+            found = await basiq.webhooks.ensure(url=service.url, name=world.service.name, subscribed_events=types)
             if found.id not in service.webhook_ids:
                 self.world.model.forget_before()  # the messages of the former one may be gone, and what they told
                 service.webhook_ids = [found.id, *service.webhook_ids]
@@ -328,7 +335,11 @@ class Operators:
         return str(await self.run(job))
 
     def keep_secret(self, webhook: Any) -> str:
-        """Put a new secret before the former ones, in the file that all pods read; if need be by the dashboard."""
+        """Put a new secret before the former ones, in the file that all pods read; if need be by the dashboard.
+
+        The webhook may be delivered to a quarter of an hour later.
+        """
+        self.world.touch(1_000)
         kept = self.world.service.kept_secrets
         text = self.world.fake.secret(webhook.id) if webhook.secret is None else webhook.secret.reveal()
         if text not in kept:

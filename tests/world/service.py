@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import random
-from collections.abc import Callable
 from datetime import timedelta
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 from sqlalchemy import text
 
 from basiq_async import BasiqClient, PermissionDeniedError, RetryPolicy
 from basiq_async.receiver import Deferred, Delivery, Result, WebhookReceiver
-from basiq_async.testing import FakeBasiq
 
 from .machines import Machine
-from .model import Model
-from .network import Weather, Wire
-from .stores import Store
+from .network import Wire
 
-NAME, URL = "service", "https://service.example/basiq"
+if TYPE_CHECKING:
+    from .world import World
+
 TYPES = ("user.created", "consent.revoked", "transactions.updated")
 
 
@@ -32,6 +29,8 @@ class Version:
     types: tuple[str, ...] = TYPES
     deferred: bool = False
     quarantine_after: int | None = None
+    by_pattern: bool = False
+    """Whether its handlers are registered by patterns, as ``user.*``."""
 
     def __str__(self) -> str:
         kind = "deferred handlers" if self.deferred else "live handlers"
@@ -56,24 +55,16 @@ class Pod:
 class Service:
     """The pods of a service, on one store. A balancer hands each delivery to one of them."""
 
-    def __init__(
-        self,
-        fake: FakeBasiq,
-        model: Model,
-        store: Store,
-        weather: Weather,
-        chance: random.Random,
-        spawn: Callable[[Any], None],
-    ) -> None:
-        self.spawn = spawn
-        self.fake, self.model, self.store, self.weather, self.chance = fake, model, store, weather, chance
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.name = f"service{world.letter and '-'}{world.letter}"
+        self.fake, self.model, self.weather, self.chance = world.fake, world.model, world.weather, world.chance
         self.webhook_ids: list[str] = []
         self.kept_secrets: list[str] = []
         """The file of the secrets, which all pods read."""
-        self.url = URL
+        self.url = f"https://{self.name}.example/basiq"
         self.wanted = 0
         """How many pods there are to be: one that crashes is started again."""
-        self.crashes = 0
         self.version = self.earlier = Version()
         self.pods: list[Pod] = []
         self.leaving: list[Pod] = []
@@ -83,12 +74,14 @@ class Service:
         """The ids of events whose handler raises."""
         self.slow: set[str] = set()
         """The ids of events whose handler takes long: live ones up to 8 s, deferred ones up to 50 s."""
+        self.hangs: dict[str, int] = {}
+        """The ids of events whose handler hangs, and how often."""
         self.lethal: dict[str, int] = {}
         """The ids of events whose handler kills its machine, and how often."""
         self.in_transactions = False
         """Whether handlers take effect in the transaction in which the store records it."""
         self.partner = "well"
-        """Or ``refusing``, ``hanging``, ``403``: what all handlers need."""
+        """Or ``refusing``, ``hanging``, ``403``, ``one 403``: what all handlers need."""
 
     # --- pods ---
 
@@ -100,7 +93,8 @@ class Service:
     async def start(self, version: Version) -> Pod:
         """Start one pod, and wait until it serves, for a minute at most."""
         self.started += 1
-        machine = Machine(f"pod-{self.started}")
+        self.world.touch()
+        machine = Machine(f"pod-{self.world.letter}{self.started}")
         ready = asyncio.Event()
         pod = Pod(machine, version, self.receiver(version, machine), asyncio.Event())
         machine.on_death.append(partial(self.crashed, pod))
@@ -112,6 +106,7 @@ class Service:
         if pod.ended.done():
             pod.ended.result()
         self.pods.append(pod)
+        self.world.touch()
         return pod
 
     async def _serve(self, pod: Pod, ready: asyncio.Event) -> None:
@@ -123,7 +118,7 @@ class Service:
         receiver = WebhookReceiver(
             self.secrets,
             webhook_id=self.webhook_ids,
-            inbox=self.store.open(machine),
+            inbox=self.world.store.open(machine),
             deferred=Deferred() if version.deferred else False,
             quarantine_after=version.quarantine_after,
         )
@@ -134,7 +129,8 @@ class Service:
         async def handle_in_transaction(delivery: Delivery, session: Any) -> None:
             await self._handle(delivery, machine, 2, session)
 
-        receiver.on(*version.types)(handle_in_transaction if self.in_transactions else handle)
+        patterns = [f"{each.partition('.')[0]}.*" for each in version.types] if version.by_pattern else version.types
+        receiver.on(*patterns)(handle_in_transaction if self.in_transactions else handle)
         return receiver
 
     async def secrets(self) -> list[str]:
@@ -153,6 +149,7 @@ class Service:
             await asyncio.sleep(self.chance.uniform(0, 10))  # until its process ends, or the balancer has heard
         self.leaving.remove(pod)
         pod.machine.kill()
+        self.world.touch()
 
     def crashed(self, pod: Pod) -> None:
         """Start a pod in the place of one that is gone, after a while."""
@@ -160,14 +157,14 @@ class Service:
         if pod not in self.pods:
             return  # it was stopped
         self.pods.remove(pod)
-        self.crashes += 1
+        self.world.touch()
 
         async def start_again() -> None:
             await asyncio.sleep(self.chance.uniform(5, 90))
             if len(self.pods) < self.wanted:
                 await self.start(self.version)
 
-        self.spawn(start_again())
+        self.world.spawn(start_again())
 
     # --- deliveries ---
 
@@ -177,14 +174,14 @@ class Service:
         if not up:
             return 502
         pod = self.chance.choice(up)
-        since, ready = self.store.since, self.chance.random() < 0.2 and not self.in_transactions
+        since, ready = self.world.store.since, self.chance.random() < 0.2 and not self.in_transactions
         ready = ready and bool(await pod.machine.end_of(pod.receiver.is_ready()))
-        if ready and self.store.state == "away" and self.fake.now() - since > timedelta(seconds=15):
+        if ready and self.world.store.state == "away" and self.fake.now() - since > timedelta(seconds=15):
             self.model.breaks("a pod was ready, and its store was away")
         outcome = await pod.machine.end_of(pod.receiver.handle(headers, body))
         if outcome is None:
             return 502
-        if ready and outcome.result is Result.UNAVAILABLE and self.store.is_well_since(since) and pod.is_up:
+        if ready and outcome.result is Result.UNAVAILABLE and self.world.store.is_well_since(since) and pod.is_up:
             self.model.breaks(f"a pod was ready, and could not handle a delivery: {outcome.error!r}")
         if outcome.delivery is None and outcome.status < 300:
             self.model.breaks("a delivery was acknowledged, and not read")
@@ -200,9 +197,11 @@ class Service:
             self.model.breaks(f"{run.event.name} has the key {delivery.key}")
         try:
             await asyncio.sleep(self.chance.uniform(0.001, longest if event_id in self.slow else 0.3))
-            if self.partner == "hanging":
+            if self.partner == "hanging" or self.hangs.get(event_id, 0) > 0:
+                self.hangs[event_id] = self.hangs.get(event_id, 0) - 1
                 await asyncio.sleep(3_600)
-            if self.partner == "403":
+            if self.partner in ("403", "one 403"):
+                self.partner = "well" if self.partner == "one 403" else self.partner
                 raise PermissionDeniedError("no consent", status=403)
             if self.partner == "refusing":
                 raise ConnectionError("the partner refuses")
@@ -213,7 +212,9 @@ class Service:
                 machine.kill()
                 await asyncio.sleep(3_600)
             if session is not None:
-                await session.execute(text("INSERT INTO effects VALUES (:event)"), {"event": event_id})
+                await session.execute(
+                    text("INSERT INTO effects VALUES (:service, :event)"), {"service": self.name, "event": event_id}
+                )
             self.model.take_effect(run)
             await asyncio.sleep(self.chance.uniform(0.0, 0.05))
         except BaseException:

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import shutil
+import random
 import sqlite3
-import tempfile
 import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
@@ -24,58 +22,56 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from basiq_async.receiver import SQLInbox
 
 from .machines import MACHINE, SKEW, Machine
-from .stores import MEMORY, Store, count_rows
+from .model import Model
+from .stores import Store, count_rows
 
 _BUSY_FOR, _LOOK_EVERY = 4.0, 0.05
 """Seconds for which a statement waits for another connection's transaction, and between two tries."""
 
 
 class SQL(Store):
-    """A SQLite database, which each machine opens with an engine of its own."""
+    """A SQLite database, which each machine opens with an engine of its own. Several services share it."""
 
-    def __init__(self, *args: Any) -> None:
-        super().__init__(*args)
-        self._folder = tempfile.mkdtemp(prefix="basiq-world-", dir=MEMORY)
-        self._path = str(Path(self._folder, "service.db"))
-        with contextlib.closing(sqlite3.connect(self._path)) as made:
-            made.execute("CREATE TABLE effects (event_id TEXT)")
+    def __init__(self, model: Model, chance: random.Random, first: Store | None) -> None:
+        super().__init__(model, chance, first)
+        self.service = f"service{model.letter and '-'}{model.letter}"
+        with contextlib.closing(sqlite3.connect(self.path)) as made:
+            made.execute("CREATE TABLE IF NOT EXISTS effects (service TEXT, event_id TEXT)")
 
     def connect(self, machine: Machine) -> Any:
-        return SQLInbox(create_async_engine(f"sqlite+aiosqlite:///{self._path}"))
+        return SQLInbox(create_async_engine(f"sqlite+aiosqlite:///{self.path}"), service=self.service)
 
     def snapshot(self) -> Any:
-        with contextlib.closing(sqlite3.connect(self._path)) as found:
+        with contextlib.closing(sqlite3.connect(self.path)) as found:
             return found.serialize()
 
     def restore(self, snapshot: Any) -> None:
         with contextlib.closing(sqlite3.connect(":memory:")) as kept:
             kept.deserialize(snapshot[:18] + b"\x01\x01" + snapshot[20:])
-            with contextlib.closing(sqlite3.connect(self._path)) as there:
+            with contextlib.closing(sqlite3.connect(self.path)) as there:
                 kept.backup(there)
 
     def flush(self) -> None:
         """Empty each table but that of the versions: somebody's DELETE."""
-        with contextlib.closing(sqlite3.connect(self._path)) as there, there:
+        with contextlib.closing(sqlite3.connect(self.path)) as there, there:
             names = [name for (name,) in there.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
             for name in names:
                 there.execute(f'DELETE FROM "{name}"')
 
     def size(self) -> dict[str, int]:
-        return count_rows(self._path)
+        return count_rows(self.path)
 
     def effects(self) -> Iterable[tuple[str, int]]:
-        with contextlib.closing(sqlite3.connect(self._path)) as found:
-            return found.execute("SELECT event_id, count(*) FROM effects GROUP BY event_id").fetchall()
+        with contextlib.closing(sqlite3.connect(self.path)) as found:
+            counted = "SELECT event_id, count(*) FROM effects WHERE service = ? GROUP BY event_id"
+            return found.execute(counted, (self.service,)).fetchall()
 
     async def wait_for_locks(self) -> None:
         while True:
-            with contextlib.closing(sqlite3.connect(self._path, timeout=0)) as there, suppress(sqlite3.Error):
+            with contextlib.closing(sqlite3.connect(self.path, timeout=0)) as there, suppress(sqlite3.Error):
                 there.execute("BEGIN EXCLUSIVE")
                 return
             await asyncio.sleep(_LOOK_EVERY)
-
-    def close(self) -> None:
-        shutil.rmtree(self._folder)
 
 
 class _Inline:

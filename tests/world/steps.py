@@ -12,6 +12,8 @@ from .service import TYPES, Version
 if TYPE_CHECKING:
     from .world import World
 
+HARMLESS = {"emit", "burst", "twice", "again", "stranger", "doctor", "recover", "look", "back_up"}
+"""Steps after which nothing holds up what waits."""
 Act = Callable[["World", float], Awaitable[str]]
 STEPS: dict[str, tuple[int, Act]] = {}
 """For each step its weight, and its function. It returns what it did, in words."""
@@ -62,6 +64,13 @@ async def slow(world: World, by: float) -> str:
 
 
 @step(2)
+async def hang(world: World, by: float) -> str:
+    name = world.emit(pick(list(TYPES), by))
+    world.service.hangs[world.id_of(name)] = 1 + int(by * 2)
+    return f"{name} happened, whose handler hangs"
+
+
+@step(2)
 async def lethal(world: World, by: float) -> str:
     name = world.emit(pick(list(TYPES), by))
     world.service.lethal[world.id_of(name)] = 1 + int(by * 3)
@@ -72,20 +81,20 @@ async def lethal(world: World, by: float) -> str:
 async def twice(world: World, by: float) -> str:
     name = world.emit(pick(list(TYPES), by))
     await asyncio.sleep(by * 0.3)
-    found = [each for each in world.fake.messages() if each.event.id == world.id_of(name)]
+    found = [each for each in world.messages() if each.event.id == world.id_of(name)]
     for message in found:
-        world.fake.redeliver(message.id)
+        world.fake.redeliver(message.id, message.webhook_id)
     return f"{name} happened, and Basiq sent it twice"
 
 
 @step(4)
 async def again(world: World, by: float) -> str:
-    messages = list(world.fake.messages())[:20]
+    messages = world.messages()[:20]
     if not messages:
         return "nothing"
     message = pick(messages, by)
     world.model.forget_before(message.event.id)
-    world.fake.redeliver(message.id)
+    world.fake.redeliver(message.id, message.webhook_id)
     return f"Basiq sent {world.name_of(message.event.id)} once more"
 
 
@@ -101,6 +110,12 @@ async def kill(world: World, by: float) -> str:
     pod.machine.fuse = int(2 ** (by * 31 % 1 * 8))
     world.emit(pick(list(TYPES), by))
     return f"{pod.machine.name} is killed {pod.machine.fuse} steps later"
+
+
+@step(2)
+async def kill_job(world: World, by: float) -> str:
+    fuse = world.operators.fuse = int(2 ** (4 + by * 6))
+    return f"a recovery is killed {fuse} steps after its begin: {await world.operators.recover()}"
 
 
 @step(4)
@@ -153,6 +168,7 @@ def draw_version(by: float) -> Version:
         types=TYPES if by < 0.7 else TYPES[:2],
         deferred=by * 17 % 1 < 0.4,
         quarantine_after=3 if by * 5 % 1 < 0.4 else None,
+        by_pattern=by * 7 % 1 < 0.3,
     )
 
 
@@ -171,6 +187,25 @@ async def roll_back(world: World, by: float) -> str:
     service.earlier, service.version = service.version, service.earlier
     await world.deploy()
     return f"{service.version} was deployed once more"
+
+
+@step(2)
+async def canary(world: World, by: float) -> str:
+    """One pod of a new version runs beside the others for hours. Then it is rolled back, or all are deployed."""
+    service, version = world.service, draw_version(by * 3 % 1)
+    pod = await service.start(version)
+    names = [world.emit(pick(list(TYPES), by * 7 % 1)) for _ in range(2)]
+    await asyncio.sleep(10 ** (by * 4.4))
+    names.append(world.emit(pick(list(TYPES), by)))
+    await asyncio.sleep(by * 10)
+    if by * 11 % 1 < 0.6:
+        await service.stop(pod)
+        return (
+            f"{pod.machine.name}, {version}, ran beside while {names[0]} to {names[-1]} happened, and was rolled back"
+        )
+    service.earlier, service.version = service.version, version
+    await world.deploy()
+    return f"{pod.machine.name}, {version}, ran beside while {names[0]} to {names[-1]} happened, and is all now"
 
 
 @step(2)

@@ -31,25 +31,42 @@ MEMORY = Path("/dev/shm") if Path("/dev/shm").is_dir() else None
 """A file system in memory: a world is not a test of the disk."""
 
 
-class Store:
-    """One store, which all machines of a service share, and how it is now."""
+class Place:
+    """Where a store is, and how it is there: a database has those of several services."""
 
-    def __init__(self, model: Model, chance: random.Random) -> None:
+    def __init__(self) -> None:
+        self.path = Path(tempfile.mkdtemp(prefix="basiq-world-", dir=MEMORY), "service.db")
+        self.state, self.since = "well", BEGINNING
+
+    def close(self) -> None:
+        shutil.rmtree(self.path.parent, ignore_errors=True)
+
+
+class Store:
+    """One store, which all machines of a service share. ``first``: a store on the same database."""
+
+    def __init__(self, model: Model, chance: random.Random, first: Store | None) -> None:
         self.model, self.chance = model, chance
-        self._state, self.since = "well", BEGINNING
+        self.place: Place = Place() if first is None else first.place
+        self.path = str(self.place.path)
 
     @property
     def state(self) -> str:
         """``well``, or ``away``, ``slow``, ``read-only``, ``deaf``: it does what is asked, and its answers are lost."""
-        return self._state
+        return self.place.state
 
     @state.setter
     def state(self, state: str) -> None:
-        self._state, self.since = state, self.model.now()
+        self.place.state, self.place.since = state, self.model.now()
+
+    @property
+    def since(self) -> datetime:
+        """Since when it is as it is."""
+        return self.place.since
 
     def is_well_since(self, moment: datetime) -> bool:
         """Whether nothing has happened to it since a moment, at which it was well."""
-        return self._state == "well" and self.since == moment
+        return self.state == "well" and self.since == moment
 
     def size(self) -> dict[str, int]:
         """Return how many entries it has in each of its tables."""
@@ -88,14 +105,14 @@ class Store:
         raise NotImplementedError
 
     def close(self) -> None:
-        pass
+        self.place.close()
 
 
 class Memory(Store):
     """A ``MemoryInbox`` that the machines share, and that outlives them."""
 
-    def __init__(self, model: Model, chance: random.Random) -> None:
-        super().__init__(model, chance)
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
         self.inbox = MemoryInbox(remember=30 * 86_400.0)
 
     def connect(self, machine: Machine) -> Any:
@@ -120,43 +137,41 @@ class Memory(Store):
 class SQLite(Store):
     """A file of a ``SQLiteInbox``. Each machine opens it; what the package does in a thread is done in the loop."""
 
-    def __init__(self, model: Model, chance: random.Random) -> None:
-        super().__init__(model, chance)
-        self._folder = tempfile.mkdtemp(prefix="basiq-world-", dir=MEMORY)
-        self._path = str(Path(self._folder, "inbox.db"))
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
         self._opened: list[SQLiteInbox] = []
         self._look: sqlite3.Connection | None = None
 
     def connect(self, machine: Machine) -> Any:
-        self._opened.append(inbox := SQLiteInbox(self._path))
+        self._opened.append(inbox := SQLiteInbox(self.path))
         return inbox
 
     def has_waiting(self) -> bool:
-        self._look = self._look or sqlite3.connect(self._path)
+        self._look = self._look or sqlite3.connect(self.path)
         return self._look.execute("SELECT 1 FROM inbox WHERE due IS NOT NULL LIMIT 1").fetchone() is not None
 
     def snapshot(self) -> Any:
-        with contextlib.closing(sqlite3.connect(self._path)) as found:
+        with contextlib.closing(sqlite3.connect(self.path)) as found:
             return found.serialize()
 
     def restore(self, snapshot: Any) -> None:
         with (
             contextlib.closing(sqlite3.connect(":memory:")) as kept,
-            contextlib.closing(sqlite3.connect(self._path)) as there,
+            contextlib.closing(sqlite3.connect(self.path)) as there,
         ):
             # A copy of a database in WAL mode cannot be opened in memory: two bytes of its head say which mode it is.
             kept.deserialize(snapshot[:18] + b"\x01\x01" + snapshot[20:])
             kept.backup(there)
 
     def size(self) -> dict[str, int]:
-        return count_rows(self._path)
+        return count_rows(self.path)
 
     def copy_half(self) -> Any:
-        kept = Path(self._path).read_bytes()
+        kept = Path(self.path).read_bytes()
         return kept if len(kept) > 4_096 else None  # else it is no database yet
 
     def flush(self) -> None:
-        empty = str(Path(self._folder, "empty.db"))
+        empty = str(self.place.path.with_name("empty.db"))
         connection = SQLiteInbox(empty)._store._open()
         kept = connection.serialize()
         connection.close()
@@ -167,13 +182,13 @@ class SQLite(Store):
         for connection in (self._look, *(each._store._connection for each in self._opened)):
             if connection is not None:
                 connection.close()
-        shutil.rmtree(self._folder)
+        super().close()
 
 
 def count_rows(path: str) -> dict[str, int]:
     with contextlib.closing(sqlite3.connect(path)) as found:
-        names = [name for (name,) in found.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
-        return {name: found.execute(f'SELECT count(*) FROM "{name}"').fetchone()[0] for name in names}
+        tables = [name for (name,) in found.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+        return {name: found.execute(f'SELECT count(*) FROM "{name}"').fetchone()[0] for name in tables}
 
 
 class _Inline:

@@ -30,7 +30,9 @@ async def bad_store(world: World, by: float) -> str:
 @step(2)
 async def back_up(world: World, by: float) -> str:
     await world.store.wait_for_locks()
-    world.backup = world.now(), world.model.began, world.store.snapshot()
+    kept = world.store.snapshot()
+    for each in world.sharing:
+        each.backup = each.now(), each.model.began, kept
     return "the store was backed up"
 
 
@@ -38,9 +40,10 @@ async def back_up(world: World, by: float) -> str:
 async def restore(world: World, by: float) -> str:
     if world.backup is None:
         return "nothing"
-    since, began, kept = world.backup
+    since, _, kept = world.backup
     await world.store.wait_for_locks()
-    world.model.began = began
+    for each in world.sharing:
+        each.model.began = each.backup and each.backup[1]
     lose(world, since, kept)
     return f"the store was restored from the backup of {since:%d %b %H:%M:%S}"
 
@@ -72,16 +75,20 @@ async def fail_over(world: World, by: float) -> str:
 @step(1)
 async def flush(world: World, by: float) -> str:
     await world.store.wait_for_locks()
-    world.model.flush()
-    world.model.end_claims(until=world.now() + timedelta(seconds=100))
+    for each in world.sharing:
+        each.model.flush()
+        each.model.end_claims(until=world.now() + timedelta(seconds=100))
+        each.backup = None
+        each.touch()
     world.store.flush()
-    world.backup = None
     return "the store was flushed"
 
 
 def lose(world: World, since: datetime, kept: Any) -> None:
-    world.model.lose(since)
-    world.model.end_claims(until=world.now() + timedelta(seconds=100))
+    for each in world.sharing:
+        each.model.lose(since)
+        each.model.end_claims(until=world.now() + timedelta(seconds=100))
+        each.touch()
     world.store.restore(kept)
 
 
@@ -105,7 +112,7 @@ async def lost_responses(world: World, by: float) -> str:
 
 @step(2)
 async def partner(world: World, by: float) -> str:
-    state, seconds = pick(["refusing", "hanging", "403"], by * 3 % 1), 10 ** (2 + by * 3)
+    state, seconds = pick(["refusing", "hanging", "403", "one 403"], by * 3 % 1), 10 ** (2 + by * 3)
     world.service.partner = state
     world.later(seconds, lambda: setattr(world.service, "partner", "well"))
     return f"the partner is {state} for {seconds:.0f} s"

@@ -17,19 +17,19 @@ import attrs
 from basiq_async.testing import FakeBasiq, Quirks
 
 from . import operations, sql_store, troubles
+from .command_line import in_the_process
 from .machines import BEGINNING, Listening, run_world
 from .model import Broken, Model
 from .network import Weather, deliver
 from .operators import Operators
-from .properties import PERSON, look_at_effects, look_at_size, look_for_delayed, look_for_missed, private
-from .service import TYPES, URL, Service, Version
-from .steps import STEPS
+from .properties import PERSON, SOON, look_at_effects, look_at_size, look_for_delayed, look_for_missed, private
+from .service import TYPES, Service, Version
+from .steps import HARMLESS, STEPS
 from .stores import Memory, SQLite, Store, without_threads
 
 _STEPS = (operations, troubles)  # their import adds their steps
 STORES: dict[str, type[Store]] = {"memory": Memory, "sqlite": SQLite, "sql": sql_store.SQL}
 EVERY_FORM = Quirks.forms()
-_NOTHING_LEFT = "recover finished, and handled 0"
 
 
 def draw_quirks(chance: random.Random) -> dict[str, str]:
@@ -62,10 +62,14 @@ class Story:
             "recover every": chance.choice((None, None, 1_800, 86_400)),
             "store": chance.choices(("memory", "sqlite", "sql"), (6, 6, 1))[0],
             "predecessor": chance.random() < 0.3,
+            "services": chance.choices((1, 2, 3), (10, 1, 1))[0],
+            "event every": chance.choice((None, None, None, 7_200)),
+            "page": chance.choice((4, 20, 20)),
             "quirks": draw_quirks(chance),
         }
         if setting["store"] == "sql":  # its calls cost ten times as much processor time
             setting["transactions"] = chance.random() < 0.5
+            setting["services"] = chance.choice((1, 2, 3))
             setting["recover every"], days = None, days / 20
         names, weights = list(STEPS), [weight for weight, _ in STEPS.values()]
         steps, left = list[tuple[float, str, float]](), days * 86_400
@@ -85,60 +89,98 @@ class Story:
 
 
 class World:
-    def __init__(self, story: Story) -> None:
-        self.story = story
-        self.chance = random.Random(f"the course of {story.seed}")
+    """A service with its operators and its store. Others may stand beside it: at the same Basiq, on the same database.
+
+    first: the one that it stands beside.
+    """
+
+    def __init__(self, story: Story, first: World | None = None) -> None:
+        self.story, self.setting = story, story.setting
+        self.all: list[World] = [self] if first is None else [*first.all, self]
+        """All services of the world."""
+        self.letter: str = "" if first is None else "bc"[len(first.all) - 1]
+        self.chance: random.Random = random.Random(f"the course of {story.seed}{self.letter}")
         self.store: Any = None
         self.former_stores: list[Store] = []
         self.backup: tuple[datetime, datetime | None, Any] | None = None
-        self.told: list[tuple[datetime, str]] = []
+        self.told: list[tuple[datetime, str]] = [] if first is None else first.told
         """What happened when."""
-        self.model = Model(self.now)
+        self.tasks: set[asyncio.Task[Any]] = set() if first is None else first.tasks
         self.broken: Broken | None = None
-        self.tasks: set[asyncio.Task[Any]] = set()
+        self.model: Model = Model(self.now, self.letter)
         self.is_calm = False
         self.asked: Sequence[str] = TYPES
         """The event types that the service asks for."""
         self.disabled: dict[str, datetime] = {}
+        self.changed = BEGINNING
+        """When something happened last that may hold up what waits."""
 
     async def live(self) -> None:
+        setting = self.setting
         self.fake = FakeBasiq(
-            clock=self.now, seed=self.story.seed, quirks=make_quirks(self.story.setting["quirks"]), page_size=20
+            clock=self.now,
+            seed=self.story.seed,
+            quirks=make_quirks(setting["quirks"]),
+            page_size=setting.get("page", 20),
         )
-        self.store = STORES[self.story.setting["store"]](self.model, self.chance)
-        self.weather = Weather(self.chance)
-        self.service = Service(self.fake, self.model, self.store, self.weather, self.chance, self.spawn)
-        self.operators = Operators(self)
-        setting = self.story.setting
-        self.service.version = Version(deferred=setting["deferred"], quarantine_after=setting["quarantine_after"])
-        self.service.in_transactions = setting.get("transactions", False)
-        self.fake.route(URL, self.receive)
+        self.weather: Weather = Weather(self.chance)
+        for _ in range(1, setting.get("services", 1)):
+            self.all.append(World(self.story, self))
+        for each in self.all:
+            each.all, each.fake, each.weather = self.all, self.fake, self.weather
+            each.begin()
         self.spawn(deliver(self.fake))
-        await self.operators.make()
+        for each in self.all:
+            await each.operators.make()
         await asyncio.sleep(1_000)
         if setting.get("predecessor"):
             await self.live_before()
-        self.service.wanted = setting["pods"]
-        for _ in range(setting["pods"]):
-            await self.service.start(self.service.version)
-        if (every := setting["recover every"]) is not None:
-            self.spawn(self.recover_every(every))
+        for each in self.all:
+            await each.start()
         await asyncio.sleep(600)  # two clocks may differ by so much: what is lost at first is unknown
         for pause, name, by in self.story.steps:
             await asyncio.sleep(pause)
-            self.see_disabled()
-            self.check()
+            chosen = self.all[int(by * 23 % 1 * len(self.all))]
+            chosen.check()
             _, act = STEPS[name]
-            self.tell(await act(self, by))
-        self.check()
-        await self.calm_down()
+            chosen.tell(await act(chosen, by))
+            if name not in HARMLESS:
+                chosen.touch()
+        for each in self.all:
+            each.check()
+        await asyncio.gather(*(each.calm_down() for each in self.all))
+
+    def begin(self) -> None:
+        """Make the service, without pods."""
+        first = self.all[0].store if self.setting["store"] == "sql" else None
+        self.store = STORES[self.setting["store"]](self.model, self.chance, first)
+        self.service = Service(self)
+        self.operators: Operators = Operators(self)
+        self.service.version = Version(
+            deferred=self.setting["deferred"], quarantine_after=self.setting["quarantine_after"]
+        )
+        self.service.in_transactions = self.setting.get("transactions", False)
+        self.fake.route(self.service.url, self.receive)
+
+    async def start(self) -> None:
+        """Start the pods, and what happens again and again."""
+        self.service.wanted = self.setting["pods"]
+        for _ in range(self.service.wanted):
+            await self.service.start(self.service.version)
+        if (every := self.setting["recover every"]) is not None:
+            self.spawn(self.recover_every(every))
+        if (every := self.setting.get("event every")) is not None and not self.letter:
+            self.spawn(self.emit_every(every))
+        self.spawn(self.watch())
 
     async def live_before(self) -> None:
         """Let another program, without an inbox, handle the first events."""
-        self.fake.route(URL, self.model.handle_before)
+        for each in self.all:
+            self.fake.route(each.service.url, each.model.handle_before)
         self.told.append((self.now(), ", ".join(map(self.emit, TYPES)) + " happened: another program has them"))
         await asyncio.sleep(100)
-        self.fake.route(URL, self.receive)
+        for each in self.all:
+            self.fake.route(each.service.url, each.receive)
 
     def close(self) -> None:
         for each in (*self.former_stores, self.store):
@@ -187,16 +229,18 @@ class World:
         began = self.now()
         await self.live_on()
         self.check()
-        look_for_delayed(self, began)
+        look_for_delayed(self, began, SOON)
         look_for_missed(self, "all lines of doctor were run, twice", self.now(), sending=True)
         self.tell(last := await operators.recover())
         self.check()
         if "finished" not in last:
             raise Broken(f"when all was well, the recovery had problems: {last}")
         found = await operators.diagnose()
-        if isinstance(found, str) or not found.healthy:
-            said = found if isinstance(found, str) else [str(each) for each in found.problems]
+        if isinstance(found, str) or found.code:
+            said = found if isinstance(found, str) else [each["text"] for each in found.row["problems"]]
             raise Broken(f"when all was well, doctor said {said}")
+        if await operators.look() != (0, 0):
+            raise Broken("when all was well, something waited or was in the quarantine")
         look_at_size(self)
         look_at_effects(self)
 
@@ -207,18 +251,58 @@ class World:
         await asyncio.sleep(45 * 60)
 
     async def recover_every(self, seconds: float) -> None:
-        """Recover again and again, as a cron job does. Where nothing has happened, three of four are left out."""
-        before, seen, quiet = _NOTHING_LEFT, 0, 0
+        """Recover again and again, as a cron job does. Where nothing has happened, seven of eight are left out."""
+        before, seen, quiet = "recover finished, and handled 0", 0, 0
         while not self.is_calm:
             await asyncio.sleep(seconds)
             happened = len(self.told) + len(self.model.facts)
-            quiet = 0 if happened != seen or before != _NOTHING_LEFT else quiet + 1
+            quiet = 0 if happened != seen else quiet + 1
             seen = happened
-            if self.is_calm or quiet % 4:
+            if self.is_calm or quiet % 8:
                 continue
             if (said := await self.operators.recover()) != before:
                 self.tell(f"{said} (it runs each {seconds:.0f} s)")
                 before = said
+
+    async def emit_every(self, seconds: float) -> None:
+        while not self.is_calm:
+            await asyncio.sleep(seconds)
+            self.emit(TYPES[int(self.now().timestamp() // seconds) % 3])
+
+    async def watch(self) -> None:
+        """Look whether something waits too long while nothing is wrong."""
+        days = sum(pause for pause, _, _ in self.story.steps) / 86_400
+        while not self.is_calm:
+            await asyncio.sleep(600 * max(days / 3, 1))
+            if self.is_well():
+                try:
+                    look_for_delayed(self, self.changed)
+                except Broken as exc:
+                    self.broken = self.broken or exc
+
+    def is_well(self) -> bool:
+        """Return whether nothing is there that holds up what waits."""
+        service, webhooks = self.service, [each for each in self.fake.webhooks() if each.disabled]
+        return (
+            self.store.state == service.partner == "well"
+            and not (self.weather.loss or self.fake._deliveries.faults or webhooks or service.leaving)
+            and bool(service.pods)
+            and all(
+                pod.is_up
+                and not (pod.machine.is_frozen or pod.machine.skew)
+                and {*service.version.types} <= {*pod.version.types}
+                for pod in service.pods
+            )
+        )
+
+    def touch(self, seconds: float = 0.0) -> None:
+        """Note that something changes that may hold up what waits, for so long."""
+        self.changed = max(self.changed, self.now() + timedelta(seconds=seconds))
+
+    @property
+    def sharing(self) -> list[World]:
+        """The services on the same database."""
+        return [each for each in self.all if each.store.place is self.store.place]
 
     # --- what steps do ---
 
@@ -233,19 +317,32 @@ class World:
 
     def move_store(self) -> None:
         """Give the service another store."""
-        sent = self.fake.messages()
+        sent = self.messages()
         types = {*self.service.version.types} & {*self.subscribed_now()}
-        planned = {each.message_id for each in self.fake.upcoming()}  # what Basiq will send once more, come what may
-        done = [each for each in sent if each.id not in planned and any(attempt.ok for attempt in each.attempts)]
-        delivered = {each.event.id for each in done}
+        planned = self.planned()  # what Basiq will send once more, come what may
+        delivered = {each.event.id for each in sent if any(attempt.ok for attempt in each.attempts)} - planned
         self.model.move({each.event.id for each in sent}, delivered, types)
         self.backup = None
         self.former_stores.append(self.store)
-        self.store = self.service.store = STORES[self.story.setting["store"]](self.model, self.chance)
+        self.store = STORES[self.setting["store"]](self.model, self.chance, None)
 
     def emit(self, event_type: str) -> str:
         made = self.fake.emit(event_type, data={"name": PERSON})
-        return self.model.happen(made.event_id, event_type).name
+        names = [each.model.happen(made.event_id, event_type).name for each in self.all]
+        return names[0]
+
+    def messages(self) -> list[Any]:
+        """Return the messages to the service's webhooks."""
+        return [each for each in self.fake.messages() if each.webhook_id in self.service.webhook_ids]
+
+    def has_failed(self, event_id: str) -> bool:
+        """Return whether an attempt to deliver it has failed."""
+        return any(not attempt.ok for each in self.messages() if each.event.id == event_id for attempt in each.attempts)
+
+    def planned(self) -> set[str]:
+        """Return the ids of the events that Basiq sends once more to the service."""
+        planned = {each.message_id for each in self.fake.upcoming()}
+        return {each.event.id for each in self.messages() if each.id in planned} if planned else planned
 
     def subscribed(self) -> list[str]:
         """The types that the service asks for."""
@@ -265,6 +362,7 @@ class World:
         async def wait() -> None:
             await asyncio.sleep(seconds)
             act()
+            self.touch()
 
         self.spawn(wait())
 
@@ -283,6 +381,7 @@ class World:
 
     def check(self) -> None:
         """Raise what was found broken meanwhile: a handler's error does not end the world."""
+        self.see_disabled()
         self.broken = self.broken or self.model.broken
         if self.broken is not None:
             raise self.broken
@@ -300,12 +399,17 @@ class World:
 
     def tell(self, text: str) -> None:
         if text != "nothing":
-            self.told.append((self.now(), text))
+            self.told.append((self.now(), f"{self.letter}: {text}" if self.letter else text))
 
     def tell_all(self, broken: str) -> Sequence[str]:
         """Return the story: the steps, and what happened to the events that ``broken`` names."""
         named = set(re.findall(r"\be\d+\b", broken)[:2])
-        facts = [(at, f"   {name}: {text}") for at, name, text in self.model.facts if name in named]
+        facts = [
+            (at, f"   {name}{each.letter}: {text}")
+            for each in self.all
+            for at, name, text in each.model.facts
+            if name in named
+        ]
         return [f"{at:%d %b %H:%M:%S}  {text}" for at, text in sorted(self.told + facts, key=lambda each: each[0])]
 
     def hear(self, text: str) -> None:
@@ -331,13 +435,14 @@ class Ending:
 def live(story: Story) -> Ending:
     """Live through a story."""
     world = World(story)
+    key = FakeBasiq.DEFAULT_API_KEY
     logger = logging.getLogger("basiq_async")
     listening = Listening(world.hear)
     logger.addHandler(listening)
     logger.propagate, propagate = False, logger.propagate
     broken: str | None = None
     try:
-        with without_threads(), sql_store.without_threads():
+        with without_threads(), sql_store.without_threads(), in_the_process(key):
             run_world(world.live, str(story.seed))
     except Broken as exc:
         broken = str(exc)
@@ -346,5 +451,6 @@ def live(story: Story) -> Ending:
     finally:
         logger.removeHandler(listening)
         logger.propagate = propagate
-        world.close()
+        for each in world.all:
+            each.close()
     return Ending(broken, world.tell_all(broken or ""))
