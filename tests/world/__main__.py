@@ -50,8 +50,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     seeds = range(given.first, given.first + given.seeds)
     if given.until_broken:
         for seed in seeds:
-            if (broken := live(Story.draw(seed, days=given.days)).broken) is not None:
-                print(f"{seed}\t{broken}")
+            if (why := live(Story.draw(seed, days=given.days)).broken) is not None:
+                print(f"{seed}\t{why}")
                 return 1
         return 0
     began, lived, broken = time.monotonic(), 0, 0

@@ -265,10 +265,10 @@ FAULTS = (
         "        await calls.complete(entry.key, self._token)",
     ),
     Fault(
-        "sql: a service sees the rows of the others",
-        "receiver/inboxes/_sql_statements.py",
-        "own, own_failures, own_notes = (each.c.service == service for",
-        "own, own_failures, own_notes = (each.c.service == each.c.service for",
+        "sql: a service takes what waits for another one",
+        "receiver/inboxes/_sql_statements.sql",
+        "event.service = :service AND event.queue = 'waiting'",
+        "event.service = event.service AND event.queue = 'waiting'",
     ),
     Fault(
         "recover ends with 0 although something is left",

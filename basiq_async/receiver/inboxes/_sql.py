@@ -266,7 +266,9 @@ class SQLInbox(SQLRows):
 
     async def known_since(self) -> datetime:
         """See ``Inbox``."""
-        [row] = await self._store.rows(self._sql["since"])
+        while not (rows := await self._store.rows(self._sql["since"])):  # somebody emptied the tables
+            self._store.began = None  # and the next call begins anew
+        [row] = rows
         known = [row.began, self._pruning.horizon(self._pruning.read_clock(row)[0]), row.forgotten_at]
         return max(as_aware(moment) for moment in known if moment is not None)
 

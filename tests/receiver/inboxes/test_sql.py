@@ -91,6 +91,16 @@ async def test_a_server_that_is_stopped_and_comes_back_has_lost_nothing(driver: 
             await inbox_stress.away(lambda name: SQLInbox(engine, table=table, service=name), outage)
 
 
+@pytest.mark.parametrize("url", ["asyncpg", "aiosqlite"], indirect=True)
+async def test_tables_that_are_emptied_while_they_are_in_use_begin_anew(url: str) -> None:
+    table = new_table()
+    async with engine_of(url) as engine, SQLInbox(engine, table=table) as inbox:
+        began = await inbox.known_since()
+        await run(engine, *(f"DELETE FROM {each.name}" for each in inbox_metadata(table).sorted_tables))
+        assert await inbox.known_since() >= began
+        assert (await inbox.claim("key", "token", lease=PATIENCE)).status is CLAIMED
+
+
 @pytest.mark.parametrize("leased", [True, False])
 async def test_what_failed_is_kept_though_another_writes_to_the_sqlite_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, leased: bool
