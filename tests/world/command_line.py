@@ -19,7 +19,7 @@ import typer
 from typer.main import get_command
 
 from basiq_async.cli import _app, _inboxes, _run, _waiting  # private: a process would have a loop of its own
-from basiq_async.cli._output import new_session
+from basiq_async.cli._output import new_session  # private: what each invocation begins
 from basiq_async.receiver import WebhookReceiver
 from basiq_async.transports import aiohttp
 

@@ -10,7 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from basiq_async import BasiqClient
-from basiq_async.cli._run import MEANINGS
+from basiq_async.cli._run import MEANINGS  # private: the exit codes
 from tests.support.frames import leaks
 
 from .command_line import RECEIVER, Command
