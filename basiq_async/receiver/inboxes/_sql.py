@@ -267,7 +267,7 @@ class SQLInbox(SQLRows):
     async def known_since(self) -> datetime:
         """See ``Inbox``."""
         while not (rows := await self._store.rows(self._sql["since"])):  # somebody emptied the tables
-            self._store.began = None  # and the next call begins anew
+            self._store.began = None  # and the next call begins again
         [row] = rows
         known = [row.began, self._pruning.horizon(self._pruning.read_clock(row)[0]), row.forgotten_at]
         return max(as_aware(moment) for moment in known if moment is not None)

@@ -92,7 +92,7 @@ async def test_a_server_that_is_stopped_and_comes_back_has_lost_nothing(driver: 
 
 
 @pytest.mark.parametrize("url", ["asyncpg", "aiosqlite"], indirect=True)
-async def test_tables_that_are_emptied_while_they_are_in_use_begin_anew(url: str) -> None:
+async def test_tables_that_are_emptied_while_they_are_in_use_begin_again(url: str) -> None:
     table = new_table()
     async with engine_of(url) as engine, SQLInbox(engine, table=table) as inbox:
         began = await inbox.known_since()
