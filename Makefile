@@ -87,11 +87,11 @@ format: $(READY) ## rewrite the sources in the project's format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-fuzz: $(READY) ## signatures with 20,000 examples each, 7,000 mutated responses, 20,000 pages cut anywhere, 60,000 cursors, 15,000 lines in real shells, 100,000 lists that change while they are read
+fuzz: $(READY) ## signatures with 20,000 examples each, 7,000 mutated responses, 20,000 pages cut anywhere, 60,000 cursors, 15,000 lines in real shells, 100,000 lists that change while they are read, 1,000 scenarios of deliveries
 	BASIQ_FUZZ_EXAMPLES=20000 $(BIN)/python -m pytest -p no:randomly tests/signing/test_signature_properties.py
 	BASIQ_FUZZ_EXAMPLES=20000 $(BIN)/python -m pytest -p no:randomly tests/redaction/test_shell.py
 	BASIQ_FUZZ_EXAMPLES=100000 $(BIN)/python -m pytest -p no:randomly tests/replay/test_reading.py
-	BASIQ_FUZZ_ROUNDS=1000 $(BIN)/python -m pytest -p no:randomly tests/faults/test_fuzz.py tests/faults/test_costs.py
+	BASIQ_FUZZ_ROUNDS=1000 $(BIN)/python -m pytest -p no:randomly tests/faults/test_fuzz.py tests/faults/test_costs.py tests/testing/fake/test_acceptor.py
 
 WORLDS ?= 200
 DAYS ?= 3
