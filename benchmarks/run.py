@@ -110,9 +110,13 @@ def _machine() -> dict[str, Any]:
 
 
 def _processor() -> str:
-    """Return the name of the processor (Linux)."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    return next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.machine())
+    """Return the name of the processor, and of its kind: the hosts of a cloud give one name to many (Linux)."""
+    text = Path("/proc/cpuinfo").read_text()
+    parts = [line.partition(":") for line in text.splitlines()]
+    found = {name.strip(): value.strip() for name, _, value in parts}
+    kinds = (found.get(name) for name in ("cpu family", "model", "stepping"))
+    kind = ".".join(each for each in kinds if each is not None)
+    return f"{found.get('model name', platform.machine())}{f', kind {kind}' if kind else ''}"
 
 
 def describe_other_machine(here: dict[str, Any], committed: dict[str, Any]) -> str | None:
