@@ -59,18 +59,24 @@ class Deaths:
         self._calls = calls
         self._id = ""
 
-    async def begin(self) -> bool:
-        """Note that this process begins. Return whether one of this machine was killed in the last three days."""
-        self._id = f"{HOST}/{os.getpid()}/{_START}/{next(_NUMBERS)}"
+    async def begin(self, *, may_end: bool = True, job: bool = False) -> bool:
+        """Note that this process begins. Return whether one of this machine was killed in the last three days.
+
+        ``may_end``: whether ``end`` is called, unless the process is killed. All other uses are one. ``job``: it is a
+        run, which may have another machine each time: one of another machine that has not ended may be killed too.
+        """
         now = datetime.now(UTC)
+        number = f"{next(_NUMBERS)}/{f'{now:%Y%m%dT%H%M%S}' if job else ''}" if may_end else "lasting"
+        self._id = self._id or f"{HOST}/{os.getpid()}/{_START}/{number}".rstrip("/")
 
         def add(known: _Processes) -> _Processes:
-            left = [each for each in known.open if not _is_dead(each)]
-            died = now if len(left) < len(known.open) else known.died
+            left = [each for each in known.open if not _is_dead(each) and abs(now - (_began(each) or now)) < _LONG]
+            died = now if any(map(_is_dead, known.open)) else known.died
             died = None if died is None or abs(now - died) > _LONG else died
-            return _Processes((*left[1 - _MOST :], self._id), died)
+            return _Processes((*_without(left, self._id)[1 - _MOST :], self._id), died)
 
-        return (await self._change(add)).died is not None
+        found = await self._change(add)
+        return found.died is not None or (job and any(_began(each) and not _is_here(each) for each in found.open))
 
     async def end(self) -> None:
         """Note that this use has ended in order. Does not raise: what is not noted seems to be killed."""
@@ -84,8 +90,9 @@ class Deaths:
     async def _change(self, change: Callable[[_Processes], _Processes]) -> _Processes:
         for _ in range(_TRIES):
             text = await self._calls.note(NOTE)
-            changed = change(_Processes.read(text))
-            if await self._calls.set_note(NOTE, changed.write(), expected=text):
+            known = _Processes.read(text)
+            changed = change(known)
+            if changed == known or await self._calls.set_note(NOTE, changed.write(), expected=text):
                 return changed
         raise InboxError("other programs change the inbox's note of its processes again and again")
 
@@ -94,11 +101,22 @@ def _without(ids: Sequence[str], id: str) -> tuple[str, ...]:
     return tuple(each for each in ids if each != id)
 
 
+def _is_here(id: str) -> bool:
+    return id.partition("/")[0] == HOST
+
+
+def _began(id: str) -> datetime | None:
+    """Return when a run began; None for any other use."""
+    try:
+        return datetime.strptime(id.rpartition("/")[2], "%Y%m%dT%H%M%S").replace(tzinfo=UTC)
+    except ValueError:
+        return None
+
+
 def _is_dead(id: str) -> bool:
     """Return whether a process that has begun runs no more, as far as this machine can tell."""
-    host, _, rest = id.partition("/")
-    pid, _, start = rest.partition("/")
-    if host != HOST or not pid.isdigit():
+    pid, _, start = id.partition("/")[2].partition("/")
+    if not _is_here(id) or not pid.isdigit():
         return False
     if int(pid) == os.getpid():
         return not start.startswith(_START)

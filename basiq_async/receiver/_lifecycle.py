@@ -46,6 +46,8 @@ class Lifecycle:
         self._calls = calls
         self._leave_traces = leave_traces
         self._deaths = Deaths(calls) if isinstance(calls.inbox, TransactionalInbox) else None
+        self.has_begun = self._deaths is None
+        """Whether the inbox has noted that this process uses it, where that matters."""
         self._inbox = calls.inbox
         self._gate = gate
         self._close_inbox: Callable[[], Awaitable[object]] | None = None
@@ -137,6 +139,17 @@ class Lifecycle:
                 "receiver`, setup, a lifespan), unless another process calls receiver.work()"
             )
 
+    async def begin_use(self) -> None:
+        """Note, once, that this process handles what the inbox has, and leave traces if one before was killed.
+
+        A receiver that nobody enters never says that it ended, so that the next start leaves traces in any case.
+        """
+        if self._deaths is None or self.has_begun:
+            return
+        if await self._deaths.begin(may_end=self._entered > 0):
+            self._leave_traces()
+        self.has_begun = True  # no delivery is handled before that
+
     def _warn(self, text: str) -> None:
         if text not in self._warned:
             self._warned.add(text)
@@ -148,8 +161,7 @@ class Lifecycle:
             await self._calls.check()
             if may_work.get():  # a command that only looks is refused when it uses the inbox
                 await self._gate.ask(live=True)
-                if self._deaths is not None and await self._deaths.begin():
-                    self._leave_traces()
+                await self.begin_use()
         except ConfigurationError:
             raise
         except Exception as exc:

@@ -510,7 +510,7 @@ class WebhookReceiver:
 
     def _receive(self, delivery: Delivery, *, admitted: bool = False) -> Coroutine[Any, Any, Outcome]:
         """Pass a delivery that Basiq sent to its handler, or store it for later."""
-        if not (admitted or self._gate.is_open()):
+        if not (admitted or (self._gate.is_open() and self._lifecycle.has_begun)):
             return self._ask_and_receive(delivery)
         route = self._routes.find(delivery.event_type_id) if self._backlog.used else None
         is_deferred = route is not None and route.deferred
@@ -525,6 +525,7 @@ class WebhookReceiver:
         """Return the outcome of a delivery whose webhook the inbox does not admit; None if it does."""
         try:
             await self._gate.ask(live=live)
+            await self._lifecycle.begin_use()
         except Exception as exc:
             text = "was refused, because the inbox does not admit the webhooks of this receiver"
             self._dispatcher.outages.report(shorten(delivery.id), text, exc, log_fields(delivery, error=exc))

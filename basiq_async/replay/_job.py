@@ -35,7 +35,7 @@ from ._throttle import FIRST_PAUSE, LONGEST_PAUSE, Throttle
 from ._where import Predicate, Where, as_where, selects_everything
 from ._writer import PageWriter
 from .targets._adapters import CALL, AnyTarget, ReceiverTarget, choose_handling
-from .targets._base import BulkTarget
+from .targets._base import BulkTarget, Target
 from .targets._json_lines import JSONLinesTarget
 from .targets._repeating import Repeating
 from .targets._shared import PATIENCE, Shared
@@ -216,22 +216,31 @@ class Job:
         self._engine = engine
         if self._stopping.is_set():
             engine.stop()
-        deaths = Deaths(handling.calls) if handling.calls and isinstance(handling.inbox, TransactionalInbox) else None
         try:
-            if deaths is not None and await deaths.begin():
-                for each in (self._dispatcher, inner if isinstance(inner, Shared) else None):
-                    if each is not None:
-                        each.leave_traces()
-            return attrs.evolve(await engine.run(progress, plan), again=handling.again)
+            async with self.noting_deaths(inner):
+                return attrs.evolve(await engine.run(progress, plan), again=handling.again)
         finally:
             if isinstance(inner, Shared):
                 await inner.aclose()
+
+    @asynccontextmanager
+    async def noting_deaths(self, target: object) -> AsyncIterator[None]:
+        """Note that this process passes messages on; a handler with a session leaves traces if one was killed."""
+        calls, inner = self.handling.calls, target.inner if isinstance(target, Repeating) else target
+        deaths = None if calls is None or not isinstance(calls.inbox, TransactionalInbox) else Deaths(calls)
+        try:
+            if deaths is not None and await deaths.begin(job=True):
+                for each in (self._dispatcher, inner if isinstance(inner, Shared) else None):
+                    if each is not None:
+                        each.leave_traces()
+            yield
+        finally:
             if deaths is not None:
                 await deaths.end()
 
-    def make_throttle(self) -> Throttle:
-        """Return what hands messages of pages to the target."""
-        target, settings = self.handling.open(), self._settings_of(retries=False)
+    def make_throttle(self, target: Target) -> Throttle:
+        """Return what hands messages of pages to the target, which was opened."""
+        settings = self._settings_of(retries=False)
         if self.observer is not None:
             target = self.observer.wrap(target)
             self.observer.begin(self.source)

@@ -12,8 +12,9 @@ import asyncio
 import json
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
-from contextlib import aclosing, asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager, contextmanager
 from datetime import UTC, datetime
+from functools import cached_property
 
 import attrs
 
@@ -21,6 +22,7 @@ from .._redaction.text import printable, shorten
 from .._redaction.tracebacks import hide_parameters
 from .._wire.paging import is_lost
 from .._work.failures import failure_text
+from .._work.tasks import run_to_completion
 from ..errors import APIError, ConfigurationError
 from ..models import Message
 from ..receiver import MemoryInbox
@@ -30,7 +32,7 @@ from ._reading import Reading
 from ._sources import Batch
 from ._throttle import LONGEST_ERROR, Throttle, ends_run
 from ._where import SUBMITTED
-from .targets._base import ALONE, BUSY, STOPPED
+from .targets._base import ALONE, BUSY, STOPPED, Target
 
 logger = logging.getLogger("basiq_async.replay")
 
@@ -67,6 +69,10 @@ class Pages:
         """Of the list, and of what is done with it: pages of another one are refused."""
         self._places = asyncio.Semaphore(job.settings.concurrency)
         self._throttle: Throttle | None = None
+        self._passing = 0
+        """How many pages are passed to the handler now."""
+        self._notes_deaths = AsyncExitStack()
+        self._begins = asyncio.Lock()
 
     async def begin(self) -> None:
         """Check the inbox, as a run does before it reads. Raises ``ConfigurationError`` for a replay without pages."""
@@ -139,7 +145,7 @@ class Pages:
 
         Left is also what was under way when a process was killed: the last run passes it to the handler alone.
         """
-        throttle = self._throttle = self._throttle or self._job.make_throttle()
+        throttle = self._throttle = self._throttle or self._job.make_throttle(self._target)
         in_a_row, errors = 0, list[Exception]()
 
         async def deliver(message: Message) -> None:
@@ -157,7 +163,7 @@ class Pages:
                 why = printable(failure_text(hide_parameters(end), longest=LONGEST_ERROR))
                 logger.warning("message %r failed, and is left to the last run: %s", shorten(message.id), why)
 
-        async with asyncio.TaskGroup() as group:
+        async with self._noting_deaths(), asyncio.TaskGroup() as group:
             for message in messages:
                 await self._places.acquire()
                 if errors or in_a_row >= _MOST_FAILURES:
@@ -168,6 +174,28 @@ class Pages:
             raise errors[0]
         if in_a_row >= _MOST_FAILURES:
             logger.warning("%d messages in a row failed: the page is left to the last run", in_a_row)
+
+    @asynccontextmanager
+    async def _noting_deaths(self) -> AsyncIterator[None]:
+        """Do what a run does, once for all pages that are under way."""
+        async with self._begins:
+            if not self._passing:
+                await self._notes_deaths.enter_async_context(self._job.noting_deaths(self._target))
+            self._passing += 1
+        try:
+            yield
+        finally:
+            await run_to_completion(self._leave)
+
+    async def _leave(self) -> None:
+        async with self._begins:
+            self._passing -= 1
+            if not self._passing:
+                await self._notes_deaths.aclose()
+
+    @cached_property
+    def _target(self) -> Target:
+        return self._job.handling.open()
 
     def _to_do(self, batch: Batch[Message]) -> list[tuple[str, Message]]:
         """Return what a page has for the handler, by key: not what fails at once, and what has no handler."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import sys
@@ -205,7 +206,7 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return url_of(request, tmp_path)
 
 
-@pytest.mark.parametrize("how", ["live", "recover", "a function"])
+@pytest.mark.parametrize("how", ["live", "not entered", "recover", "a function", "pages"])
 @pytest.mark.parametrize("url", ["asyncpg", "aiosqlite"], indirect=True)
 def test_a_handler_with_a_session_that_kills_its_process_ends_four_at_the_most(
     tmp_path: Path, url: str, how: str
@@ -220,8 +221,11 @@ def test_a_handler_with_a_session_that_kills_its_process_ends_four_at_the_most(
                 await recover(client, killing.webhook_id, receiver)
             elif how == "a function":
                 await Replay(client, killing.webhook_id, killing.handle_with, inbox=inbox).run()
+            elif how == "pages":
+                replay = Replay(client, killing.webhook_id, killing.handle_with, inbox=inbox)
+                await share(replay, replay.work)
             else:
-                async with receiver:
+                async with contextlib.nullcontext() if how == "not entered" else receiver:
                     for _ in range(2):
                         await asyncio.gather(*[post(receiver, payload("user.created", each)) for each in killing.ids])
                         await asyncio.sleep(1.5 * LEASE)

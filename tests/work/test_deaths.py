@@ -46,6 +46,30 @@ async def test_who_ends_in_order_or_still_runs_has_not_died(calls: InboxCalls) -
         assert not await begin_with(calls, alive)
 
 
+async def test_a_run_of_another_machine_that_has_not_ended_matters_to_runs_for_three_days(calls: InboxCalls) -> None:
+    now = datetime.now(UTC)
+    for age, matters in ((0, True), (2, True), (4, False), (-4, False)):
+        run = f"another-machine/7/abc/0/{now - timedelta(days=age):%Y%m%dT%H%M%S}"
+        await calls.set_note(NOTE, json.dumps({"open": [run], "died": None}))
+        assert await Deaths(calls).begin(job=True) is matters
+        assert not await Deaths(calls).begin(), "receivers of several machines are always there"
+    await calls.set_note(NOTE, json.dumps({"open": ["another-machine/7/abc/0"], "died": None}))
+    assert not await Deaths(calls).begin(job=True), "a receiver"
+    one, two = Deaths(calls), Deaths(calls)
+    assert (await one.begin(job=True), await two.begin(job=True)) == (False, False), "two runs of this machine"
+    await one.end()
+    await two.end()
+
+
+async def test_uses_that_never_end_are_one_and_a_use_that_begins_again_is_the_same(calls: InboxCalls) -> None:
+    for _ in range(3):
+        assert not await Deaths(calls).begin(may_end=False)
+    use = Deaths(calls)
+    for _ in range(3):
+        await use.begin()
+    assert len((await note_of(calls))["open"]) == 2  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("pid", [GONE, os.getpid()], ids=["another", "the same"])
 async def test_a_process_of_this_machine_that_runs_no_more_has_died_and_that_is_known_for_three_days(
     calls: InboxCalls, pid: int
