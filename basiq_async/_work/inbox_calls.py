@@ -75,6 +75,15 @@ class InboxCalls:
             found: datetime | None = await read()
             return found
 
+    async def unended(self, keys: Sequence[str]) -> Mapping[str, int]:
+        """Return how many attempts of these events, which are not handled, had no end, if the inbox tells that."""
+        read = getattr(self.inbox, "unended", None)
+        if read is None or not keys:
+            return {}
+        async with self._limit():
+            found: Mapping[str, int] = await read(keys)
+            return found
+
     async def claim(self, key: str, token: str, *, lease: float, quarantined: bool = False) -> Claim:
         """See ``Inbox``."""
         async with self._limit():

@@ -213,9 +213,10 @@ _STATE = View[Row]("event_id event_type_id job state since due error failures un
 async def get(output: Output, event_id: str, place: InboxOptions) -> int:
     """Show whether an event was handled, waits to be handled, is in the quarantine, or is unknown to the inbox.
 
-    For one that waits, `due` is the time of the next attempt, and `failures` the number of those that failed. Of these,
-    `unended` had no end: their process was killed, or hung. Only an inbox in a SQL database keeps the time at which it
-    was handled. The exit code is 0 if it was handled, and 1 if not.
+    For one that waits, `due` is the time of the next attempt, and `failures` the number of those that failed. `unended`
+    is the number of attempts without an end, also of an event that is not handled yet: their process was killed, or
+    hung. Only an inbox in a SQL database keeps the time at which it was handled. The exit
+    code is 0 if it was handled, and 1 if not.
 
     event_id: The event's id.
     """
@@ -249,4 +250,4 @@ async def _find(calls: InboxCalls, event_id: str, jobs: Sequence[str]) -> Row:
         handled_at = getattr(calls.inbox, "handled_at", None)  # only a SQLInbox keeps the time
         async with inbox_limit(INBOX_TIMEOUT):
             return {**row, "state": "handled", "since": handled_at and await handled_at(key)}
-    return row
+    return {**row, "unended": (await calls.unended([own])).get(own)}

@@ -41,6 +41,8 @@ REFUSALS = (401, 404)
 _FEW = 8
 """The number of messages at both ends of the list whose attempts are read though the inbox knows them."""
 _MOST_EVENTS = 100_000
+_MOST_ASKED = 200
+"""Of so many undelivered events the inbox is asked whether attempts had no end."""
 """Maximum number of events in memory, to compare them with the messages."""
 _ATTEMPTS = "failed_share last_success by_status first_failure oldest_undelivered"
 _SCAN = "undelivered never_sent unrecorded passed_over before_joining recovered unrecoverable"
@@ -121,6 +123,7 @@ async def diagnose(
             lacking=scan.lacking,
             killers=tuple(known.killers),
             alone=tuple(known.alone),
+            unended=await known.find_unended(scan.missed),
             unsent=scan.unsent,
         ),
     )
@@ -161,6 +164,8 @@ class _HistoryScan:
         self.undelivered = self.never_sent = self.unrecorded = self.passed_over = 0
         self.before_joining = self.recovered = 0
         self.unreadable = self.unknown = self.looked_at = 0
+        self.missed: list[EventIds] = []
+        """Some of the events that were not delivered."""
         self.earliest: datetime | None = None
         self.latest: datetime | None = None
         self.complete = True
@@ -319,6 +324,8 @@ class _HistoryScan:
         elif message.delivered is False and message.attempts:
             self.recovered += known
             self.undelivered += missed
+            if missed and len(self.missed) < _MOST_ASKED:
+                self.missed.append((message.event_type_id, message.event_id, message.id))
         self.attempts.add(message, recovered=skipped and message.delivered is not True)
 
     def _see_lacking(self, attempt: DeliveryAttempt) -> None:

@@ -118,6 +118,14 @@ class KnownEvents:
         """Return whether there is a handler for an event type, as far as that is known."""
         return self.patterns is None or any(matches(each, event_type_id) for each in self.patterns)
 
+    async def find_unended(self, ids: Sequence[EventIds]) -> tuple[tuple[str, int], ...]:
+        """Return the ids of some of these events of which attempts had no end, each with how many."""
+        if self._calls is None:
+            return ()
+        keys = {inbox_key(event_id, message_id): event_id or message_id or "" for _, event_id, message_id in ids}
+        found = await self._calls.unended([*keys])
+        return tuple((keys[key], count) for key, count in [*found.items()][:_MOST_NAMED])
+
     async def find(self, ids: Sequence[EventIds]) -> list[bool]:
         """Return for the ids of each event type, event and message whether the inbox knows that event."""
         if self._calls is None or not ids:

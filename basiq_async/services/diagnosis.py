@@ -192,6 +192,7 @@ class Look:
     lacking: what is seen of the messages that Basiq delivered, and the inbox lacks.
     killers: the ids of events in the quarantine because three processes were killed while each was handled.
     alone: the types and ids of those that wait and are handled alone, because an attempt had no end.
+    unended: the ids of undelivered events of which attempts had no end, as the inbox tells it, each with how many.
     unsent: the types of the events that never became a message, with the times of the first and the last of each; None
         if they do not tell it.
     """
@@ -209,6 +210,7 @@ class Look:
     lacking: Lacking = attrs.field(factory=lambda: Lacking())
     killers: tuple[str, ...] = ()
     alone: tuple[tuple[str, str], ...] = ()
+    unended: tuple[tuple[str, int], ...] = ()
     unsent: Mapping[str, tuple[datetime, datetime] | None] = attrs.field(factory=dict)
 
 
@@ -460,6 +462,9 @@ def _find_problems(found: Diagnosis) -> Iterator[Problem]:
     if found.undelivered:
         count = amount(found.undelivered, "message was", "messages were")
         text = f"{count} not delivered: recover what is missing"
+        for event_id, ends in found.look.unended:
+            processes = amount(ends, "process was killed, or hung,", "processes were killed, or hung,")
+            text += f". {processes} while it handled the event {event_id}: after three it is in the quarantine"
         yield Problem("undelivered", text, since=attempts.oldest_undelivered)
     if found.look.unknown:
         yield find_unknown_problem(found.look.unknown)

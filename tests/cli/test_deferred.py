@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 import sqlite3
 import subprocess
@@ -12,6 +13,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+
+from basiq_async.receiver import SQLiteInbox
 
 from ..support.real_time import PATIENCE
 from .conftest import SECRET, Run, launched, let_wait, state_of, wait_until
@@ -75,6 +78,18 @@ def test_what_waits_is_listed_and_shown(run: Run, service: str) -> None:
         database.execute("UPDATE inbox SET due = due + 40 * 86400")
     rows = [state_of(run, "e-1"), *run("inbox", "waiting", "--inbox", "inbox.db").rows]
     assert {datetime.fromisoformat(row["due"]).date() for row in rows} <= {datetime.now(UTC).date()}, "a wrong clock"
+
+
+def test_an_event_that_is_not_handled_shows_the_attempts_that_had_no_end(run: Run, service: str) -> None:
+    async def die() -> None:
+        async with SQLiteInbox("inbox.db") as inbox:
+            for token in "ab":
+                await inbox.claim("e-9", token, lease=1e-9)
+
+    asyncio.run(die())
+    found = state_of(run, "e-9")
+    assert (found["state"], found["unended"]) == ("unknown", 2)
+    assert state_of(run, "e-10")["unended"] is None
 
 
 @pytest.mark.parametrize("what", ["make", "entered"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -234,6 +235,20 @@ async def test_an_event_that_ended_its_process_is_named() -> None:
         texts = {problem.code: str(problem) for problem in found.problems}
         assert texts["deferred-failing"].endswith(f"; handled alone: {alone.event_id}")
         assert f". The event {killer.event_id} is there because it ended three processes" in texts["quarantined"]
+
+
+async def test_an_undelivered_event_that_ended_its_process_is_named_before_it_is_in_the_quarantine() -> None:
+    async with world("oldest-first") as w:
+        inbox = MemoryInbox(clock=w.fake.clock)
+        event_id, _ = await w.emit(2, status=503)
+        for _ in range(2):
+            await inbox.claim(event_id, secrets.token_hex(), lease=1)
+            await w.fake.advance(seconds=2)
+        receiver = taking(w.fake.secret(w.webhook_id), webhook_id=w.webhook_id, inbox=inbox)
+        found = await w.basiq.webhooks.diagnose(w.webhook_id, receiver=receiver)
+        (problem,) = [each for each in found.problems if each.code == "undelivered"]
+        assert found.look.unended == ((event_id, 2),)
+        assert f"2 processes were killed, or hung, while it handled the event {event_id}" in str(problem)
 
 
 async def test_what_waits_of_a_webhook_that_was_replaced_is_not_forgotten() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from types import EllipsisType
 from typing import Self
@@ -111,6 +111,14 @@ class MemoryInbox:
             self._count_unended(key, before.token)
         unended = len(self._unended.get(key, ()))
         return attrs.evolve(claim, unended=unended) if claim is _CLAIMED and unended else claim
+
+    async def unended(self, keys: Sequence[str]) -> Mapping[str, int]:
+        """Return how many attempts of events that are not handled had no end."""
+        now, found = self._lease_clock(), dict[str, int]()
+        for key in keys:
+            held = self._claims.get(key)
+            found[key] = len(self._unended.get(key, ())) + (held is not None and held.remaining(now) <= 0)
+        return {key: min(count, MOST_UNENDED) for key, count in found.items() if count}
 
     async def complete(self, key: str, token: str) -> bool:
         """See ``Inbox``."""

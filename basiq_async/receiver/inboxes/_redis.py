@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
 from datetime import UTC, datetime, timedelta
 from itertools import chain
@@ -19,7 +19,7 @@ from ..._redaction.tracebacks import UnshownText
 from ..._wire.hosts import ENCODE, is_readable_url, show_url
 from ..._work.keys import in_parts
 from ..._work.notes import read_note, write_note
-from ..._work.protocol import Claim, ClaimStatus, InboxEntry, unpack_entry
+from ..._work.protocol import MOST_UNENDED, Claim, ClaimStatus, InboxEntry, unpack_entry
 from ...errors import ConfigurationError, InboxError
 from ._redis_calls import RedisCalls, text_of
 
@@ -110,6 +110,17 @@ class RedisInbox:
             places = chain.from_iterable(self._calls.keys(key)[:2] for key in part)
             found.update(part[number] for number in await self._calls.evaluate("known", list(places)))
         return found
+
+    async def unended(self, keys: Sequence[str]) -> Mapping[str, int]:
+        """Return how many attempts of events that are not handled had no end."""
+        counts = {key: await self._count_unended(key) for key in keys}
+        return {key: count for key, count in counts.items() if count}
+
+    async def _count_unended(self, key: str) -> int:
+        entry, _, _, attempts = self._calls.keys(key)
+        ended, token = await self._calls.ask(lambda client: client.hmget(attempts, ["unended", "token"]))
+        ran_out = token is not None and not await self._calls.ask(lambda client: client.exists(entry))
+        return min(MOST_UNENDED, text_of(ended or b"").count("\n") // 2 + ran_out)
 
     async def note(self, name: str) -> str | None:
         """See ``Record``."""

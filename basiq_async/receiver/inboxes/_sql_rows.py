@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from operator import attrgetter
 from types import EllipsisType
@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from ..._storage.sql import BusyError, SQLStore, as_aware
 from ..._work.keys import in_parts
 from ..._work.notes import read_note, write_note
-from ..._work.protocol import ClaimedEntry, InboxEntry, Waiting, unpack_entry
+from ..._work.protocol import MOST_UNENDED, ClaimedEntry, InboxEntry, Waiting, unpack_entry
 from ...errors import InboxError
 from ._sql_statements import Statements
 
@@ -44,6 +44,15 @@ class SQLRows:
         found: set[str] = set()
         for part in in_parts(keys):
             found.update(row.key for row in await self._store.rows(self._sql["known"], self._sql.given(part)))
+        return found
+
+    async def unended(self, keys: Sequence[str]) -> Mapping[str, int]:
+        """Return how many attempts of events that are not handled had no end."""
+        found: dict[str, int] = {}
+        for part in in_parts(keys):
+            for row in await self._store.rows(self._sql["unended"], self._sql.given(part)):
+                if count := min(MOST_UNENDED, row.unended.count("\n") // 2 + row.ran_out):
+                    found[row.key] = count
         return found
 
     async def note(self, name: str) -> str | None:

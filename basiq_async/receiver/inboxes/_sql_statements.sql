@@ -141,6 +141,11 @@ RETURNING key
 SELECT key FROM {EVENTS}
 WHERE service = :service AND key IN ({given}) AND (queue IS NOT NULL OR handled_at IS NOT NULL)
 
+-- unended --
+SELECT key, unended, token IS NOT NULL AND NOT {live} AS ran_out FROM {EVENTS} AS event
+WHERE service = :service AND key IN ({given}) AND queue IS NULL AND handled_at IS NULL
+    AND (token IS NOT NULL OR unended <> '')
+
 -- find --
 SELECT handled_at, queue = 'quarantine' AS in_quarantine, queue = 'waiting' AS waits, entry_json, token, unended,
     CASE WHEN {live} THEN event.lease_ends - {clock} ELSE 0.0 END AS remaining

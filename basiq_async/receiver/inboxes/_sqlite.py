@@ -6,7 +6,7 @@ import json
 import math
 import os
 import sqlite3
-from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 from functools import partial
@@ -132,6 +132,13 @@ class SQLiteInbox:
         found: set[str] = set()
         for part in in_parts(keys):
             found.update(row[0] for row in await self._read(sql.KNOWN, list, keys=json.dumps(part)))
+        return found
+
+    async def unended(self, keys: Sequence[str]) -> Mapping[str, int]:
+        """Return how many attempts of events that are not handled had no end."""
+        found: dict[str, int] = {}
+        for part in in_parts(keys):
+            found.update(await self._read(sql.COUNT_UNENDED, list, keys=json.dumps(part)))
         return found
 
     async def note(self, name: str) -> str | None:

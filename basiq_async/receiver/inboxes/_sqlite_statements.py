@@ -142,6 +142,10 @@ SELECT entry_json, key, stored, due FROM inbox WHERE due IS NOT NULL AND (stored
 ORDER BY stored, key LIMIT :limit
 """
 UNENDED = _sql("SELECT {count_unended} FROM inbox WHERE key = ?")
+COUNT_UNENDED = _sql("""
+SELECT key, min(MOST_UNENDED, {count_unended} + (token IS NOT NULL AND ends <= :now)) AS count FROM inbox
+WHERE key IN (SELECT value FROM json_each(:keys)) AND at IS NULL AND due IS NULL AND NOT handled AND count > 0
+""").replace("MOST_UNENDED", str(MOST_UNENDED))
 FIND = "SELECT handled AND expires > :horizon, at IS NOT NULL, failures, token, lease, ends FROM inbox WHERE key = :key"
 KNOWN = """
 SELECT key FROM inbox WHERE key IN (SELECT value FROM json_each(:keys))

@@ -40,6 +40,22 @@ async def test_a_page_of_the_quarantine_has_the_oldest_hundred_unless_it_is_told
     assert [each.key for each in await any_inbox.entries(limit=101)] == wanted[:101]
 
 
+async def test_an_inbox_tells_of_events_that_are_not_handled_how_many_attempts_had_no_end(any_inbox: Any) -> None:
+    for token in "abcde":
+        for key in ("dies", "ends", "handled"):
+            await any_inbox.claim(key, token, lease=0.01 if key == "dies" else 60)
+        await any_inbox.release("ends", token)
+        await any_inbox.complete("handled", token)
+        assert await any_inbox.unended(["handled", "ends", "unknown"]) == {}
+        await asyncio.sleep(0.03)
+        assert await any_inbox.unended(["dies", "ends", "x"]) == {"dies": min(3, "abcde".index(token) + 1)}
+    claimed = await any_inbox.claim("dies", "f", lease=60)
+    assert (await any_inbox.unended(["dies"]))["dies"] == claimed.unended == 3, "the one under way does not count"
+    assert await any_inbox.unended([]) == {}
+    await any_inbox.complete("dies", "f")
+    assert await any_inbox.unended(["dies"]) == {}
+
+
 @pytest.fixture
 async def world() -> AsyncIterator[World]:
     """Two webhooks that get the same three events."""
