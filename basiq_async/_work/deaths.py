@@ -107,8 +107,9 @@ def _is_here(id: str) -> bool:
 
 def _began(id: str) -> datetime | None:
     """Return when a run began; None for any other use."""
+    text = id.rpartition("/")[2]
     try:
-        return datetime.strptime(id.rpartition("/")[2], "%Y%m%dT%H%M%S").replace(tzinfo=UTC)
+        return datetime.fromisoformat(text).replace(tzinfo=UTC) if "T" in text else None
     except ValueError:
         return None
 

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 _TARGETS, _MOST_TARGETS = "posting targets", 100
 """The name of the note of where jobs post, and how many it names."""
+_LONGEST = 60_000
+"""The characters of that note: an inbox stores 64 kB."""
 IF_HANDLED = "if another service handled them, acknowledge them with:"
 
 
@@ -98,8 +100,10 @@ async def note_target(inbox: Inbox, to: str, job: str | None) -> None:
     known = _read_targets(await calls.note(_TARGETS))
     if known.get(id) != (target := [show_place(to), job]):
         known.pop(id, None)
-        newest = [*known.items()][1 - _MOST_TARGETS :]
-        await calls.set_note(_TARGETS, json.dumps({**dict(newest), id: target}))
+        newest = {**dict([*known.items()][1 - _MOST_TARGETS :]), id: target}
+        while len(text := json.dumps(newest)) > _LONGEST and len(newest) > 1:
+            del newest[next(iter(newest))]
+        await calls.set_note(_TARGETS, text)
 
 
 async def _read_target(calls: InboxCalls, job: str | None) -> Words:

@@ -27,7 +27,8 @@ DECIDED = "decided-before"
 FORGOTTEN = "forgotten"
 """The reason to skip one of a time of which a job's note has gone: nothing tells whether an earlier run decided it."""
 MemoryKind = Literal["recovery", "recovered events", "messages", "events"]
-_MOST_TYPES = 200
+_MOST_TYPES = 100
+"""Of each list: Basiq has 15 today, and a note has at most 64 kB."""
 _SKEW = timedelta(minutes=5)
 Period = tuple[datetime | None, datetime]
 """From when, or from ever, and up to when the messages of an event type were decided, by Basiq's clock."""

@@ -29,6 +29,8 @@ TIME_TO_APPEAR = timedelta(minutes=2)
 MOST_ATTEMPTS = 8
 """After the eighth failed attempt Basiq may disable the webhook (the same page)."""
 _MOMENTS = ("read_up_to", "seen_inactive", "acknowledged", "begins", "gone_before")
+_MOST_LOST = 200
+"""The number of unrecoverable periods that are noted until they are acknowledged."""
 _SKEW = timedelta(minutes=5)
 """Maximum difference between Basiq's clock and this machine's."""
 
@@ -175,7 +177,11 @@ class Coverage:
     def write(self) -> str:
         """Return the coverage as text."""
         moments = {name: getattr(self, name) for name in _MOMENTS}
-        lost = [[each.since.isoformat(), each.until.isoformat()] for each in self.lost if each.until is not None]
+        periods = [(each.since, each.until) for each in self.lost if each.until is not None]
+        if len(periods) > _MOST_LOST:  # the oldest are one, which names also what was handled between them
+            oldest = periods[: 1 - _MOST_LOST]
+            periods = [(oldest[0][0], oldest[-1][1]), *periods[1 - _MOST_LOST :]]
+        lost = [[since.isoformat(), until.isoformat()] for since, until in periods]
         texts = {name: each and each.isoformat() for name, each in moments.items()}
         types = {name: since.isoformat() for name, since in self.types.items()}
         return json.dumps({**texts, "lost": lost, "types": types})
