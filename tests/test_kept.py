@@ -17,7 +17,7 @@ from basiq_async._work.noted import HANDLED, JOBS
 from basiq_async.cli._problems import note_target  # private: what it notes is listed here
 from basiq_async.receiver import MemoryInbox, inbox_metadata
 from basiq_async.receiver.inboxes import _redis_calls, _sqlite_statements  # private: what they keep is listed here
-from basiq_async.replay._memory import Memory, note_name
+from basiq_async.replay._memory import Memory, note_name  # private: what it notes is listed here
 from basiq_async.services.coverage import Coverage, Inactivity, coverage_note, note_coverage
 from tests.support.environment import ROOT
 

@@ -463,7 +463,7 @@ def test_a_diagnosis_of_nothing_has_no_problem_and_counts_nothing() -> None:
     assert found["attempts"] == Attempts()
     assert found["waiting"] == Waiting()
     assert attrs.astuple(found["look"], recurse=False) == (
-        None, 0, None, None, True, 0, 0, (), 0, None, Lacking(), (), (), {},
+        None, 0, None, None, True, 0, 0, (), 0, None, Lacking(), (), (), (), {},
     )  # fmt: skip
     assert attrs.astuple(found["types"]) == ((),) * 4
     assert Diagnosis(HOOK, 0.0).status == "active"
