@@ -166,6 +166,11 @@ def _load(place: str) -> object:
         sys.path.insert(0, "")
     found: object = importlib.import_module(name)
     for part in attribute.split("."):
+        if not hasattr(found, part):
+            raise ConfigurationError(
+                f"{place!r} cannot be used: there is no {part!r}. Name a receiver, or a function or async context "
+                "manager that makes one, as receiver of examples/service_parts.py"
+            )
         found = getattr(found, part)
     return found
 

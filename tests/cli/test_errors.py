@@ -102,7 +102,7 @@ USES: dict[str, str] = {
     "mock call removeState": "the first state of a mock cannot be removed",
     "listen --since 1h": "--since and --inbox require --poll",
     "listen --poll w --every inf": "--every must be a finite number of seconds",
-    "quarantine list --receiver json:none": "'json:none' cannot be used: AttributeError: module 'json' has no",
+    "quarantine list --receiver json:none": "'json:none' cannot be used: there is no 'none'. Name a receiver, or",
     "quarantine list --receiver json:decoder": "'json:decoder' is a module, not a WebhookReceiver",
     "webhooks list --json=id,colour": "the fields are id, url, status, subscribed_events, name, description",
     "quarantine list --inbox none.db": "the inbox file 'none.db' does not exist",
