@@ -35,9 +35,10 @@ async def demo() -> None:
     from .._web.serving import listening
     from ..client import BasiqClient
     from ..receiver import SecretFile, SQLiteInbox, WebhookReceiver
+    from ..replay import recover
     from ..testing import FakeBasiq, ManualClock, serve
 
-    catch_up = runpy.run_path(str(_example_file()))["catch_up"]
+    activate = runpy.run_path(str(_example_file()))["activate"]
     began = time.perf_counter()
     handled: Counter[str] = Counter()
     """How often each event was handled, by its id."""
@@ -104,13 +105,14 @@ async def demo() -> None:
         async with listening(make_service(), port=address.port):
             every = _BEFORE + _DURING + _DISABLED
             steps.narrate(f"{every - len(handled)} events never reached it")
-            recovery = await catch_up(basiq, receiver, url, SecretFile(folder / "basiq.secret"), _EVENTS)
+            await activate(basiq, url, SecretFile(folder / "basiq.secret"), receiver.inbox, _EVENTS)
+            recovery = await recover(basiq, webhook.id, receiver)
             status = (await basiq.webhooks.get(webhook.id)).status
             steps.confirm(f"ensure: the webhook is {status} again", true=status == "active")
             done, known = recovery.messages.handled, recovery.messages.skipped.get("handled-before", 0)
             text = f"recover, from its messages: {done} are handled, {known} were known"
             steps.confirm(text, true=done == _DURING)
-            done = recovery.events.handled
+            done = 0 if recovery.events is None else recovery.events.handled
             text = f"recover, from the events of 7 days: {done} that never became a message are handled"
             steps.confirm(text, true=done == _DISABLED and recovery.finished)
             found = await basiq.webhooks.diagnose(webhook.id, receiver=receiver)

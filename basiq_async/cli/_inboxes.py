@@ -169,7 +169,7 @@ def _load(place: str) -> object:
         if not hasattr(found, part):
             raise ConfigurationError(
                 f"{place!r} cannot be used: there is no {part!r}. Name a receiver, or a function or async context "
-                "manager that makes one, as receiver of examples/service_parts.py"
+                "manager that makes one"
             )
         found = getattr(found, part)
     return found

@@ -11,7 +11,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from basiq_async import ConfigurationError
+from basiq_async import BasiqClient, ConfigurationError
 from basiq_async.testing import FakeBasiq, serve
 from tests.support.environment import ROOT
 
@@ -73,6 +73,15 @@ async def test_the_program_handles_an_event_at_its_first_start_and_at_its_second
         assert await serve_and_emit(await start(), fake) == 204
     assert capsys.readouterr().out.count("consent.revoked") == 2
     assert len(fake.webhooks()) == 1
+
+
+async def test_a_webhook_that_basiq_removed_is_made_again_and_its_deliveries_are_handled(
+    fake: FakeBasiq, start: Start
+) -> None:
+    assert await serve_and_emit(await start(), fake) == 204
+    async with BasiqClient() as basiq:
+        await basiq.webhooks.delete(fake.webhooks()[0].id)
+    assert await serve_and_emit(await start(), fake) == 204
 
 
 async def test_in_an_empty_folder_it_says_that_the_secret_is_missing_and_starts_nothing(
