@@ -77,7 +77,6 @@ _slow = pytest.mark.skipif(not os.environ.get("BASIQ_SLOW_PAGES"), reason="a min
 
 ONCE = {
     "docs/mock.md": "each start of the mock has another secret, and a file with a secret is never overwritten",
-    "docs/howto/run-a-service.md": "one worker leaves the work to another: there is none the next time",
     "docs/howto/wsgi.md": "its test begins in an empty folder",
 }
 """Pages whose programs are not started a second time, and why."""
