@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import secrets
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from hashlib import blake2b
@@ -41,11 +42,15 @@ class Found:
 
 @attrs.frozen
 class _NotePlace:
-    """``until``: the owner uses it up to then. ``gone``: what ``_Table.gone`` was when it got the place."""
+    """``until``: the owner uses it up to then. ``gone``: what ``_Table.gone`` was when it got the place.
+
+    turn: tells its notes from those of the turn before, which may be of the same owner.
+    """
 
     number: int
     until: int
     gone: int | None
+    turn: str
 
 
 @attrs.frozen
@@ -81,11 +86,12 @@ class _Table:
         own = places.pop(owner, None)
         if own is None and len(places) >= most:
             lost = places.pop(next(iter(places)))
-            own = _NotePlace(lost.number, until, self.gone)
+            own = _NotePlace(lost.number, until, self.gone, secrets.token_hex(4))
             gone = max(gone or 0, min(lost.until, int(now.timestamp())))
         elif own is None:
             taken = {each.number for each in places.values()}
-            own = _NotePlace(next(each for each in count() if each not in taken), until, self.gone)
+            number = next(each for each in count() if each not in taken)
+            own = _NotePlace(number, until, self.gone, secrets.token_hex(4))
         return _Table({**places, owner: attrs.evolve(own, until=until)}, gone)
 
     def is_in_use(self, owner: str, now: datetime) -> bool:
@@ -95,7 +101,7 @@ class _Table:
         return [*self.places][-1:] == [owner] and 0 <= left <= _IN_USE.total_seconds()
 
     def write(self) -> str:
-        places = {owner: [each.number, each.until, each.gone] for owner, each in self.places.items()}
+        places = {owner: [each.number, each.until, each.gone, each.turn] for owner, each in self.places.items()}
         return json.dumps({"gone": self.gone, "places": places}, separators=(",", ":"))
 
 
@@ -124,8 +130,8 @@ class Places:
         table = await self._table()
         if (own := table.places.get(owner)) is not None:
             text = await self._note(self._note_at(own.number, part))
-            if text is not None and _is_of(text, owner):
-                return Found(text.removeprefix(f"{owner} "))
+            if text is not None and text.startswith(beginning := f"{owner}/{own.turn} "):
+                return Found(text.removeprefix(beginning))
             if text is not None:  # it may have lost its place just now
                 table = await self._table()
         own = table.places.get(owner)
@@ -142,13 +148,14 @@ class Places:
                 if not await self._set_note(self._name, changed.write(), expected=table.text):
                     continue
                 table = changed
-            name = self._note_at(table.places[owner].number, part)
+            own = table.places[owner]
+            name, beginning = self._note_at(own.number, part), f"{owner}/{own.turn} "
             former = await self._note(name)
-            if former is not None and not _is_of(former, owner):
+            if former is not None and not former.startswith(beginning):
                 now_own = (await self._table()).places.get(owner)
-                if now_own is None or now_own.number != table.places[owner].number:
+                if now_own is None or now_own.turn != own.turn:
                     continue  # another one took the place, and has written
-            if await self._set_note(name, f"{owner} {text}", expected=former):
+            if await self._set_note(name, f"{beginning}{text}", expected=former):
                 return
         raise InboxError("other programs change the notes of jobs again and again")
 
@@ -164,13 +171,9 @@ def job_places(calls: InboxCalls, now: Callable[[], datetime]) -> Places:
     return Places(calls.note, calls.set_note, "job notes", MOST_JOBS, now)
 
 
-def _is_of(text: str | None, owner: str) -> bool:
-    return text is not None and text.startswith(f"{owner} ")
-
-
 def _digest(owner: str) -> str:
     return blake2b(owner.encode(errors="surrogatepass"), digest_size=16).hexdigest()
 
 
-def _read_note_place(number: int, until: int, gone: int | None) -> _NotePlace:
-    return _NotePlace(int(number), int(until), None if gone is None else int(gone))
+def _read_note_place(number: int, until: int, gone: int | None, turn: str) -> _NotePlace:
+    return _NotePlace(int(number), int(until), None if gone is None else int(gone), str(turn))

@@ -118,7 +118,10 @@ class Memory:
 
         Call it only after a run that left nothing. ``began``: when it began to read, by Basiq's clock.
         """
-        wanted = self._event_types if self.wants is None else set(filter(self.wants, self._event_types))
+        seen = self._event_types
+        if self._kind == "recovery":  # an event whose message it met is no news, and its type was not seen there
+            seen = seen | self._message_types
+        wanted = seen if self.wants is None else set(filter(self.wants, seen))
         if self._kind != "events":
             self._extend(self._kind, self._message_types, since, began)
         if self._kind != "messages":

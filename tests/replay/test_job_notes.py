@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
@@ -33,7 +35,9 @@ class Posting:
 
     def __init__(self, world: World, server: TestServer, posted: list[tuple[str, str]]) -> None:
         self.world, self.server, self.posted = world, server, posted
-        self.inbox = MemoryInbox(clock=world.fake.clock, remember=REMEMBER)
+        self.ahead = timedelta()
+        """By how much the machine's clock is ahead."""
+        self.inbox = MemoryInbox(clock=lambda: world.fake.clock() + self.ahead, remember=REMEMBER)
 
     async def recover(self, job: str, **options: Any) -> Recovery:
         async with self._target(job) as target:
@@ -160,3 +164,24 @@ async def test_jobs_that_use_their_notes_keep_them_whatever_others_do(monkeypatc
             await p.pass_by(f"other{number}")
             assert (await p.recover("mine")).finished
         assert [path for path, _ in p.posted].count("/mine") == 2
+
+
+@pytest.mark.parametrize("ahead", [timedelta(), timedelta(days=40), timedelta(hours=-2)], ids=str)
+async def test_of_jobs_that_come_and_go_for_months_none_posts_twice_and_the_daily_one_is_finished(
+    ahead: timedelta, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chance = random.Random(7)
+    async with posting(monkeypatch) as p:
+        missed = 2
+        for day in range(45):
+            missed += len(await p.world.emit(1, status=500))
+            await p.world.fake.advance(hours=20)
+            if (await p.world.basiq.webhooks.get(p.world.webhook_id)).status != "active":
+                await p.world.reactivate()
+            p.ahead = ahead if day in (20, 21, 30) else timedelta()
+            for job in ("daily", *chance.sample("abcdef", chance.randrange(3))):
+                found = await p.recover(job)
+                report = await p.replay(job)
+                assert (found.finished and report.finished) or job != "daily"
+        assert [each for each, count in Counter(p.posted).items() if count > 1] == []
+        assert len([path for path, _ in p.posted if path == "/daily"]) == missed

@@ -98,6 +98,16 @@ async def test_one_that_lost_its_place_while_it_wrote_writes_over_nothing() -> N
     assert await notes.places(1).read("b") == Found(None, NOON), "its note went, and that is known"
 
 
+async def test_what_an_owner_wrote_in_a_turn_before_is_gone_though_it_has_that_place_again() -> None:
+    notes = Notes()
+    await notes.places(1).write("x", "a", "one")
+    await notes.places(1).write("y", "b", "two")
+    notes.now += 2 * HOUR
+    await notes.places(1).write("z", "a", "two")
+    assert (await notes.places(1).read("a", "one")).gone_before is not None
+    assert await notes.places(1).read("a", "two") == Found("z")
+
+
 async def test_a_clock_that_was_ahead_makes_no_later_moment_unknown_than_now() -> None:
     notes = Notes(now=NOON + timedelta(days=400))
     await notes.places().write("x", "a")
@@ -107,7 +117,7 @@ async def test_a_clock_that_was_ahead_makes_no_later_moment_unknown_than_now() -
     assert (await notes.places().read("a")).gone_before == NOON
 
 
-@pytest.mark.parametrize("text", ["x", "[]", '{"places": {}}', '{"gone": null, "places": {"a": [7, 0, null]}}'])
+@pytest.mark.parametrize("text", ["x", "[]", '{"places": {}}', '{"gone": null, "places": {"a": [7, 0, null, "t"]}}'])
 async def test_what_another_program_wrote_is_begun_again_and_all_of_before_is_unknown(text: str) -> None:
     notes = Notes()
     await notes.places().write("x", "a")
