@@ -409,6 +409,7 @@ def in_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("basiq_async.transports.retry.RetryPolicy", partial(RetryPolicy, base=0.001))
     monkeypatch.setattr("basiq_async.replay._throttle.FIRST_PAUSE", 0.01)
+    monkeypatch.setattr("basiq_async.services._secret_keeper._ANOTHER_MAY_STORE", 0.1)
     monkeypatch.setenv("BASIQ_WEBHOOK_SECRET", SECRET)
     monkeypatch.setattr(Output, "_row", _announced_row)
 

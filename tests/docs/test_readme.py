@@ -26,6 +26,7 @@ async def fake(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[FakeBasiq]:
     async with serve(fake) as base_url:
         monkeypatch.setenv("BASIQ_API_KEY", fake.api_key)
         monkeypatch.setenv("BASIQ_BASE_URL", base_url)
+        monkeypatch.setattr("basiq_async.services._secret_keeper._ANOTHER_MAY_STORE", 0.1)
         yield fake
 
 
