@@ -20,7 +20,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import aiohttp
 import attrs
 import pytest
 
@@ -29,11 +28,12 @@ from basiq_async.cli._results import Output, Row, View  # private: what is shown
 from basiq_async.receiver import SQLiteInbox, WebhookReceiver, verify
 from basiq_async.testing import FakeBasiq, ManualClock
 
-from ..support import deliveries, wire
+from ..support import deliveries, programs, wire
 from ..support.command_line import PROGRAM, CommandResult, run_command
 from ..support.databases import engine_of, new_table
 from ..support.databases import run as run_statements
 from ..support.deliveries import payload, signed
+from ..support.programs import Program
 from ..support.real_time import PATIENCE
 from ..support.served import Handler, Served, answering
 from ..support.servers import PostgresServer, redis_server
@@ -100,49 +100,6 @@ class Endpoint:
         self._stack.close()
 
 
-class Program:
-    """The program while it runs in a process of its own."""
-
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
-        self.process = process
-        self.shown = ""
-        """What it has written to standard error, as far as it was read."""
-        self.url = ""
-
-    async def line(self) -> str:
-        """The next line of its output."""
-        assert self.process.stdout is not None
-        return (await self.process.stdout.readline()).decode().rstrip("\n")
-
-    async def row(self) -> dict[str, Any]:
-        """The next line of its output, which is JSON."""
-        row: dict[str, Any] = json.loads(await self.line())
-        return row
-
-    async def hear(self, text: str = "\n") -> str:
-        """Read what it tells until a text is in it. Return the last line."""
-        assert self.process.stderr is not None
-        line = b""
-        while text not in self.shown:
-            line = await self.process.stderr.readline()
-            assert line, self.shown
-            self.shown += line.decode()
-        return line.decode()
-
-    async def end(self, *signals: int) -> tuple[int | None, list[dict[str, Any]]]:
-        """Send signals, and wait for the end: its exit code, and the rows that it showed since."""
-        for number in signals:
-            self.process.send_signal(number)
-        out, err = await self.process.communicate()
-        self.shown += (err or b"").decode()
-        return self.process.returncode, [json.loads(line) for line in (out or b"").splitlines()]
-
-    async def post(self, body: bytes, headers: Mapping[str, str]) -> int:
-        """Post a delivery to it, and return the status of its response."""
-        async with aiohttp.ClientSession() as session, session.post(self.url, data=body, headers=headers) as answer:
-            return answer.status
-
-
 def install(folder: Path) -> str:
     """Put the program into a folder. Return a path for shells that find it there."""
     folder.mkdir()
@@ -154,15 +111,8 @@ def install(folder: Path) -> str:
 @asynccontextmanager
 async def started(*words: str, program: Sequence[str] = PROGRAM, **more: Any) -> AsyncIterator[Program]:
     """Start ``basiq-async`` with these arguments. It is killed at the end, or if the test hangs."""
-    pipes = {"stdout": asyncio.subprocess.PIPE, "stderr": asyncio.subprocess.PIPE}
-    process = await asyncio.create_subprocess_exec(*program, *words, **pipes | more)
-    try:
-        async with asyncio.timeout(PATIENCE):
-            yield Program(process)
-    finally:
-        if process.returncode is None:
-            process.kill()
-        await process.communicate()
+    async with asyncio.timeout(PATIENCE), programs.started(*program, *words, **more) as running:
+        yield running
 
 
 @contextmanager

@@ -19,8 +19,9 @@ from basiq_async.testing import FakeBasiq, serve
 from basiq_async.testing.mock.control_api import OPERATIONS
 from tests.support.environment import unmeasured
 
+from ..support.programs import Program
 from ..support.served import Handler, answering
-from .conftest import Program, Run, Served, ran, started
+from .conftest import Run, Served, ran, started
 
 NO_LISTENER = "http://127.0.0.1:9/basiq"
 

@@ -17,8 +17,9 @@ from basiq_async.receiver import SQLiteInbox, WebhookReceiver
 from basiq_async.testing import FakeBasiq, Quirks, SystemClock, serve
 
 from ..support.command_line import HASTY, run_command
+from ..support.programs import Program
 from ..support.real_time import until
-from .conftest import SECRET, Endpoint, Program, hanging, started
+from .conftest import SECRET, Endpoint, hanging, started
 
 
 @asynccontextmanager

@@ -8,7 +8,7 @@ import socket
 import ssl
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
 from typing import Any
 
@@ -153,7 +153,7 @@ class Wire:
         self.connections = 0
         self.open: set[Conn] = set()
         self._tls = tls
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._stack = AsyncExitStack()
         self.port = 0
 
     @property
@@ -161,45 +161,35 @@ class Wire:
         return f"{'https' if self._tls else 'http'}://127.0.0.1:{self.port}"
 
     async def __aenter__(self) -> Wire:
-        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0, ssl=self._tls)
-        self.port = self._server.sockets[0].getsockname()[1]
+        self.port = await self._stack.enter_async_context(listening(self._accept, tls=self._tls))
         return self
 
     async def __aexit__(self, *exc: object) -> None:
-        self._server.close()
-        for task in list(self._tasks):
-            task.cancel()
-        if self._tasks:
-            await asyncio.wait(list(self._tasks))
-        await self._server.wait_closed()
+        await self._stack.aclose()
 
     async def quiet(self, within: float = 1.0) -> None:
         """Wait until the client has closed every connection."""
         try:
             async with asyncio.timeout(within):
-                while self._tasks:
-                    await asyncio.wait(list(self._tasks))
+                while self.open:
+                    await asyncio.sleep(0.001)
         except TimeoutError:
             raise AssertionError(f"{len(self.open)} connections are still open") from None
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
         self.connections += 1
         conn = Conn(reader, writer)
         self.open.add(conn)
         try:
             while not conn.over:
                 await self._serve(conn)
-        except (asyncio.IncompleteReadError, OSError, asyncio.CancelledError):
+        except (asyncio.IncompleteReadError, OSError):
             pass
         finally:
-            self.open.discard(conn)
             writer.transport.abort() if self._tls else writer.close()
             with suppress(OSError, asyncio.CancelledError):
                 await writer.wait_closed()
+            self.open.discard(conn)
 
     async def _serve(self, conn: Conn) -> None:
         head = (await conn.reader.readuntil(b"\r\n\r\n")).decode("latin-1")
@@ -224,6 +214,8 @@ class Wire:
 @asynccontextmanager
 async def listening(
     serve: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]],
+    *,
+    tls: ssl.SSLContext | None = None,
 ) -> AsyncIterator[int]:
     """Serve connections, and yield the port. At the end they are closed."""
     tasks: set[asyncio.Task[object]] = set()
@@ -240,7 +232,7 @@ async def listening(
             writer.close()
             tasks.discard(task)
 
-    server = await asyncio.start_server(accept, "127.0.0.1", 0)
+    server = await asyncio.start_server(accept, "127.0.0.1", 0, ssl=tls)
     try:
         yield server.sockets[0].getsockname()[1]
     finally:
