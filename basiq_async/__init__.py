@@ -30,7 +30,7 @@ from .errors import (
     TransportError,
 )
 from .filters import F, Filter
-from .hooks import RequestEvent, RetryEvent
+from .hooks import RequestEvent
 from .models import DeliveryAttempt, EnsuredWebhook, Event, EventType, Message, Secret, Webhook
 from .transports.base import Request, Response, Transport
 
@@ -81,7 +81,6 @@ __all__ = [
     "RequestTimeoutError",
     "Response",
     "ResponseDecodeError",
-    "RetryEvent",
     "RetryPolicy",
     "Secret",
     "ServerError",

@@ -17,7 +17,7 @@ from ._wire.urls import VENDOR_URL, BaseURL, find_base_url
 from ._work.tasks import TaskOwner
 from .errors import ConfigurationError
 from .filters import Filter
-from .hooks import OnRequest, OnRetry, chain_hooks
+from .hooks import OnRequest, chain_hooks
 from .pagination import Paginator
 from .services.api import Api
 from .services.event_types import EventTypes
@@ -44,7 +44,7 @@ class BasiqClient:
         the same.
     proxy: the URL of an HTTP proxy, or ``"environment"`` for the one that ``HTTPS_PROXY`` and ``NO_PROXY`` name; see
         ``AiohttpTransport``. With None, no proxy is used. A transport that is passed has its own.
-    on_request, on_retry: called with a ``RequestEvent`` after each attempt and a ``RetryEvent`` before each wait.
+    on_request, on_retry: called with a ``RequestEvent``, after each attempt and before each wait.
 
     Any number of tasks of one event loop may use a client at once. Raises ``ConfigurationError`` for invalid arguments.
     """
@@ -61,7 +61,7 @@ class BasiqClient:
         allow_http: bool = False,
         proxy: str | None = None,
         on_request: OnRequest | None = None,
-        on_retry: OnRetry | None = None,
+        on_retry: OnRequest | None = None,
     ) -> None:
         key = ApiKey(api_key)
         allow_http = allow_http or os.environ.get("BASIQ_ALLOW_HTTP") == "1"
@@ -158,7 +158,7 @@ class BasiqClient:
         """Return a seal for texts that pass through other programs. Its key is derived from the API key."""
         return Seal(self._key.reveal().encode(), purpose, what)
 
-    def _observe(self, wrap: Callable[[Transport], Transport], on_request: OnRequest, on_retry: OnRetry) -> None:
+    def _observe(self, wrap: Callable[[Transport], Transport], on_request: OnRequest, on_retry: OnRequest) -> None:
         """Send every call through the transport that ``wrap`` returns: it wraps authentication and retries.
 
         The hooks are called after those that were passed to the constructor.

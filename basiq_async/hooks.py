@@ -18,7 +18,8 @@ _E = TypeVar("_E")
 class RequestEvent:
     """One attempt of a request has ended.
 
-    ``duration`` is in seconds. ``attempt`` counts from 1. ``status`` is None if there was no response; ``error`` is
+    ``duration`` is in seconds. ``wait``, for ``on_retry`` alone, is the number of seconds until the next attempt.
+    ``attempt`` counts from 1. ``status`` is None if there was no response; ``error`` is
     then the name of the error's class. ``correlation_id`` comes from an error body. ``url_template`` is the path with
     names in place of identifiers, such as ``/events/{event_id}``. It suits a metric, and ``path`` does not. It is None
     for a request that the client did not make.
@@ -32,24 +33,10 @@ class RequestEvent:
     error: str | None = None
     correlation_id: str | None = None
     url_template: str | None = None
-
-
-@attrs.frozen
-class RetryEvent:
-    """A request will be sent again after ``wait`` seconds. ``attempt`` is the number of the attempt that failed."""
-
-    method: str
-    path: str
-    attempt: int
-    wait: float
-    status: int | None = None
-    error: str | None = None
-    correlation_id: str | None = None
-    url_template: str | None = None
+    wait: float | None = None
 
 
 OnRequest = Callable[[RequestEvent], None]
-OnRetry = Callable[[RetryEvent], None]
 
 
 def call_hook(hook: Callable[[_E], None] | None, event: _E) -> None:

@@ -423,19 +423,6 @@ class EnsuredWebhook(Webhook):
     same_name: tuple[str, ...] = ()
     joined: bool | None = None
 
-    @classmethod
-    def of(
-        cls,
-        webhook: Webhook,
-        action: EnsureAction,
-        *,
-        kept: tuple[EventTypeId, ...] = (),
-        removed: tuple[EventTypeId, ...] = (),
-    ) -> EnsuredWebhook:
-        """Return a webhook together with the action, and the event types that were kept and removed."""
-        fields = {field.name: getattr(webhook, field.name) for field in attrs.fields(Webhook)}
-        return cls(**fields, action=action, kept_event_types=kept, removed_event_types=removed)
-
 
 @attrs.frozen
 class EventType:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from opentelemetry.metrics import Meter
 
-from basiq_async import RequestEvent, RetryEvent
+from basiq_async import RequestEvent
 from basiq_async.receiver import DeliveryEvent
 
 
@@ -21,7 +21,7 @@ class Metrics:
             event.duration, {"http.request.method": event.method, "outcome": event.error or str(event.status)}
         )
 
-    def on_retry(self, event: RetryEvent) -> None:
+    def on_retry(self, event: RequestEvent) -> None:
         self._retries.add(1, {"http.request.method": event.method, "reason": event.error or str(event.status)})
 
     def on_delivery(self, event: DeliveryEvent) -> None:

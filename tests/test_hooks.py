@@ -11,7 +11,7 @@ from basiq_async import (
     RetryPolicy,
     Webhook,
 )
-from basiq_async.hooks import RequestEvent, RetryEvent
+from basiq_async.hooks import RequestEvent
 from tests.support import virtual
 from tests.support.outcomes import QUICK, client_of, outcome
 from tests.support.scripted import Scripted, answer, client, error
@@ -21,7 +21,7 @@ from tests.support.wire import WEBHOOK, Wire, http, ok
 @virtual.clocked
 async def test_hooks_are_told_the_correlation_id_and_the_template_of_the_url() -> None:
     requests: list[RequestEvent] = []
-    retries: list[RetryEvent] = []
+    retries: list[RequestEvent] = []
     transport = Scripted(error(500), answer({"id": "e"}))
     basiq = client(transport, retry=RetryPolicy(max_retries=1), on_request=requests.append, on_retry=retries.append)
     await basiq.events.get("e")

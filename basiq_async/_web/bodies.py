@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterable
+from typing import Literal
 
 from .._work.limits import limit
 
@@ -11,23 +12,15 @@ _FREE = 16_384
 
 
 class BodyError(Exception):
-    """A body was not read to its end."""
+    """A body was not read to its end.
 
+    reason: it is "too-large"; it was "aborted": it broke off or did not arrive in time, and ``received`` is the number
+        of bytes that arrived; or there are "too-many" bytes in all bodies that are open.
+    """
 
-class BodyTooLargeError(BodyError):
-    """The body is larger than the limit."""
-
-
-class BodyAbortedError(BodyError):
-    """The body broke off or did not arrive in time. ``received`` is the number of bytes that arrived."""
-
-    def __init__(self, received: int) -> None:
-        super().__init__(received)
-        self.received = received
-
-
-class TooManyBytesError(BodyError):
-    """The bodies that are open are together larger than the limit for their total."""
+    def __init__(self, reason: Literal["too-large", "aborted", "too-many"], received: int = 0) -> None:
+        super().__init__(reason)
+        self.reason, self.received = reason, received
 
 
 class BodyReader:
@@ -43,9 +36,9 @@ class BodyReader:
         self.held = 0
 
     def check_length(self, content_length: int | None) -> None:
-        """Raise BodyTooLargeError if the Content-Length is above the limit."""
+        """Raise BodyError if the Content-Length is above the limit."""
         if content_length is not None and content_length > self.max_size:
-            raise BodyTooLargeError
+            raise BodyError("too-large")
 
     def open(self) -> OpenBody:
         """Return a body that is to be read, and closed when its bytes are not held for its sender any more."""
@@ -62,10 +55,10 @@ class OpenBody:
         self._held = 0
 
     def hold(self, size: int) -> None:
-        """Count so many bytes in all. Raises TooManyBytesError."""
+        """Count so many bytes in all. Raises BodyError."""
         more = max(0, size - _FREE) - self._held
         if more and self.reader.held + more > self.reader.max_total:
-            raise TooManyBytesError
+            raise BodyError("too-many")
         self._held += more
         self.reader.held += more
 
@@ -82,8 +75,8 @@ class OpenBody:
                 async for chunk in chunks:
                     body += chunk
                     if len(body) > self.reader.max_size:
-                        raise BodyTooLargeError
+                        raise BodyError("too-large")
                     self.hold(len(body))
         except (TimeoutError, ConnectionError):
-            raise BodyAbortedError(len(body)) from None
+            raise BodyError("aborted", len(body)) from None
         return bytes(body)

@@ -13,7 +13,7 @@ from aiohttp.typedefs import Handler, Middleware
 
 from .._work.tasks import run_to_completion
 from .access import ControlError, Guard
-from .bodies import BodyAbortedError, BodyError, BodyReader, BodyTooLargeError
+from .bodies import BodyError, BodyReader
 
 MOST_BYTES = 1_048_576
 MOST_TOGETHER = 16 * MOST_BYTES
@@ -70,18 +70,15 @@ async def read_body(request: web.Request) -> bytes | None:
     try:
         reader.check_length(request.content_length)
         return await body.read(request.content.iter_any())
-    except BodyTooLargeError:
-        raise _refuse(413, f"the body is larger than {reader.max_size} bytes") from None
-    except BodyAbortedError:
-        raise _refuse(408, f"the body did not arrive within {reader.timeout:g} s") from None
-    except BodyError:
-        raise _refuse(503, f"more than {reader.max_total} bytes of bodies are arriving: try again later") from None
+    except BodyError as exc:
+        status, text = {
+            "too-large": (413, f"the body is larger than {reader.max_size} bytes"),
+            "aborted": (408, f"the body did not arrive within {reader.timeout:g} s"),
+            "too-many": (503, f"more than {reader.max_total} bytes of bodies are arriving: try again later"),
+        }[exc.reason]
+        raise ControlError(status, "body-not-read", text) from None
     finally:
         body.close()
-
-
-def _refuse(status: int, message: str) -> ControlError:
-    return ControlError(status, "body-not-read", message)
 
 
 async def read_json(request: web.Request) -> dict[str, object]:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import asyncio
 
     from ..client import BasiqClient
-    from ..hooks import RetryEvent
+    from ..hooks import RequestEvent
     from ..transports.retry import RetryPolicy
 
 
@@ -147,13 +147,13 @@ def _quiet_logs() -> None:
             logger.addHandler(logging.NullHandler())
 
 
-def _report_retry(event: RetryEvent) -> None:
-    why = f"status {event.status}" if event.status is not None else event.error
+def _report_retry(event: RequestEvent) -> None:
+    why, wait = f"status {event.status}" if event.status is not None else event.error, event.wait or 0.0
     say(
-        f"{event.method} {event.path}: {why}, next attempt in {event.wait:.1f} s",
+        f"{event.method} {event.path}: {why}, next attempt in {wait:.1f} s",
         attempt=event.attempt,
         status=event.status,
-        wait=round(event.wait, 3),
+        wait=round(wait, 3),
     )
 
 

@@ -11,7 +11,7 @@ from opentelemetry import trace
 from opentelemetry.trace import SpanKind, StatusCode
 
 from .._work.clock import clock_of
-from ..hooks import RequestEvent, RetryEvent
+from ..hooks import RequestEvent
 from ..transports.base import Request, Response, Transport
 from ._providers import Telemetry, clean
 
@@ -63,7 +63,7 @@ class ClientTelemetry:
             span.set_status(StatusCode.ERROR)
         span.end(end)
 
-    def on_retry(self, event: RetryEvent) -> None:
+    def on_retry(self, event: RequestEvent) -> None:
         """Add the wait before the next attempt to the call's span, as an event."""
         trace.get_current_span().add_event(
             "basiq.retry", {"basiq.retry.wait": event.wait, "http.request.resend_count": event.attempt}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncGenerator, Iterable
 
-from .._web.bodies import BodyAbortedError, BodyTooLargeError, OpenBody, TooManyBytesError
+from .._web.bodies import BodyError, OpenBody
 from ._outcome import RETRY_SOON, Outcome
 from ._results import Result
 
@@ -49,11 +49,11 @@ async def read_body(arriving: OpenBody, chunks: AsyncGenerator[bytes], content_l
     """Read a whole body. Return the outcome if it is too large, too slow or breaks off, or if too many are arriving."""
     try:
         body = await arriving.read(chunks)
-    except BodyTooLargeError:
-        return Outcome(Result.TOO_LARGE)
-    except TooManyBytesError:
-        return overloaded()
-    except BodyAbortedError as exc:
+    except BodyError as exc:
+        if exc.reason == "too-large":
+            return Outcome(Result.TOO_LARGE)
+        if exc.reason == "too-many":
+            return overloaded()
         logger.warning(
             "the body of a delivery broke off, or did not arrive within %g s: %d bytes of %s arrived. If this "
             "happens to every delivery, a middleware reads the body and does not pass it on",

@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, Callable
 
 from .._arguments import Duration, check_seconds, check_whole
 from .._signing.signature import CheckedHeaders, Headers, check_headers
-from .._web.bodies import BodyReader, TooManyBytesError
+from .._web.bodies import BodyError, BodyReader
 from ..errors import SignatureVerificationError
 from ._bodies import overloaded, read_body, refuse
 from ._delivery import Delivery, UnreadableBodyError, read_delivery
@@ -64,7 +64,7 @@ class RequestReader:
         try:
             arriving.hold(len(body))
             return await self._verify_and_read(checked, body, mismatch)
-        except TooManyBytesError:
+        except BodyError:  # too many bytes
             return overloaded()
         finally:
             arriving.close()

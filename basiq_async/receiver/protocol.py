@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from .._work.keys import inbox_key
-from .._work.protocol import Claim, ClaimedEntry, ClaimStatus, Record, TransactionalInbox, Waiting, WaitingInbox
+from .._work.protocol import Claim, ClaimedEntry, ClaimStatus, TransactionalInbox, Waiting, WaitingInbox
 
 __all__ = [
     "Claim",
     "ClaimStatus",
     "ClaimedEntry",
-    "Record",
     "TransactionalInbox",
     "Waiting",
     "WaitingInbox",

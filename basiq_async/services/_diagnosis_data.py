@@ -69,13 +69,13 @@ async def diagnose(
     known = KnownEvents(inbox, receiver, webhook_id)
     webhook = await api.get(Webhook, api.at(WEBHOOKS.one, webhook_id=webhook_id))
     now = api.now()  # by Basiq's clock, from the response above
-    forbidden = Forbidden()
+    forbidden: list[str] = []
     offered: tuple[str, ...] | None = None
-    with forbidden.collecting(EVENT_TYPES.path):
+    with collecting(forbidden, EVENT_TYPES.path):
         offered = tuple([one.id async for one in api.listing(EventType, api.at(EVENT_TYPES.path), prefetch=0)])
 
     async def find_working() -> Collection[str] | None:
-        with forbidden.collecting(WEBHOOKS.path):
+        with collecting(forbidden, WEBHOOKS.path):
             listed = api.listing(Webhook, api.at(WEBHOOKS.path), prefetch=0)
             return {each.id async for each in listed if not is_inactive(each)}
         return None
@@ -117,7 +117,7 @@ async def diagnose(
             complete=scan.complete,
             unreadable=scan.unreadable,
             unknown=scan.unknown,
-            forbidden=tuple(forbidden.paths),
+            forbidden=tuple(forbidden),
             read_by_id=scan.read_by_id,
             unknown_reach=scan.unknown_reach,
             lacking=scan.lacking,
@@ -129,19 +129,13 @@ async def diagnose(
     )
 
 
-class Forbidden:
-    """The reads that the API key lacks the permission for. A key's permissions are by endpoint."""
-
-    def __init__(self) -> None:
-        self.paths: list[str] = []
-
-    @contextmanager
-    def collecting(self, path: str) -> Iterator[None]:
-        """Keep the template of a path if its read is refused with 403, and go on."""
-        try:
-            yield
-        except PermissionDeniedError:
-            self.paths.append(path)
+@contextmanager
+def collecting(forbidden: list[str], path: str) -> Iterator[None]:
+    """Keep the template of a path if its read is refused with 403, and go on. A key's permissions are by endpoint."""
+    try:
+        yield
+    except PermissionDeniedError:
+        forbidden.append(path)
 
 
 class _HistoryScan:
@@ -178,19 +172,19 @@ class _HistoryScan:
         self._cut = False
         """Whether the messages that were not read may be of any time."""
 
-    async def read(self, most: int | None, forbidden: Forbidden) -> None:
+    async def read(self, most: int | None, forbidden: list[str]) -> None:
         """Read the first ``most`` messages and events of the lists; None for all."""
-        before = len(forbidden.paths)
-        with forbidden.collecting(EVENTS.path):
+        before = len(forbidden)
+        with collecting(forbidden, EVENTS.path):
             await self._read_events(most)
-        with forbidden.collecting(MESSAGES.path):
+        with collecting(forbidden, MESSAGES.path):
             await self._read_messages(most)
             await self._see_last()
             if self.complete and self.unknown_reach is not None and self._activity.untold <= MOST_FOR_ACTIVITY:
                 self._activity = await read_activity(self._details, self._list_messages(lambda item: None))
         if self._details.is_refused:
-            forbidden.paths.append(MESSAGES.one)
-        if len(forbidden.paths) > before:
+            forbidden.append(MESSAGES.one)
+        if len(forbidden) > before:
             self.complete = False
             return  # only both lists show which events have no message
         left = list(self._without_message.items())

@@ -11,7 +11,7 @@ import attrs
 from .._redaction.text import printable
 from .._wire.hosts import show_url
 from ..errors import ConfigurationError, ConflictError
-from ..models import EnsuredWebhook, Webhook
+from ..models import EnsureAction, EnsuredWebhook, EventTypeId, Webhook
 from ._secret_keeper import SecretKeeper
 from .api import with_usable_id
 from .diagnosis import is_inactive
@@ -53,7 +53,7 @@ async def ensure(webhooks: Webhooks, wanted: Wanted, keeper: SecretKeeper) -> En
         if done is None and wanted.url != existing.url != wanted.move_from:
             _log_elsewhere(existing, wanted)
             await keeper.keep(attrs.evolve(existing, secret=None))  # it may be another service's, so none is stored
-            return EnsuredWebhook.of(existing, "elsewhere")
+            return _ensured(existing, "elsewhere")
         # Another service may have written what it read before this one wrote. Only a look afterwards shows that.
         if done is not None and _has_types(existing, wanted.event_types):
             return done
@@ -133,7 +133,7 @@ async def _create(webhooks: Webhooks, wanted: Wanted, keeper: SecretKeeper) -> E
             printable(created.id),
             printable(", ".join(alike)),
         )
-    return attrs.evolve(EnsuredWebhook.of(created, "created"), same_name=alike)
+    return attrs.evolve(_ensured(created, "created"), same_name=alike)
 
 
 async def _bring_up_to(webhooks: Webhooks, existing: Webhook, wanted: Wanted, *, remove: bool) -> EnsuredWebhook:
@@ -151,11 +151,11 @@ async def _bring_up_to(webhooks: Webhooks, existing: Webhook, wanted: Wanted, *,
     types = None if _has_all_types(existing) and not remove else [*asked, *kept]
     inactive = is_inactive(existing)
     if not inactive and existing.url == wanted.url and _agrees(existing, wanted, types):
-        return EnsuredWebhook.of(existing, "unchanged", kept=kept)
+        return _ensured(existing, "unchanged", kept=kept)
     changed = await webhooks.update(
         existing.id, url=wanted.url, subscribed_events=types, name=wanted.name, description=wanted.description
     )
-    return EnsuredWebhook.of(changed, "reactivated" if inactive else "updated", kept=kept, removed=removed)
+    return _ensured(changed, "reactivated" if inactive else "updated", kept=kept, removed=removed)
 
 
 def _has_all_types(webhook: Webhook) -> bool:
@@ -171,3 +171,15 @@ def _agrees(existing: Webhook, wanted: Wanted, types: Sequence[str] | None) -> b
     return (types is None or set(existing.subscribed_events) == set(types)) and all(
         asked is None or asked == found for found, asked in texts
     )
+
+
+def _ensured(
+    webhook: Webhook,
+    action: EnsureAction,
+    *,
+    kept: tuple[EventTypeId, ...] = (),
+    removed: tuple[EventTypeId, ...] = (),
+) -> EnsuredWebhook:
+    """Return a webhook together with the action, and the event types that were kept and removed."""
+    fields = {field.name: getattr(webhook, field.name) for field in attrs.fields(Webhook)}
+    return EnsuredWebhook(**fields, action=action, kept_event_types=kept, removed_event_types=removed)

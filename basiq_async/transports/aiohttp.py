@@ -241,15 +241,11 @@ class _SentOnce(aiohttp.ClientResponse):
         try:
             return await starting
         except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as exc:
-            raise _Broken from exc
+            raise aiohttp.ClientConnectionError("the connection broke before a response came") from exc
 
 
 class _Unclean(Exception):
     """The connection was closed before anything was sent. The request can use another connection."""
-
-
-class _Broken(aiohttp.ClientConnectionError):
-    """The connection broke before a response came."""
 
 
 def join_headers(headers: Mapping[str, str]) -> dict[str, str]:

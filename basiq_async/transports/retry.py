@@ -9,7 +9,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeAlias
 
 import attrs
 
@@ -19,7 +19,7 @@ from .._redaction.tracebacks import cause_of, clean
 from .._work.clock import clock_of
 from .._work.limits import limit
 from ..errors import BasiqError, ConfigurationError, ConnectionFailedError, RequestTimeoutError, TransportError
-from ..hooks import OnRequest, OnRetry, RequestEvent, RetryEvent, call_hook
+from ..hooks import OnRequest, RequestEvent, call_hook
 from .base import Request, Response, Transport, credential_of
 from .responses import parse_retry_after, read_correlation_id
 
@@ -61,7 +61,6 @@ class RetryPolicy:
 
 _Outcome: TypeAlias = Response | TransportError
 """The outcome of an attempt: a response, or an error that may be worth another attempt."""
-_Event = TypeVar("_Event", RequestEvent, RetryEvent)
 
 
 class Retrying:
@@ -80,7 +79,7 @@ class Retrying:
         timeout: float = 30.0,
         gives_up: Callable[[Response], bool] | None = None,
         on_request: OnRequest | None = None,
-        on_retry: OnRetry | None = None,
+        on_retry: OnRequest | None = None,
         path_of: Callable[[str], str] = lambda url: url.partition("?")[0],
         redact: Callable[[str], str] = str,
         uniform: Callable[[float, float], float] | None = None,
@@ -148,6 +147,7 @@ class _Run:
             left = min(left, request.deadline - self._loop_time())
         self._deadline = self._clock() + left
         self._attempts = 0
+        self._began = 0.0
         self._repeated = self._uncertain = False
 
     @property
@@ -158,8 +158,8 @@ class _Run:
         """Send the request once. Return its response, or a failure that may be retried; raise any other failure."""
         self._attempts += 1
         self._repeated = self._uncertain
-        began = self._clock()
-        allowed = max(0.0, min(self._owner._timeout, self._deadline - began))
+        self._began = self._clock()
+        allowed = max(0.0, min(self._owner._timeout, self._deadline - self._began))
         request = self._request
         if self._owner.waits is not None:  # the transport waits on another clock than the loop's: it must end by itself
             request = attrs.evolve(request, deadline=self._loop_time() + allowed)
@@ -183,12 +183,12 @@ class _Run:
             cause = exc.__cause__ if failure is exc else cause_of(exc, self._hide)
         else:
             if self._owner.on_request is not None or _log.isEnabledFor(logging.DEBUG):
-                self._report(began, response)
+                self._report(response)
             if self._attempts == 1:
                 return response
             return attrs.evolve(response, attempts=self._attempts, repeated=self._repeated)
         # Outside of the except block: a cause that was left out must not become the context.
-        self._report(began, failure)
+        self._report(failure)
         failure.__cause__, failure.__suppress_context__ = cause, True
         if isinstance(failure, TransportError):
             failure.attempts = self._attempts
@@ -252,8 +252,8 @@ class _Run:
     def _broken(self, said: str) -> ConnectionFailedError:
         return ConnectionFailedError(said, method=self._request.method, path=self._path)
 
-    def _report(self, began: float, outcome: Response | BasiqError) -> None:
-        event = self._event_of(RequestEvent, self._clock() - began, outcome)
+    def _report(self, outcome: Response | BasiqError) -> None:
+        event = self._event_of(outcome)
         _log.debug(
             "%s %s: %s in %.3f s (attempt %d)",
             event.method,
@@ -267,7 +267,7 @@ class _Run:
 
     def announce(self, outcome: _Outcome, wait: float) -> None:
         """Log a retry, and tell the hook."""
-        event = self._event_of(RetryEvent, wait, outcome)
+        event = self._event_of(outcome, wait)
         _log.info(
             "%s %s: %s, next attempt in %.2f s",
             event.method,
@@ -278,19 +278,19 @@ class _Run:
         )
         call_hook(self._owner.on_retry, event)
 
-    def _event_of(self, kind: type[_Event], seconds: float, outcome: Response | BasiqError) -> _Event:
-        """Return the event of an attempt and its outcome. ``seconds``: how long it took, or the wait after it."""
+    def _event_of(self, outcome: Response | BasiqError, wait: float | None = None) -> RequestEvent:
+        """Return the event of the last attempt, which has just ended, and its outcome. ``wait``: until the next one."""
         result: tuple[int | None, str | None, str | None] = None, type(outcome).__name__, None
         if isinstance(outcome, Response):
             result = outcome.status, None, read_correlation_id(outcome, self._owner._redact)
-        request = self._request
-        return kind(request.method, self._path, self._attempts, seconds, *result, request.url_template)
+        request, lasted = self._request, self._clock() - self._began
+        return RequestEvent(request.method, self._path, self._attempts, lasted, *result, request.url_template, wait)
 
 
 _EXTRA = {"method": "http_method", "path": "http_path", "status": "http_status", "error": "error_type"}
 """Names of the extra fields of a log record. They do not clash with the attributes of ``LogRecord``."""
 
 
-def _extra_of(event: RequestEvent | RetryEvent) -> dict[str, object]:
+def _extra_of(event: RequestEvent) -> dict[str, object]:
     facts = attrs.asdict(event, filter=lambda field, _: field.name not in ("duration", "wait"))
     return {_EXTRA.get(name, name): value for name, value in facts.items()}

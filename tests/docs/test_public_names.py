@@ -15,14 +15,11 @@ from tests.support.environment import ROOT
 from tests.support.pages import PAGES
 
 EXEMPT = {
-    "EnsuredWebhook.of.kept": "called by ensure",
     "SQLInbox.handled_at": "what `inbox get` shows",
     "WebhookReceiver.accepts_type": "called by a replay and the doctor",
     "WebhookReceiver.dispatch": "called by a replay",
     "WebhookReceiver.dispatch.can_be_alone": "called by a replay",
     "WebhookReceiver.dispatch.patience": "called by a replay",
-    "Work.open_target": "called by a worker",
-    "Work.select": "called by a worker",
 }
 """Names that no page shows, and why: users do not type them."""
 

@@ -20,7 +20,7 @@ from basiq_async import (
     ServerError,
     TransportError,
 )
-from basiq_async.hooks import RequestEvent, RetryEvent
+from basiq_async.hooks import RequestEvent
 from basiq_async.transports.retry import Retrying
 from tests.support import virtual
 from tests.support.scripted import Scripted, answer, client, error
@@ -384,7 +384,7 @@ def test_hooks_are_told_of_each_attempt_and_each_wait() -> None:
         return error(503, retry_after="7")
 
     attempts: list[RequestEvent] = []
-    waits: list[RetryEvent] = []
+    waits: list[RequestEvent] = []
     send(GET, REFUSED, slowly, answer(), on_request=attempts.append, on_retry=waits.append)
     assert [(each.attempt, each.status, each.error, each.duration) for each in attempts] == [
         (1, None, "ConnectionFailedError", 0.0),

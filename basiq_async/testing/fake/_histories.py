@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from datetime import datetime, timedelta
 from hashlib import blake2b
 from operator import itemgetter
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, TypeVar
 
 import attrs
 
@@ -80,17 +80,7 @@ class SeededIds:
         return index if id == self.hex(index) or id.lower() == self.uuid(index) else None
 
 
-class HistoryItem(Protocol):
-    """An item of a history."""
-
-    @property
-    def id(self) -> str: ...
-
-    @property
-    def created(self) -> datetime: ...
-
-
-T = TypeVar("T", bound=HistoryItem)
+T = TypeVar("T", bound=FakeEvent | FakeMessage)
 
 
 class Seeded(Generic[T]):
@@ -266,5 +256,5 @@ class Log(Generic[T]):
         return self.segments[index][position - self._starts[index]]
 
 
-def _created(item: HistoryItem) -> datetime:
+def _created(item: FakeEvent | FakeMessage) -> datetime:
     return item.created

@@ -16,7 +16,7 @@ import attrs
 
 from ...transports.base import Request, Response
 from ._deliveries import Deliveries
-from ._histories import UUID, HistoryItem, Log
+from ._histories import UUID, Log
 from ._items import FakeEvent, FakeMessage, FakeWebhook
 from ._lists import MAX_LIMIT, Fields, attributes, page_of, properties
 from ._logs import Misuses
@@ -25,7 +25,7 @@ from ._responses import Json, Refusal, Renderer, json_response
 from ._store import Application, Store
 
 T = TypeVar("T")
-L = TypeVar("L", bound=HistoryItem)
+L = TypeVar("L", bound=FakeEvent | FakeMessage)
 EVENTS_SHOWN = timedelta(days=7)
 FORMER_KEY_SIGNS = timedelta(hours=24)
 MOST_FORMER_KEYS = 10

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-import attrs
 from aiohttp import web
 
 from ..._redaction.text import ShellText, shell_line
@@ -128,24 +127,6 @@ _IMPORTANT = frozenset({"0 s", "5 min", "2.6 h", "18 h", "28 h"})
 _LEFT, _RIGHT = 4.0, 96.0
 
 
-@attrs.frozen
-class Mark:
-    """One attempt on the timeline: ``x`` in percent, ``kind`` (ok, failed, lost or due), and its text."""
-
-    x: float
-    kind: str
-    text: str
-
-
-@attrs.frozen
-class Tick:
-    """One label of the scale. A narrow page shows only the important labels."""
-
-    x: float
-    label: str
-    important: bool
-
-
 def place(seconds: float) -> float:
     """Return the place on the timeline, in percent, of a moment so many seconds after the message."""
     steps = len(_MOMENTS) - 1
@@ -155,13 +136,17 @@ def place(seconds: float) -> float:
     return round(_LEFT + whole * (_RIGHT - _LEFT), 2)
 
 
-def ticks() -> Iterator[Tick]:
-    """Return the labels of the scale."""
-    return (Tick(place(moment), each, each in _IMPORTANT) for moment, each in zip(_MOMENTS, _LABELS, strict=True))
+def ticks() -> Iterator[Context]:
+    """Yield the labels of the scale. A narrow page shows only the important ones."""
+    for moment, label in zip(_MOMENTS, _LABELS, strict=True):
+        yield {"x": place(moment), "label": label, "important": label in _IMPORTANT}
 
 
-def marks(message: Mapping[str, Any]) -> Iterator[Mark]:
-    """Return the marks of a message: its attempts, and the next one."""
+def marks(message: Mapping[str, Any]) -> Iterator[Context]:
+    """Yield the marks of a message, its attempts and the next one: a place in percent, a kind, and a text.
+
+    The kinds are ok, failed, lost and due.
+    """
     created = datetime.fromisoformat(message["created"])
     for attempt in message["attempts"]:
         since = (datetime.fromisoformat(attempt["at"]) - created).total_seconds()
@@ -171,11 +156,12 @@ def marks(message: Mapping[str, Any]) -> Iterator[Mark]:
             f"Attempt {attempt['number']}, {_describe_delay(since)}: {shown}, {attempt['response']}, "
             f"{attempt['duration'] * 1000:.0f} ms"
         )
-        yield Mark(place(since), kind, text)
+        yield {"x": place(since), "kind": kind, "text": text}
     coming = message["nextAttempt"]
     if coming is not None:
         since = (datetime.fromisoformat(coming["due"]) - created).total_seconds()
-        yield Mark(place(since), "due", f"Attempt {coming['number']} is due {_describe_delay(since)}")
+        text = f"Attempt {coming['number']} is due {_describe_delay(since)}"
+        yield {"x": place(since), "kind": "due", "text": text}
 
 
 def _describe_delay(seconds: float) -> str:

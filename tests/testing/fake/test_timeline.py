@@ -15,8 +15,8 @@ from basiq_async import (
     BasiqError,
     InMemoryTransport,
     RateLimitError,
+    RequestEvent,
     RequestTimeoutError,
-    RetryEvent,
     ServerError,
 )
 from basiq_async.testing import FakeBasiq, SystemClock
@@ -55,7 +55,7 @@ EVENT_TYPE, TEST_MESSAGE = "/events/types/*", "/notifications/messages/test"
 async def test_retries_wait_on_the_fakes_clock(
     fault: Any, error: type[BasiqError] | None, waits: list[float | None], statuses: list[int]
 ) -> None:
-    fake, retries = FakeBasiq(), list[RetryEvent]()
+    fake, retries = FakeBasiq(), list[RequestEvent]()
     start = fake.now()
     fake.fail_next(path=EVENT_TYPE, **fault)
     async with (

@@ -35,7 +35,7 @@ def test_the_attempts_of_the_schedule_are_at_even_steps_from_one_end_of_the_scal
     assert [later - earlier for earlier, later in pairwise(places)] == pytest.approx([92 / 7] * 7, abs=0.02)
     assert place((MOMENTS[3] + MOMENTS[4]) / 2) == pytest.approx((places[3] + places[4]) / 2, abs=0.01)
     assert (place(-5), place(1e9)) == (4, 96), "what is earlier or later is at an end"
-    assert [(tick.x, tick.label) for tick in ticks() if not tick.important] == [
+    assert [(tick["x"], tick["label"]) for tick in ticks() if not tick["important"]] == [
         (places[1], "5 s"), (places[3], "35 min"), (places[5], "7.6 h"),
     ]  # fmt: skip
 
@@ -67,13 +67,13 @@ def test_a_mark_says_when_an_attempt_was_and_how_it_ended(seconds: float, shown:
         "nextAttempt": {"number": 4, "due": at},
     }
     *made, due = marks(message)
-    assert [(each.kind, each.text) for each in made] == [
+    assert [(each["kind"], each["text"]) for each in made] == [
         ("ok", f"Attempt 1, {shown}: 200, text, 12 ms"),
         ("failed", f"Attempt 1, {shown}: 503, text, 12 ms"),
         ("lost", f"Attempt 1, {shown}: no response, text, 12 ms"),
     ]
-    assert (due.kind, due.text) == ("due", f"Attempt 4 is due {shown}")
-    assert {each.x for each in (*made, due)} == {place(seconds)}
+    assert (due["kind"], due["text"]) == ("due", f"Attempt 4 is due {shown}")
+    assert {each["x"] for each in (*made, due)} == {place(seconds)}
 
 
 @pytest.mark.parametrize(
