@@ -145,20 +145,16 @@ class _Finder(ast.NodeVisitor):
         text = self._source[self._starts[node.lineno - 1] : self._starts[node.lineno]].decode().strip()
         self.found.append(Mutant(self._path, node.lineno, start, end, before, after, text, self._functions, self._sets))
 
-    def add_sql(self, begin: int, end: int, line: int) -> None:
-        """Add the changes of SQL between two offsets. A table's definition is left as it is."""
-        text = self._source[begin:end].decode()
-        if "CREATE " in text:
-            return
-        for found in _SQL.finditer(_without_comments(text)):
-            start = begin + len(text[: found.start()].encode())
-            number, before = line + text.count("\n", 0, found.start()), found[0]
+    def add_sql(self) -> None:
+        """Add the changes of a file of SQL."""
+        text = self._source.decode()
+        for found in _SQL.finditer(_statements_of(text)):
+            start, before = len(text[: found.start()].encode()), found[0]
             after = str(int(before) + 1) if before.isdigit() else _SQL_SWAPS[before]
-            shown = self._source[self._starts[number - 1] : self._starts[number]].decode().strip()
+            number = 1 + text.count("\n", 0, found.start())
+            shown = text.splitlines()[number - 1].strip()
             stop = start + len(before.encode())
-            self.found.append(
-                Mutant(self._path, number, start, stop, before, after, shown, self._functions, self._sets)
-            )
+            self.found.append(Mutant(self._path, number, start, stop, before, after, shown, (), ""))
 
     def visit_Compare(self, node: ast.Compare) -> None:
         swapped = [_SWAPS[type(each)]() for each in node.ops if type(each) in _SWAPS]
@@ -184,9 +180,6 @@ class _Finder(ast.NodeVisitor):
     def visit_Constant(self, node: ast.Constant) -> None:
         if isinstance(node.value, bool):
             self._add(node, str(not node.value))
-        elif isinstance(node.value, str) and self._path.endswith("_statements.py"):
-            start = self._starts[node.lineno - 1] + node.col_offset
-            self.add_sql(start, self._starts[(node.end_lineno or 1) - 1] + (node.end_col_offset or 0), node.lineno)
         elif _is_number(node):
             self._add(node, repr(node.value + 1 if isinstance(node.value, int) else node.value * 2 or 1.0))
 
@@ -248,9 +241,9 @@ def _is_number(node: ast.AST) -> bool:
     return isinstance(node, ast.Constant) and type(node.value) in (int, float)
 
 
-def _without_comments(sql: str) -> str:
-    """Return SQL with spaces in the place of its comments."""
-    return re.sub(r"--[^\n]*", lambda comment: " " * len(comment[0]), sql)
+def _statements_of(sql: str) -> str:
+    """Return SQL with spaces in the place of its comments, and of the definitions of tables."""
+    return re.sub(r"--[^\n]*|\bCREATE [^;]*?(?=\n\n|$)", lambda left_out: " " * len(left_out[0]), sql)
 
 
 def mutants_of(path: Path, root: Path = ROOT) -> list[Mutant]:
@@ -258,7 +251,7 @@ def mutants_of(path: Path, root: Path = ROOT) -> list[Mutant]:
     source = path.read_bytes()
     finder = _Finder(str(path.relative_to(root)), source)
     if path.suffix == ".sql":
-        finder.add_sql(0, len(source), 1)
+        finder.add_sql()
         return finder.found
     finder.visit(ast.parse(source))
     return [each for each in finder.found if _compiles(each.apply(source))]

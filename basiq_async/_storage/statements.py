@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import re
 from functools import cache
-from importlib.resources import files
 
 _HEADING = re.compile(r"^-- (\w+|\{\w+\})(?: in (\w+))? --$", re.MULTILINE)
 _COMMENT = re.compile(r"^ *--.*\n", re.MULTILINE)
 _PART = re.compile(r"\{\w+\}")
 
 
-def read_statements(package: str, file: str, dialect: str, **given: object) -> dict[str, str]:
+def read_statements(package: str, file: str, dialect: str = "", **given: object) -> dict[str, str]:
     """Return the statements of a file of a package by their names, without comments.
 
     ``-- NAME --`` begins a statement, and ``-- {NAME} --`` a part, which stands for ``{NAME}`` in others. With
@@ -28,6 +27,8 @@ def read_statements(package: str, file: str, dialect: str, **given: object) -> d
 @cache
 def _read(package: str, file: str, dialect: str) -> dict[str, str]:
     """Return the statements and parts of a file for a dialect, by their headings."""
-    _, *found = _HEADING.split((files(package) / file).read_text("utf-8"))
+    from pkgutil import get_data  # not at the import, which most programs pay for without an inbox in SQL
+
+    _, *found = _HEADING.split((get_data(package, file) or b"").decode())
     bodies = (_COMMENT.sub("", body).strip() for body in found[2::3])
     return {name: body for name, of, body in zip(found[::3], found[1::3], bodies, strict=True) if of in (None, dialect)}

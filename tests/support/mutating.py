@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gc
 import os
+import pkgutil
 import signal
 import sys
 import time
@@ -144,9 +145,9 @@ def replace_code(path: Path, source: bytes, functions: Collection[tuple[str, int
 
 
 def replace_text(path: Path, source: bytes) -> None:
-    """Let a file of the package have another content, and forget what was read of it."""
-    read = Path.read_text
-    Path.read_text = lambda self, *args, **kwargs: source.decode() if self == path else read(self, *args, **kwargs)  # type: ignore[method-assign]
+    """Let a file of a package that is not Python have another content, and forget what was read of it."""
+    read = pkgutil.get_data
+    pkgutil.get_data = lambda package, name: source if name == path.name else read(package, name)
     for each in gc.get_objects():
         if isinstance(each, _lru_cache_wrapper) and each.__module__.startswith("basiq_async."):
             each.cache_clear()

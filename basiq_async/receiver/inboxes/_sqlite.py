@@ -9,19 +9,21 @@ import sqlite3
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
-from functools import partial
+from functools import cache, partial
 from types import EllipsisType
 from typing import Any, Self, TypeVar
 
 from ..._arguments import Duration, check_remember, check_seconds
 from ..._storage.sqlite import SQLiteStore
+from ..._storage.sqlite_files import FileKind
+from ..._storage.statements import read_statements
 from ..._wire.hosts import show_place
 from ..._work.clock import RetentionClock, TimeSource, in_seconds, lease_clock
 from ..._work.keys import in_parts
 from ..._work.notes import check_note, read_note, write_note
-from ..._work.protocol import Claim, ClaimedEntry, ClaimStatus, InboxEntry, Waiting, unpack_entry
+from ..._work.protocol import MOST_UNENDED, Claim, ClaimedEntry, ClaimStatus, InboxEntry, Waiting, unpack_entry
+from ..._work.schedule import LONGEST_WAIT
 from ...errors import ConfigurationError
-from . import _sqlite_statements as sql
 
 T = TypeVar("T")
 
@@ -62,10 +64,11 @@ class SQLiteInbox:
     ) -> None:
         self._store = SQLiteStore(
             path,
-            sql.KIND,
+            _file_kind(),
             busy_timeout=check_seconds("busy_timeout", busy_timeout, from_zero=True),
             fill=partial(_fill, in_seconds(clock)),
         )
+        self._sql = _statements()
         self._remember = check_remember(remember)
         self._clock = clock
         self._lease_clock = lease_clock(clock)
@@ -80,8 +83,9 @@ class SQLiteInbox:
         """See ``Inbox``: opens the file, creates it if it does not exist, and writes to it."""
 
         def look(connection: sqlite3.Connection) -> None:
-            connection.execute("SELECT 1 FROM inbox LIMIT 1").fetchone()
-            connection.execute(sql.NOTE, check_note())
+            name, text = check_note()
+            connection.execute(self._sql["look"]).fetchone()
+            connection.execute(self._sql["set_note"], {"name": name, "text": text})
 
         await self._store.run(look)
 
@@ -95,57 +99,60 @@ class SQLiteInbox:
             # What becomes of an attempt is remembered for as long as what was handled.
             now, expires = times["now"], max(times["expires"], times["wall"] + lease)
             values = {**times, "key": key, "token": token, "lease": lease, "expires": expires}
-            if connection.execute(sql.CLAIM_QUARANTINED if quarantined else sql.CLAIM, values).rowcount:
-                return Claim(ClaimStatus.CLAIMED, unended=connection.execute(sql.UNENDED, (key,)).fetchone()[0])
-            handled, in_quarantine, _, holder, length, ends = connection.execute(sql.FIND, values).fetchone() or _NONE
+            statement = self._sql["claim_quarantined"] if quarantined else self._sql["claim"]
+            if connection.execute(statement, values).rowcount:
+                unended: int = connection.execute(self._sql["count_unended"], (key,)).fetchone()[0]
+                return Claim(ClaimStatus.CLAIMED, unended=unended)
+            found = connection.execute(self._sql["find"], values).fetchone()
+            handled, in_quarantine, _, holder, length, ends = found or _NONE
             if not in_quarantine if quarantined else handled:
                 return Claim(ClaimStatus.DONE)
             if ends - now > length:
                 # The clock was set back, or the machine restarted: the lease must not last longer than it was made for.
-                connection.execute("UPDATE inbox SET ends = ? WHERE key = ?", (now + length, key))
+                connection.execute(self._sql["shorten_lease"], values)
             return Claim(ClaimStatus.BUSY, min(ends - now, length), holder)
 
         return await self._store.run(work)
 
     async def complete(self, key: str, token: str) -> bool:
         """See ``Inbox``."""
-        return bool(await self._record(sql.COMPLETE, key, token))
+        return bool(await self._record("complete", key, token))
 
     async def release(self, key: str, token: str, *, failed: bool = False) -> int:
         """See ``Inbox``."""
 
         def work(connection: sqlite3.Connection) -> int:
             values = {**self._times(connection), "key": key, "token": token}
-            if not connection.execute(sql.FAIL, values).rowcount:
+            if not connection.execute(self._sql["fail"], values).rowcount:
                 return 0
-            connection.execute(sql.RELEASE, values)
-            failures: int = connection.execute(sql.FIND, values).fetchone()[2]
+            connection.execute(self._sql["release"], values)
+            failures: int = connection.execute(self._sql["find"], values).fetchone()[2]
             return failures
 
         if failed:
             return await self._store.run(work)
-        await self._record(sql.RELEASE, key, token)
+        await self._record("release", key, token)
         return 0
 
     async def known(self, keys: Sequence[str]) -> Collection[str]:
         """See ``Record``."""
         found: set[str] = set()
         for part in in_parts(keys):
-            found.update(row[0] for row in await self._read(sql.KNOWN, list, keys=json.dumps(part)))
+            found.update(row[0] for row in await self._read("known", list, keys=json.dumps(part)))
         return found
 
     async def unended(self, keys: Sequence[str]) -> Mapping[str, int]:
         """Return how many attempts of events that are not handled had no end."""
         found: dict[str, int] = {}
         for part in in_parts(keys):
-            found.update(await self._read(sql.COUNT_UNENDED, list, keys=json.dumps(part)))
+            found.update(await self._read("unended", list, keys=json.dumps(part)))
         return found
 
     async def note(self, name: str) -> str | None:
         """See ``Record``."""
         values = {"name": write_note(name)}
         row = await self._store.run(
-            lambda connection: connection.execute(sql.FIND_NOTE, values).fetchone(), write=False
+            lambda connection: connection.execute(self._sql["find_note"], values).fetchone(), write=False
         )
         return row and read_note(row[0])
 
@@ -155,21 +162,21 @@ class SQLiteInbox:
 
         def work(connection: sqlite3.Connection) -> bool:
             if expected is not ...:
-                row = connection.execute(sql.FIND_NOTE, {"name": key}).fetchone()
+                row = connection.execute(self._sql["find_note"], {"name": key}).fetchone()
                 if (row and read_note(row[0])) != expected:
                     return False
-            connection.execute(sql.NOTE, (key, value))
+            connection.execute(self._sql["set_note"], {"name": key, "text": value})
             return True
 
         return await self._store.run(work)
 
     async def known_since(self) -> datetime:
         """See ``Inbox``."""
-        return await self._read(sql.SINCE, lambda rows: _time(rows[0][0]), remember=self._remember)
+        return await self._read("since", lambda rows: _time(rows[0][0]), remember=self._remember)
 
     async def last_recorded(self) -> datetime | None:
         """Return when it last recorded something, by the clock of its writer; None if it has nothing."""
-        return await self._read(sql.NEWEST, lambda rows: None if rows[0][0] is None else _time(rows[0][0]))
+        return await self._read("last_recorded", lambda rows: None if rows[0][0] is None else _time(rows[0][0]))
 
     async def quarantine(self, key: str, token: str, entry: InboxEntry) -> bool:
         """See ``Inbox``."""
@@ -179,19 +186,19 @@ class SQLiteInbox:
             "tried": entry.failures if entry.acknowledged else 0,
             "entry_json": entry.pack(),
         }
-        return bool(await self._record(sql.QUARANTINE, key, token, **values))
+        return bool(await self._record("quarantine", key, token, **values))
 
     async def entries(
         self, *, waiting: bool = False, after: InboxEntry | None = None, limit: int = 100
     ) -> Sequence[InboxEntry]:
         """See ``Inbox``."""
         at, key = (-math.inf, "") if after is None else (after.quarantined_at.timestamp(), after.key)
-        return await self._read(sql.LIST_WAITING if waiting else sql.ENTRIES, _entries, at=at, key=key, limit=limit)
+        return await self._read("list_waiting" if waiting else "entries", _entries, at=at, key=key, limit=limit)
 
     async def store(self, entry: InboxEntry, *, now: datetime | None = None) -> bool:
         """See ``WaitingInbox``."""
         values = {**_columns(entry), **_at(now)}
-        return bool(await self._record(sql.STORE, entry.key, "", **values))
+        return bool(await self._record("store", entry.key, "", **values))
 
     async def claim_due(
         self,
@@ -211,11 +218,11 @@ class SQLiteInbox:
             values = {**self._times(connection), **place}
             claim = {"token": token, "lease": lease}
             if limit:
-                rows = connection.execute(sql.DUE, values).fetchall()
+                rows = connection.execute(self._sql["find_due"], values).fetchall()
                 keys = json.dumps([row[1] for row in rows])
-                connection.execute(sql.CLAIM_DUE, {**values, **claim, "keys": keys})
+                connection.execute(self._sql["claim_due"], {**values, **claim, "keys": keys})
             else:
-                rows = connection.execute(sql.CLAIM_AGAIN, {**values, **claim}).fetchall()
+                rows = connection.execute(self._sql["claim_again"], {**values, **claim}).fetchall()
             claimed_at = _time(values["wall"])
             return [
                 ClaimedEntry(_entry(entry, key, stored, due), token, attempts, claimed_at)
@@ -223,18 +230,18 @@ class SQLiteInbox:
             ]
 
         # A worker that finds nothing every second must not take the lock of the writers every second.
-        if limit and not await self._read(sql.DUE, list, **place):
+        if limit and not await self._read("find_due", list, **place):
             return []
         return await self._store.run(take)
 
     async def put_off(self, entry: InboxEntry, token: str, *, seconds: float, now: datetime | None = None) -> bool:
         """See ``WaitingInbox``."""
         values = {**_columns(entry), "seconds": seconds, **_at(now)}
-        return bool(await self._record(sql.PUT_OFF, entry.key, token, **values))
+        return bool(await self._record("put_off", entry.key, token, **values))
 
     async def waiting(self, *, now: datetime | None = None) -> Waiting:
         """See ``WaitingInbox``."""
-        [row] = await self._read(sql.WAITING, list, **_at(now))
+        [row] = await self._read("waiting", list, **_at(now))
         return Waiting(count=row[0], fresh=row[1], size=row[2], age=row[3], failing_age=row[4])
 
     async def aclose(self) -> None:
@@ -252,22 +259,22 @@ class SQLiteInbox:
     async def __aexit__(self, *exc_info: object) -> None:
         await self.aclose()
 
-    def _read(self, statement: str, read: Callable[[list[Any]], T], **values: Any) -> Awaitable[T]:
+    def _read(self, name: str, read: Callable[[list[Any]], T], **values: Any) -> Awaitable[T]:
         """Run a statement that only reads, and return what ``read`` makes of its rows: in the thread, as its faults."""
 
         def work(connection: sqlite3.Connection) -> T:
-            return read(connection.execute(statement, {**self._times(connection), **values}).fetchall())
+            return read(connection.execute(self._sql[name], {**self._times(connection), **values}).fetchall())
 
         return self._store.run(work, write=False)
 
-    def _record(self, statement: str, key: str, token: str, **values: Any) -> Awaitable[int]:
+    def _record(self, name: str, key: str, token: str, **values: Any) -> Awaitable[int]:
         """Run a statement that ends a claim. Its result is the number of entries it changed."""
 
         def work(connection: sqlite3.Connection) -> int:
             times = self._times(connection)
-            changed = connection.execute(statement, {"key": key, "token": token, **times, **values}).rowcount
-            if changed and statement is not sql.RELEASE:
-                connection.execute("UPDATE clock SET newest = ?", (times["wall"],))
+            changed = connection.execute(self._sql[name], {"key": key, "token": token, **times, **values}).rowcount
+            if changed and name != "release":
+                connection.execute(self._sql["note_record"], (times["wall"],))
             self._tidy(connection, times)
             return changed
 
@@ -284,7 +291,7 @@ class SQLiteInbox:
         return {"now": self._lease_clock(), "wall": wall, "horizon": horizon, "expires": expires}
 
     def _make_retention(self, connection: sqlite3.Connection) -> RetentionClock:
-        shown, believed = connection.execute("SELECT shown, believed FROM clock").fetchone()
+        shown, believed = connection.execute(self._sql["read_clock"]).fetchone()
         return RetentionClock(self._clock, shown=shown, believed=-math.inf if believed is None else believed)
 
     def _tidy(self, connection: sqlite3.Connection, times: dict[str, float]) -> None:
@@ -292,19 +299,37 @@ class SQLiteInbox:
         wall = times["wall"]
         self._unpruned += 1
         if self._unpruned >= _PRUNE_EVERY:
-            connection.execute(sql.PRUNE, (times["horizon"], _PRUNED))
+            connection.execute(self._sql["prune"], {**times, "most": _PRUNED})
             self._unpruned = 0
         if not self._clock_due - _CLOCK_EVERY <= wall < self._clock_due:  # also if the clock was set back
             self._clock_due = wall + _CLOCK_EVERY
             if self._retention is not None:
-                connection.execute(sql.CLOCK, (self._retention.shown, self._retention.believed))
+                clock = {"shown": self._retention.shown, "believed": self._retention.believed}
+                connection.execute(self._sql["note_clock"], clock)
             if self._remember < math.inf:  # ahead: for all records until the next write
-                connection.execute(sql.KEPT, (self._remember, self._clock_due))
-                connection.execute(sql.UNKEPT, (times["horizon"] - self._remember,))
+                kept = {**times, "remember": self._remember, "until": self._clock_due}
+                connection.execute(self._sql["keep"], kept)
+                connection.execute(self._sql["end_kept"], kept)
+
+
+@cache
+def _statements() -> Mapping[str, str]:
+    return read_statements(
+        "basiq_async.receiver.inboxes",
+        "_sqlite_statements.sql",
+        MOST_UNENDED=MOST_UNENDED,
+        LONGEST_WAIT=LONGEST_WAIT,
+    )
+
+
+def _file_kind() -> FileKind:
+    """Return what tells an inbox from another file. A file of another version is refused."""
+    schema = tuple(text for name, text in _statements().items() if name.startswith("create_"))
+    return FileKind(application_id=0x42515349, version=10, schema=schema)
 
 
 def _fill(clock: Callable[[], float], connection: sqlite3.Connection) -> None:
-    connection.execute("INSERT INTO clock VALUES (?, NULL, NULL, NULL)", (clock(),))
+    connection.execute(_statements()["begin_clock"], {"wall": clock()})
 
 
 def _columns(entry: InboxEntry) -> dict[str, Any]:
