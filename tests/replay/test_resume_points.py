@@ -546,3 +546,14 @@ async def test_the_list_of_events_is_asked_for_no_limit_which_its_reference_does
         asked = [each.url for each in job.fake.requests if urlsplit(each.url).path == "/events"]
     assert len(asked) > 3
     assert not any("limit" in url for url in asked)
+
+
+async def test_a_list_of_which_the_record_knows_all_shows_its_order_without_a_resume_point() -> None:
+    inbox, target = MemoryInbox(), Recorder()
+    async with history(30, page_size=10) as h:
+        first = await h.replay(target, inbox=inbox).run()
+        for name in [name for name in inbox._notes if name.startswith("reading")]:
+            await inbox.set_note(name, "")
+        again = await h.replay(target, inbox=inbox).run()
+    assert (first.order, again.order) == ("oldest-first", "oldest-first")
+    assert again.skipped == {"handled-before": 30}

@@ -9,13 +9,14 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 from functools import partial
 from itertools import pairwise
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from basiq_async import InboxError
 from basiq_async._work import owed
 from basiq_async._work.once import AttemptEnd, AttemptResult, UnderWay, Unit
+from basiq_async._work.steps import TaskSteps
 from basiq_async.receiver import MemoryInbox
 from basiq_async.receiver.protocol import Claim, ClaimStatus
 from tests.support import inboxes, virtual
@@ -269,6 +270,17 @@ async def test_a_unit_that_has_ended_is_freed() -> None:
     del one
     gc.collect()
     assert found() is None, "a timer of a unit that has ended keeps it in memory"
+
+
+async def test_a_step_that_is_shorter_than_the_one_before_leaves_no_timer_of_that() -> None:
+    steps = TaskSteps(1.0, lambda: None)
+    steps.task = cast("asyncio.Task[Any]", asyncio.current_task())
+    steps.begin(60)
+    steps.begin(5)
+    steps.close()
+    found = weakref.ref(steps)
+    del steps
+    assert found() is None
 
 
 @virtual.clocked
