@@ -525,7 +525,8 @@ class WebhookReceiver:
         """Return the outcome of a delivery whose webhook the inbox does not admit; None if it does."""
         try:
             await self._gate.ask(live=live)
-            await self._lifecycle.begin_use()
+            if live:  # a job notes its own use, and its end
+                await self._lifecycle.begin_use()
         except Exception as exc:
             text = "was refused, because the inbox does not admit the webhooks of this receiver"
             self._dispatcher.outages.report(shorten(delivery.id), text, exc, log_fields(delivery, error=exc))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections import Counter
 from collections.abc import AsyncGenerator
 from pathlib import Path
@@ -12,8 +13,10 @@ from sqlalchemy import Column, Integer, MetaData, String, Table, insert, select,
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
 from basiq_async import Message
-from basiq_async.receiver import SQLInbox
+from basiq_async.receiver import Delivery, SQLInbox, WebhookReceiver
+from basiq_async.replay import share
 from tests.support.databases import engine_of, new_table
+from tests.support.deliveries import SECRET
 from tests.support.histories import history, shared_target
 from tests.support.servers import PostgresServer
 
@@ -59,6 +62,20 @@ async def test_the_effect_of_each_message_commits_with_its_entry(engine: AsyncEn
         assert report.handled == 0
         assert report.skipped == {"handled-before": 30}
         assert await effects(engine) == Counter(await h.ids())
+
+
+@pytest.mark.parametrize("how", ["run", "receiver", "pages"])
+async def test_a_job_that_ended_does_not_look_as_if_it_was_killed(inbox: SQLInbox, how: str) -> None:
+    async with history(6, page_size=3) as h:
+        receiver = WebhookReceiver(SECRET, inbox=inbox, webhook_id=h.webhook_id)
+        receiver.on("*")(nothing)
+        replay = h.replay(receiver if how == "receiver" else nothing, inbox=inbox)
+        report = await (share(replay, replay.work) if how == "pages" else replay.run())
+        assert (report.finished, report.handled + report.skipped.get("handled-before", 0)) == (True, 6)
+        assert json.loads(await inbox.note("processes") or "")["open"] == []
+
+
+async def nothing(event: Message | Delivery, session: AsyncSession) -> None: ...
 
 
 async def test_a_message_that_fails_has_had_no_effect_until_it_is_retried(engine: AsyncEngine, inbox: SQLInbox) -> None:
