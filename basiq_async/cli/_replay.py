@@ -130,7 +130,14 @@ async def replay(output: Output, options: ReplayOptions) -> int:
     unknown = report.skipped.get("unknown", 0)
     if unknown:
         say(f"Basiq does not tell of {amount(unknown, 'message', 'messages')} whether the selection has them")
-    return ended.exit(WRONG if stays else NO_ANSWER if unknown else DONE)
+    forgotten = report.skipped.get("forgotten", 0)
+    if forgotten:
+        what = amount(forgotten, "message was", "messages were")
+        say(
+            f"{what} left out: the inbox no longer tells whether this job posted them. Select what is later, or name "
+            "another inbox"
+        )
+    return ended.exit(WRONG if stays else NO_ANSWER if unknown or forgotten else DONE)
 
 
 def _tell_held(options: ReplayOptions, counts: Mapping[str, int]) -> None:

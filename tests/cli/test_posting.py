@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shlex
 import signal
 import threading
 from collections.abc import Mapping
 
 import pytest
 
+from basiq_async._work import places  # private: no caller chooses how many jobs an inbox keeps the notes of
 from basiq_async._work.keys import key_of_post, posting_job
 from basiq_async.cli._problems import find_target, note_target  # private: no command shows how many are kept
 from basiq_async.receiver import MemoryInbox
@@ -81,6 +83,28 @@ def test_what_a_service_acknowledges_and_has_not_handled_is_not_counted_as_handl
     (first, *_) = w.run("messages", "list", webhook_id).rows
     again = w.run("messages", "resend", webhook_id, first["id"], *to)
     assert (again.exit_code, again.row["accepted"], again.row["result"]) == (code, True, result), again.output
+
+
+def test_the_line_for_a_job_whose_notes_may_be_gone_leaves_out_what_is_older(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(places, "MOST_JOBS", 1)
+    w, webhook_id = world, world.webhook()
+    w.outage(2)
+    line = ("recover", webhook_id, "--to", w.endpoint.url, "--secret-file", "the secret", "--inbox", "jobs.db")
+    for job in ("one", "two"):
+        assert w.run(*line, "--job", job).exit_code == 0
+    done = w.run(*line, "--job", "three")
+    assert (done.exit_code, [each["code"] for each in done.row["problems"]]) == (3, ["unknown", "unknown-activity"])
+    assert (done.row["messages"]["handled"], len(w.endpoint.ids)) == (0, 4)
+    (offered,) = [each for each in done.stderr.splitlines() if "--since" in each and each.strip().startswith("basiq")]
+    done = w.run(*shlex.split(offered)[1:])
+    assert (done.exit_code, done.row["messages"]["handled"], len(w.endpoint.ids)) == (0, 0, 4), done.output
+    w.outage(1)
+    assert (w.run(*line, "--job", "three").exit_code, len(w.endpoint.ids)) == (0, 5)
+    done = w.run("replay", *line[1:], "--job", "four")
+    assert (done.exit_code, done.row["finished"], len(w.endpoint.ids)) == (3, False, 6), done.output
+    assert "the inbox no longer tells whether this job posted them" in done.stderr
 
 
 def test_what_was_missed_is_posted_once_in_each_form_of_an_answer(world: World) -> None:
