@@ -149,7 +149,7 @@ def test_each_probe_of_an_example_or_page_asks_by_the_function_that_bears_a_floo
         for file in (*EXAMPLES.glob("*.py"), *root.glob("docs/**/*.md"))
         for probe in re.findall(r"def ready\(.*?\n(?=\n|```)", file.read_text(), re.DOTALL)
     }
-    assert probes.keys() == {"receive_deferred.py", "service_aiohttp.py", "service_fastapi.py", "run-a-service.md"}
+    assert probes.keys() == {"receive_deferred.py", "service_aiohttp.py", "service_fastapi.py"}
     assert [name for name, probe in probes.items() if "is_ready()" not in probe or "check()" in probe] == []
     assert [file.name for file in EXAMPLES.glob("*.py") if "/readyz" in (text := file.read_text())
             and "def ready(" not in text] == []  # fmt: skip
