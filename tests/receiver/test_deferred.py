@@ -263,6 +263,31 @@ async def test_at_most_so_many_are_worked_on_at_once_and_the_oldest_first() -> N
 
 
 @virtual.clocked
+async def test_of_those_whose_attempts_had_no_end_one_is_worked_on_at_a_time() -> None:
+    order: list[str] = []
+    now, most = 0, 0
+
+    async def handle(delivery: Delivery) -> None:
+        nonlocal now, most
+        now, order[len(order) :] = now + 1, [delivery.event_id]
+        most = max(most, now)
+        await asyncio.sleep(1)
+        now -= 1
+
+    inbox = MemoryInbox(clock=virtual.clock)
+    service = make(handle, inbox=inbox, concurrency=8)
+    for number in range(4):
+        await post(service, f"e-{number}")
+    moment = virtual.clock()
+    for each in await inbox.claim_due("t", limit=4, retries=4, lease=60, now=moment):
+        ended = attrs.evolve(each.entry, failures=1, unended=1, error="killed", failing_since=moment)
+        assert await inbox.put_off(ended, "t", seconds=0, now=moment)
+    async with service.receiver:
+        await asyncio.sleep(120)
+    assert (most, len(order)) == (1, 4)
+
+
+@virtual.clocked
 async def test_closing_begins_nothing_new_and_leaves_the_rest_in_the_inbox() -> None:
     begun: list[str] = []
 
