@@ -29,19 +29,19 @@ from .errors import (
     TargetError,
     TransportError,
 )
-from .filters import F, Filter
-from .hooks import RequestEvent
-from .models import DeliveryAttempt, EnsuredWebhook, Event, EventType, Message, Secret, Webhook
-from .transports.base import Request, Response, Transport
 
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from .client import BasiqClient
+    from .filters import F, Filter
+    from .hooks import RequestEvent
+    from .models import DeliveryAttempt, EnsuredWebhook, Event, EventType, Message, Secret, Webhook
     from .pagination import Page, Paginator, UnreadableItem
     from .services.diagnosis import Diagnosis, EndpointCheck, Problem
     from .testing.transport import InMemoryTransport
     from .transports.aiohttp import AiohttpTransport
+    from .transports.base import Request, Response, Transport
     from .transports.retry import RetryPolicy
 
 __all__ = [
@@ -93,18 +93,31 @@ __all__ = [
     "__version__",
 ]
 
-# Loaded on first access: these modules import cattrs, aiohttp or asyncio.
+# Loaded on first access: each run of pytest imports this file, as the fixtures are there. What is below imports attrs.
 _LAZY = {
     "AiohttpTransport": "transports.aiohttp",
     "BasiqClient": "client",
+    "DeliveryAttempt": "models",
     "Diagnosis": "services.diagnosis",
     "EndpointCheck": "services.diagnosis",
+    "EnsuredWebhook": "models",
+    "Event": "models",
+    "EventType": "models",
+    "F": "filters",
+    "Filter": "filters",
     "InMemoryTransport": "testing.transport",
+    "Message": "models",
     "Page": "pagination",
     "Paginator": "pagination",
     "Problem": "services.diagnosis",
+    "Request": "transports.base",
+    "RequestEvent": "hooks",
+    "Response": "transports.base",
     "RetryPolicy": "transports.retry",
+    "Secret": "models",
+    "Transport": "transports.base",
     "UnreadableItem": "pagination",
+    "Webhook": "models",
 }
 
 __getattr__, __dir__ = lazy_names(__name__, _LAZY)

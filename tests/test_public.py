@@ -73,7 +73,8 @@ def test_every_error_is_in_the_tree_of_the_docstring() -> None:
 
 
 def test_importing_the_package_loads_nothing_heavy() -> None:
-    heavy = ["aiohttp", "backoff", "typer", "rich", "orjson", "basiq_async.testing", "basiq_async.receiver"]
+    heavy = ["aiohttp", "asyncio", "attrs", "backoff", "typer", "rich", "orjson"]
+    heavy += ["basiq_async.testing", "basiq_async.receiver"]
     loaded = python(f"import sys, basiq_async\nprint([name for name in {heavy} if name in sys.modules])")
     assert loaded == "[]"
 
