@@ -399,7 +399,8 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
         with redis_server(tmp_path / "redis") as server:
             yield server.url
     else:
-        yield "inbox.db" if request.param == "sqlite" else request.getfixturevalue("database")
+        files = {"sqlite": "inbox.db", "sqlite+aiosqlite": f"sqlite+aiosqlite:///{tmp_path}/sql.db"}
+        yield files.get(request.param) or request.getfixturevalue("database")
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -16,7 +16,6 @@ from basiq_async.receiver import SQLiteInbox
 from ..support.databases import engine_of
 from ..support.databases import run as run_statements
 from ..support.deliveries import Service, payload
-from ..support.servers import redis_server
 from .conftest import TYPE, CommandResult, Run, World, make_inbox, receive, write_service
 
 DAYS_AGO = 0
@@ -91,19 +90,7 @@ def test_a_file_that_is_no_inbox_is_refused_and_left_as_it_is(world: World, case
     assert w.run("recover", webhook_id, "--receiver", place).exit_code in (0, 3), "a recovery may begin an inbox"
 
 
-@pytest.fixture(params=["sqlite+aiosqlite", "postgresql", "redis"])
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    """The place of a store of its own, in which no inbox has begun."""
-    if request.param == "sqlite+aiosqlite":
-        yield f"sqlite+aiosqlite:///{tmp_path}/sql.db"
-    elif request.param == "redis":
-        (tmp_path / "redis").mkdir()
-        with redis_server(tmp_path / "redis") as server:
-            yield server.url
-    else:
-        yield request.getfixturevalue("database")
-
-
+@pytest.mark.parametrize("place", ["sqlite+aiosqlite", "postgresql", "redis"], indirect=True)
 def test_a_database_without_an_inbox_is_refused_and_none_is_made(world: World, place: str) -> None:
     w, webhook_id = world, world.webhook()
     refuse(w, webhook_id, "--inbox", place)
@@ -154,6 +141,7 @@ def test_each_answer_says_when_the_inbox_last_recorded_something(
     assert look(w, webhook_id, "--inbox", "copy.db", lines=[("quarantine", "list")])[0][1].stdout == ""
 
 
+@pytest.mark.parametrize("place", ["sqlite+aiosqlite", "postgresql", "redis"], indirect=True)
 def test_each_kind_of_inbox_knows_when_it_last_recorded_something(run: Run, place: str) -> None:
     async def receive_one(bad: bool, event_id: str) -> None:
         async with AsyncExitStack() as stack:

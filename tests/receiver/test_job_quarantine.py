@@ -23,6 +23,7 @@ from basiq_async.receiver import (
 from basiq_async.receiver.protocol import Claim, inbox_key
 from tests.support.databases import engine_of
 from tests.support.deliveries import NOW, SECRET, Service, payload, post
+from tests.support.inboxes import opened
 
 MESSAGE = {
     "id": "msg_7",
@@ -53,11 +54,9 @@ def job_entry(kind: Any = "message", key: str = KEY, body: bytes | None = None) 
 async def inbox(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncGenerator[Inbox]:
     if request.param == "memory":
         yield MemoryInbox()
-    elif request.param == "file":
-        async with SQLiteInbox(tmp_path / "inbox.db") as opened:
-            yield opened
     else:
-        async with engine_of(f"sqlite+aiosqlite:///{tmp_path}/sql.db") as engine, SQLInbox(engine) as made:
+        place = {"file": tmp_path / "inbox.db", "database": f"sqlite+aiosqlite:///{tmp_path}/sql.db"}[request.param]
+        async with opened(place) as made:
             yield made
 
 

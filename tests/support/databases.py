@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import event, text
+from sqlalchemy import MetaData, event, text
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import QueuePool
 
@@ -51,6 +51,17 @@ async def engine_of(url: str, **options: Any) -> AsyncGenerator[AsyncEngine]:
             assert not in_use(engine), f"connections that were not given back: {engine.pool.status()}"
     finally:
         await engine.dispose()
+
+
+@asynccontextmanager
+async def engine_with(tables: MetaData, url: str, **options: Any) -> AsyncGenerator[AsyncEngine]:
+    """The same with these tables, which are empty."""
+    async with engine_of(url, **options) as engine:
+        async with engine.begin() as connection:
+            await connection.run_sync(tables.create_all)
+            for table in tables.sorted_tables:
+                await connection.execute(table.delete())
+        yield engine
 
 
 @asynccontextmanager

@@ -18,7 +18,7 @@ from sqlalchemy.pool import NullPool
 
 from basiq_async import ConfigurationError, InboxError
 from basiq_async.receiver import Delivery, MemoryInbox, Outcome, Result, SQLInbox, WebhookReceiver
-from tests.support.databases import engine_of, new_table, run
+from tests.support.databases import engine_of, engine_with, new_table, run, url_of
 from tests.support.deliveries import SECRET, new_id, payload, signed
 from tests.support.real_time import PATIENCE
 from tests.support.servers import PostgresServer
@@ -62,16 +62,9 @@ on_one = pytest.mark.parametrize("engine", ["aiosqlite"], indirect=True)
 
 @pytest.fixture(params=DRIVERS)
 async def engine(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncGenerator[AsyncEngine]:
-    driver, _, without_tags = request.param.partition(" ")
+    request.param, _, without_tags = request.param.partition(" ")
     options: dict[str, Any] = {"connect_args": {"connection_class": asyncpg.Connection}} if without_tags else {}
-    if driver == "aiosqlite":
-        url = f"sqlite+aiosqlite:///{tmp_path}/inbox.db"
-    else:
-        postgres: PostgresServer = request.getfixturevalue("postgres")
-        url = postgres.url(driver)
-    async with engine_of(url, **options) as engine:
-        async with engine.begin() as connection:
-            await connection.run_sync(EFFECTS.metadata.create_all)
+    async with engine_with(EFFECTS.metadata, url_of(request, tmp_path), **options) as engine:
         yield engine
 
 

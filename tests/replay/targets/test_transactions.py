@@ -15,10 +15,9 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from basiq_async import Message
 from basiq_async.receiver import Delivery, SQLInbox, WebhookReceiver
 from basiq_async.replay import share
-from tests.support.databases import engine_of, new_table
+from tests.support.databases import engine_with, new_table, url_of
 from tests.support.deliveries import SECRET
 from tests.support.histories import history, shared_target
-from tests.support.servers import PostgresServer
 
 # Not unique: an effect that happens twice is to be seen.
 EFFECTS = Table("replayed", MetaData(), Column("n", Integer, primary_key=True), Column("id", String))
@@ -26,15 +25,7 @@ EFFECTS = Table("replayed", MetaData(), Column("n", Integer, primary_key=True), 
 
 @pytest.fixture(params=["asyncpg", "aiosqlite"])
 async def engine(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncGenerator[AsyncEngine]:
-    if request.param == "aiosqlite":
-        url = f"sqlite+aiosqlite:///{tmp_path}/inbox.db"
-    else:
-        postgres: PostgresServer = request.getfixturevalue("postgres")
-        url = postgres.url(request.param)
-    async with engine_of(url, pool_size=10) as engine:
-        async with engine.begin() as connection:
-            await connection.run_sync(EFFECTS.metadata.create_all)
-            await connection.execute(EFFECTS.delete())
+    async with engine_with(EFFECTS.metadata, url_of(request, tmp_path), pool_size=10) as engine:
         yield engine
 
 
