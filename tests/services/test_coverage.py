@@ -368,3 +368,10 @@ def test_of_two_messages_that_came_to_their_ends_in_one_silence_the_first_counts
 def test_the_lost_are_written_without_those_that_have_no_end() -> None:
     written = Coverage(lost=(Inactivity(at(0)), Inactivity(at(1), at(2))), begins=at(0), types={"a": at(0)}).write()
     assert Coverage.read(written) == Coverage(lost=(Inactivity(at(1), at(2)),), begins=at(0), types={"a": at(0)})
+
+
+def test_of_many_unrecoverable_periods_the_oldest_are_noted_as_one() -> None:
+    for count in (200, 300):
+        lost = tuple(Inactivity(at(number), at(number + 0.5)) for number in range(count))
+        found = Coverage.read(Coverage(lost=lost).write()).lost
+        assert found == (Inactivity(at(0), lost[count - 200].until), *lost[count - 199 :])
