@@ -112,6 +112,8 @@ async def test_what_failed_at_the_service_is_counted_and_only_its_receiver_tries
         found = await s.post()  # the service quarantines them, and acknowledges them
         assert (found.handled, found.quarantined, found.at_service, found.finished) == (0, 0, 2, False)
         assert found.messages.skipped == {"quarantined": 2}
+        again = await s.post()
+        assert (again.handled, again.at_service, again.finished) == (0, 2, False), "they stay there"
         assert "with its receiver" in str(next(each for each in found.problems if each.code == "quarantined"))
         s.fails = False
         async with s.target() as target:
@@ -120,6 +122,15 @@ async def test_what_failed_at_the_service_is_counted_and_only_its_receiver_tries
         await s.serving.retry_quarantined()
         assert (await s.post()).finished
         assert len(s.got) == 2
+
+
+async def test_a_replay_with_a_record_of_its_own_counts_what_the_endpoint_says_to_be_quarantined() -> None:
+    async with serving(quarantine_after=1) as s:
+        await s.miss(2)
+        s.fails = True
+        async with s.target() as target:
+            report = await s.replay(target, inbox=MemoryInbox()).run()
+        assert (report.at_service, report.finished, report.skipped) == (2, False, {"quarantined": 2})
 
 
 async def test_two_places_are_two_jobs_and_a_name_makes_them_one() -> None:
