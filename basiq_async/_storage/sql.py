@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import re
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -18,9 +17,7 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlalchemy.pool import QueuePool
-from sqlalchemy.schema import CreateIndex, CreateTable
 
-from .._redaction.tracebacks import UnshownText
 from .._work.calls import CLOSED, OneProcess
 from .._work.limits import limit
 from .._work.store_use import NO_INBOX, store_use
@@ -28,16 +25,13 @@ from .._work.tasks import run_to_completion, wait_uncancelled
 from ..errors import BasiqError, ConfigurationError, InboxError
 from .sql_commit import keep_tags
 from .sql_errors import brief, is_missing, keep_failure, said_by, sqlstate, without_values
+from .sql_tables import StoreTables
 
 T = TypeVar("T")
 Work = Callable[[AsyncConnection], Awaitable[T]]
 
 logger = logging.getLogger("basiq_async.storage")
 
-_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_LONGEST_NAME = 63 - len("_failures_order")
-"""PostgreSQL truncates longer names, and the names of the indexes are made from the table's."""
-LONGEST_SERVICE = 100
 _LOCK_WAIT = 0.2
 """Seconds to wait for another process that writes to the SQLite file."""
 _QUEUE_WAIT = 1.0
@@ -45,70 +39,6 @@ _QUEUE_WAIT = 1.0
 _CLOSE = 1.0
 """Seconds for the end of a transaction."""
 _NO_LIMIT = 1_000_000
-
-
-class StoreTables:
-    """The tables of an inbox, whose names begin with ``table``. One of them has their version, and when it began.
-
-    layout: the version of the tables. service: whose rows are meant; several services may share the tables.
-    """
-
-    def __init__(self, layout: int, table: str, schema: str | None, service: str) -> None:
-        for name in (table, schema):
-            if name is not None and (not _NAME.fullmatch(name) or len(name) > _LONGEST_NAME):
-                raise ConfigurationError(
-                    f"{name!r} cannot name a table or schema of the inbox: use letters, digits and underscores, at "
-                    f"most {_LONGEST_NAME}"
-                )
-        self.layout = layout
-        self.name = table if schema is None else f"{schema}.{table}"
-        self.metadata = sa.MetaData(schema=schema)
-        self.service = service
-        self.version = sa.Table(
-            f"{table}_version",
-            self.metadata,
-            service_column(),
-            sa.Column("version", sa.Integer, nullable=False),
-            sa.Column("began", sa.DateTime(timezone=True), nullable=False),
-        )
-
-    def ddl(self, dialect: sa.Dialect) -> str:
-        """Return the SQL statements that create the tables, each with its semicolon."""
-        parts: list[str] = []
-        for table in self.metadata.sorted_tables:
-            parts.append(str(CreateTable(table).compile(dialect=dialect)).strip())
-            parts += [str(CreateIndex(index).compile(dialect=dialect)).strip() for index in table.indexes]
-        return "".join(f"{part};\n" for part in parts)
-
-
-def service_column() -> sa.Column[str]:
-    """Return the first column of each primary key: the service whose row it is."""
-    kind = sa.String(LONGEST_SERVICE).with_variant(sa.String(LONGEST_SERVICE, collation="C"), "postgresql")
-    return sa.Column("service", kind, primary_key=True)
-
-
-def key_type() -> sa.String:
-    """Return the type of a key column."""
-    # With the order of bytes an index is smaller and faster, and every server has the same order.
-    return sa.String(400).with_variant(sa.String(400, collation="C"), "postgresql")
-
-
-class EntryType(sa.types.TypeDecorator[str]):
-    """The type of a column with a delivery or a message as JSON, which no ``repr`` of a row shows."""
-
-    impl = sa.Text
-    cache_ok = True
-
-    def process_result_value(self, value: str | None, dialect: sa.Dialect) -> str | None:
-        """Return a text of the database."""
-        return None if value is None else UnshownText(value)
-
-
-def server_seconds(dialect: str) -> sa.ColumnElement[float]:
-    """Return the SQL expression for the present time of the server, in seconds since 1970."""
-    if dialect == "postgresql":  # now() would be the time when the transaction began, before it waited for a lock
-        return sa.cast(func.extract("epoch", func.clock_timestamp()), sa.Double)
-    return sa.literal_column("(julianday('now') - 2440587.5) * 86400.0", sa.Double)
 
 
 class SQLStore:

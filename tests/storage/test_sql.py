@@ -13,7 +13,8 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from basiq_async import ConfigurationError, InboxError
-from basiq_async._storage.sql import BusyError, EntryType, SQLStore, StoreTables
+from basiq_async._storage.sql import BusyError, SQLStore
+from basiq_async._storage.sql_tables import EntryType, StoreTables
 
 
 class Tables(StoreTables):

@@ -15,7 +15,8 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
 
 from ..._arguments import Duration, check_remember, check_seconds
-from ..._storage.sql import LONGEST_SERVICE, BusyError, SQLStore, as_aware
+from ..._storage.sql import BusyError, SQLStore, as_aware
+from ..._storage.sql_tables import LONGEST_SERVICE
 from ..._wire.hosts import ENCODE, is_readable_url, show_url, split_service
 from ..._work.notes import check_note
 from ..._work.protocol import Claim, InboxEntry, unpack_entry

@@ -27,7 +27,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from ..._storage.sql import EntryType
+from ..._storage.sql_tables import EntryType
 from ..._storage.statements import read_statements
 from ..._work.protocol import MOST_UNENDED, Claim, ClaimStatus
 from ..._work.schedule import LONGEST_WAIT
