@@ -39,10 +39,10 @@ BUSY = Claim(ClaimStatus.BUSY, 1.0)
 """Another worker has the key by a transaction, whose end is unknown: try again after a second."""
 
 _TYPES: Mapping[str, sa.types.TypeEngine[Any]] = {
-    **dict.fromkeys(("service", "gate", "key", "idle"), sa.String()),
+    **dict.fromkeys(("key", "idle"), sa.String()),
     **dict.fromkeys(("token", "given", "event_type", "name", "text", "expected"), sa.Text()),
     **dict.fromkeys(("limit", "retries", "count", "failing", "attempts", "size"), sa.Integer()),
-    **dict.fromkeys(("lease", "clock", "time", "due", "failing_since", "seconds", "shown", "believed"), sa.Double()),
+    **dict.fromkeys(("lease", "time", "due", "failing_since", "seconds", "shown", "believed"), sa.Double()),
     **dict.fromkeys(("acknowledged", "quarantined", "held"), sa.Boolean()),
     **dict.fromkeys(("before", "released_before", "unended_before"), sa.DateTime(timezone=True)),
 }
@@ -54,6 +54,7 @@ _CONVERTED: Mapping[str, sa.types.TypeEngine[Any]] = {
 }
 """The types of parameters and columns that are not returned as the driver has them."""
 _PARAMETER = re.compile(r":(\w+)")
+# What a statement returns: an entry must have its type there, or the repr of its row would show it.
 _RETURNED = re.compile(r"(?:^SELECT|RETURNING)(.*?)(?:FROM|$)", re.DOTALL)
 
 

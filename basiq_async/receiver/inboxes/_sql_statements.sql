@@ -22,9 +22,9 @@ CAST(EXTRACT(epoch FROM clock_timestamp()) AS DOUBLE PRECISION)
 -- A restart of the machine sets its clock back: a lease that begins later than now is of before.
 (event.lease_ends > {clock} AND event.lease_ends - event.lease <= {clock})
 
--- {seconds} in postgresql --
+-- {server_seconds} in postgresql --
 CAST(EXTRACT(epoch FROM now()) AS DOUBLE PRECISION)
--- {seconds} in sqlite --
+-- {server_seconds} in sqlite --
 (julianday('now') - 2440587.5) * 86400.0
 
 -- {idle_limit} in postgresql --
@@ -49,7 +49,7 @@ char(10)
 
 -- {time} --
 -- Of the server, unless the caller gives the time.
-coalesce(:time, {seconds})
+coalesce(:time, {server_seconds})
 
 -- {here} --
 event.service = :service AND event.key = :key

@@ -328,3 +328,21 @@ def reads_all(step: str) -> bool:
     few = ("SCAN CONSTANT ROW", "SCAN given VIRTUAL TABLE", "SCAN ready", "SCAN fresh", "SCAN failed", "SCAN anon_")
     scan = step.startswith("SCAN") and not step.startswith(few)
     return "Seq Scan" in step or (scan and "USING INDEX" not in step)
+
+
+@pytest.mark.parametrize("url", ["asyncpg", "aiosqlite"], indirect=True)
+async def test_the_repr_of_no_row_shows_an_entry(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[str] = []
+    async with engine_of(url) as engine, SQLInbox(engine, table=new_table()) as inbox:
+        ask = inbox._store.rows
+
+        async def keep(*args: Any, **kwargs: Any) -> Any:
+            rows = await ask(*args, **kwargs)
+            shown.extend(f"{row!r}" for row in rows if "entry_json" in row._fields)
+            return rows
+
+        monkeypatch.setattr(inbox._store, "rows", keep)
+        await each_call(inbox)
+        await inbox.handled_at("m")
+    assert len(shown) == 5
+    assert "{" not in "".join(shown), "it is JSON"
