@@ -74,7 +74,7 @@ class History:
         accepts_type = (handling.accepts_type if wanted is None else wanted.__contains__) or (lambda _: True)
         convert = convert_events(job.webhook_id, accepts_type) if events else None
         options = {"convert": convert, "resume_point": resume_point, "selection": selection}
-        raw_items = job.takes_pages and not counts_only and not events
+        raw_items = job.file is not None and job.takes_pages and not counts_only and not events
         return self.read(job.source, key_of, **options, raw_items=raw_items), note_resume_point
 
     def read(self, source: Source, key_of: Callable[[Any], str] | None, **options: Any) -> Reading[Message]:
@@ -100,20 +100,20 @@ class History:
 
     def _choose(self, message: Message) -> tuple[bool | None, Exception | None]:
         """Return what ``choose`` does; but what has no handler is not asked for: the target says so."""
-        if self.memory is not None and self.memory.is_decided(message):
-            self.memory.skipped += 1
+        memory = self.memory
+        found: bool | None = True
+        error: Exception | None = None
+        if memory is not None and memory.is_decided(message):
+            memory.skipped += 1
             return False, None
-        found, error = self._select(message)
-        if found and self.memory is not None and self.memory.is_forgotten(message):
-            self.memory.forgotten += 1
+        if not self._job.selects_everything or isinstance(message, UnreadableMessage):
+            found, error = choose(self._job.where, message)
+            if found is None and not self.has_handler(message):
+                found = True
+        if found and memory is not None and memory.gone_before is not None and memory.is_forgotten(message):
+            memory.forgotten += 1
             return None, None
         return found, error
-
-    def _select(self, message: Message) -> tuple[bool | None, Exception | None]:
-        if self._job.selects_everything and not isinstance(message, UnreadableMessage):
-            return True, None
-        found, error = choose(self._job.where, message)
-        return found if found is not None or self.has_handler(message) else True, error
 
     def judge(self, message: Message, *, early: bool) -> bool | None:
         """Return whether a message is selected; None if it does not tell. ``early``: see ``choose``."""

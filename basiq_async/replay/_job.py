@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
 from functools import partial
 from typing import Any, TypeVar, TypeVarTuple, cast, get_args
 
@@ -217,7 +217,8 @@ class Job:
         if self._stopping.is_set():
             engine.stop()
         try:
-            async with self.noting_deaths(inner):
+            # Without a transaction, the claim of a process that was killed is its trace.
+            async with self.noting_deaths(inner) if isinstance(handling.inbox, TransactionalInbox) else nullcontext():
                 return attrs.evolve(await engine.run(progress, plan), again=handling.again)
         finally:
             if isinstance(inner, Shared):

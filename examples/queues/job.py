@@ -14,5 +14,5 @@ async def handle(message: Message) -> None: ...
 
 @asynccontextmanager
 async def opened() -> AsyncGenerator[Replay]:
-    async with BasiqClient() as basiq, SQLiteInbox("job.db") as inbox:  # on several machines: SQLInbox, RedisInbox
+    async with BasiqClient() as basiq, SQLiteInbox("job.db") as inbox:  # on several machines: one that all reach
         yield Replay(basiq, os.environ["BASIQ_WEBHOOK_ID"], handle, inbox=inbox)
