@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
 
 import sqlalchemy as sa
 from sqlalchemy import event, func
@@ -66,8 +67,7 @@ class SQLStore:
         self.began: datetime | None = None
         self.connections = _connections(engine)
         """How many connections the engine's pool has at the most."""
-        # The pool gives a free connection to a new call before those that wait. A semaphore does not.
-        self._line = asyncio.Semaphore(self.connections)
+        self._lines: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore] = WeakKeyDictionary()
         self._writing = asyncio.Lock()
         self._preparing = asyncio.Lock()
         self.process = OneProcess(f"the inbox {tables.name}", InboxError)
@@ -188,6 +188,17 @@ class SQLStore:
         except BaseException:
             await self.close(connection, write=write, uninterrupted=False)
             raise
+
+    @property
+    def _line(self) -> asyncio.Semaphore:
+        """The line in which calls of this event loop wait for a connection, in the order in which they came.
+
+        The pool itself gives a free connection to a new call before those that wait.
+        """
+        loop = asyncio.get_running_loop()
+        if (line := self._lines.get(loop)) is None:
+            line = self._lines[loop] = asyncio.Semaphore(self.connections)
+        return line
 
     async def close(self, connection: AsyncConnection, *, write: bool, uninterrupted: bool) -> None:
         """Roll back what was not committed, and give the connection back to the pool.

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 
 from basiq_async import ConfigurationError, InboxError
 from basiq_async._work.inbox_calls import InboxCalls
@@ -246,6 +246,19 @@ async def test_calls_get_a_connection_in_the_order_in_which_they_came(postgres: 
 
         await asyncio.gather(ask("again", 10), *(ask(str(number)) for number in range(8)))
         assert ended[:10] == ["again", *map(str, range(8)), "again"]
+
+
+def test_one_event_loop_after_the_other_uses_an_inbox(postgres: PostgresServer) -> None:
+    engine = create_async_engine(postgres.url(), pool_size=1, max_overflow=0)
+    inbox = SQLInbox(engine, table=new_table())
+
+    async def use() -> None:
+        await inbox.check()
+        assert await asyncio.gather(*(inbox.known(["k"]) for _ in range(5))) == [set()] * 5
+        await engine.dispose()
+
+    for _ in range(2):
+        asyncio.run(use())
 
 
 @pytest.mark.parametrize("driver", ["asyncpg", "psycopg"])
