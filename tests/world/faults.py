@@ -307,12 +307,6 @@ FAULTS = (
         "        return not self._lifecycle.closed\n",
     ),
     Fault(
-        "a worker that lacks the handler puts off what waits by a day",
-        "receiver/_trying.py",
-        "    return Rescheduled(entry, _WAITS[0])\n",
-        "    return Rescheduled(entry, 86_400.0)\n",
-    ),
-    Fault(
         "nothing is begun once first attempts have failed",
         "receiver/_breaker.py",
         "            free = min(free, int(running <= running_again) + may_try)\n",
@@ -356,29 +350,19 @@ def find(fault: Fault, most: int = MOST, first: int = 0) -> tuple[int, str] | No
 
 
 def hunt(names: Sequence[str], *, most: int, workers: int) -> int:
-    """Look for the faults whose names begin with one of these, or all. Return 1 if one is not found."""
+    """Look for the faults whose names begin with one of these, or all, and note it. Return 1 if one is not found."""
     chosen = [each for each in FAULTS if not names or each.name.startswith(tuple(names))]
-    missed, table = 0, dict[str, str]()
+    missed, table = 0, {line[13:]: line for line in TABLE.read_text().splitlines()[2:]}
     with ThreadPoolExecutor(workers) as pool:
         work = {pool.submit(find, each, most): each for each in chosen}
         for done in as_completed(work):
             fault, found = work[done], done.result()
             missed += found is None
             table[fault.name] = f"{f'not in {most}' if found is None else found[0]:>11}  {fault.name}"
+            lines = [table[each.name] for each in FAULTS if each.name in table]
+            TABLE.write_text("\n".join([*TABLE.read_text().splitlines()[:2], *lines, ""]))
             print(table[fault.name], flush=True)
             if found is not None:
                 print(f"           {found[1][:150]}", flush=True)
-    if not names:
-        lines = [table[each.name] for each in FAULTS]
-        TABLE.write_text(
-            "\n".join(
-                [
-                    "How many worlds were lived until a planted fault was found, when it was looked for last.",
-                    "",
-                    *lines,
-                    "",
-                ]
-            )
-        )
     print(f"{len(chosen) - missed} of {len(chosen)} planted faults were found")
     return int(missed > 0)

@@ -23,6 +23,7 @@ from typing import Any, Self
 from unittest.mock import patch
 
 from basiq_async import client
+from basiq_async._wire import order
 from basiq_async._wire.codec import Codec
 from basiq_async._work import once
 from basiq_async.receiver import _worker  # private: how often a worker looks
@@ -256,6 +257,7 @@ def _everything_from(seed: str, loop: WorldLoop) -> Iterator[None]:
             (random, "_urandom", chance.randbytes),
             (once, "_ALONE", _PerMachine()),
             (_worker.DeferredWorker, "_wait", _wait_longer),
+            (order, "_SURE", 10),  # in a history of many messages, a reading stops before its end
             (_worker, "_LOOK_EVERY", 600.0),
             (_worker, "_LOOK_ANYWAY", 600.0),
             (client, "Codec", _codec),
