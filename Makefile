@@ -102,6 +102,9 @@ world: $(READY) ## 200 simulated worlds: Basiq, a service, its operators, and al
 world-faults: $(READY) ## plant each fault of tests/world/faults.py in a copy: how many worlds are lived until it is found?
 	$(BIN)/python -m tests.world --faults --seeds 2000
 
+world-real: $(READY) ## short worlds in real seconds, on a real PostgreSQL and a real Redis, which are killed; SEEDS, FIRST
+	$(BIN)/python -m tests.world --real postgres redis --seeds $(or $(SEEDS),5) --first $(or $(FIRST),0)
+
 live: $(READY) ## the real API compared with the fake, with reads alone; writes docs/live.md; needs BASIQ_API_KEY
 	@if [ -z "$$BASIQ_API_KEY" ]; then echo "make live: nothing was called, BASIQ_API_KEY is not set"; \
 	else BASIQ_LIVE=1 $(BIN)/python -m pytest -rP -p no:randomly tests/contract/test_live.py; fi
@@ -185,5 +188,5 @@ release-check: $(READY) ## the checklist of a release; TAG=v0.1.0 for one that i
 clean: ## remove what the other targets made
 	rm -rf $(VENV) .coverage* .pytest_cache .mypy_cache .ruff_cache .hypothesis dist docs/_build
 
-.PHONY: help demo ready test engine coverage smoke mutants stress-tests generated pages lint format fuzz crash world world-faults audit bench \
+.PHONY: help demo ready test engine coverage smoke mutants stress-tests generated pages lint format fuzz crash world world-faults world-real audit bench \
   bench-growth bench-quick live docs pins changelog dist dist-compare install-test sdist-test tutorial release-check clean
