@@ -96,9 +96,9 @@ class _Table:
 
     def is_in_use(self, owner: str, now: datetime) -> bool:
         """Return whether the owner has said not long ago that it uses its place, and was the last one."""
-        own = self.places.get(owner)
-        left = -1.0 if own is None else own.until - now.timestamp()
-        return [*self.places][-1:] == [owner] and 0 <= left <= _IN_USE.total_seconds()
+        if [*self.places][-1:] != [owner]:
+            return False
+        return 0 <= self.places[owner].until - now.timestamp() <= _IN_USE.total_seconds()
 
     def write(self) -> str:
         places = {owner: [each.number, each.until, each.gone, each.turn] for owner, each in self.places.items()}

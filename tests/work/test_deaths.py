@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 
 import pytest
 
@@ -70,12 +71,12 @@ async def test_uses_that_never_end_are_one_and_a_use_that_begins_again_is_the_sa
     assert len((await note_of(calls))["open"]) == 2  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("pid", [GONE, os.getpid()], ids=["another", "the same"])
+@pytest.mark.parametrize("pid", [GONE, None], ids=["another", "the same"])
 async def test_a_process_of_this_machine_that_runs_no_more_has_died_and_that_is_known_for_three_days(
-    calls: InboxCalls, pid: int
+    calls: InboxCalls, pid: int | None
 ) -> None:
     """A container has the name of its machine and the same process id after each restart."""
-    assert await begin_with(calls, f"{HOST}/{pid}/of-before/0")
+    assert await begin_with(calls, f"{HOST}/{pid or os.getpid()}/of-before/0")
     assert await Deaths(calls).begin(), "it is known, though it is noted no more"
     now = datetime.now(UTC)
     for age, known in ((2, True), (4, False), (-4, False)):
@@ -99,3 +100,24 @@ async def test_an_inbox_that_is_away_at_the_end_hides_no_error() -> None:
     await found.begin()
     fail_in("set_note", error=OSError("away"), inbox=inbox)
     await found.end()
+
+
+async def test_the_newest_two_hundred_are_noted(calls: InboxCalls) -> None:
+    await begin_with(calls, *(f"another-machine/{number}/abc/0" for number in range(250)))
+    noted = (await note_of(calls))["open"]
+    assert isinstance(noted, list)
+    assert (len(noted), noted[0]) == (200, "another-machine/51/abc/0")
+    assert noted[-1].startswith(HOST)
+
+
+@pytest.mark.parametrize("error", [None, PermissionError, OverflowError])
+async def test_a_process_of_which_nothing_can_be_said_counts_as_running(
+    calls: InboxCalls, error: type[Exception] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def kill(pid: int, signal: int) -> None:
+        assert error is not None, "on Windows it would end the process"
+        raise error
+
+    system = SimpleNamespace(name="nt" if error is None else "posix", getpid=os.getpid, kill=kill)
+    monkeypatch.setattr(deaths, "os", system)
+    assert not await begin_with(calls, f"{HOST}/{GONE}/abc/0")

@@ -82,6 +82,17 @@ async def test_who_was_there_when_another_went_is_still_new_and_who_came_later_m
     assert (await notes.places().read("a", "another")).gone_before == NOON + HOUR, "one of before may have gone"
 
 
+async def test_the_last_one_that_used_its_place_says_so_once_in_an_hour_and_after_a_clock_was_ahead() -> None:
+    notes = Notes()
+    await notes.places().write("x", "a")
+    table = notes.notes["kind"]
+    for hours, changes in ((0.5, False), (1, False), (1.001, True), (0.9, True), (0.9, False)):
+        notes.now = NOON + hours * HOUR
+        await notes.places().write(f"at {hours}", "a")
+        assert (notes.notes["kind"] != table) is changes, hours
+        table = notes.notes["kind"]
+
+
 async def test_one_that_lost_its_place_while_it_wrote_writes_over_nothing() -> None:
     notes = Notes()
     await notes.places(1).write("x", "a")
