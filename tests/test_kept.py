@@ -16,7 +16,7 @@ from basiq_async._work.inbox_calls import InboxCalls
 from basiq_async._work.noted import HANDLED, JOBS
 from basiq_async.cli._problems import note_target  # private: what it notes is listed here
 from basiq_async.receiver import MemoryInbox, inbox_metadata
-from basiq_async.receiver.inboxes import _redis_calls, _sqlite_statements  # private: what they keep is listed here
+from basiq_async.receiver.inboxes import _redis_calls  # private: what it keeps is listed here
 from basiq_async.replay._memory import Memory, note_name  # private: what it notes is listed here
 from basiq_async.services.coverage import Coverage, Inactivity, coverage_note, note_coverage
 from tests.support.environment import ROOT
@@ -85,7 +85,8 @@ def test_each_function_that_writes_a_note_or_a_file_is_listed_with_what_it_keeps
 
 def test_each_table_and_each_key_is_listed_with_what_it_keeps() -> None:
     tables = {*inbox_metadata().tables}
-    tables |= {*re.findall(r"CREATE TABLE (\w+)", " ".join(_sqlite_statements.KIND.schema))}
+    for file in (PACKAGE / "receiver" / "inboxes").glob("*.sql"):
+        tables |= {*re.findall(r"^CREATE TABLE (\w+)", file.read_text(), re.MULTILINE)}
     assert {each for kind in KINDS for each in kind.tables} == tables
     calls = _redis_calls.RedisCalls
     keys = {each.rpartition("}:")[2].partition(":")[0] for each in calls.keys(FakeCalls(), "k")}  # type: ignore[arg-type]
