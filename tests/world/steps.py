@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 HARMLESS = {"emit", "burst", "twice", "again", "stranger", "doctor", "recover", "look", "back_up"}
 """Steps after which nothing holds up what waits."""
 Act = Callable[["World", float], Awaitable[str]]
+REMEMBERED = timedelta(days=29)
+"""For so long each store remembers what was handled."""
 STEPS: dict[str, tuple[int, Act]] = {}
 """For each step its weight, and its function. It returns what it did, in words."""
 
@@ -89,7 +91,7 @@ async def twice(world: World, by: float) -> str:
 
 @step(4)
 async def again(world: World, by: float) -> str:
-    messages = world.messages()[:20]
+    messages = [each for each in world.messages()[:20] if world.now() - each.created < REMEMBERED]
     if not messages:
         return "nothing"
     message = pick(messages, by)
