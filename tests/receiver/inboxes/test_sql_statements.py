@@ -321,6 +321,8 @@ async def test_no_statement_of_a_database_reads_a_whole_table(url: str) -> None:
     assert sum(f"DELETE FROM {table}" in statement for statement in plans) >= 3
     scans = {statement: plan for statement, plan in plans.items() if any(reads_all(step) for step in plan)}
     assert scans == {}
+    [old] = [plan for statement, plan in plans.items() if "ORDER BY handled_at" in statement]
+    assert not [step for step in old if "Sort" in step or "TEMP B-TREE" in step], old
 
 
 def reads_all(step: str) -> bool:
