@@ -10,7 +10,7 @@ import uuid
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import psycopg
 import redis
@@ -30,8 +30,6 @@ from tests.support.servers import (
 )
 
 _TYPE = "consent.revoked"
-_BEFORE, _AFTER = inbox_key("|", None).split("|")
-"""What a key begins with and ends with; the event's id is between them."""
 _DAY = 86_400.0
 _REMEMBER = 30 * _DAY
 
@@ -53,8 +51,8 @@ class Store(Protocol):
     def fill(self, name: str, live: int, expired: int = 0) -> None:
         """Enter so many handled events, after so many that are to be forgotten."""
 
-    def row(self, name: str, key: str | None) -> object:
-        """What is kept of the key, or of any other; the key itself as its length."""
+    def row(self, name: str, key: str, *, other: bool = False) -> object:
+        """What is kept of the key, or of any other one; the key itself as its length."""
 
     def entries(self, name: str) -> int:
         """How many entries are kept, expired ones included."""
@@ -91,14 +89,14 @@ class _SQLite:
             for count, ends in ((expired, time.time() - 1), (live, time.time() + _REMEMBER)):
                 for begin in range(0, count, max(count // 10, 1)):
                     values = {"begin": begin, "end": min(begin + max(count // 10, 1), count), "count": count}
-                    connection.execute(_SQLITE_FILL, values | {"ends": ends, "before": _BEFORE, "after": _AFTER})
+                    connection.execute(_SQLITE_FILL, values | {"ends": ends})
             connection.execute(index)
             connection.execute("COMMIT")
             connection.execute("PRAGMA journal_mode=WAL").fetchall()
 
-    def row(self, name: str, key: str | None) -> object:
+    def row(self, name: str, key: str, *, other: bool = False) -> object:
         columns = "length(key), typeof(expires), handled, failures, token, lease, ends, at, entry_json"
-        return self._ask(name, f"SELECT {columns} FROM inbox WHERE key {'!=' if key is None else '='} ? LIMIT 1", key)
+        return self._ask(name, f"SELECT {columns} FROM inbox WHERE key {'!=' if other else '='} ? LIMIT 1", key)
 
     def entries(self, name: str) -> int:
         return int(self._ask(name, "SELECT count(*) FROM inbox")[0])
@@ -112,9 +110,9 @@ class _SQLite:
     def expire(self, name: str, seconds: float) -> None:
         """What is expired is there already."""
 
-    def _ask(self, name: str, statement: str, *values: str | None) -> Any:
+    def _ask(self, name: str, statement: str, *values: str) -> Any:
         with contextlib.closing(sqlite3.connect(self._path(name))) as connection:
-            return connection.execute(statement, [value or "" for value in values]).fetchone()
+            return connection.execute(statement, values).fetchone()
 
     def _path(self, name: str) -> Path:
         return self._folder / f"{name}.db"
@@ -126,8 +124,8 @@ _SQLITE_FILL = """
 WITH RECURSIVE numbers(n) AS (SELECT :begin + 1 UNION ALL SELECT n + 1 FROM numbers WHERE n < :end),
 ids(n, id) AS MATERIALIZED (SELECT n, lower(hex(randomblob(16))) FROM numbers)
 INSERT INTO inbox (key, handled, failures, expires)
-SELECT :before || substr(id, 1, 8) || '-' || substr(id, 9, 4) || '-' || substr(id, 13, 4) || '-' || substr(id, 17, 4)
-  || '-' || substr(id, 21) || :after, 1, 0, :ends - (1 - 1.0 * n / :count) * 86400 FROM ids ORDER BY id
+SELECT substr(id, 1, 8) || '-' || substr(id, 9, 4) || '-' || substr(id, 13, 4) || '-' || substr(id, 17, 4)
+  || '-' || substr(id, 21), 1, 0, :ends - (1 - 1.0 * n / :count) * 86400 FROM ids ORDER BY id
 """
 
 
@@ -156,16 +154,16 @@ class _PostgreSQL:
             for index in indexes:
                 ask(f"DROP INDEX {index}")
             for count, age in ((expired, "31 days"), (live, "0 days")):
-                ask(_POSTGRES_FILL.format(name=name, count=count, age=age), [_BEFORE, _AFTER])
-            ask(f"ALTER TABLE {name} ADD PRIMARY KEY (key)")
+                ask(_POSTGRES_FILL.format(name=name, count=count, age=age))
+            ask(f"ALTER TABLE {name} ADD PRIMARY KEY (service, key)")
             for definition in indexes.values():
                 ask(definition)
             ask(f"VACUUM ANALYZE {name}")
             ask("CHECKPOINT")
 
-    def row(self, name: str, key: str | None) -> object:
+    def row(self, name: str, key: str, *, other: bool = False) -> object:
         columns = "length(key), pg_typeof(handled_at)::text, handled_at IS NULL, token, lease, lease_ends"
-        sign = "!=" if key is None else "="
+        sign = "!=" if other else "="
         return self._ask(f"SELECT {columns} FROM {name} WHERE key {sign} %s LIMIT 1", key)
 
     def entries(self, name: str) -> int:
@@ -181,15 +179,15 @@ class _PostgreSQL:
     def expire(self, name: str, seconds: float) -> None:
         """What is expired is there already."""
 
-    def _ask(self, statement: str, *values: str | None) -> Any:
+    def _ask(self, statement: str, *values: str) -> Any:
         with psycopg.connect(self._server.plain_url) as connection:
             ask: Any = connection.execute
-            return ask(statement, [value or "" for value in values]).fetchone()
+            return ask(statement, values).fetchone()
 
 
 _POSTGRES_FILL = """
-INSERT INTO {name} (key, handled_at)
-SELECT %s || gen_random_uuid() || %s, now() - interval '{age}' - interval '1 day' * (1 - n::float8 / {count})
+INSERT INTO {name} (service, key, handled_at)
+SELECT '', gen_random_uuid()::text, now() - interval '{age}' - interval '1 day' * (1 - n::float8 / {count})
 FROM generate_series(1, {count}) AS numbers(n)
 """
 
@@ -214,12 +212,11 @@ class _Redis:
         self._enter(name, live, int(_REMEMBER * 1000), spread=int(_DAY * 1000))
         self._sizes[name] = (self._memory() - before) / live
 
-    def row(self, name: str, key: str | None) -> object:
+    def row(self, name: str, key: str, *, other: bool = False) -> object:
         with self._client(name) as client:
-            there = f"{{basiq}}:inbox:{key}"
-            found: Any = there.encode() if key is not None else None
-            while found is None or (key is None and b":inbox:" not in found):
-                found = client.randomkey()
+            there = found = f"{{basiq}}:inbox:{key}".encode()
+            while other and (found == there or b":inbox:" not in found):
+                found = cast("bytes", client.randomkey())
             return len(found), client.get(found), client.pttl(found) > (_REMEMBER - 2 * _DAY) * 1000
 
     def entries(self, name: str) -> int:
@@ -239,11 +236,10 @@ class _Redis:
 
     def _enter(self, name: str, count: int, least: int, spread: int) -> None:
         """So many entries that expire after ``least`` ms, and within ``spread`` ms from then on."""
-        key = f"{{basiq}}:inbox:{_BEFORE}"
         with self._client(name) as client:
             for begin in range(0, count, 5_000):
                 number = min(5_000, count - begin)
-                client.eval(_REDIS_FILL, 0, key, _AFTER, number, least, spread, uuid.uuid4().int % 2**31)
+                client.eval(_REDIS_FILL, 0, "{basiq}:inbox:", number, least, spread, uuid.uuid4().int % 2**31)
 
     def _memory(self) -> int:
         with self._client("") as client:
@@ -260,12 +256,12 @@ class _Redis:
 REDIS_EXPIRES = 50_000
 """Entries a second: ten times as many as an inbox on such a machine can have written."""
 _REDIS_FILL = """
-math.randomseed(ARGV[6])
+math.randomseed(ARGV[5])
 local random, format = math.random, string.format
-for number = 1, ARGV[3] do
+for number = 1, ARGV[2] do
   local id = format('%04x%04x-%04x-%04x-%04x-%06x%06x', random(0, 0xffff), random(0, 0xffff), random(0, 0xffff),
     random(0, 0xffff), random(0, 0xffff), random(0, 0xffffff), random(0, 0xffffff))
-  redis.call('SET', ARGV[1] .. id .. ARGV[2], 'done', 'PX', ARGV[4] + random(0, ARGV[5]))
+  redis.call('SET', ARGV[1] .. id, 'done', 'PX', ARGV[3] + random(0, ARGV[4]))
 end
 """
 
