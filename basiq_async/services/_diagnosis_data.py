@@ -232,13 +232,19 @@ class _HistoryScan:
         """Return whether a recovery has read all events of that time."""
         return created is not None and self._covered is not None and created < self._covered - CLOCK_SLACK
 
+    def _is_decided(self, time: datetime | None) -> bool:
+        """Return whether a recovery has decided all messages of that time, which the inbox may have forgotten since."""
+        known_since = self._known.known_since
+        return known_since is not None and time is not None and time < min(known_since, self._enough)
+
     async def _read_messages(self, most: int | None) -> None:
         size = min(most or MOST_A_PAGE, MOST_A_PAGE)
         messages = self._list_messages(self._skip, page_size=size, prefetch=int(most is None))
         order, read = ListOrder(), 0
         async for page in messages.pages():
             items: Sequence[Message] = page.items if most is None else page.items[: most - read]
-            known = await self._known.find([_ids_of(each) for each in items])
+            found = await self._known.find([_ids_of(each) for each in items])
+            known = [is_known or self._is_decided(item_time(each)) for each, is_known in zip(items, found, strict=True)]
             items = await self._fill(items, known, is_first=not read)
             times = [item_time(each) for each in items]
             self._activity.see([each.raw for each in items], times)

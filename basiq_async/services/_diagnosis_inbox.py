@@ -43,6 +43,8 @@ class KnownEvents:
         """The jobs whose posts show what was handled."""
         self.last_recorded: datetime | None = None
         """When the inbox last recorded something, if it tells."""
+        self.known_since: datetime | None = None
+        """Since when the inbox surely knows what was handled; None if no recovery has decided anything older."""
         self.not_joined: tuple[str, ...] = ()
         self.patterns: tuple[str, ...] | None = None if receiver is None else receiver.patterns
         """The event types with a handler, as the receiver has them, or has noted them; None if that is not known."""
@@ -94,6 +96,7 @@ class KnownEvents:
                 self._jobs.append(other)
                 found = await read_coverage(calls, webhook_id, (), find_working, job=other, now=_now)
                 self.coverage = found if self.coverage.is_new and found != Coverage() else self.coverage
+        self.known_since = None if self.coverage.read_up_to is None else await calls.known_since()
         self.waiting = await calls.count_waiting()
         if self.waiting.failing:
             async with aclosing(self._note_alone(calls)) as entries:

@@ -247,7 +247,8 @@ class Diagnosis:
     before_joining: how many messages Basiq delivered while the service was live, before this webhook joined its inbox,
         which does not know them: a recovery passes them over, and is not finished.
     passed_over: how many messages Basiq delivered, and the inbox need not know: a recovery passes them over.
-    recovered: how many messages and events would count as undelivered or never sent, but are known to the inbox.
+    recovered: how many messages and events would count as undelivered or never sent, but the inbox knows them, or a
+        recovery decided them and the inbox forgot them.
     quarantined: how many deliveries are in the quarantine of the inbox, the oldest ``quarantined_since`` then.
     waiting: the deferred deliveries that wait in the inbox to be handled. Those that never failed are a problem after
         5 minutes.

@@ -110,3 +110,35 @@ async def test_in_three_times_its_memory_nothing_is_handled_twice_and_nothing_is
                 )
                 kept = rows[0]
         assert kept <= 2 * ((REMEMBER + 5 * DAY + every) / every + 1), "and nothing older is kept"
+
+
+@pytest.mark.parametrize("kind", ["memory", "file"])
+async def test_doctor_does_not_name_what_a_recovery_decided_and_the_inbox_forgot(kind: str, tmp_path: Path) -> None:
+    async def unavailable(headers: Any, body: bytes) -> int:
+        return 503
+
+    async with a_world() as world:
+        clock = world.fake.clock
+        found: Inbox = MemoryInbox(clock=clock, remember=REMEMBER)
+        if kind == "file":
+            found = SQLiteInbox(tmp_path / "inbox.db", clock=clock, remember=REMEMBER)
+        async with found as inbox, world.receiver(inbox=inbox, clock=clock) as receiver:
+            world.fake.route(URL, unavailable)
+            for _ in range(3):
+                await world.fake.emit("user.created")
+            await world.fake.advance(days=3)
+            world.fake.route(URL, receiver)
+            await world.reactivate()
+            assert (await recover(world.basiq, world.webhook_id, receiver, inbox=inbox)).handled == 3
+            for _ in range(12):  # a live delivery each day: the inbox forgets by what Basiq delivers
+                await world.fake.emit("user.created")
+                await world.fake.advance(days=1)
+            assert not await inbox.known(world.got[:3])
+            assert (await recover(world.basiq, world.webhook_id, receiver, inbox=inbox)).finished
+            diagnosis = await world.basiq.webhooks.diagnose(world.webhook_id, receiver=receiver)
+            assert (diagnosis.undelivered, [each.code for each in diagnosis.problems]) == (0, [])
+            world.fake.route(URL, unavailable)  # what no recovery has read is named
+            await world.fake.emit("user.created")
+            await world.fake.advance(days=3)
+            diagnosis = await world.basiq.webhooks.diagnose(world.webhook_id, receiver=receiver)
+            assert diagnosis.undelivered == 1
