@@ -49,7 +49,7 @@ class Months:
                     return 503
                 return (await receiver.handle(headers, body)).status
 
-            world.fake.route(URL, receive)
+            world.fake.route(URL, receive, by_clock=True)
             for _ in range(2):
                 self.is_away = self.chance.random() < 0.3
                 self.made.append((await world.fake.emit("user.created")).event_id)
