@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import copy
 import functools
+import inspect
 import queue
 import random
 import shutil
@@ -255,7 +256,7 @@ def _line_class(kind: type) -> type[Line]:
     names = [
         name
         for name in dir(kind)
-        if not name.startswith("_") and name != "aclose" and asyncio.iscoroutinefunction(getattr(kind, name))
+        if not name.startswith("_") and name != "aclose" and inspect.iscoroutinefunction(getattr(kind, name))
     ]
     methods: dict[str, Any] = {name: _call(name) for name in names}
     if hasattr(kind, "transaction"):
