@@ -65,7 +65,7 @@ class SQLStore:
         self.create_tables = create_tables and self.use == "make"
         self.closed = False
         self.began: datetime | None = None
-        self.connections = _connections(engine)
+        self.connections = _count_connections(engine)
         """How many connections the engine's pool has at the most."""
         self._lines: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore] = WeakKeyDictionary()
         self._writing = asyncio.Lock()
@@ -294,7 +294,7 @@ class SQLStore:
         )
 
 
-def _connections(engine: AsyncEngine) -> int:
+def _count_connections(engine: AsyncEngine) -> int:
     """Return how many connections the engine's pool has at the most."""
     pool = engine.pool
     if not isinstance(pool, QueuePool) or pool.size() == 0:
