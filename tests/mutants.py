@@ -246,20 +246,22 @@ def _statements_of(sql: str) -> str:
     return re.sub(r"--[^\n]*|\bCREATE [^;]*?(?=\n\n|$)", lambda left_out: " " * len(left_out[0]), sql)
 
 
-def mutants_of(path: Path, root: Path = ROOT) -> list[Mutant]:
-    """Return every mutant of a file that can be compiled."""
+def mutants_of(path: Path) -> list[Mutant]:
+    """Return every mutant of a file."""
     source = path.read_bytes()
-    finder = _Finder(str(path.relative_to(root)), source)
+    finder = _Finder(str(path.relative_to(ROOT)), source)
     if path.suffix == ".sql":
         finder.add_sql()
-        return finder.found
-    finder.visit(ast.parse(source))
-    return [each for each in finder.found if _compiles(each.apply(source))]
+    else:
+        finder.visit(ast.parse(source))
+    return finder.found
 
 
-def _compiles(source: bytes) -> bool:
+def _compiles(mutant: Mutant) -> bool:
+    if mutant.path.endswith(".sql"):
+        return True
     try:
-        ast.parse(source)
+        ast.parse(mutant.apply((ROOT / mutant.path).read_bytes()))
     except SyntaxError:
         return False
     return True
@@ -270,6 +272,12 @@ def equivalent() -> dict[str, str]:
     lines = EQUIVALENT.read_text().splitlines() if EQUIVALENT.exists() else []
     listed = (line.rpartition("  # ") for line in lines if line and not line.startswith("#"))
     return {change.strip(): reason for change, _, reason in listed}
+
+
+def not_found(listed: Iterable[str]) -> set[str]:
+    """Return the changes that are no mutants of a file of today."""
+    paths = {ROOT / change.partition(":")[0] for change in listed}
+    return set(listed) - {each.change for path in paths if path.exists() for each in mutants_of(path)}
 
 
 @dataclass(frozen=True)
@@ -291,13 +299,9 @@ class Code:
     def sample(self, size: int, seed: int) -> list[Mutant]:
         """Return a sample of the mutants of the files, without those that are listed as equivalent."""
         listed = equivalent()
-        every = [each for path in self.files for each in mutants_of(path)]
-        paths = {str(path.relative_to(ROOT)) for path in self.files}
-        for change in sorted(set(listed) - {each.change for each in every}):
-            if change.partition(":")[0] in paths:
-                print(f"listed, and no mutant any more: {change}")
-        left = [each for each in every if each.change not in listed]
-        return random.Random(seed).sample(left, min(size, len(left)))
+        left = [each for path in self.files for each in mutants_of(path) if each.change not in listed]
+        random.Random(seed).shuffle(left)
+        return list(itertools.islice(filter(_compiles, left), size))
 
 
 def hard_files(page: Path = ROOT / "docs" / "maintaining.md") -> list[Code]:

@@ -19,8 +19,8 @@ import basiq_async
 from basiq_async.services.diagnosis import ProblemCode
 from basiq_async.services.resources import RESOURCES
 from tests.cli.test_help import COMMANDS
+from tests.mutants import equivalent, not_found
 from tests.support import virtual
-from tests.support.foreign_texts import MAY, fields_of_errors, foreign_texts, own_errors
 from tests.support.real_time import LONGEST, Waits
 
 ROOT = Path(basiq_async.__file__).parent
@@ -150,30 +150,6 @@ def test_time_limits_have_one_home() -> None:
     made = re.compile(r"asyncio\.(timeout|timeout_at|wait_for)[(,]")
     found = {str(path.relative_to(ROOT)) for path in ROOT.rglob("*.py") if made.search(path.read_text())}
     assert found == {"_work/limits.py"}
-
-
-def test_the_text_of_a_foreign_error_is_made_by_one_module() -> None:
-    trees = {path.relative_to(ROOT).as_posix(): ast.parse(path.read_text()) for path in ROOT.rglob("*.py")}
-    own, fields = own_errors(trees), {"orig", "__cause__", "__context__"} | fields_of_errors(trees)
-    found = {
-        (file, function): line for file, tree in trees.items() for function, line in foreign_texts(tree, own, fields)
-    }
-    others = {place: line for place, line in found.items() if place not in MAY}
-    assert not others, f"{others}: quote an error with failure_text or reason_text of _work/failures.py"
-    assert found.keys() == MAY.keys(), "an exception is not needed any more"
-
-
-@pytest.mark.parametrize(
-    "line",
-    ["str(exc)", "f'{exc}'", "f'{exc!r}'", "'%s' % exc", "'%s' % (exc,)", "'{}'.format(exc)", "logger.error('%s', exc)",
-     "logger.error('', exc_info=exc)", "logger.error('', exc_info=True)", "logger.exception('')", "repr(exc)"],
-)  # fmt: skip
-def test_each_way_to_make_such_a_text_is_found(line: str) -> None:
-    for kind, expected in (("Exception", 1), ("(OwnError, OSError)", 1), ("OwnError", "exc_info" in line)):
-        tree = ast.parse(f"class OwnError(Exception): ...\ntry: ...\nexcept {kind} as exc:\n    {line}")
-        found = list(foreign_texts(tree, own_errors({"": tree}), set()))
-        assert len(found) == (expected or "logger.exception" in line), (kind, line)
-    assert list(foreign_texts(ast.parse(f"def show(exc: Exception) -> None:\n    {line}"), set(), set()))
 
 
 @pytest.mark.real_time("it is what is found")
@@ -311,3 +287,8 @@ def test_the_pythons_of_the_classifiers_are_those_of_the_workflow_and_of_the_pag
     assert project["requires-python"] == f">={known[0]}"
     page = (TESTS.parent / "docs" / "questions.md").read_text()
     assert f"on CPython {known[0]} to {known[-1]}." in page
+
+
+def test_each_mutant_that_is_listed_as_equivalent_is_a_change_of_the_code_of_today() -> None:
+    assert not_found(["basiq_async/_work/once.py: 0 -> (1) in: gone"]), "the control"
+    assert not_found(equivalent()) == set(), "take it out of equivalent_mutants.txt, or list what became of it"

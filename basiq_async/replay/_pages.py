@@ -19,7 +19,6 @@ from functools import cached_property
 import attrs
 
 from .._redaction.text import printable, shorten
-from .._redaction.tracebacks import hide_parameters
 from .._wire.paging import is_lost
 from .._work.failures import failure_text
 from .._work.tasks import run_to_completion
@@ -160,7 +159,7 @@ class Pages:
                 errors.append(end)
             else:
                 in_a_row += 1
-                why = printable(failure_text(hide_parameters(end), longest=LONGEST_ERROR))
+                why = printable(failure_text(end, longest=LONGEST_ERROR))
                 logger.warning("message %r failed, and is left to the last run: %s", shorten(message.id), why)
 
         async with self._noting_deaths(), asyncio.TaskGroup() as group:

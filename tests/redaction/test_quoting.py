@@ -2,25 +2,35 @@
 
 from __future__ import annotations
 
+import ast
 import asyncio
 import logging
+import re
 import traceback
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
 from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
 
+import basiq_async
 from basiq_async import BasiqClient, BasiqError, InMemoryTransport, Message, Request, Response, Secret
+from basiq_async._storage.sql_errors import without_values
 from basiq_async._work.failures import failure_text, store_failure
+from basiq_async._work.limits import limit
 from basiq_async.receiver import Deferred, MemoryInbox, WebhookReceiver
 from basiq_async.replay import Replay, recover
+from basiq_async.replay._throttle import (
+    ending_error,  # private: what ends a replay has the target's own error as its cause
+)
 from basiq_async.testing import FakeBasiq
 from tests.support import virtual
 from tests.support.deliveries import OTHER_SECRET, SECRET, payload, post
+from tests.support.foreign_texts import MAY, fields_of_errors, foreign_texts, own_errors
 from tests.support.frames import leaks
 from tests.support.histories import Table
 from tests.support.inboxes import fail_in
@@ -38,6 +48,80 @@ def failed(*, lost: bool = False, person: str = PERSON) -> DBAPIError:
     kind: type[DBAPIError] = OperationalError if lost else IntegrityError
     cause = DriverError(f"no connection\nDETAIL: Key (secret)=({person}) exists." if person != PERSON else "it failed")
     return kind("UPDATE person SET name = :name", {"name": person}, cause, connection_invalidated=lost)
+
+
+# --- each place that quotes, and each that hides ---
+
+ROOT = Path(basiq_async.__file__).parent
+
+
+def test_the_text_of_a_foreign_error_is_made_by_one_module() -> None:
+    trees = {path.relative_to(ROOT).as_posix(): ast.parse(path.read_text()) for path in ROOT.rglob("*.py")}
+    own, fields = own_errors(trees), {"orig", "__cause__", "__context__"} | fields_of_errors(trees)
+    found = {
+        (file, function): line for file, tree in trees.items() for function, line in foreign_texts(tree, own, fields)
+    }
+    others = {place: line for place, line in found.items() if place not in MAY}
+    assert not others, f"{others}: quote an error with failure_text or reason_text of _work/failures.py"
+    assert found.keys() == MAY.keys(), "an exception is not needed any more"
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["str(exc)", "f'{exc}'", "f'{exc!r}'", "'%s' % exc", "'%s' % (exc,)", "'{}'.format(exc)", "logger.error('%s', exc)",
+     "logger.error('', exc_info=exc)", "logger.error('', exc_info=True)", "logger.exception('')", "repr(exc)"],
+)  # fmt: skip
+def test_each_way_to_make_such_a_text_is_found(line: str) -> None:
+    for kind, expected in (("Exception", 1), ("(OwnError, OSError)", 1), ("OwnError", "exc_info" in line)):
+        tree = ast.parse(f"class OwnError(Exception): ...\ntry: ...\nexcept {kind} as exc:\n    {line}")
+        found = list(foreign_texts(tree, own_errors({"": tree}), set()))
+        assert len(found) == (expected or "logger.exception" in line), (kind, line)
+    assert list(foreign_texts(ast.parse(f"def show(exc: Exception) -> None:\n    {line}"), set(), set()))
+
+
+async def _raise_within_a_limit(error: Exception) -> None:
+    with pytest.raises(type(error)):
+        async with limit(60):
+            raise error
+
+
+async def _told(call: Callable[[Exception], object], error: Exception) -> None:
+    call(error)
+
+
+FOR_ALL: dict[tuple[str, str], Callable[[Exception], Awaitable[None]]] = {
+    ("_work/failures.py", "failure_text"): partial(_told, failure_text),
+    ("_work/limits.py", "__aexit__"): _raise_within_a_limit,
+    ("_storage/sql_errors.py", "without_values"): partial(_told, without_values),
+    ("replay/_throttle.py", "ending_error"): partial(_told, partial(ending_error, "it ended")),
+}
+"""Functions that hide the parameters of the errors that they are given, for whoever shows them later."""
+
+
+@pytest.mark.parametrize("hide", FOR_ALL.values(), ids=[name for _, name in FOR_ALL])
+async def test_a_function_hides_them_in_an_error_and_in_what_led_to_it(
+    hide: Callable[[Exception], Awaitable[None]],
+) -> None:
+    led, alone, outer = failed(), failed(lost=True), RuntimeError()
+    outer.__cause__ = led
+    assert PERSON in f"{led} {alone}", "the control"
+    await hide(outer)
+    await hide(ExceptionGroup("", [alone]))
+    assert PERSON not in f"{led} {alone}"
+
+
+def test_no_other_place_that_hides_them_can_be_left_out() -> None:
+    """Whoever shows a foreign error without it is found by the rule of the texts of foreign errors."""
+    not_found = set[tuple[str, str]]()
+    for path in ROOT.rglob("*.py"):
+        source = path.read_text()
+        for call in re.finditer(r"(?<!def )hide_parameters\(", source):
+            without = source[: call.start()] + source[call.end() - 1 :]
+            before, after = (list(foreign_texts(ast.parse(each), set(), set())) for each in (source, without))
+            if before == after:
+                functions = re.findall(r"def (\w+)", source[: call.start()])
+                not_found.add((path.relative_to(ROOT).as_posix(), functions[-1]))
+    assert not_found == FOR_ALL.keys()
 
 
 # --- each public entry ---
