@@ -128,6 +128,8 @@ class Codec:
             raise ResponseDecodeError(f"expected a list of items, got {_kind(items)}", location="$.data")
         if isinstance(links, list):
             links = {name: link for entry in links if isinstance(entry, dict) for name, link in entry.items()}
+        if links and not isinstance(links, dict):  # a next page may be missed
+            raise ResponseDecodeError(f"expected an object, got {_kind(links)}", location="$.links")
         return ListPage(items, links.get("next") if isinstance(links, dict) else None)
 
     def read(self, model: type[T], body: bytes) -> T:

@@ -146,11 +146,13 @@ async def trigger(
         absolute_url(url)
     if url is not None and text is not None:
         raise ConfigurationError("--text and --url cannot be used together: Basiq accepts only one of them")
+    from ..services.coverage import gets_type
+
     found = False
     async with make_client() as basiq:
         await check_event_types(basiq, [event_type])
         async for each in basiq.webhooks.list():
-            named = each.url == url if url is not None else event_type in each.subscribed_events
+            named = each.url == url if url is not None else gets_type(each, event_type)
             found, status = found or named, (each.status or "active").lower()
             if named and status != "active":
                 say(f"nothing will come to the webhook {each.id}: it is {status}")

@@ -54,8 +54,8 @@ class History:
         await self.read_memory(job.source)
         if job.source == "events" and receiver is None:
             webhook = await job.client.webhooks.get(job.webhook_id)
-            wanted = frozenset(webhook.subscribed_events)
-            if self.memory is not None:
+            wanted = frozenset(webhook.subscribed_events) or None  # one that names no types gets all
+            if self.memory is not None and wanted is not None:
                 self.memory.wants = wanted.__contains__
         resume_point = selection = note_resume_point = None
         if is_steady(job.where) and not counts_only:

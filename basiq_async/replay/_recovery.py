@@ -26,11 +26,13 @@ from ..services.coverage import (
     Activity,
     Coverage,
     find_live_since,
+    gets_type,
     is_passed_over,
     is_recent,
     latest,
     note_coverage,
     read_coverage,
+    types_to_cover,
 )
 from ..services.details import MOST_FOR_ACTIVITY, Details, read_activity
 from ..services.diagnosis import find_status_problem, is_inactive
@@ -210,7 +212,7 @@ class RecoveryRun:
             if first.finished:
                 events = self._read_events(webhook, messages.began or began, coverage, passed)
                 second = history.count_decided(await job.pass_to_handler(events, progress, kind="events"))
-            wanted = tuple(filter(self._accepts_type, webhook.subscribed_events))  # others may have come since
+            wanted = types_to_cover(webhook, self._accepts_type)  # others may have come since
             webhook = await client.webhooks.get(self._webhook_id)
             inactive_now = None if find_status_problem(webhook, None) is None else began
             now = job.api.now()
@@ -418,10 +420,9 @@ class RecoveryRun:
         self, webhook: Webhook, requested: datetime, coverage: Coverage, passed: IdSet
     ) -> Reading[Message]:
         """Return the events to pass to the handler: those that no listed message has, and that are no longer recent."""
-        subscribed = frozenset(webhook.subscribed_events)
 
         def is_wanted(event_type: str) -> bool:
-            return self._accepts_type(event_type) and (self._all_types or event_type in subscribed)
+            return self._accepts_type(event_type) and (self._all_types or gets_type(webhook, event_type))
 
         if self._history.memory is not None:
             self._history.memory.wants = is_wanted

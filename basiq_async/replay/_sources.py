@@ -17,6 +17,7 @@ from .._wire.order import Order
 from .._wire.paging import made_up_id, raw_id
 from .._work.keys import inbox_key
 from ..client import BasiqClient
+from ..errors import ResponseDecodeError
 from ..models import DeliveryAttempt, Event, Message, read_text
 from ..pagination import Paginator, UnreadableItem
 
@@ -253,12 +254,18 @@ def message_of(event: Event, webhook_id: str) -> Message:
 def convert_events(webhook_id: str, wanted: Callable[[str], bool]) -> Callable[[Event], Message | None]:
     """Return the function that makes messages of the events whose types ``wanted`` selects.
 
-    The payload is that of a message: type, id and links of the event. So both have the same key in an inbox.
+    The payload is that of a message: type, id and links of the event. So both have the same key in an inbox. An event
+    that does not tell its whole type cannot be read: nothing says that it is not wanted.
     """
 
     def convert(event: Event) -> Message | None:
         message = message_of(event, webhook_id)
-        return message if isinstance(message, UnreadableMessage) or wanted(event.type) else None
+        if isinstance(message, UnreadableMessage) or wanted(event.type):
+            return message
+        if "." in event.type:
+            return None
+        error = ResponseDecodeError("an event without its entity or its type", location="$.eventType")
+        return UnreadableMessage(message.id, event.raw, error, of_event=True)
 
     return convert
 

@@ -18,7 +18,16 @@ from ..pagination import OnUnreadable, Paginator, UnreadableItem
 from ._diagnosis_inbox import EventIds, KnownEvents
 from ._endpoint import check_endpoint, find_signer
 from .api import MOST_A_PAGE, Api
-from .coverage import Activity, Inactivity, first_after, is_passed_over, is_recent, latest
+from .coverage import (
+    Activity,
+    Inactivity,
+    first_after,
+    gets_type,
+    is_passed_over,
+    is_recent,
+    latest,
+    types_to_cover,
+)
 from .details import MOST_FOR_ACTIVITY, RawMessages, read_activity
 from .diagnosis import (
     Attempts,
@@ -94,7 +103,9 @@ async def diagnose(
                 one for one in patterns if offered is not None and not any(matches(one, each) for each in offered)
             ),
             unhandled=tuple(one for one in subscribed if not known.accepts_type(one)),
-            unsubscribed=tuple(one for one in patterns if not any(matches(one, each) for each in subscribed)),
+            unsubscribed=tuple(
+                one for one in patterns if subscribed and not any(matches(one, each) for each in subscribed)
+            ),
         ),
         attempts=Attempts(
             **{name: getattr(scan.attempts, name) for name in _ATTEMPTS.split()},
@@ -146,7 +157,7 @@ class _HistoryScan:
     ) -> None:
         self._api = api
         self._accepts_type = accepts_type
-        self._wanted = frozenset(filter(accepts_type, webhook.subscribed_events))
+        self._wanted = types_to_cover(webhook, accepts_type)
         self._covered = known.coverage.covered(self._wanted, now)
         self._webhook = webhook
         self._known = known
@@ -225,8 +236,10 @@ class _HistoryScan:
                 return
             read += 1
             self.looked_at += 1
-            if event.type in self._wanted:
+            if self._accepts_type(event.type) and gets_type(self._webhook, event.type):
                 self._without_message[event.type, event.id] = event.created
+            elif "." not in event.type:  # nothing says that it is not wanted
+                self.unreadable += 1
 
     def _is_covered(self, created: datetime | None) -> bool:
         """Return whether a recovery has read all events of that time."""

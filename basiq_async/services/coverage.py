@@ -20,12 +20,14 @@ from .._work.inbox_calls import InboxCalls
 from .._work.noted import Noted
 from .._work.places import job_places
 from .._work.schedule import ATTEMPTED
-from ..models import Message
+from ..models import Message, Webhook
 
 LISTED = timedelta(days=7)
 """How far back the event list goes (the vendor's reference)."""
 TIME_TO_APPEAR = timedelta(minutes=2)
 """Basiq may need that long to make a message of an event, and to deliver it."""
+ALL_TYPES = "*"
+"""In place of the event types of a webhook for which Basiq names none."""
 MOST_ATTEMPTS = 8
 """After the eighth failed attempt Basiq may disable the webhook (the same page)."""
 _MOMENTS = ("read_up_to", "seen_inactive", "acknowledged", "begins", "gone_before")
@@ -413,6 +415,19 @@ def is_passed_over(message: Message, recording_since: datetime | None) -> bool |
         return True
     times = [each.timestamp for each in message.attempts if each.succeeded is True and each.timestamp is not None]
     return max(times) < recording_since + _SKEW if times else None
+
+
+def gets_type(webhook: Webhook, event_type: str) -> bool:
+    """Return whether a webhook gets events of a type. One for which Basiq names no types gets every event."""
+    return not webhook.subscribed_events or event_type in webhook.subscribed_events
+
+
+def types_to_cover(webhook: Webhook, accepts_type: Callable[[str], bool]) -> tuple[str, ...]:
+    """Return the event types that a webhook gets and that have a handler; ``ALL_TYPES`` for one that gets every event.
+
+    What was read of some types does not cover all, nor the other way round.
+    """
+    return tuple(filter(accepts_type, webhook.subscribed_events)) if webhook.subscribed_events else (ALL_TYPES,)
 
 
 def is_recent(created: datetime | None, requested: datetime) -> bool:

@@ -147,7 +147,9 @@ class Details:
         self.count += 1
         try:
             one = self._api.at(MESSAGES.one, webhook_id=self._webhook_id, message_id=message_id)
-            message = _read({**items[place], **await self._api.get(dict[str, Any], one)})
+            alone = await self._api.get(dict[str, Any], one)
+            listed = {name: part for name, part in items[place].items() if part}
+            message = _read({**alone, **listed, **{name: alone[name] for name in ("id", "attempts") if name in alone}})
         except PermissionDeniedError as exc:
             if not self.is_refused:
                 logger.warning("what the list of messages does not tell cannot be read from the messages: %s", exc)

@@ -447,8 +447,10 @@ def _find_problems(found: Diagnosis) -> Iterator[Problem]:
             "place, say so, and see what waits and is in the quarantine; for another service, name an inbox of its own",
             found.not_joined,
         )
-    if not webhook.subscribed_events:
-        yield Problem("no-event-types", "the webhook is not subscribed to any event type")
+    if not webhook.subscribed_events and found.look.latest is None:
+        yield Problem(
+            "no-event-types", "Basiq names no event type of the webhook, and no message: it gets every event, or none"
+        )
     failing_since = attempts.first_failure or attempts.oldest_undelivered
     if attempts.refused is not None:
         yield Problem("refused", _describe_refusal(attempts.refused), attempts.refused, failing_since)

@@ -23,10 +23,12 @@ from basiq_async import (
     ReplayError,
     Response,
     RetryPolicy,
+    Webhook,
 )
 from basiq_async.receiver import Delivery, MemoryInbox, WebhookReceiver
 from basiq_async.replay import HttpTarget, Progress, Recovery, Replay, Where, limit, recover
 from basiq_async.services.coverage import Coverage, coverage_note
+from basiq_async.services.resources import WEBHOOKS
 from basiq_async.testing import FakeBasiq, ManualClock, Quirks
 from tests.support.worlds import URL, World, a_world
 
@@ -56,6 +58,45 @@ async def test_a_plan_counts_nothing_from_before_its_since_and_a_later_one_neith
     assert (await run.plan()).messages == 1
     assert (await run).handled == 1
     assert (await recover(world.basiq, world.webhook_id, receiver, inbox=world.inbox).plan()).messages == 0
+
+
+@pytest.mark.documented_world("its webhook is disabled after one message", "disables")
+@pytest.mark.parametrize("by", ["recover", "recover a function", "replay of events"])
+async def test_a_webhook_for_which_basiq_names_no_types_misses_events_of_every_type(by: str) -> None:
+    quirks = Quirks(update="replaces", without_events="absent")
+    async with a_world(timedelta(days=3), quirks=quirks) as world:
+        basiq, at = world.basiq, world.basiq._api.at(WEBHOOKS.one, webhook_id=world.webhook_id)
+        await basiq._api.post(Webhook, at, {"url": URL})
+        assert (await basiq.webhooks.get(world.webhook_id)).subscribed_events == ()
+        await world.disable()
+        missed = await world.emit(1) + await world.emit(1, of="consent.revoked")
+        await world.reactivate()
+        found = await basiq.webhooks.diagnose(world.webhook_id, receiver=world.receiver(), inbox=world.inbox)
+        assert found.never_sent == 2
+        if by == "replay of events":
+            assert (await world.replay(world.handle, source="events").run()).finished
+        else:
+            assert (
+                await world.recover(world.receiver() if by == "recover" else world.handle, inbox=world.inbox)
+            ).finished
+        assert set(missed) <= set(world.got)
+        healthy = await basiq.webhooks.diagnose(world.webhook_id, receiver=world.receiver("user.*"), inbox=world.inbox)
+        assert [each.code for each in healthy.problems if "types" in each.code or each.code == "never-sent"] == []
+
+
+async def test_an_event_that_does_not_tell_its_type_is_left_to_a_person(world: World) -> None:
+    class WithoutEntity(InMemoryTransport):
+        async def send(self, request: Any, /) -> Response:
+            response = await super().send(request)
+            return attrs.evolve(response, body=response.body.replace(b'"entity"', b'"group"'))
+
+    await world.disable()
+    await world.emit(2)
+    await world.reactivate()
+    async with BasiqClient(world.fake.api_key, transport=WithoutEntity(world.fake)) as client:
+        found = await recover(client, world.webhook_id, world.receiver(), inbox=world.inbox)
+    assert (codes(found), found.finished) == (["quarantined"], False)
+    assert found.quarantined == 2
 
 
 @pytest.mark.documented_world("its webhook is disabled after one message", "disables")

@@ -187,6 +187,23 @@ async def test_a_message_that_cannot_be_read_stays_unknown(respond: Any, refused
             assert len(history.transport.alone) <= 8, "no further one is asked for"
 
 
+async def test_an_answer_without_the_payload_takes_nothing_of_what_the_list_tells() -> None:
+    async with a_history(3) as history:
+
+        def without_payload(request: Request) -> Response:
+            found = {
+                "id": request.url.rpartition("/")[2],
+                "payload": None,
+                "eventId": 5,
+                "attempts": [{"status": "Failed"}],
+            }
+            return answer(200, json.dumps(found).encode())(request)
+
+        history.transport.respond = without_payload
+        told = await history.fill(history.details())
+        assert [(each.payload, each.delivered) for each in told] == [(each["payload"], False) for each in history.items]
+
+
 async def test_an_answer_that_may_come_later_is_an_error_and_not_unknown() -> None:
     async with a_history(20, respond=answer(503)) as history:
         with pytest.raises(ServerError):

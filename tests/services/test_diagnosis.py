@@ -158,8 +158,17 @@ async def test_event_types_are_compared_with_the_vendors_and_the_handlers() -> N
     ]
 
 
-async def test_a_webhook_without_event_types_is_reported() -> None:
+async def test_a_webhook_without_event_types_is_reported_unless_it_has_a_message_for_it_may_get_every_event() -> None:
     assert codes(await diagnose(subscribed=[])) == ["no-event-types"]
+    good = message(1, attempt("Success", timedelta(hours=1)))
+    assert codes(await diagnose(subscribed=[], messages=[good], events=[event(1)])) == []
+    found = await diagnose(subscribed=[], messages=[good], events=[event(1), event(2, "consent.revoked")])
+    assert (codes(found), found.never_sent) == (["never-sent"], 1)
+
+
+async def test_an_event_that_does_not_tell_its_type_is_counted_as_unreadable() -> None:
+    odd = {"id": "e2", "eventType": "created"}
+    assert codes(await diagnose(events=[event(1, "account.updated"), odd])) == ["unreadable"]
 
 
 async def test_attempts_that_failed_lately_for_what_is_still_undelivered_are_told_as_a_share() -> None:

@@ -425,7 +425,7 @@ def test_the_items_of_a_list_come_in_several_forms(answer: Any, items: list[Any]
 @pytest.mark.parametrize(
     ("links", "found"),
     [
-        *((none, None) for none in ({}, None, [], "x", {"next": None}, [{"next": None}], {"self": "y"})),
+        *((none, None) for none in ({}, None, [], "", {"next": None}, [{"next": None}], {"self": "y"})),
         *((links, "/n") for links in ({"next": "/n"}, [{"self": "/s"}, {"next": "/n"}, 5])),
         ({"next": ""}, ""),
         ({"next": 5}, 5),
@@ -439,6 +439,8 @@ def test_the_next_link_of_a_list_comes_in_several_forms(links: Any, found: Any) 
 @pytest.mark.parametrize(
     ("answer", "place"),
     [
+        ({"data": [], "links": "/n"}, "$.links"),
+        ({"data": [], "links": 5}, "$.links"),
         *((answer, "$") for answer in ([], "x", None)),
         *((answer, "$.data") for answer in ({}, *({"data": data} for data in ("x", "", 5, True, False)))),
     ],
