@@ -31,6 +31,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def __init__(self) -> None:
         self._jumping = _JumpingSelector()
         super().__init__(self._jumping)
+        self._clock_resolution = 1e-6  # of 194 days a float has no nanoseconds: a timer would never be due
 
     def time(self) -> float:
         return self._jumping.now
