@@ -7,6 +7,7 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from basiq_async.receiver import (
     WebhookReceiver,
 )
 from basiq_async.receiver.protocol import ClaimStatus, Waiting
-from tests.support.databases import engine_of, new_table
+from tests.support.databases import engine_of, let_time_be_believed, new_table, pruned, run
 from tests.support.deliveries import SECRET, quarantined_delivery
 from tests.support.real_time import PATIENCE
 from tests.support.worlds import World, a_world
@@ -113,6 +114,40 @@ async def test_services_in_one_database_see_nothing_of_each_other(url: str, worl
         assert [each.entry.key for each in await one.claim_due("d", limit=9, retries=9, lease=60)] == ["w"]
         assert await one.known_since() == began
     assert len(world.got) == 6
+
+
+@pytest.mark.parametrize("url", ["asyncpg", "aiosqlite"], indirect=True)
+async def test_what_a_service_forgets_is_its_own(url: str) -> None:
+    table, old = new_table(), f"{datetime.now(UTC) - timedelta(days=100):%Y-%m-%d %H:%M:%S.%f}"
+    began = datetime.now(UTC) - timedelta(days=200)
+    async with (
+        engine_of(url) as engine,
+        SQLInbox(engine, table=table, service="one") as one,
+        SQLInbox(engine, table=table, service="two", remember=None) as two,
+    ):
+        for inbox in (one, two):
+            await inbox.complete("handled", "a")
+            await pruned(inbox)
+            await inbox.claim("dead", "a", lease=0.001)
+            await inbox.release("failed", "a", failed=True)
+        await let_time_be_believed(engine, table)
+        await run(
+            engine,
+            f"UPDATE {table} SET handled_at = '{old}' WHERE handled_at IS NOT NULL",
+            f"UPDATE {table} SET claimed_at = '{old}'",
+            f"UPDATE {table}_failures SET failed_at = '{old}'",
+            f"UPDATE {table}_version SET began = '{began:%Y-%m-%d %H:%M:%S.%f}'",
+        )
+        one._pruning.unpruned = 128  # private: the next record deletes old ones
+        await one.complete("new", "a")
+        await pruned(one)
+        assert await one.known(["handled", "new"]) == {"new"}
+        assert (await one.claim("dead", "b", lease=60)).unended == 0
+        assert await one.release("failed", "a", failed=True) == 1
+        assert await two.known(["handled"]) == {"handled"}
+        assert (await two.claim("dead", "b", lease=60)).unended == 1
+        assert await two.release("failed", "a", failed=True) == 2
+        assert await two.known_since() == began
 
 
 @pytest.mark.parametrize("wrong", ["a b", "x" * 101, "é", None, "a:b"])
