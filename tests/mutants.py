@@ -39,8 +39,8 @@ ENOUGH = 0.9
 """The share of mutants that the tests of a folder must notice."""
 _FAST, _SLOW = 10.0, 60.0
 """Seconds of tests that are tried in a fork, the fastest first, and of those that are tried in a copy of the files."""
-_LATE = 30.0
-"""A run of tests is over after so many seconds and ten times what it takes without a change: it does not end."""
+_LATE, _LONGER = 20.0, 4
+"""A run of tests is over after so many seconds and so many times what it takes, measured, without a change."""
 _OPTIONS = (
     *("-q", "-x", "-p", "no:randomly", "-p", "no:cacheprovider", "-p", "no:xdist"),
     *("-W", "ignore::pytest.PytestAssertRewriteWarning"),
@@ -362,7 +362,7 @@ class Tests:
 
     def limit(self, names: Sequence[str]) -> float:
         """Return the seconds after which these tests do not end any more."""
-        return _LATE + 10 * sum(self.seconds[name] for name in names)
+        return _LATE + _LONGER * sum(self.seconds[name] for name in names)
 
 
 def is_noticed(mutant: Mutant, forks: Forks, tests: Tests, copy: Path) -> bool:

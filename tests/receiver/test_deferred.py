@@ -11,6 +11,7 @@ import attrs
 import pytest
 
 from basiq_async import ConfigurationError, InboxError, RateLimitError
+from basiq_async._work.may_work import may_work
 from basiq_async.receiver import (
     Deferred,
     Delivery,
@@ -130,6 +131,18 @@ async def test_a_process_that_works_looks_each_second_though_it_was_entered_befo
         assert len(service.handled) == 1
         await service.receiver.aclose()
         await work
+
+
+@virtual.clocked
+async def test_a_command_that_works_handles_what_waits_though_it_only_looks_at_receivers() -> None:
+    may_work.set(False)
+    service = make()
+    await post(service)
+    work = asyncio.create_task(service.receiver.work())
+    await asyncio.sleep(2)
+    assert len(service.handled) == 1
+    work.cancel()
+    await asyncio.wait((work,))
 
 
 @pytest.mark.usefixtures("seldom")

@@ -57,6 +57,17 @@ async def test_an_inbox_tells_of_events_that_are_not_handled_how_many_attempts_h
     assert await any_inbox.unended(["dies"]) == {}
 
 
+async def test_what_is_in_the_quarantine_and_acknowledged_is_replaced_by_its_holder_alone(any_inbox: Inbox) -> None:
+    entry = attrs.evolve(quarantined_delivery("k"), acknowledged=True)
+    assert await any_inbox.quarantine("k", "a", entry)
+    later = attrs.evolve(entry, error="of another")
+    assert not await any_inbox.quarantine("k", "b", later)
+    assert (await any_inbox.entries())[0].error == entry.error
+    assert (await any_inbox.claim("k", "b", lease=60, quarantined=True)).status is ClaimStatus.CLAIMED
+    assert await any_inbox.quarantine("k", "b", later)
+    assert (await any_inbox.entries())[0].error == later.error
+
+
 @pytest.fixture
 async def world() -> AsyncIterator[World]:
     """Two webhooks that get the same three events."""

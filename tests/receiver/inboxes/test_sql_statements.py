@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import DateTime, text
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from basiq_async._work.inbox_calls import InboxCalls
@@ -35,6 +35,13 @@ def test_only_what_an_entry_may_lack_can_be_null() -> None:
         "t_failures.failures",
         "t_failures.failed_at",
     }
+
+
+def test_each_moment_is_one_in_every_time_zone_of_a_server() -> None:
+    columns = [column for table in inbox_metadata("t").sorted_tables for column in table.columns]
+    moments = [column.type.timezone for column in columns if isinstance(column.type, DateTime)]
+    assert len(moments) >= 6
+    assert all(moments)
 
 
 # --- a file ---
