@@ -116,7 +116,7 @@ class SQLiteInbox:
 
     async def complete(self, key: str, token: str) -> bool:
         """See ``Inbox``."""
-        return bool(await self._record("complete", key, token))
+        return bool(await self._store.run(partial(self._record, "complete", {"key": key, "token": token})))
 
     async def release(self, key: str, token: str, *, failed: bool = False) -> int:
         """See ``Inbox``."""
@@ -131,7 +131,7 @@ class SQLiteInbox:
 
         if failed:
             return await self._store.run(work)
-        await self._record("release", key, token)
+        await self._store.run(partial(self._record, "release", {"key": key, "token": token}))
         return 0
 
     async def known(self, keys: Sequence[str]) -> Collection[str]:
@@ -180,13 +180,15 @@ class SQLiteInbox:
 
     async def quarantine(self, key: str, token: str, entry: InboxEntry) -> bool:
         """See ``Inbox``."""
-        values: dict[str, Any] = {
+        values = {
+            "key": key,
+            "token": token,
             "at": entry.quarantined_at.timestamp(),
             "acknowledged": entry.acknowledged,
             "tried": entry.failures if entry.acknowledged else 0,
             "entry_json": entry.pack(),
         }
-        return bool(await self._record("quarantine", key, token, **values))
+        return bool(await self._store.run(partial(self._record, "quarantine", values)))
 
     async def entries(
         self, *, waiting: bool = False, after: InboxEntry | None = None, limit: int = 100
@@ -197,8 +199,8 @@ class SQLiteInbox:
 
     async def store(self, entry: InboxEntry, *, now: datetime | None = None) -> bool:
         """See ``WaitingInbox``."""
-        values = {**_columns(entry), **_at(now)}
-        return bool(await self._record("store", entry.key, "", **values))
+        values = {"key": entry.key, **_columns(entry), **_at(now)}
+        return bool(await self._store.run(partial(self._record, "store", values)))
 
     async def claim_due(
         self,
@@ -236,8 +238,8 @@ class SQLiteInbox:
 
     async def put_off(self, entry: InboxEntry, token: str, *, seconds: float, now: datetime | None = None) -> bool:
         """See ``WaitingInbox``."""
-        values = {**_columns(entry), "seconds": seconds, **_at(now)}
-        return bool(await self._record("put_off", entry.key, token, **values))
+        values = {"key": entry.key, "token": token, "seconds": seconds, **_columns(entry), **_at(now)}
+        return bool(await self._store.run(partial(self._record, "put_off", values)))
 
     async def waiting(self, *, now: datetime | None = None) -> Waiting:
         """See ``WaitingInbox``."""
@@ -267,20 +269,16 @@ class SQLiteInbox:
 
         return self._store.run(work, write=False)
 
-    def _record(self, name: str, key: str, token: str, **values: Any) -> Awaitable[int]:
-        """Run a statement that ends a claim. Its result is the number of entries it changed."""
-
-        def work(connection: sqlite3.Connection) -> int:
-            times = self._times(connection)
-            changed = connection.execute(self._sql[name], {"key": key, "token": token, **times, **values}).rowcount
-            if changed and name != "release":
-                connection.execute(self._sql["note_record"], (times["wall"],))
-            self._tidy(connection, times)
-            return changed
-
-        return self._store.run(work)
-
     # --- in the thread ---
+
+    def _record(self, name: str, values: Mapping[str, Any], connection: sqlite3.Connection) -> int:
+        """Run a statement that ends a claim. Return the number of entries that it changed."""
+        times = self._times(connection)
+        changed = connection.execute(self._sql[name], {**times, **values}).rowcount
+        if changed and name != "release":
+            connection.execute(self._sql["note_record"], (times["wall"],))
+        self._tidy(connection, times)
+        return changed
 
     def _times(self, connection: sqlite3.Connection) -> dict[str, float]:
         """Return the times in the statements, and read the clock of retention."""
