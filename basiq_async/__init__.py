@@ -38,7 +38,8 @@ if TYPE_CHECKING:
     from .hooks import RequestEvent
     from .models import DeliveryAttempt, EnsuredWebhook, Event, EventType, Message, Secret, Webhook
     from .pagination import Page, Paginator, UnreadableItem
-    from .services.diagnosis import Diagnosis, EndpointCheck, Problem
+    from .services.diagnosis import Diagnosis, EndpointCheck
+    from .services.problems import Problem
     from .testing.transport import InMemoryTransport
     from .transports.aiohttp import AiohttpTransport
     from .transports.base import Request, Response, Transport
@@ -109,7 +110,7 @@ _LAZY = {
     "Message": "models",
     "Page": "pagination",
     "Paginator": "pagination",
-    "Problem": "services.diagnosis",
+    "Problem": "services.problems",
     "Request": "transports.base",
     "RequestEvent": "hooks",
     "Response": "transports.base",

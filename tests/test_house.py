@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 import basiq_async
-from basiq_async.services.diagnosis import ProblemCode
+from basiq_async.services.problems import ProblemCode
 from basiq_async.services.resources import RESOURCES
 from tests.cli.test_help import COMMANDS
 from tests.mutants import equivalent, not_found
@@ -195,7 +195,7 @@ def test_an_extra_is_known_everywhere(extra: str) -> None:
 @pytest.mark.parametrize(
     ("place", "but"),
     [
-        ("basiq_async/services/diagnosis.py", {"unread"}),  # a recovery says what it has not read
+        ("basiq_async/services/problems.py", {"unread"}),  # a recovery says what it has not read
         ("tests/services/test_diagnosis.py", set()),
         ("tests/cli/test_problem_lines.py", {"unread"}),
         ("tests/cli/test_lines.py", {"clock", "unread"}),  # no line sets a clock

@@ -168,7 +168,7 @@ async def trigger(
 
 def _explain_401(headers: Mapping[str, str]) -> str:
     """Return what may be wrong where a service responds 401: its clock, or its secret."""
-    from ..services.diagnosis import CLOCK_CAUSE, ahead
+    from ..services.problems import CLOCK_CAUSE, ahead
     from ..transports.responses import read_lead
 
     lead = read_lead(next((value for name, value in headers.items() if name.lower() == "date"), None))

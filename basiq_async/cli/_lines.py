@@ -13,7 +13,8 @@ from ._shell import PROGRAM
 
 if TYPE_CHECKING:
     from ..models import Webhook
-    from ..services.diagnosis import Diagnosis, Problem
+    from ..services.diagnosis import Diagnosis
+    from ..services.problems import Problem
 
 Words = tuple[str, ...]
 

@@ -16,7 +16,7 @@ from ._results import Row, cell_text
 if TYPE_CHECKING:
     from .._work.inbox_calls import InboxCalls
     from ..receiver import Inbox
-    from ..services.diagnosis import Problem
+    from ..services.problems import Problem
     from ._lines import Words
 
 

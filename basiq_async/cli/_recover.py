@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from ..client import BasiqClient
     from ..receiver import Inbox
     from ..replay import Recovery
-    from ..services.diagnosis import Problem
+    from ..services.problems import Problem
 
 
 @attrs.frozen(kw_only=True)

@@ -204,7 +204,7 @@ async def open_target(
 def tell_refusals(target: object, basiq: BasiqClient) -> None:
     """Say it if an endpoint has responded 401 to all that was posted: this clock is wrong, or the secret is."""
     from ..replay import HttpTarget
-    from ..services.diagnosis import find_clock_problem
+    from ..services.problems import find_clock_problem
 
     if isinstance(target, HttpTarget) and (refusal := target._explain_refusals()) is not None:
         clock = find_clock_problem(basiq._api.clock_lead())

@@ -11,7 +11,7 @@ from .._redaction.text import amount
 from .._work.protocol import Waiting
 from ..models import Webhook
 from ..services.coverage import Inactivity, describe_before_joining
-from ..services.diagnosis import (
+from ..services.problems import (
     Problem,
     describe_waiting,
     find_clock_problem,

@@ -35,7 +35,7 @@ from ..services.coverage import (
     types_to_cover,
 )
 from ..services.details import MOST_FOR_ACTIVITY, Details, read_activity
-from ..services.diagnosis import find_status_problem, is_inactive
+from ..services.problems import find_status_problem, is_inactive
 from ._history import History
 from ._job import Job
 from ._reading import Reading

@@ -29,18 +29,8 @@ from .coverage import (
     types_to_cover,
 )
 from .details import MOST_FOR_ACTIVITY, RawMessages, read_activity
-from .diagnosis import (
-    Attempts,
-    DiagnosedReceiver,
-    Diagnosis,
-    Lacking,
-    Look,
-    TypeDifferences,
-    cool_off_left,
-    is_inactive,
-    matches,
-    subscribed_at,
-)
+from .diagnosis import Attempts, DiagnosedReceiver, Diagnosis, Lacking, Look, TypeDifferences, cool_off_left, matches
+from .problems import is_inactive, subscribed_at
 from .resources import EVENT_TYPES, EVENTS, MESSAGES, WEBHOOKS
 
 LATELY = timedelta(hours=24)

@@ -14,7 +14,7 @@ from ..errors import ConfigurationError, ConflictError
 from ..models import EnsureAction, EnsuredWebhook, EventTypeId, Webhook
 from ._secret_keeper import SecretKeeper
 from .api import with_usable_id
-from .diagnosis import is_inactive
+from .problems import is_inactive
 from .resources import WEBHOOKS
 
 if TYPE_CHECKING:

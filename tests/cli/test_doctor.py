@@ -9,7 +9,7 @@ import pytest
 
 from basiq_async import Webhook
 from basiq_async.cli._lines import status_line  # private: the lines before they are quoted
-from basiq_async.services.diagnosis import find_status_problem
+from basiq_async.services.problems import find_status_problem
 
 from .conftest import Endpoint, Run, Served, World, write_service
 

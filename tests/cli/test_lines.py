@@ -20,7 +20,7 @@ import pytest
 
 from basiq_async._work.inbox_calls import InboxCalls
 from basiq_async.receiver import SQLiteInbox
-from basiq_async.services.diagnosis import ProblemCode
+from basiq_async.services.problems import ProblemCode
 from basiq_async.testing import Quirks
 
 from ..support.command_line import CommandResult

@@ -13,7 +13,8 @@ from basiq_async._work.failing import FailingType
 from basiq_async.cli._lines import Given, find_line, find_other_line  # private: the lines before they are quoted
 from basiq_async.receiver.protocol import Waiting
 from basiq_async.replay import Inactivity
-from basiq_async.services.diagnosis import Attempts, Lacking, Look, ProblemCode, TypeDifferences
+from basiq_async.services.diagnosis import Attempts, Lacking, Look, TypeDifferences
+from basiq_async.services.problems import ProblemCode
 
 RECEIVER, INBOX, FILE = Given("service:receiver"), Given(inbox="inbox.db"), Given(secret_file="the secret")
 STORED = Given("service:receiver", stored="basiq.secret")

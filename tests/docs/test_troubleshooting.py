@@ -19,7 +19,8 @@ from basiq_async._work.failing import FailingType
 from basiq_async.errors import BasiqError, NotFoundError, SignatureVerificationError
 from basiq_async.receiver.protocol import Waiting
 from basiq_async.replay import Inactivity
-from basiq_async.services.diagnosis import Attempts, Look, ProblemCode, TypeDifferences
+from basiq_async.services.diagnosis import Attempts, Look, TypeDifferences
+from basiq_async.services.problems import ProblemCode
 from tests.support.environment import ROOT
 
 TEXT = (ROOT / "docs" / "troubleshooting.md").read_text()

@@ -35,15 +35,8 @@ from basiq_async.services.coverage import (  # private: what a recovery notes
     Inactivity,
     coverage_note,
 )
-from basiq_async.services.diagnosis import (
-    Attempts,
-    Lacking,
-    Look,
-    ProblemCode,
-    cool_off_left,
-    describe_waiting,
-    matches,
-)
+from basiq_async.services.diagnosis import Attempts, Lacking, Look, cool_off_left, matches
+from basiq_async.services.problems import ProblemCode, describe_waiting
 from tests.services.conftest import Basiq
 from tests.support import virtual
 from tests.support.deliveries import SECRET, taking
