@@ -18,21 +18,12 @@ if TYPE_CHECKING:
     from .diagnosis import Diagnosis, EndpointCheck, Lacking
 
 _MANY_FAILURES = 0.1
-
-
 _TOLERANCE = 300.0
 """Seconds by which a receiver's clock may differ from Basiq's: by default it refuses other deliveries."""
-
-
 _LONG_WAIT = 300.0
 """Seconds after which a deferred delivery that still waits is a problem."""
-
-
 _MOST_TYPES = 5
-
-
 _WORKING = ("active", "pending-approval")
-
 
 ProblemCode = Literal[
     "clock",

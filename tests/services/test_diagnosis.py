@@ -28,7 +28,7 @@ from basiq_async import (
 from basiq_async._work.failing import FailingType
 from basiq_async.receiver import Delivery, MemoryInbox, SecretFile, UnknownEventTypeWarning, WebhookReceiver
 from basiq_async.receiver.protocol import Waiting, inbox_key
-from basiq_async.services._diagnosis_data import _Attempts  # private: thousands of messages pass in a moment
+from basiq_async.services._diagnosis_history import AttemptCount  # private: thousands of messages pass in a moment
 from basiq_async.services.coverage import (  # private: what a recovery notes
     Activity,
     Coverage,
@@ -330,7 +330,7 @@ def test_a_problem_is_its_text() -> None:
 
 
 def test_a_recovered_message_still_tells_when_the_webhook_was_disabled() -> None:
-    attempts, activity = _Attempts(NOW), Activity()
+    attempts, activity = AttemptCount(NOW), Activity()
     tries = [attempt("Failed", timedelta(minutes=minute)) for minute in range(8, 0, -1)]
     attempts.add(Message("m", message(1, *tries)), recovered=True)
     activity.see([message(1, *tries)], [])
@@ -339,7 +339,7 @@ def test_a_recovered_message_still_tells_when_the_webhook_was_disabled() -> None
 
 
 def test_the_first_failure_after_the_last_success_is_found_among_thousands() -> None:
-    attempts, activity = _Attempts(NOW), Activity()
+    attempts, activity = AttemptCount(NOW), Activity()
     for minute in range(2_100):
         status = "Success" if minute == 1_000 else "Failed"
         tries = [attempt(status, -timedelta(minutes=minute))] * (8 if status == "Failed" else 1)
@@ -571,7 +571,7 @@ def test_a_pattern_of_a_handler_matches_by_its_beginning(pattern: str, matched: 
 
 def test_of_attempts_at_one_time_the_success_is_the_newest() -> None:
     for codes_at_once in ((401, None), (None, 401), (401, 500)):
-        attempts = _Attempts(NOW)
+        attempts = AttemptCount(NOW)
         for code in codes_at_once:
             tried = {**attempt("Failed", timedelta(0)), "responseStatusCode": code}
             attempts.add(Message("m", message(1, tried)))
@@ -584,7 +584,7 @@ def test_of_attempts_at_one_time_the_success_is_the_newest() -> None:
 
 @pytest.mark.parametrize(("age", "counted"), [(timedelta(hours=24), 1), (timedelta(hours=24, seconds=1), 0)])
 def test_attempts_count_for_a_day(age: timedelta, counted: int) -> None:
-    attempts = _Attempts(NOW)
+    attempts = AttemptCount(NOW)
     attempts.add(Message("m", message(1, attempt("Failed", age))))
     assert sum(attempts.by_status.values()) == counted
     assert attempts.failed_share == (1.0 if counted else None)
