@@ -108,6 +108,10 @@ class PostgresServer:
             connection.execute(f'CREATE DATABASE "{name}" TEMPLATE "{copy_of}"')
         self.database = name
 
+    def kill(self) -> None:
+        """Stop it at once: the next start recovers."""
+        self.stop(signal.SIGQUIT)
+
     def stop(self, how: signal.Signals = signal.SIGINT) -> None:
         """Stop the server: SIGINT disconnects all clients; SIGQUIT stops at once, and the next start recovers."""
         pid_file = self.folder / "data" / "postmaster.pid"

@@ -11,7 +11,6 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
 
 from .faults import hunt
-from .real import live_in_real_seconds
 from .telling import shrink, tell
 from .world import Story, live
 
@@ -40,13 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--faults", nargs="*", help="plant each fault, or these, and count the worlds until it is found"
     )
-    parser.add_argument("--real", nargs="*", choices=("postgres", "redis"), help="worlds in real seconds, on servers")
     given = parser.parse_args(arguments)
-    if given.real is not None:
-        for kind in given.real:
-            for seed in range(given.first, given.first + given.seeds):
-                print(live_in_real_seconds(kind, seed), flush=True)
-        return 0
     if given.faults is not None:
         return hunt(given.faults, most=given.seeds, workers=given.workers)
     if given.story is not None:
