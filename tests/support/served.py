@@ -6,11 +6,12 @@ import asyncio
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, suppress
+from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager, contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Self, TypeVar
 
 from aiohttp import web
+from anyio.from_thread import start_blocking_portal
 from yarl import URL
 
 from basiq_async.testing import FakeBasiq, serve
@@ -65,40 +66,23 @@ class InThread:
     def __init__(self, context: AbstractAsyncContextManager[Any]) -> None:
         self.value: Any = None
         self._context = context
-        self._ready = threading.Event()
-        self._loop = asyncio.new_event_loop()
-        self._stop = asyncio.Event()
-        self._thread = threading.Thread(target=self._run)
+        self._stack = ExitStack()
 
     def __enter__(self) -> Self:
-        self._thread.start()
-        self._ready.wait()
-        assert self.value, "it cannot be entered"
+        self._portal = self._stack.enter_context(start_blocking_portal())
+        self.value = self._stack.enter_context(self._portal.wrap_async_context_manager(self._context))
         return self
 
     def __exit__(self, *args: object) -> None:
-        self._loop.call_soon_threadsafe(self._stop.set)
-        self._thread.join()
+        self._stack.close()
 
     def begin(self, work: Coroutine[Any, Any, T]) -> Future[T]:
         """Run something in the thread's loop."""
-        return asyncio.run_coroutine_threadsafe(work, self._loop)
+        return self._portal.start_task_soon(lambda: work)
 
     def run(self, work: Coroutine[Any, Any, T], *, seconds: float = PATIENCE) -> T:
         """The same, to its end."""
         return self.begin(work).result(seconds)
-
-    def _run(self) -> None:
-        async def main() -> None:
-            async with self._context as self.value:
-                self._ready.set()
-                await self._stop.wait()
-
-        with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
-            try:
-                runner.run(main())
-            finally:
-                self._ready.set()
 
 
 class Served(InThread):
