@@ -8,11 +8,11 @@ from urllib.parse import urlsplit
 from .._arguments import Duration, check_seconds
 from .._work.clock import Clock, LoopClock
 from ..errors import ConnectionFailedError, RequestTimeoutError
-from ..transports.base import Request, Response
+from ..transports.base import Request, Response, Transport
 from .fake._fake import FakeBasiq
 
 
-class InMemoryTransport:
+class InMemoryTransport(Transport):
     """Sends requests to a ``FakeBasiq``. The attribute ``fake`` holds it. By default it is a new one.
 
     If the fake has a ``ManualClock``, the client waits on that clock, for retries, timeouts and ``wait_until_active``.

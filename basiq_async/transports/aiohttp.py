@@ -18,7 +18,7 @@ from .._signing.signature import RESULT
 from .._wire.abridging import Abridger
 from .._work.limits import limit
 from ..errors import BasiqError, ConfigurationError, ConnectionFailedError, RequestTimeoutError, TransportError
-from .base import Request, Response, credential_of
+from .base import Request, Response, Transport, credential_of
 from .proxies import Proxies, Proxy
 
 __all__ = ["AiohttpTransport", "StatusTransport", "join_headers"]
@@ -32,7 +32,7 @@ _DRAIN_SECONDS = 0.05
 """Time for the rest of a body: enough for one that follows its head at once."""
 
 
-class AiohttpTransport:
+class AiohttpTransport(Transport):
     """Sends requests over HTTP and HTTPS.
 
     If you pass a ``session``, the transport uses it and never closes it: its cookie jar, proxies, connector and

@@ -16,6 +16,7 @@ from basiq_async.receiver import Delivery, MemoryInbox, WebhookReceiver
 from tests.support import virtual
 from tests.support.deferring import deferring, post_event
 from tests.support.deliveries import SECRET
+from tests.support.inboxes import Plain
 
 TYPES = ("transactions.updated", "consent.revoked", "user.created")
 WORK = 0.3
@@ -200,9 +201,6 @@ async def test_a_worker_looks_once_a_second_after_it_had_something_to_do_and_end
 
 @virtual.clocked
 async def test_an_inbox_that_keeps_nothing_is_not_asked_for_what_waits(caplog: pytest.LogCaptureFixture) -> None:
-    class Plain(MemoryInbox):
-        store = None  # type: ignore[assignment]
-
     inbox = Plain(clock=virtual.clock)
     async with WebhookReceiver(SECRET, inbox=inbox, webhook_id="w1", clock=virtual.clock):
         await asyncio.sleep(200)

@@ -76,10 +76,13 @@ def _class(name: str, value: type) -> Iterator[str]:
         for member in vars(owner)
         if not member.startswith("_") or member in SPECIAL
     }
+    bases = [base for base in value.__mro__[1:] if base in shown]
     for member in sorted(members):
         owner, held = members[member]
-        if owner is value or owner not in shown:
-            yield f"    {_member(member, held)}"
+        line = _member(member, held)
+        said = any(_member(member, vars(base)[member]) == line for base in bases if member in vars(base))
+        if (owner is value or owner not in shown) and not said:
+            yield f"    {line}"
 
 
 def _member(name: str, held: object) -> str:

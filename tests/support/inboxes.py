@@ -7,6 +7,7 @@ import random
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
+from inspect import isfunction
 from typing import Any, Never
 
 import pytest
@@ -34,6 +35,13 @@ def fail_in(*calls: str, error: BaseException | None = None, inbox: MemoryInbox 
     for call in calls:
         setattr(inbox, call, fail)
     return inbox
+
+
+_KEPT = ("store", "claim_due", "put_off", "waiting")
+Plain: type[Any] = type(
+    "Plain", (), {name: each for name, each in vars(MemoryInbox).items() if isfunction(each) and name not in _KEPT}
+)
+"""An inbox that keeps nothing for later."""
 
 
 class Transactional(MemoryInbox):

@@ -12,7 +12,7 @@ import attrs
 
 from ..._arguments import Duration, check_remember
 from ..._work.clock import RetentionClock, TimeSource, lease_clock
-from ..._work.protocol import MOST_UNENDED, Claim, ClaimedEntry, ClaimStatus, InboxEntry, Waiting
+from ..._work.protocol import MOST_UNENDED, Claim, ClaimedEntry, ClaimStatus, InboxEntry, Waiting, WaitingInbox
 from ..._work.schedule import ATTEMPTED, LONGEST_WAIT
 from ...errors import ConfigurationError, InboxError
 
@@ -47,7 +47,7 @@ class _Wait:
         return self.due if self.due <= now + LONGEST_WAIT else now
 
 
-class MemoryInbox:
+class MemoryInbox(WaitingInbox):
     """An inbox in the memory of one process. Its entries are lost when the process ends.
 
     An entry is kept for ``remember``: three days by default, longer than Basiq retries a delivery (22 to 66 h); None is
@@ -102,7 +102,6 @@ class MemoryInbox:
     async def claim(
         self, key: str, token: str, *, lease: float, quarantined: bool = False, transaction: bool = False
     ) -> Claim:
-        """See ``Inbox``."""
         if key not in self._quarantined if quarantined else self._is_done(key):
             return _DONE
         before = self._claims.get(key)
@@ -121,7 +120,6 @@ class MemoryInbox:
         return {key: min(count, MOST_UNENDED) for key, count in found.items() if count}
 
     async def complete(self, key: str, token: str) -> bool:
-        """See ``Inbox``."""
         if not self._may_record(key, token, completes=True):
             return False
         self._quarantined.pop(key, None)
@@ -132,7 +130,6 @@ class MemoryInbox:
         return True
 
     async def release(self, key: str, token: str, *, failed: bool = False) -> int:
-        """See ``Inbox``."""
         held, delivery = self._claims.get(key), self._quarantined.get(key)
         mine = held is not None and held.token == token
         if mine:
@@ -154,27 +151,22 @@ class MemoryInbox:
         return failures
 
     async def known(self, keys: Sequence[str]) -> Collection[str]:
-        """See ``Record``."""
         return {key for key in keys if key in self._quarantined or key in self._waiting or self._is_done(key)}
 
     async def note(self, name: str) -> str | None:
-        """See ``Record``."""
         return self._notes.get(name)
 
     async def set_note(self, name: str, text: str, *, expected: str | EllipsisType | None = ...) -> bool:
-        """See ``Record``."""
         if expected is not ... and self._notes.get(name) != expected:
             return False
         self._notes[name] = text
         return True
 
     async def known_since(self) -> datetime:
-        """See ``Inbox``."""
         _, horizon = self._retention.read()
         return datetime.fromtimestamp(max(self._known_since, horizon - self._remember), UTC)
 
     async def quarantine(self, key: str, token: str, entry: InboxEntry) -> bool:
-        """See ``Inbox``."""
         if not self._may_record(key, token) or (key in self._waiting and not entry.acknowledged):
             return False
         if key not in self._quarantined and len(self._quarantined) >= self._max_quarantined:
@@ -191,7 +183,6 @@ class MemoryInbox:
     async def entries(
         self, *, waiting: bool = False, after: InboxEntry | None = None, limit: int = 100
     ) -> Sequence[InboxEntry]:
-        """See ``Inbox``."""
         found = [wait.with_due() for wait in self._waiting.values()] if waiting else [*self._quarantined.values()]
         found.sort(key=_order)
         if after is not None:
@@ -199,7 +190,6 @@ class MemoryInbox:
         return found[:limit]
 
     async def store(self, entry: InboxEntry, *, now: datetime | None = None) -> bool:
-        """See ``WaitingInbox``."""
         key = entry.key
         if key in self._waiting or self._is_done(key):
             return False
@@ -218,7 +208,6 @@ class MemoryInbox:
         without: Collection[str] = (),
         now: datetime | None = None,
     ) -> Sequence[ClaimedEntry]:
-        """See ``WaitingInbox``."""
         moment, found = self._wall(now), list[ClaimedEntry]()
         if not limit:
             mine = [key for key in self._waiting if key in self._claims and self._claims[key].token == token]
@@ -243,7 +232,6 @@ class MemoryInbox:
         return ClaimedEntry(wait.with_due(), token, wait.attempts, datetime.fromtimestamp(moment, UTC))
 
     async def put_off(self, entry: InboxEntry, token: str, *, seconds: float, now: datetime | None = None) -> bool:
-        """See ``WaitingInbox``."""
         held, wait = self._claims.get(entry.key), self._waiting.get(entry.key)
         if held is None or held.token != token or wait is None:
             return False
@@ -253,7 +241,6 @@ class MemoryInbox:
         return True
 
     async def waiting(self, *, now: datetime | None = None) -> Waiting:
-        """See ``WaitingInbox``."""
         found = list(self._waiting.values())
         fresh = [wait.stored for wait in found if not wait.entry.failures]
         since = [wait.entry.failing_since for wait in found if wait.entry.failures]

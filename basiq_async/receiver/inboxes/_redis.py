@@ -19,7 +19,7 @@ from ..._redaction.tracebacks import UnshownText
 from ..._wire.hosts import ENCODE, is_readable_url, show_url
 from ..._work.keys import in_parts
 from ..._work.notes import read_note, write_note
-from ..._work.protocol import MOST_UNENDED, Claim, ClaimStatus, InboxEntry, unpack_entry
+from ..._work.protocol import MOST_UNENDED, Claim, ClaimStatus, Inbox, InboxEntry, unpack_entry
 from ...errors import ConfigurationError, InboxError
 from ._redis_calls import RedisCalls, text_of
 
@@ -29,7 +29,7 @@ _DAY = 86_400_000
 """Milliseconds for which the inbox knows the last worker that had a quarantined delivery: it may complete it."""
 
 
-class RedisInbox:
+class RedisInbox(Inbox):
     """An inbox in Redis, which any number of machines can share.
 
     .. code-block:: python
@@ -91,20 +91,16 @@ class RedisInbox:
     async def claim(
         self, key: str, token: str, *, lease: float, quarantined: bool = False, transaction: bool = False
     ) -> Claim:
-        """See ``Inbox``."""
         script = "claim_quarantined" if quarantined else "claim"
         return _as_claim(await self._calls.run_together(script, key, token, _milliseconds(lease), _DAY, self._remember))
 
     async def complete(self, key: str, token: str) -> bool:
-        """See ``Inbox``."""
         return bool(await self._calls.run_together("complete", key, token, self._remember))
 
     async def release(self, key: str, token: str, *, failed: bool = False) -> int:
-        """See ``Inbox``."""
         return int(await self._calls.run_together("fail" if failed else "release", key, token, self._remember))
 
     async def known(self, keys: Sequence[str]) -> Collection[str]:
-        """See ``Record``."""
         found: set[str] = set()
         for part in in_parts(keys):
             places = chain.from_iterable(self._calls.keys(key)[:2] for key in part)
@@ -123,12 +119,10 @@ class RedisInbox:
         return min(MOST_UNENDED, text_of(ended or b"").count("\n") // 2 + ran_out)
 
     async def note(self, name: str) -> str | None:
-        """See ``Record``."""
         stored = await self._calls.ask(lambda client: client.hget(self._calls.at("notes"), write_note(name)))
         return None if stored is None else read_note(stored)
 
     async def set_note(self, name: str, text: str, *, expected: str | EllipsisType | None = ...) -> bool:
-        """See ``Record``."""
         notes, field, new = self._calls.at("notes"), write_note(name), write_note(text)
         if expected is ...:
             await self._calls.ask(lambda client: client.hset(notes, field, new))
@@ -139,8 +133,6 @@ class RedisInbox:
         return bool(await self._calls.evaluate("set_note", [notes], field, new, "" if stored is None else stored))
 
     async def known_since(self) -> datetime:
-        """See ``Inbox``."""
-
         async def read() -> datetime:
             facts = await self._calls.begin()
             now = datetime.now(UTC)
@@ -165,7 +157,6 @@ class RedisInbox:
         return await self._calls.within_limit(read())
 
     async def quarantine(self, key: str, token: str, entry: InboxEntry) -> bool:
-        """See ``Inbox``."""
         values = (token, *_facts(entry), int(entry.acknowledged))
         return bool(await self._calls.run("quarantine", [key], *values))
 

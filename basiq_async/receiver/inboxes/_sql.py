@@ -19,7 +19,7 @@ from ..._storage.sql import BusyError, SQLStore, as_aware
 from ..._storage.sql_tables import LONGEST_SERVICE
 from ..._wire.hosts import ENCODE, is_readable_url, show_url, split_service
 from ..._work.notes import check_note
-from ..._work.protocol import Claim, InboxEntry, unpack_entry
+from ..._work.protocol import Claim, InboxEntry, TransactionalInbox, WaitingInbox, unpack_entry
 from ..._work.store_use import store_use
 from ..._work.tasks import run_to_completion
 from ...errors import ConfigurationError
@@ -35,7 +35,7 @@ _SERVICE = re.compile(rf"[A-Za-z0-9._-]{{0,{LONGEST_SERVICE}}}", re.ASCII)
 _EVER = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-class SQLInbox(SQLRows):
+class SQLInbox(SQLRows, WaitingInbox, TransactionalInbox):
     """An inbox in PostgreSQL or SQLite. A handler's writes and the inbox's entry commit together, or neither does.
 
     .. code-block:: python
@@ -266,7 +266,6 @@ class SQLInbox(SQLRows):
     # --- what is recorded ---
 
     async def known_since(self) -> datetime:
-        """See ``Inbox``."""
         while not (rows := await self._store.rows(self._sql["since"])):  # somebody emptied the tables
             self._store.began = None  # and the next call begins again
         [row] = rows
@@ -274,7 +273,6 @@ class SQLInbox(SQLRows):
         return max(as_aware(moment) for moment in known if moment is not None)
 
     async def quarantine(self, key: str, token: str, entry: InboxEntry) -> bool:
-        """See ``Inbox``."""
         held = await self._transactions.roll_back_mine(key, token)  # it discards the handler's writes
         if held is None and self._transactions.other(key) is not None:
             return False
@@ -288,7 +286,6 @@ class SQLInbox(SQLRows):
         return await self._record(self._sql["quarantine"], key, token, **values)
 
     async def put_off(self, entry: InboxEntry, token: str, *, seconds: float, now: datetime | None = None) -> bool:
-        """See ``WaitingInbox``."""
         self._store.check_usable()
         held = await self._transactions.roll_back_mine(entry.key, token)
         if held is None and self._transactions.other(entry.key) is not None:

@@ -21,7 +21,16 @@ from ..._wire.hosts import show_place
 from ..._work.clock import RetentionClock, TimeSource, in_seconds, lease_clock
 from ..._work.keys import in_parts
 from ..._work.notes import check_note, read_note, write_note
-from ..._work.protocol import MOST_UNENDED, Claim, ClaimedEntry, ClaimStatus, InboxEntry, Waiting, unpack_entry
+from ..._work.protocol import (
+    MOST_UNENDED,
+    Claim,
+    ClaimedEntry,
+    ClaimStatus,
+    InboxEntry,
+    Waiting,
+    WaitingInbox,
+    unpack_entry,
+)
 from ..._work.schedule import LONGEST_WAIT
 from ...errors import ConfigurationError
 
@@ -33,7 +42,7 @@ _CLOCK_EVERY = 60.0
 """Seconds between two writes of the clock's time, for the other processes and the next one."""
 
 
-class SQLiteInbox:
+class SQLiteInbox(WaitingInbox):
     """An inbox in a SQLite file. The processes of one machine share it, and it survives a crash.
 
     .. code-block:: python
@@ -92,8 +101,6 @@ class SQLiteInbox:
     async def claim(
         self, key: str, token: str, *, lease: float, quarantined: bool = False, transaction: bool = False
     ) -> Claim:
-        """See ``Inbox``."""
-
         def work(connection: sqlite3.Connection) -> Claim:
             times = self._times(connection)
             # What becomes of an attempt is remembered for as long as what was handled.
@@ -115,12 +122,9 @@ class SQLiteInbox:
         return await self._store.run(work)
 
     async def complete(self, key: str, token: str) -> bool:
-        """See ``Inbox``."""
         return bool(await self._store.run(partial(self._record, "complete", {"key": key, "token": token})))
 
     async def release(self, key: str, token: str, *, failed: bool = False) -> int:
-        """See ``Inbox``."""
-
         def work(connection: sqlite3.Connection) -> int:
             values = {**self._times(connection), "key": key, "token": token}
             if not connection.execute(self._sql["fail"], values).rowcount:
@@ -135,7 +139,6 @@ class SQLiteInbox:
         return 0
 
     async def known(self, keys: Sequence[str]) -> Collection[str]:
-        """See ``Record``."""
         found: set[str] = set()
         for part in in_parts(keys):
             found.update(row[0] for row in await self._read("known", list, keys=json.dumps(part)))
@@ -149,7 +152,6 @@ class SQLiteInbox:
         return found
 
     async def note(self, name: str) -> str | None:
-        """See ``Record``."""
         values = {"name": write_note(name)}
         row = await self._store.run(
             lambda connection: connection.execute(self._sql["find_note"], values).fetchone(), write=False
@@ -157,7 +159,6 @@ class SQLiteInbox:
         return row and read_note(row[0])
 
     async def set_note(self, name: str, text: str, *, expected: str | EllipsisType | None = ...) -> bool:
-        """See ``Record``."""
         key, value = write_note(name), write_note(text)
 
         def work(connection: sqlite3.Connection) -> bool:
@@ -171,7 +172,6 @@ class SQLiteInbox:
         return await self._store.run(work)
 
     async def known_since(self) -> datetime:
-        """See ``Inbox``."""
         return await self._read("since", lambda rows: _time(rows[0][0]), remember=self._remember)
 
     async def last_recorded(self) -> datetime | None:
@@ -179,7 +179,6 @@ class SQLiteInbox:
         return await self._read("last_recorded", lambda rows: None if rows[0][0] is None else _time(rows[0][0]))
 
     async def quarantine(self, key: str, token: str, entry: InboxEntry) -> bool:
-        """See ``Inbox``."""
         values = {
             "key": key,
             "token": token,
@@ -193,12 +192,10 @@ class SQLiteInbox:
     async def entries(
         self, *, waiting: bool = False, after: InboxEntry | None = None, limit: int = 100
     ) -> Sequence[InboxEntry]:
-        """See ``Inbox``."""
         at, key = (-math.inf, "") if after is None else (after.quarantined_at.timestamp(), after.key)
         return await self._read("list_waiting" if waiting else "entries", _entries, at=at, key=key, limit=limit)
 
     async def store(self, entry: InboxEntry, *, now: datetime | None = None) -> bool:
-        """See ``WaitingInbox``."""
         values = {"key": entry.key, **_columns(entry), **_at(now)}
         return bool(await self._store.run(partial(self._record, "store", values)))
 
@@ -212,7 +209,6 @@ class SQLiteInbox:
         without: Collection[str] = (),
         now: datetime | None = None,
     ) -> Sequence[ClaimedEntry]:
-        """See ``WaitingInbox``."""
         types = json.dumps([write_note(each) for each in without])
         place = {"limit": limit, "retries": retries, "without": types, **_at(now)}
 
@@ -237,12 +233,10 @@ class SQLiteInbox:
         return await self._store.run(take)
 
     async def put_off(self, entry: InboxEntry, token: str, *, seconds: float, now: datetime | None = None) -> bool:
-        """See ``WaitingInbox``."""
         values = {"key": entry.key, "token": token, "seconds": seconds, **_columns(entry), **_at(now)}
         return bool(await self._store.run(partial(self._record, "put_off", values)))
 
     async def waiting(self, *, now: datetime | None = None) -> Waiting:
-        """See ``WaitingInbox``."""
         [row] = await self._read("waiting", list, **_at(now))
         return Waiting(count=row[0], fresh=row[1], size=row[2], age=row[3], failing_age=row[4])
 

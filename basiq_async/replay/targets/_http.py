@@ -25,13 +25,14 @@ from ...transports.aiohttp import StatusTransport
 from ...transports.base import Request, Response
 from ...transports.responses import parse_retry_after
 from ...transports.retry import Retrying, RetryPolicy
+from ._base import Target
 
 _ASKING_FOR_PATIENCE = (429, 503)
 NOT_HANDLED = (Result.DUPLICATE, Result.QUARANTINED, Result.IGNORED)
 """The results with which a receiver acknowledges a delivery that it has not handled now, nor will."""
 
 
-class HttpTarget:
+class HttpTarget(Target):
     """Posts each message to ``url`` as Basiq does: the payload as JSON, with the message's own ``webhook-id``, a new
     timestamp, and a new signature. Use it as ``async with HttpTarget(url, secret) as target``.
 

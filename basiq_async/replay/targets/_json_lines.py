@@ -17,10 +17,12 @@ from ..._storage.file_locks import lock_file
 from ..._storage.private_files import open_private, replace_private
 from ..._wire.writing import write_json
 from ..._work.ids import IdSet, digest_of
+from ..._work.protocol import Record
 from ..._work.tasks import run_to_completion, wait_uncancelled
 from ...errors import ConfigurationError, JobInUseError, RecordError
 from ...models import Message
 from .._sources import UnreadableMessage, as_object, plain_id
+from ._base import BulkTarget
 
 _quick_dumps: Callable[[Any], bytes] | None = None
 with suppress(ImportError):
@@ -44,7 +46,7 @@ class _Note:
     last: str
 
 
-class JSONLinesTarget:
+class JSONLinesTarget(BulkTarget, Record):
     """Appends each message, as Basiq sent it, to a file: one JSON object a line. May be used as ``async with``.
 
     The file is its own record: a run reads the ids in it, and appends what is not there. So after any kill each message

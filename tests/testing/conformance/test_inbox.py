@@ -16,6 +16,7 @@ from basiq_async.testing.conformance import _inbox as suite  # private: to see t
 from basiq_async.testing.conformance._inbox_model import WALKED, random_walks  # private: what a walk leaves out
 from basiq_async.testing.conformance._inbox_workers import Workers, cancel_after  # private: single calls
 from tests.support import inbox_stress
+from tests.support.inboxes import Plain
 from tests.support.real_time import PATIENCE
 
 from .broken_inboxes import FAULTS, FOUND_BY, check, found_by, make_broken
@@ -27,9 +28,6 @@ async def test_the_suite_can_pass_the_time_on_the_inboxs_own_clock() -> None:
 
 
 async def test_an_inbox_that_keeps_nothing_for_later_is_not_asked_about_that() -> None:
-    class Plain(MemoryInbox):
-        store = None
-
     class Keeping(Plain):
         async def release(self, key: str, token: str) -> None:
             pass
