@@ -9,12 +9,11 @@ import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TypeVar
 
 from .._redaction.tracebacks import UnshownText, hide_arguments
 from .._storage.file_locks import try_lock_beside
-from .._storage.private_files import check_private, open_new, replace_private
+from .._storage.private_files import check_private, lasting_path, open_new, replace_private
 from .._work.clock import TimeSource
 from .._work.limits import limit
 from ..errors import ConfigurationError
@@ -57,7 +56,7 @@ class SecretFile(OwnStore):
     __slots__ = ("_clock", "_warned", "path")
 
     def __init__(self, path: str | os.PathLike[str], *, clock: TimeSource | None = None) -> None:
-        self.path = Path(path)
+        self.path = lasting_path(path)
         self._clock = clock
         self._warned = False
 

@@ -9,6 +9,8 @@ from contextlib import suppress
 from glob import escape
 from pathlib import Path
 
+from ..errors import ConfigurationError
+
 _OURS = 0o600
 _ABANDONED = 3600.0
 """Seconds after which a draft is of a process that was killed: it takes a moment to write one."""
@@ -16,6 +18,20 @@ _NO_LINKS = getattr(os, "O_NOFOLLOW", 0)
 _BINARY = getattr(os, "O_BINARY", 0)
 _NO_WAIT = getattr(os, "O_NONBLOCK", 0)
 """So that a named pipe in the file's place is refused, and not waited for."""
+
+
+def lasting_path(path: str | os.PathLike[str]) -> Path:
+    """Return a path that means the same file when the process changes its working directory.
+
+    Raises ``ConfigurationError`` for a relative path if that directory is gone.
+    """
+    try:
+        return Path(path).absolute()
+    except OSError:
+        raise ConfigurationError(
+            f"the path {os.fspath(path)!r} is relative to the working directory, which does not exist any more: pass "
+            "an absolute one"
+        ) from None
 
 
 def create_private(path: str) -> bool:

@@ -15,7 +15,7 @@ from .._redaction.tracebacks import drop_tracebacks
 from .._work.failures import failure_text
 from .._work.store_use import NO_INBOX, store_use
 from ..errors import ConfigurationError, InboxError
-from .private_files import check_private, create_private
+from .private_files import check_private, create_private, lasting_path
 
 _Identity = tuple[int, int]
 _BESIDE = ("-journal", "-wal", "-shm")
@@ -50,7 +50,7 @@ class SQLiteFile:
         no_file = not isinstance(text, str) or not text or "\0" in text
         if no_file or text.startswith((":memory:", "file:")):
             raise ConfigurationError("path must be the path of a file on a local disk, for the inbox")
-        self.path = text
+        self.path = str(lasting_path(text))
         self.kind = kind
         self.use = store_use.get()
         self.for_a_look = False
@@ -121,7 +121,7 @@ class SQLiteFile:
         elif isinstance(exc, OSError):
             said = (
                 f"cannot be opened: {exc.strerror or exc}. Pass the path of a file that this process may write: is "
-                f"there a folder {Path(self.path).absolute().parent}?"
+                f"there a folder {Path(self.path).parent}?"
             )
         elif isinstance(exc, (ValueError, TypeError, KeyError)):  # rows that this library did not write
             said = _DAMAGED.format(error=type(exc).__name__)
@@ -134,14 +134,14 @@ class SQLiteFile:
 
     def _is_disk_full(self) -> bool:
         try:
-            return shutil.disk_usage(Path(self.path).absolute().parent).free == 0
+            return shutil.disk_usage(Path(self.path).parent).free == 0
         except OSError:
             return False
 
     def _connect(self, timeout: float) -> tuple[sqlite3.Connection, bool]:
         """Return a connection, and whether the file is empty."""
         self._check_before_opening()
-        look = f"{Path(self.path).absolute().as_uri()}?mode=ro"
+        look = f"{Path(self.path).as_uri()}?mode=ro"
         self.for_a_look = False
         if self.use == "look" and self._has_log():
             return self._connect_to(look, timeout)

@@ -258,7 +258,7 @@ async def test_no_frame_of_an_error_shows_what_is_in_the_file(
 
 
 def test_it_shows_its_path_and_is_equal_to_another_of_that_path() -> None:
-    assert repr(SecretFile("a/secret")) == "SecretFile('a/secret')"
+    assert repr(SecretFile("/a/secret")) == "SecretFile('/a/secret')"
     assert SecretFile("a/secret") == SecretFile(Path("a/secret"))
     assert len({SecretFile("a"), SecretFile("a"), SecretFile("b")}) == 2
     assert SecretFile("a") != "a"

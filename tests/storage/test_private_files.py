@@ -4,9 +4,11 @@ import os
 import stat
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from basiq_async import ConfigurationError
 from basiq_async._storage.private_files import (
     check_private,
     create_private,
@@ -15,6 +17,8 @@ from basiq_async._storage.private_files import (
     read_private,
     replace_private,
 )
+from basiq_async.receiver import SecretFile, SQLiteInbox
+from basiq_async.replay import JSONLinesTarget
 
 APPEND = os.O_RDWR | os.O_CREAT
 
@@ -147,3 +151,21 @@ def test_a_private_file_is_read(tmp_path: Path) -> None:
     path.chmod(0o644)
     with pytest.raises(PermissionError):
         read_private(str(path))
+
+
+@pytest.mark.parametrize("make", [SQLiteInbox, SecretFile, JSONLinesTarget])
+async def test_a_relative_path_stays_in_the_folder_in_which_it_was_named(
+    make: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    thing = make("a file")
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    assert repr(thing) == f"{make.__name__}({str(tmp_path / 'a file')!r})"
+    if isinstance(thing, SQLiteInbox):
+        await thing.check()
+        await thing.aclose()
+        assert (tmp_path / "a file").is_file()
+    (tmp_path / "gone").rmdir()
+    with pytest.raises(ConfigurationError, match="working directory, which does not exist any more"):
+        make("another file")

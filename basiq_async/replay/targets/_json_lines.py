@@ -14,7 +14,7 @@ from typing import Any, BinaryIO, Self
 import attrs
 
 from ..._storage.file_locks import lock_file
-from ..._storage.private_files import open_private, replace_private
+from ..._storage.private_files import lasting_path, open_private, replace_private
 from ..._wire.writing import write_json
 from ..._work.ids import IdSet, digest_of
 from ..._work.protocol import Record
@@ -65,6 +65,7 @@ class JSONLinesTarget(BulkTarget, Record):
         self._path = os.fspath(path)
         if not isinstance(self._path, str) or not self._path or "\0" in self._path:
             raise ConfigurationError("path must be the path of a file")
+        self._path = str(lasting_path(self._path))
         self._note_path = self._path + ".note"
         self._overwrite = overwrite
         self._lines: list[bytes] = []
