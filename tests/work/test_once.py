@@ -63,6 +63,8 @@ class Watched(MemoryInbox):
         super().__init__(clock=virtual.clock)
         self.hooks = hooks
         self.calls: list[tuple[str, float]] = []
+        self.asked: list[tuple[float, bool]] = []
+        """Of each claim, the lease, and whether it is by a transaction."""
 
     @property
     def claims(self) -> list[float]:
@@ -71,6 +73,7 @@ class Watched(MemoryInbox):
     async def claim(
         self, key: str, token: str, *, lease: float, quarantined: bool = False, transaction: bool = False
     ) -> Claim:
+        self.asked.append((lease, transaction))
         claim = await super().claim(key, token, lease=lease, quarantined=quarantined, transaction=transaction)
         await self._end("claim")
         return claim
@@ -486,6 +489,26 @@ async def test_a_transaction_that_ended_before_its_commit_is_the_storages_failur
     assert await inbox.is_free()
 
 
+@pytest.mark.parametrize(
+    ("session", "leaves_trace", "asked"),
+    [
+        (False, False, [(LEASE, False)]),
+        (False, True, [(LEASE, False)]),
+        (True, False, [(LEASE, True)]),
+        (True, True, [(99.0, False), (LEASE, True)]),
+    ],
+)
+@virtual.clocked
+async def test_work_with_a_session_is_claimed_by_its_transaction_and_first_by_a_lease_if_it_leaves_a_trace(
+    session: bool, leaves_trace: bool, asked: list[tuple[float, bool]]
+) -> None:
+    inbox = Transactional()
+    units = owner(inbox, trace_lease=99.0)
+    units.leaves_trace = leaves_trace
+    ending = await unit(units, work, session=inbox if session else None).handle_once()
+    assert (ending.how, inbox.asked) == (AttemptResult.HANDLED, asked)
+
+
 @virtual.clocked
 async def test_the_claim_of_a_transaction_is_not_renewed() -> None:
     inbox = Transactional()
@@ -652,7 +675,19 @@ async def test_an_inbox_that_cancels_itself_has_failed(call: str, how: AttemptRe
         one.doing = fails(ValueError("no"))
     ending = await one.handle_once()
     assert ending.how is how
-    assert InboxError in (type(ending.error), *map(type, one.reported))
+    assert "the inbox awaited something that was cancelled" in [str(each) for each in (ending.error, *one.reported)]
+
+
+@virtual.clocked
+async def test_a_call_of_the_inbox_that_a_loop_cancels_because_it_shuts_down_is_made_again() -> None:
+    inbox = Watched(complete=takes(1))
+    units = owner(inbox)
+    caller = asyncio.create_task(unit(units, work).handle_once())
+    await asyncio.sleep(0.5)
+    for task in units.tasks:
+        task.cancel()
+    assert (await caller).how is AttemptResult.HANDLED
+    assert await inbox.known([KEY])
 
 
 @pytest.mark.parametrize(("call", "reported"), [("work", 1), ("claim", 0)])
