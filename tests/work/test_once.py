@@ -265,9 +265,10 @@ async def test_work_that_outlasts_its_lease_is_told_if_another_worker_has_handle
     ]
 
 
+@pytest.mark.parametrize("renew", [False, True])
 @virtual.clocked
-async def test_a_unit_that_has_ended_is_freed() -> None:
-    one = unit(owner(Watched()), work)
+async def test_a_unit_that_has_ended_is_freed(renew: bool) -> None:
+    one = unit(owner(Watched(), renew=renew), work)
     await one.handle_once()
     found = weakref.ref(one)
     del one
@@ -699,6 +700,30 @@ async def test_a_claim_that_stays_is_reported_unless_it_may_not_have_been_made(c
     ending = await one.handle_once()
     assert ending.how is (AttemptResult.FAILED if call == "work" else AttemptResult.UNAVAILABLE)
     assert [type(each) for each in one.reported] == [InboxError] * reported
+
+
+# --- attempts without an end ---
+
+
+@virtual.clocked
+async def test_events_of_which_an_attempt_had_no_end_are_handled_one_after_the_other() -> None:
+    inbox, units, under_way = Watched(), list[Event](), list[int]()
+
+    async def count() -> str:
+        under_way.append(1)
+        await asyncio.sleep(1)
+        under_way.append(-1)
+        return "done"
+
+    for key in ("one", "two", "three"):
+        await inbox.claim(key, "killed", lease=1)
+        units.append(unit(owner(inbox), count, key))
+        units[-1].key, units[-1].patience = key, 60
+    await asyncio.sleep(2)
+    units[2].can_be_alone = False
+    endings = await asyncio.gather(*(each.handle_once() for each in units))
+    assert [each.how for each in endings] == [AttemptResult.HANDLED] * 2 + [AttemptResult.ALONE]
+    assert under_way == [1, -1, 1, -1]
 
 
 # --- claims that no worker got ---
