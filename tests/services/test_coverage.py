@@ -10,7 +10,18 @@ import pytest
 
 from basiq_async import Message
 from basiq_async._wire.order import raw_time
-from basiq_async.services.coverage import Activity, Coverage, Inactivity, is_passed_over, is_recent
+from basiq_async._work.inbox_calls import InboxCalls
+from basiq_async.receiver import MemoryInbox
+from basiq_async.services.coverage import (
+    Activity,
+    Coverage,
+    Inactivity,
+    LiveSince,
+    coverage_note,
+    is_passed_over,
+    is_recent,
+    read_coverage,
+)
 
 NOON = datetime(2026, 1, 5, 12, tzinfo=UTC)
 
@@ -182,6 +193,23 @@ def test_a_new_webhook_was_not_active_since_one_of_its_service_that_is_gone_was_
         assert own.inherit(former, ()) == own, "a recovery has read it"
 
 
+@pytest.mark.parametrize(("own", "others", "asked"), [(None, "v", 1), (None, "", 0), (Coverage(at(3)), "v", 0)])
+async def test_which_webhooks_are_active_is_asked_where_a_new_one_inherits(
+    own: Coverage | None, others: str, asked: int
+) -> None:
+    calls, times = InboxCalls(MemoryInbox(), 1.0), []
+    await calls.set_note(coverage_note("v"), Coverage(at(0)).write())
+    if own is not None:
+        await calls.set_note(coverage_note("w"), own.write())
+
+    async def find_working() -> tuple[str, ...]:
+        times.append(1)
+        return ()
+
+    found = await read_coverage(calls, "w", ("w", *others), find_working, now=lambda: at(9))
+    assert (found.seen_inactive, len(times)) == (at(0) if asked else None, asked)
+
+
 def test_recoveries_of_a_new_webhook_begin_where_those_of_the_others_do() -> None:
     others = {"v": Coverage(at(5), begins=at(1)), "u": Coverage(at(5), begins=at(2))}
     assert Coverage().inherit(others, ("v", "u")).begins == at(2)
@@ -338,6 +366,31 @@ def test_the_clocks_of_basiq_and_the_inbox_may_differ_by_five_minutes(minutes: f
     undated = Message("m", {"id": "m", "attempts": [{"status": "Success"}]})
     assert is_passed_over(undated, NOON - timedelta(days=9)) is None, "it is unknown when it was delivered"
     assert is_passed_over(undated, None) is True
+
+
+@pytest.mark.parametrize(
+    ("minutes", "acknowledged", "named"),
+    [
+        *((4.9, None, False), (5, None, True), (124.9, None, True), (125, None, False)),
+        *((59, at(1), False), (60, at(1), True), (5, at(0), True)),
+    ],
+)
+def test_what_was_delivered_before_its_webhook_joined_is_named_if_its_service_was_live(
+    minutes: float, acknowledged: datetime | None, named: bool
+) -> None:
+    since, delivered = LiveSince(webhook=at(2), service=at(0)), at(minutes / 60)
+    message = Message("m", tried(-9, minutes / 60, status="Success"))
+    assert since.delivered_before_joining(message, acknowledged) == (delivered if named else None)
+    assert LiveSince(webhook=at(2)).delivered_before_joining(message, acknowledged) is None
+    for other in (tried(1), {"id": "m", "attempts": [{"status": "Success"}]}):
+        assert since.delivered_before_joining(Message("m", other), None) is None
+
+
+def test_what_a_job_had_noted_and_lost_is_forgotten_unless_a_person_says_since_when_all_is_wanted() -> None:
+    found = Coverage(gone_before=at(0))
+    assert [found.is_forgotten(each) for each in (None, at(-1), at(0))] == [True, True, False]
+    assert not attrs.evolve(found, begins=at(-9)).is_forgotten(at(-1))
+    assert not Coverage().is_forgotten(None)
 
 
 @pytest.mark.parametrize("count", [7, 8, 9])
