@@ -363,7 +363,7 @@ class RecoveryRun:
             if isinstance(message, UnreadableMessage) or not self._history.has_handler(message):
                 return True  # the target says so
             time, found = item_time(message), [self._history.judge(message, early=early)]
-            if coverage.begins is not None or coverage.others or coverage.gone_before is not None:
+            if coverage.begins is not None or coverage.others:
                 is_told = time is not None or message.delivered is not None
                 found.append(not unwanted(message) if is_told else None)
             if not self._also_delivered:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import random
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
-from itertools import combinations, product
+from itertools import combinations, pairwise, product
 from typing import Any
 
 import attrs
@@ -364,6 +365,30 @@ async def test_a_list_that_begins_with_the_newest_is_read_back_only_as_far_as_th
     assert newest.alone[2] <= 8 * 12
     oldest = await recover_often(quirks(listed), 1_200, runs=3, every=3_600, page_size=50)
     assert (oldest.pages[2] >= 24, oldest.alone[2]) == (True, 0)
+
+
+async def test_a_recovery_forgets_what_was_remembered_of_messages_that_are_not_listed_any_more() -> None:
+    class Hiding(InMemoryTransport):
+        hides = False
+
+        async def send(self, request: Request, /) -> Response:
+            response = await super().send(request)
+            if not (self.hides and request.url.partition("?")[0].endswith("/messages")):
+                return response
+            listed = json.loads(response.body)
+            return attrs.evolve(response, body=json.dumps({**listed, "data": listed["data"][:15]}).encode())
+
+    fake = FakeBasiq(quirks=quirks("absent"))
+    webhook_id, transport, inbox, alone = fake.seed_messages(40), Hiding(fake), MemoryInbox(), [0]
+
+    async def handle(message: object) -> None: ...
+
+    async with BasiqClient(fake.api_key, transport=transport) as client:
+        for hides in (False, False, True, False):
+            transport.hides = hides
+            await recover(client, webhook_id, handle, inbox=inbox)
+            alone.append(asked(fake)[1])
+    assert [after - before for before, after in pairwise(alone)] == [40, 0, 0, 25]
 
 
 async def test_a_recovery_that_stops_early_forgets_nothing_of_what_it_did_not_read() -> None:

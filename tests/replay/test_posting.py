@@ -15,7 +15,7 @@ from aiohttp.test_utils import TestServer
 
 from basiq_async import ConfigurationError, RetryPolicy
 from basiq_async.receiver import MemoryInbox
-from basiq_async.replay import HttpTarget, Recovery
+from basiq_async.replay import HttpTarget, Recovery, limit
 from tests.support.worlds import World, a_world
 
 
@@ -111,6 +111,9 @@ async def test_what_failed_at_the_service_is_counted_and_only_its_receiver_tries
         s.fails = True
         found = await s.post()  # the service quarantines them, and acknowledges them
         assert (found.handled, found.quarantined, found.at_service, found.finished) == (0, 0, 2, False)
+        async with s.target() as target:
+            part = await s.recover(target, inbox=s.inbox, where=limit(1))
+            assert (part.at_service, part.events) == (2, None), "the events were not read"
         assert found.messages.skipped == {"quarantined": 2}
         again = await s.post()
         assert (again.handled, again.at_service, again.finished) == (0, 2, False), "they stay there"

@@ -341,6 +341,13 @@ async def test_a_recovery_notes_that_the_webhook_was_disabled_meanwhile(world: W
     assert Coverage.read(await inbox.note(coverage_note(world.webhook_id))).seen_inactive is not None
 
 
+async def test_what_a_person_says_is_noted_before_the_lists_are_read_to_their_ends(world: World) -> None:
+    await world.emit(2, status=500)
+    inbox, moment = MemoryInbox(), world.fake.clock()
+    await world.recover(world.handle, inbox=inbox, where=limit(1), acknowledged=moment)
+    assert Coverage.read(await inbox.note(coverage_note(world.webhook_id))).acknowledged == moment
+
+
 async def test_events_from_before_a_type_was_subscribed_are_passed(world: World) -> None:
     receiver = world.receiver()
     other = await world.fake.emit("consent.revoked")

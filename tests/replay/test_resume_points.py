@@ -410,6 +410,28 @@ async def test_each_item_is_counted_and_noted_once() -> None:
     await reading.aclose()
 
 
+async def test_a_reading_that_is_closed_cancels_the_request_for_the_next_page() -> None:
+    job, cancelled = a_job(100), list[str]()
+    fetch = job.lists.fetch
+
+    async def hang(url: str) -> Any:
+        if not job.lists.requests:
+            return await fetch(url)
+        try:
+            return await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            cancelled.append(url)
+            raise
+
+    job.lists.fetch = hang  # type: ignore[method-assign]
+    reading = job.reading()
+    await reading.advance()
+    await asyncio.sleep(0)
+    await reading.aclose()
+    await asyncio.sleep(0)
+    assert len(cancelled) == 1
+
+
 @pytest.mark.parametrize(
     ("link", "said"), [("?next=10&0-1", "loops"), ("https://elsewhere.example/events", "not followed")]
 )

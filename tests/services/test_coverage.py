@@ -18,6 +18,7 @@ from basiq_async.services.coverage import (
     Inactivity,
     LiveSince,
     coverage_note,
+    describe_before_joining,
     is_passed_over,
     is_recent,
     read_coverage,
@@ -391,6 +392,14 @@ def test_what_a_job_had_noted_and_lost_is_forgotten_unless_a_person_says_since_w
     assert [found.is_forgotten(each) for each in (None, at(-1), at(0))] == [True, True, False]
     assert not attrs.evolve(found, begins=at(-9)).is_forgotten(at(-1))
     assert not Coverage().is_forgotten(None)
+    told, untold, now = Activity(), Activity(), at(9) + timedelta(days=7)
+    see(untold, [{"id": "m"}])
+    assert [found.find_unknown_reach(each, now) for each in (told, untold)] == [at(0), at(9)]
+
+
+def test_what_is_to_be_acknowledged_of_it_is_a_moment_after_the_last_delivery() -> None:
+    assert "pass the time as acknowledged" in describe_before_joining(2, None)
+    assert "pass a time after 2026-01-05 12:00:00 UTC as acknowledged" in describe_before_joining(2, at(0))
 
 
 @pytest.mark.parametrize("count", [7, 8, 9])

@@ -12,6 +12,7 @@ from datetime import UTC, datetime, timedelta
 from functools import cache, partial
 from pathlib import Path
 
+import attrs
 import pytest
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
@@ -191,6 +192,22 @@ async def test_an_inbox_says_when_an_event_was_handled(engine: AsyncEngine) -> N
         moment = await inbox.handled_at("k")
         assert moment is not None
         assert abs(datetime.now(UTC) - moment) < timedelta(hours=1)
+
+
+@pytest.mark.parametrize("url", ["asyncpg", "aiosqlite"], indirect=True)
+async def test_it_last_recorded_something_when_the_newest_event_was_handled_or_quarantined(url: str) -> None:
+    table, moment = new_table(), datetime(2026, 1, 5, tzinfo=UTC)
+    async with engine_of(url) as engine, SQLInbox(engine, table=table) as inbox:
+        assert await inbox.last_recorded() is None
+        for key in ("new", "old"):
+            await inbox.complete(key, "a")
+        await run(engine, f"UPDATE {table} SET handled_at = '2025-01-05 00:00:00.000000' WHERE key = 'old'")
+        await run(engine, f"UPDATE {table} SET handled_at = '2026-01-04 00:00:00.000000' WHERE key = 'new'")
+        assert await inbox.last_recorded() == moment - timedelta(days=1)
+        for key, days in (("first", 0), ("second", -9)):
+            entry = attrs.evolve(quarantined_delivery(key), quarantined_at=moment + timedelta(days=days))
+            await inbox.quarantine(key, "a", entry)
+        assert await inbox.last_recorded() == moment
 
 
 # --- what goes wrong ---
