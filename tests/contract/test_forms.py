@@ -63,78 +63,55 @@ def contradictions(spec: Mapping[str, Any]) -> Iterator[tuple[str, str, str, str
                 continue
             for status, response in operation["responses"].items():
                 for content in _resolve(spec, response).get("content", {}).values() if status.startswith("2") else ():
-                    schema = dict(_schema_parts(spec, content.get("schema", {}), ""))
-                    for example in content.get("examples", {}).values():
-                        shown = dict(_example_parts(example["value"], ""))
-                        yield from _compare(f"{method.upper()} {path}", schema, shown)
-                    beside = dict(_examples_beside(spec, content.get("schema", {}), ""))
-                    yield from _compare(f"{method.upper()} {path}", {part: schema[part] for part in beside}, beside)
+                    schema = content.get("schema", {})
+                    says = dict(_parts(_sample(spec, schema)))
+                    examples = [each["value"] for each in content.get("examples", {}).values()]
+                    for example in (*examples, _sample(spec, schema, with_examples=True)):
+                        for row in _differ(says, dict(_parts(example))):
+                            yield f"{method.upper()} {path}", *row
 
 
-def _compare(
-    operation: str, schema: Mapping[str, str], shown: Mapping[str, str]
-) -> Iterator[tuple[str, str, str, str]]:
-    for part in {**schema, **shown}:
-        says, shows = schema.get(part, "-"), shown.get(part, "-")
+def _differ(says: Mapping[str, str], shows: Mapping[str, str]) -> Iterator[tuple[str, str, str]]:
+    for part in {**says, **shows}:
+        one, other = says.get(part, "-"), shows.get(part, "-")
         outer = part.rpartition(".")[0].removesuffix("[]")
-        is_within = schema.get(outer) != shown.get(outer)  # then the outer part is the form
-        if says != shows and (not is_within or " or " in shows) and "links" not in part and part != "type":
-            yield operation, part, says, shows
+        is_within = says.get(outer) != shows.get(outer)  # then the outer part is the form
+        if one != other and (not is_within or " or " in other) and "links" not in part and part != "type":
+            yield part, one, other
 
 
-def _schema_parts(spec: Mapping[str, Any], schema: Mapping[str, Any], part: str) -> Iterator[tuple[str, str]]:
+def _sample(spec: Mapping[str, Any], schema: Mapping[str, Any], *, with_examples: bool = False) -> Any:
+    """Return a value of a schema; ``with_examples``: those that stand beside its properties."""
     schema = _resolve(spec, schema)
-    if part:
-        yield part, _kind_of_schema(spec, schema)
-    for name, inner in schema.get("properties", {}).items():
-        yield from _schema_parts(spec, inner, f"{part}.{name}" if part else name)
-    if (items := _resolve(spec, schema.get("items", {}))).get("properties"):
-        for name, inner in items["properties"].items():
-            yield from _schema_parts(spec, inner, f"{part}[].{name}")
-
-
-def _examples_beside(spec: Mapping[str, Any], schema: Mapping[str, Any], part: str) -> Iterator[tuple[str, str]]:
-    """Yield the kinds of the examples that stand beside the properties of a schema."""
-    schema = _resolve(spec, schema)
-    if "example" in schema and part:
-        yield part, _kind_of_value([schema["example"]])
-    for name, inner in schema.get("properties", {}).items():
-        yield from _examples_beside(spec, inner, f"{part}.{name}" if part else name)
-    for name, inner in _resolve(spec, schema.get("items", {})).get("properties", {}).items():
-        yield from _examples_beside(spec, inner, f"{part}[].{name}")
-
-
-def _kind_of_schema(spec: Mapping[str, Any], schema: Mapping[str, Any]) -> str:
+    if with_examples and "example" in schema:
+        return schema["example"]
     if "items" in schema:
-        return f"array of {_kind_of_schema(spec, _resolve(spec, schema['items']))}"
-    kind = schema.get("type") or ("object" if "properties" in schema else "anything")
-    return {"string": "text", "integer": "number"}.get(kind, kind)
+        return [_sample(spec, schema["items"], with_examples=with_examples)]
+    if "properties" in schema:
+        return {name: _sample(spec, each, with_examples=with_examples) for name, each in schema["properties"].items()}
+    return {"string": "", "integer": 0, "number": 0, "boolean": True, "object": {}}.get(schema.get("type", ""))
 
 
-def _example_parts(value: Any, part: str) -> Iterator[tuple[str, str]]:
+def _parts(value: Any, part: str = "") -> Iterator[tuple[str, str]]:
+    """Yield the parts of a value, such as ``data[].id``, each with its kind."""
     if part:
-        yield part, _kind_of_value([value])
+        yield part, _kind_of([value])
     if isinstance(value, dict):
         for name, inner in value.items():
-            yield from _example_parts(inner, f"{part}.{name}" if part else name)
+            yield from _parts(inner, f"{part}.{name}" if part else name)
     elif isinstance(value, list):
         names = dict.fromkeys(name for each in value if isinstance(each, dict) for name in each)
         for name in names:
             inner = [each[name] for each in value if name in each]
-            yield f"{part}[].{name}", _kind_of_value(inner)
             for each in inner:
-                if isinstance(each, (dict, list)):
-                    yield from _example_parts(each, f"{part}[].{name}")
+                yield from _parts(each, f"{part}[].{name}")
+            yield f"{part}[].{name}", _kind_of(inner)
 
 
-def _kind_of_value(values: list[Any]) -> str:
-    kinds = set()
-    for value in values:
-        if isinstance(value, list):
-            kinds.add(f"array of {_kind_of_value(value)}")
-        else:
-            kinds.add({dict: "object", str: "text", int: "number", bool: "boolean"}[type(value)])
-    return " or ".join(sorted(kinds))
+def _kind_of(values: list[Any]) -> str:
+    kinds = {dict: "object", str: "text", int: "number", bool: "boolean", type(None): "anything"}
+    found = {f"array of {_kind_of(each)}" if isinstance(each, list) else kinds[type(each)] for each in values}
+    return " or ".join(sorted(found))
 
 
 def _resolve(spec: Mapping[str, Any], node: Mapping[str, Any]) -> Mapping[str, Any]:
