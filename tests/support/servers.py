@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -34,17 +35,40 @@ _NOT_AS_ROOT = (
 )
 
 
-class PostgresServer:
+class _Server:
+    """A server on a free port, with its data and its log in ``folder``. It can be killed and started again."""
+
+    def __init__(self, folder: Path, *options: str) -> None:
+        self.folder, self.port = folder, free_port()
+        self._options = options
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def _command(self) -> list[str | Path]:
+        raise NotImplementedError
+
+    def _responds(self) -> bool:
+        raise NotImplementedError
+
+    def start(self, **more: Any) -> None:
+        """Start the server, and wait until it responds."""
+        log = self.folder / "log"
+        with log.open("ab") as output:
+            self._process = subprocess.Popen(
+                self._command(), stdout=output, stderr=output, cwd=self.folder, start_new_session=True, **more
+            )
+        deadline = time.monotonic() + PATIENCE
+        while not self._responds():
+            assert self._process.poll() is None, f"it did not start: {log.read_text()[-2000:]}"
+            assert time.monotonic() < deadline, f"it runs, and does not respond: {log.read_text()[-2000:]}"
+            time.sleep(0.01)
+
+
+class PostgresServer(_Server):
     """A PostgreSQL server that every user may connect to. It does not sync to the disk, because no test stops the
     machine.
     """
 
-    def __init__(self, folder: Path, *options: str) -> None:
-        self.folder = folder
-        self.port = free_port()
-        self.database = "postgres"
-        self._options = options
-        self._process: subprocess.Popen[bytes] | None = None
+    database = "postgres"
 
     def url(self, driver: str = "asyncpg") -> str:
         return f"postgresql+{driver}://basiq@127.0.0.1:{self.port}/{self.database}"
@@ -63,42 +87,26 @@ class PostgresServer:
             [*command, "-E", "UTF8", "--locale=C"], check=True, capture_output=True, cwd=self.folder, **_NOT_AS_ROOT
         )
 
-    def start(self) -> None:
+    def _command(self) -> list[str | Path]:
         assert POSTGRES_PROGRAMS is not None
-        settings = {
-            "listen_addresses": "127.0.0.1",
-            "port": self.port,
-            "unix_socket_directories": "",
-            "fsync": "off",
-            "full_page_writes": "off",
-            "max_connections": 300,
-            "shared_buffers": "32MB",
-        }
-        options = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
-        with (self.folder / "log").open("ab") as log:
-            self._process = subprocess.Popen(
-                [POSTGRES_PROGRAMS / "postgres", "-D", self.folder / "data", *options, *self._options],
-                stdout=log,
-                stderr=log,
-                cwd=self.folder,
-                start_new_session=True,
-                **_NOT_AS_ROOT,
-            )
-        self.wait_until_ready()
+        settings = (
+            f"listen_addresses=127.0.0.1 port={self.port} unix_socket_directories= fsync=off full_page_writes=off"
+        )
+        words = [
+            word for each in f"{settings} max_connections=300 shared_buffers=32MB".split() for word in ("-c", each)
+        ]
+        return [POSTGRES_PROGRAMS / "postgres", "-D", self.folder / "data", *words, *self._options]
 
-    def wait_until_ready(self) -> None:
+    def start(self, **more: Any) -> None:
+        super().start(**more, **_NOT_AS_ROOT)
+
+    def _responds(self) -> bool:
         import psycopg
 
-        deadline = time.monotonic() + PATIENCE
-        while True:
-            ended = None if self._process is None else self._process.poll()
-            assert ended is None, f"PostgreSQL ended with {ended}: {(self.folder / 'log').read_text()[-2000:]}"
-            try:
-                psycopg.connect(f"postgresql://basiq@127.0.0.1:{self.port}/postgres", connect_timeout=5).close()
-                return
-            except psycopg.OperationalError:
-                assert time.monotonic() < deadline, (self.folder / "log").read_text()[-2000:]
-                time.sleep(0.02)
+        with contextlib.suppress(psycopg.OperationalError):
+            psycopg.connect(f"postgresql://basiq@127.0.0.1:{self.port}/postgres", connect_timeout=5).close()
+            return True
+        return False
 
     def make_database(self, name: str, *, copy_of: str = "template1") -> None:
         """Create a database, which ``url`` names from now on. Nothing may be connected to the one that is copied."""
@@ -113,14 +121,9 @@ class PostgresServer:
         self.stop(signal.SIGQUIT)
 
     def stop(self, how: signal.Signals = signal.SIGINT) -> None:
-        """Stop the server: SIGINT disconnects all clients; SIGQUIT stops at once, and the next start recovers."""
-        pid_file = self.folder / "data" / "postmaster.pid"
-        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-            os.kill(int(pid_file.read_text().split()[0]), how)
-        deadline = time.monotonic() + PATIENCE
-        while pid_file.exists() and time.monotonic() < deadline:
-            time.sleep(0.01)
+        """Stop the server. SIGINT disconnects all clients."""
         if self._process is not None:
+            self._process.send_signal(how)
             self._process.wait(PATIENCE)
             self._process = None
 
@@ -140,41 +143,23 @@ def postgres_server(*options: str) -> Iterator[PostgresServer]:
             server.stop()
 
 
-class RedisServer:
-    """A Redis server on a free port, with its append-only file in ``folder``."""
+class RedisServer(_Server):
+    """A Redis server with its append-only file in ``folder``."""
 
-    def __init__(self, folder: Path, *options: str) -> None:
-        self.folder = folder
-        self.port = free_port()
-        self.url = f"redis://127.0.0.1:{self.port}/0"
-        self._options = options
-        self._output = folder / "redis.log"
-        self._process: subprocess.Popen[bytes] | None = None
+    @property
+    def url(self) -> str:
+        return f"redis://127.0.0.1:{self.port}/0"
 
-    def start(self) -> None:
-        """Start the server, and wait until it responds."""
-        self._process = self._run()
-        deadline = time.monotonic() + PATIENCE
-        while not self._responds():
-            assert self._process.poll() is None, f"redis-server did not start: {self._output.read_text()}"
-            assert time.monotonic() < deadline, "redis-server runs, and does not respond"
-            time.sleep(0.01)
-
-    def _run(self) -> subprocess.Popen[bytes]:
+    def _command(self) -> list[str | Path]:
         assert REDIS_PROGRAM is not None
         cluster = "--cluster-enabled" in self._options
-        with self._output.open("wb") as output:
-            return subprocess.Popen(
-                [
-                    *(REDIS_PROGRAM, "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.folder)),
-                    *("--save", "", "--appendonly", "yes", "--appendfsync", "everysec", "--loglevel", "warning"),
-                    # Left to itself, a node talks to its cluster on its port + 10,000, which need not exist.
-                    *(("--cluster-port", str(free_port())) if cluster else ()),
-                    *self._options,
-                ],
-                stdout=output,
-                stderr=subprocess.STDOUT,
-            )
+        return [
+            *(REDIS_PROGRAM, "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.folder)),
+            *("--save", "", "--appendonly", "yes", "--appendfsync", "everysec", "--loglevel", "warning"),
+            # Left to itself, a node talks to its cluster on its port + 10,000, which need not exist.
+            *(("--cluster-port", str(free_port())) if cluster else ()),
+            *self._options,
+        ]
 
     def _responds(self) -> bool:
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), timeout=1) as probe:
@@ -182,27 +167,20 @@ class RedisServer:
             return probe.recv(16).startswith(b"+PONG")
         return False
 
-    def kill(self) -> None:
-        """Kill the server, as a power cut would, except that the operating system keeps its writes."""
-        assert self._process is not None
-        self._process.send_signal(signal.SIGKILL)
-        self._process.wait()
-        self._process = None
-
     def send(self, number: signal.Signals) -> None:
         assert self._process is not None
         self._process.send_signal(number)
 
+    def kill(self) -> None:
+        """Kill the server, as a power cut would, except that the operating system keeps its writes."""
+        self.send(signal.SIGKILL)
+        assert self._process is not None
+        self._process.wait()
+        self._process = None
+
     def log(self) -> Path:
         """The present append-only file."""
-        found = sorted((self.folder / "appendonlydir").glob("*.incr.aof"))
-        return found[-1]
-
-    def close(self) -> None:
-        if self._process is not None:
-            with contextlib.suppress(ProcessLookupError):
-                self._process.send_signal(signal.SIGCONT)
-            self.kill()
+        return max((self.folder / "appendonlydir").glob("*.incr.aof"))
 
 
 @contextlib.contextmanager
@@ -215,4 +193,5 @@ def redis_server(folder: Path, *options: str) -> Iterator[RedisServer]:
     try:
         yield server
     finally:
-        server.close()
+        if server._process is not None:
+            server.kill()
