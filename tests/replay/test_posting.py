@@ -111,9 +111,6 @@ async def test_what_failed_at_the_service_is_counted_and_only_its_receiver_tries
         s.fails = True
         found = await s.post()  # the service quarantines them, and acknowledges them
         assert (found.handled, found.quarantined, found.at_service, found.finished) == (0, 0, 2, False)
-        async with s.target() as target:
-            part = await s.recover(target, inbox=s.inbox, where=limit(1))
-            assert (part.at_service, part.events) == (2, None), "the events were not read"
         assert found.messages.skipped == {"quarantined": 2}
         again = await s.post()
         assert (again.handled, again.at_service, again.finished) == (0, 2, False), "they stay there"
@@ -125,6 +122,10 @@ async def test_what_failed_at_the_service_is_counted_and_only_its_receiver_tries
         await s.serving.retry_quarantined()
         assert (await s.post()).finished
         assert len(s.got) == 2
+        await s.miss(2)
+        async with s.target() as target:
+            part = await s.recover(target, inbox=s.inbox, where=limit(1))
+        assert (part.handled, part.at_service, part.events) == (1, 0, None), "it was read in part"
 
 
 async def test_a_replay_with_a_record_of_its_own_counts_what_the_endpoint_says_to_be_quarantined() -> None:
