@@ -45,11 +45,12 @@ def check_remember(value: Duration | None) -> float:
     return math.inf if value is None else check_seconds("remember", value)
 
 
-def check_whole(name: str, value: object, *, least: int = 0, most: int | None = None, or_else: str = "") -> int:
-    """Return an int from ``least`` to ``most``. ``or_else`` ends the error message, such as ``or None for all``."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < least or (most is not None and value > most):
-        bounds = f"of at least {least}" if most is None else f"from {least} to {most}"
-        raise ConfigurationError(f"{name} must be a whole number {bounds}{', ' + or_else if or_else else ''}")
+def check_whole(name: str, value: object, *, least: int = 0, or_else: str = "") -> int:
+    """Return an int of at least ``least``. ``or_else`` ends the error message, such as ``or None for all``."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ConfigurationError(
+            f"{name} must be a whole number of at least {least}{', ' + or_else if or_else else ''}"
+        )
     return value
 
 

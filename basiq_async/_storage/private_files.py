@@ -110,12 +110,6 @@ def open_private(path: str, flags: int) -> int:
     return descriptor
 
 
-def read_private(path: str) -> bytes:
-    """Return the content of a file, which must be private as for ``open_private``. Raises OSError."""
-    with os.fdopen(open_private(path, os.O_RDONLY), "rb") as file:
-        return file.read()
-
-
 def check_private(path: str, *, mode: bool = True) -> str | None:
     """Return why an existing file is not private, or None if it is. Does not open the file. Raises OSError."""
     return _problem(os.lstat(path), mode=mode)

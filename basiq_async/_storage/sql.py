@@ -70,7 +70,7 @@ class SQLStore:
         self._lines: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore] = WeakKeyDictionary()
         self._writing = asyncio.Lock()
         self._preparing = asyncio.Lock()
-        self.process = OneProcess(f"the inbox {tables.name}", InboxError)
+        self.process = OneProcess(f"the inbox {tables.name}")
         # Asks the dialect for its listeners: event.contains() would go by the engine's id(), which Python reuses.
         if keep_failure not in engine.dialect.dispatch.handle_error:
             event.listen(engine.dialect, "handle_error", keep_failure)

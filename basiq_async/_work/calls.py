@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable
 
-from ..errors import BasiqError
+from ..errors import InboxError
 
 CLOSED = "is closed: close the receiver before its inbox, as `async with inbox, receiver` does"
 """The error text of an inbox that is used after it was closed."""
@@ -21,12 +20,11 @@ class OneProcess:
 
     A child inherits the parent's connections: a rollback that it sends would undo the parent's work.
 
-    what: names the store. failure: makes the error.
+    what: names the store.
     """
 
-    def __init__(self, what: str, failure: Callable[[str], BasiqError]) -> None:
+    def __init__(self, what: str) -> None:
         self._what = what
-        self._failure = failure
         self._pid: int | None = None
 
     @property
@@ -35,11 +33,11 @@ class OneProcess:
         return self._pid not in (None, os.getpid())
 
     def check(self) -> None:
-        """Note the first process that uses the store. Raises the failure in a fork of it."""
+        """Note the first process that uses the store. Raises ``InboxError`` in a fork of it."""
         if self._pid is None:
             self._pid = os.getpid()
         elif self.inherited:
-            raise self._failure(
+            raise InboxError(
                 f"{self._what} was in use when this process forked, and its connections are the parent's: make it, and "
                 "its engine or client, after the fork, in each worker process"
             )

@@ -130,12 +130,12 @@ class InboxCalls:
         async with self._limit():
             return await self.waiting_inbox.put_off(entry, token, seconds=seconds, now=now)
 
-    async def count_waiting(self, *, now: datetime | None = None) -> Waiting:
+    async def count_waiting(self) -> Waiting:
         """Return what waits to be handled. An inbox that keeps no such deliveries has none."""
         if self._waiting_inbox is None:
             return Waiting()
         async with self._limit():
-            return await self._waiting_inbox.waiting(now=now)
+            return await self._waiting_inbox.waiting()
 
     # --- what the inbox has noted about itself ---
 

@@ -137,12 +137,8 @@ _EVENTS = ("consent.revoked", "consent.expired", "account.updated")
 _BEFORE, _DURING, _DISABLED = 12, 20, 9
 
 
-class UntrueError(BasiqError):
-    """A statement of the demo did not come true."""
-
-
 class Steps:
-    """Prints each step with the fake's time, and raises ``UntrueError`` for a statement that is not true."""
+    """Prints each step with the fake's time, and raises ``BasiqError`` for a statement that is not true."""
 
     def __init__(self, fake: FakeBasiq) -> None:
         self._fake = fake
@@ -154,9 +150,9 @@ class Steps:
         write(Styled(title, "bold"))
 
     def confirm(self, text: str, *, true: bool = True) -> None:
-        """Print a statement as ``ok``. Raises ``UntrueError`` if it is not true."""
+        """Print a statement as ``ok``. Raises ``BasiqError`` if it is not true."""
         if not true:
-            raise UntrueError(f"this did not come true: {text}")
+            raise BasiqError(f"this did not come true: {text}")
         write(Styled(self._clock(), "dim"), "  ", Styled("ok", "green"), f"  {text}")
 
     def narrate(self, text: str) -> None:

@@ -23,20 +23,17 @@ if TYPE_CHECKING:
 
     from ..client import BasiqClient
     from ..hooks import RequestEvent
-    from ..transports.retry import RetryPolicy
 
 
 T = TypeVar("T")
 
 
 @asynccontextmanager
-async def make_client(
-    settings: Settings | None = None, *, retry: RetryPolicy | None = None
-) -> AsyncGenerator[BasiqClient]:
+async def make_client(settings: Settings | None = None) -> AsyncGenerator[BasiqClient]:
     """Open a client for the API key of the environment or profile, with the User-Agent of the command line.
 
-    It reports each retry, unless a policy for retries is passed. Each command requests its own token. For this
-    User-Agent, the mock does not count that as misuse.
+    It reports each retry. Each command requests its own token. For this User-Agent, the mock does not count that as
+    misuse.
     """
     from ..client import BasiqClient
     from ..transports.aiohttp import AiohttpTransport
@@ -54,9 +51,9 @@ async def make_client(
             found.api_key,
             base_url=found.base_url,
             transport=transport,
-            retry=retry or (None if limit is None else RetryPolicy(max_elapsed=limit)),
+            retry=None if limit is None else RetryPolicy(max_elapsed=limit),
             timeout=timeout,
-            on_retry=_report_retry if retry is None else None,
+            on_retry=_report_retry,
         ) as client:
             yield client
     finally:

@@ -9,9 +9,7 @@ from .._redaction.text import ShellText, shell_line
 PROGRAM = "basiq-async"
 
 
-def command_line(
-    command: str, *arguments: str | ShellText, options: Mapping[str, object] | None = None, run: str = PROGRAM
-) -> str:
+def command_line(command: str, *arguments: str | ShellText, options: Mapping[str, object] | None = None) -> str:
     """Return a line that runs ``basiq-async COMMAND``, such as ``webhooks get``, with arguments and options.
 
     options: values by option name, such as ``--to``. None, False and an empty list omit the option, True makes a flag,
@@ -19,7 +17,7 @@ def command_line(
     If an argument begins with a dash, the arguments come last, after ``--``, so that it is not read as an option.
     """
     flags = [word for name, value in (options or {}).items() for word in _option(name, value)]
-    words: list[str | ShellText] = [run, *command.split()]
+    words: list[str | ShellText] = [PROGRAM, *command.split()]
     if any(isinstance(each, str) and each.startswith("-") for each in arguments):
         return shell_line([*words, *flags, "--", *arguments])
     return shell_line([*words, *arguments, *flags])

@@ -20,7 +20,7 @@ from ..receiver import Delivery, DeliveryEvent, Outcome, Result, WebhookReceiver
 from ..receiver.protocol import Waiting
 from ..replay import Progress, Target
 from ..replay.shared import Source
-from ._providers import Bounded, Telemetry, clean, first_deliveries
+from ._providers import Bounded, Telemetry, clean, first_deliveries, remember_first
 
 logger = logging.getLogger("basiq_async.otel")
 
@@ -113,7 +113,7 @@ class ReceiverTelemetry:
         with self._telemetry.span(name, SpanKind.CONSUMER, attributes, first) as span:
             context = span.get_span_context()
             if first is None and context.is_valid:
-                first_deliveries.remember(delivery.id, context)
+                remember_first(delivery.id, context)
             outcome = await work
             if outcome.result is Result.QUARANTINED or time.monotonic() >= self._measure_at:
                 await self.measure_quarantine()

@@ -88,22 +88,12 @@ class Bounded:
         return value
 
 
-class FirstDeliveries:
-    """Remembers the span of each message's first delivery to this process, for links to it. Keeps the latest 10,000."""
-
-    def __init__(self) -> None:
-        self._contexts: OrderedDict[str, SpanContext] = OrderedDict()
-
-    def get(self, message_id: str) -> SpanContext | None:
-        """Return the span context of a message's first delivery, or None."""
-        return self._contexts.get(message_id)
-
-    def remember(self, message_id: str, context: SpanContext) -> None:
-        """Remember the span context of a first delivery."""
-        self._contexts[message_id] = context
-        if len(self._contexts) > _MOST_DELIVERIES:
-            self._contexts.popitem(last=False)
+first_deliveries: OrderedDict[str, SpanContext] = OrderedDict()
+"""The span of each message's first delivery to this process, so that a replay can link to it. Keeps the latest ones."""
 
 
-first_deliveries = FirstDeliveries()
-"""Shared by all receivers and replays of this process, so that a replay can link to a receiver's delivery."""
+def remember_first(message_id: str, context: SpanContext) -> None:
+    """Remember the span context of a first delivery."""
+    first_deliveries[message_id] = context
+    if len(first_deliveries) > _MOST_DELIVERIES:
+        first_deliveries.popitem(last=False)

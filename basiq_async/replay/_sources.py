@@ -7,7 +7,7 @@ import re
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from datetime import datetime
 from functools import cached_property
-from typing import Any, Generic, Literal, Protocol, TypeAlias, TypeVar
+from typing import Any, Generic, Literal, Protocol, TypeVar
 
 import attrs
 
@@ -165,10 +165,6 @@ class EventMessage(Message):
     created: datetime | None
 
 
-Choose: TypeAlias = Callable[[Message], tuple[bool | None, Exception | None]]
-"""Says whether a message is selected, None if it does not tell, and the error with which it then fails at once."""
-
-
 class MessageSource(Protocol):
     """Yields messages, page by page. What each name means, ``Reading`` says."""
 
@@ -198,26 +194,16 @@ class FixedMessages:
     finished = True
     read_by_id = 0
 
-    def __init__(self, pages: AsyncGenerator[Sequence[Message]], choose: Choose = lambda _: (True, None)) -> None:
-        self._pages, self._choose = pages, choose
+    def __init__(self, pages: AsyncGenerator[Sequence[Message]]) -> None:
+        self._pages = pages
         self.read_count = self.known_count = self.unselected_count = self.unknown_count = 0
 
     async def advance(self) -> Batch[Message] | None:
         """See ``Reading``."""
         async for messages in self._pages:
             self.read_count += len(messages)
-            items: list[Message] = []
-            errors: dict[int, Exception] = {}
-            for message in messages:
-                chosen, error = self._choose(message)
-                self.unselected_count += chosen is False
-                self.unknown_count += chosen is None
-                if error is not None:
-                    errors[len(items)] = error
-                if chosen:
-                    items.append(message)
-            if items:
-                return Batch(items, errors=errors)
+            if messages:
+                return Batch(messages)
         return None
 
     def resume_point(self) -> None:

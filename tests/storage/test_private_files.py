@@ -14,7 +14,6 @@ from basiq_async._storage.private_files import (
     create_private,
     open_new,
     open_private,
-    read_private,
     replace_private,
 )
 from basiq_async.receiver import SecretFile, SQLiteInbox
@@ -142,15 +141,6 @@ def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
     for flags in (os.O_RDONLY, os.O_WRONLY | os.O_APPEND, os.O_RDWR):
         with pytest.raises(OSError, match=r"not a regular file|No such device"):
             open_private(str(tmp_path / "pipe"), flags)
-
-
-def test_a_private_file_is_read(tmp_path: Path) -> None:
-    path = tmp_path / "file"
-    replace_private(path, b"content")
-    assert read_private(str(path)) == b"content"
-    path.chmod(0o644)
-    with pytest.raises(PermissionError):
-        read_private(str(path))
 
 
 @pytest.mark.parametrize("make", [SQLiteInbox, SecretFile, JSONLinesTarget])

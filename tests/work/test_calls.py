@@ -11,7 +11,7 @@ from basiq_async._work.calls import OneProcess
 
 
 def test_only_a_fork_of_the_process_that_used_it_first_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    unused, used = OneProcess("the inbox", InboxError), OneProcess("the inbox", InboxError)
+    unused, used = OneProcess("the inbox"), OneProcess("the inbox")
     used.check()
     used.check()
     assert not used.inherited

@@ -84,7 +84,7 @@ class RedisCalls:
         self.prefix = prefix
         self._timeout = timeout
         self._scripts: dict[str, _Script] = {}
-        self._process = OneProcess(f"the inbox below {prefix!r} in Redis", InboxError)
+        self._process = OneProcess(f"the inbox below {prefix!r} in Redis")
         self._checked = False
         self._collected: dict[asyncio.AbstractEventLoop, _Batch] = {}
         """What is sent together in the next turn of an event loop."""

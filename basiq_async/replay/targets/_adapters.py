@@ -129,17 +129,14 @@ class Handling:
         asked = [*own] if self.job is None else [*keys, *own]
         return {own.get(each, each) for each in await self.record.known(asked)}
 
-    def open(self, *, timeout: float = CALL, lease: float = LEASE, quarantined: bool = False) -> Target:
-        """Return the target of a run. ``timeout`` limits each call of the inbox; both are in seconds.
-
-        ``quarantined``: its messages are in the quarantine, and are tried again.
-        """
-        target = self._open(timeout=timeout, lease=lease, quarantined=quarantined)
+    def open(self, *, lease: float = LEASE, quarantined: bool = False) -> Target:
+        """Return the target of a run. ``quarantined``: its messages are in the quarantine, and are tried again."""
+        target = self._open(lease=lease, quarantined=quarantined)
         if self.again is None or self.calls is None or quarantined:
             return target
         return Repeating(target, self.calls)
 
-    def _open(self, *, timeout: float, lease: float, quarantined: bool) -> Target:
+    def _open(self, *, lease: float, quarantined: bool) -> Target:
         if self.receiver is not None:
             return ReceiverTarget(self.receiver, self.again)
         if self.inbox is None:
@@ -148,7 +145,6 @@ class Handling:
             cast("Target | MessageSessionHandler", self.value),
             self.inbox,
             key_of=self.key_of,
-            timeout=timeout,
             lease=lease,
             quarantined=quarantined,
         )
