@@ -27,6 +27,7 @@ from basiq_async._wire import order
 from basiq_async._wire.codec import Codec
 from basiq_async._work import once
 from basiq_async.receiver import _worker  # private: how often a worker looks
+from basiq_async.replay import _recovery, _tally  # private: how often a run tells of itself
 from tests.support.virtual import VirtualLoop
 
 BEGINNING = datetime(2026, 3, 2, tzinfo=UTC)
@@ -257,6 +258,8 @@ def _everything_from(seed: str, loop: WorldLoop) -> Iterator[None]:
             (random, "_urandom", chance.randbytes),
             (once, "_ALONE", _PerMachine()),
             (_worker.DeferredWorker, "_wait", _wait_longer),
+            (_tally, "REPORT_EVERY", 5.0),  # a run that waits for hours would tell of it four times a second
+            (_recovery, "REPORT_EVERY", 5.0),
             (order, "_SURE", 10),  # in a history of many messages, a reading stops before its end
             (_worker, "_LOOK_EVERY", 600.0),
             (_worker, "_LOOK_ANYWAY", 600.0),
