@@ -40,7 +40,7 @@ class Wire:
         wrong = chance.choice(_WRONG) if chance.random() < self._weather.loss else ""
         if wrong == "lost":
             raise ConnectionFailedError("the connection broke", method=request.method, path="", sent=True)
-        if wrong in ("429", "503", "403"):
+        if wrong in ("429", "503", "403", "401"):
             return Response(int(wrong), {"content-type": "application/json", "retry-after": "1"}, b"{}")
         exchange = self._fake._exchange(request)
         if request.method == "GET" and (asked := _ONE_WEBHOOK.search(request.url)) is not None:
@@ -61,7 +61,7 @@ class Wire:
         pass
 
 
-_WRONG = ("lost", "no response", "no response", "429", "503", "403", "twice", "slow")
+_WRONG = ("lost", "no response", "no response", "429", "503", "403", "401", "twice", "slow")
 
 
 async def deliver(fake: FakeBasiq) -> None:

@@ -195,6 +195,11 @@ class Operators:
         done = await self.command("quarantine", "drop", chosen, "--receiver", RECEIVER, "--yes")
         return f"an operator dropped one of the quarantine: {done if isinstance(done, str) else done.code}"
 
+    async def work(self) -> str:
+        """Begin what waits, for five minutes."""
+        done = await self.command("work", "--receiver", RECEIVER, seconds=300)
+        return done if isinstance(done, str) else f"ended with {done.code}"
+
     async def move_store(self) -> str:
         """Stop the service, let nothing be left, and deploy it with another store. Recover from there on."""
         world, service = self.world, self.world.service
@@ -206,7 +211,7 @@ class Operators:
         for pod in list(service.pods):
             await service.stop(pod)
         stopped = world.now()
-        await self.command("work", "--receiver", RECEIVER, seconds=300)
+        await self.work()
         if await self.look() != (0, 0) or self.running:
             said = "something was left"
         else:

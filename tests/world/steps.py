@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from .service import TYPES, Version
@@ -114,10 +115,20 @@ async def kill(world: World, by: float) -> str:
     return f"{pod.machine.name} is killed {pod.machine.fuse} steps later"
 
 
-@step(2)
+@step(3)
 async def kill_job(world: World, by: float) -> str:
-    fuse = world.operators.fuse = int(2 ** (4 + by * 6))
-    return f"a recovery is killed {fuse} steps after its begin: {await world.operators.recover()}"
+    operators = world.operators
+    jobs: list[Callable[[], Awaitable[Any]]] = [
+        operators.recover,
+        operators.recover,
+        operators.replay,
+        operators.retry,
+        partial(operators.retry, "inbox"),
+        operators.work,
+    ]
+    fuse = operators.fuse = int(2 ** (4 + by * 6))
+    job = pick(jobs, by * 13 % 1)
+    return f"a job is killed {fuse} steps after its begin: {getattr(job, 'func', job).__name__} {await job()}"
 
 
 @step(4)
