@@ -173,6 +173,16 @@ async def _asleep(seconds: float) -> None:
     await asyncio.sleep(seconds)
 
 
+@virtual.clocked
+async def test_a_virtual_clock_of_a_year_comes_to_each_timer() -> None:
+    loop = asyncio.get_running_loop()
+    turns, jump = iter(range(50)), loop._jumping.select  # type: ignore[attr-defined]
+    loop._jumping.now = 3e7  # type: ignore[attr-defined]  # of so many seconds a float has no nanoseconds
+    loop._jumping.select = lambda timeout: (next(turns), jump(timeout))[1]  # type: ignore[attr-defined]
+    for _ in range(10):
+        await asyncio.sleep(0.1)
+
+
 PROJECT = tomllib.loads((ROOT.parent / "pyproject.toml").read_text())["project"]
 EXTRAS = sorted(PROJECT["optional-dependencies"].keys() - {"dev"})
 SOURCES = "".join(path.read_text() for path in ROOT.rglob("*.py"))
