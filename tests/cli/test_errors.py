@@ -128,15 +128,15 @@ FAILURES: dict[str, tuple[int, str]] = {
     "events get none": (1, "404 resource-not-found: There is no event with this id."),
     "replay W --to NO_LISTENER --inbox no/such/folder/x.db": (
         3,
-        "the inbox 'no/such/folder/x.db' cannot be opened: No",
+        "/no/such/folder/x.db' cannot be opened: No",
     ),
-    "replay W --to NO_LISTENER --inbox .": (3, "the inbox '.' cannot be opened"),
+    "replay W --to NO_LISTENER --inbox .": (3, "' cannot be opened"),
     "replay W --to NO_LISTENER --source events --filter '\x00'": (
         1,
         "400 parameter-not-valid: The filter is not valid:",
     ),
     "replay W --file no/such/out.jsonl": (3, "cannot be written: No such file or directory"),
-    "replay W --file .": (3, "the file '.' cannot be written: Is a directory"),
+    "replay W --file .": (3, "' cannot be written: Is a directory"),
     "inbox get none --receiver nothing:receiver": (2, "No module named 'nothing'"),
     "mock call redeliver messageId=a/../b": (1, "there is no message 'a/../b'"),
 }
