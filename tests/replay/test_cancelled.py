@@ -12,8 +12,9 @@ import pytest
 from basiq_async import Message
 from basiq_async.receiver import Delivery, Inbox, SQLiteInbox, WebhookReceiver
 from basiq_async.replay import JSONLinesTarget
-from tests.support.cancelling import HOWS, How, Inline, InlineStore, SteppingInbox, at_every_turn, cancel_after
+from tests.support.cancelling import HOWS, How, Inline, SteppingInbox, at_every_turn, cancel_after
 from tests.support.histories import History, Table, history, quarantine_of
+from tests.world.stores import without_threads
 
 MESSAGES = 14
 CONCURRENCY = 3
@@ -67,18 +68,18 @@ async def _cancelled_and_resumed(h: History, ids: list[str], inbox: Inbox, turn:
     [*(("memory", how) for how in HOWS), *(("sqlite", how) for how in MAIN)],
 )
 async def test_a_run_that_is_cancelled_at_any_await_loses_nothing_and_repeats_only_what_was_under_way(
-    kind: str, how: How, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kind: str, how: How, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("basiq_async.receiver.inboxes._sqlite.SQLiteStore", InlineStore)
     step, enough = {"memory": (5, 8), "sqlite": (9, 3)}[kind]
-    async with history(MESSAGES, page_size=6) as h:
-        ids = await h.ids()
+    with without_threads():  # so that the number of turns is always the same
+        async with history(MESSAGES, page_size=6) as h:
+            ids = await h.ids()
 
-        async def attempt(turn: int) -> bool:
-            async with SQLiteInbox(tmp_path / f"{turn}.db") if kind == "sqlite" else SteppingInbox() as inbox:
-                return await _cancelled_and_resumed(h, ids, inbox, turn, how)
+            async def attempt(turn: int) -> bool:
+                async with SQLiteInbox(tmp_path / f"{turn}.db") if kind == "sqlite" else SteppingInbox() as inbox:
+                    return await _cancelled_and_resumed(h, ids, inbox, turn, how)
 
-        await at_every_turn(attempt, step=step, enough=enough)
+            await at_every_turn(attempt, step=step, enough=enough)
 
 
 @pytest.mark.parametrize("how", MAIN)

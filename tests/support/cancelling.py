@@ -12,7 +12,6 @@ from typing import Any, Literal, ParamSpec, TypeVar, get_args
 
 import anyio
 
-from basiq_async._storage import sqlite  # private: the thread of a store
 from basiq_async.receiver import MemoryInbox
 from tests.support.real_time import PATIENCE
 
@@ -124,26 +123,3 @@ class Inline(ThreadPoolExecutor):
         except BaseException as exc:
             future.set_exception(exc)
         return future
-
-
-class InlineStore(sqlite.SQLiteStore):
-    """A ``SQLiteStore`` that works in the calling thread, for the same reason."""
-
-    def run(self, work: sqlite.Work[T], *, write: bool = True) -> asyncio.Future[T]:
-        loop = asyncio.get_running_loop()
-        call = sqlite._Queued(work, write, loop.create_future(), loop)
-
-        def do() -> T:
-            try:
-                self._commit([call])
-            except BaseException as exc:
-                raise self.file.translate(exc) from None
-            result: T = call.result
-            return result
-
-        return asyncio.wrap_future(Inline(1).submit(do))
-
-    async def aclose(self) -> None:
-        if self._connection is not None:
-            self.file.close(self._connection)
-        await asyncio.sleep(0)
