@@ -24,7 +24,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -123,122 +123,92 @@ class Mutant:
         return source[: self.start] + self.after.encode() + source[self.end :]
 
 
-class _Finder(ast.NodeVisitor):
-    """Collects every mutant of a file."""
-
-    def __init__(self, path: str, source: bytes) -> None:
-        self.found: list[Mutant] = []
-        self._path = path
-        self._source = source
-        self._functions: tuple[tuple[str, int], ...] = ()
-        self._sets = ""
-        self._starts = [0]
-        for line in source.splitlines(keepends=True):
-            self._starts.append(self._starts[-1] + len(line))
-
-    def _add(self, node: ast.expr | ast.stmt, after: str) -> None:
-        start = self._starts[node.lineno - 1] + node.col_offset
-        end = self._starts[(node.end_lineno or 1) - 1] + (node.end_col_offset or 0)
-        before = " ".join(self._source[start:end].decode().split())
-        if isinstance(node, ast.expr):
-            after = f"({after})"
-        text = self._source[self._starts[node.lineno - 1] : self._starts[node.lineno]].decode().strip()
-        self.found.append(Mutant(self._path, node.lineno, start, end, before, after, text, self._functions, self._sets))
-
-    def add_sql(self) -> None:
-        """Add the changes of a file of SQL."""
-        text = self._source.decode()
-        for found in _SQL.finditer(_statements_of(text)):
-            start, before = len(text[: found.start()].encode()), found[0]
-            after = str(int(before) + 1) if before.isdigit() else _SQL_SWAPS[before]
-            number = 1 + text.count("\n", 0, found.start())
-            shown = text.splitlines()[number - 1].strip()
-            stop = start + len(before.encode())
-            self.found.append(Mutant(self._path, number, start, stop, before, after, shown, (), ""))
-
-    def visit_Compare(self, node: ast.Compare) -> None:
-        swapped = [_SWAPS[type(each)]() for each in node.ops if type(each) in _SWAPS]
-        self._add(node, ast.unparse(ast.Compare(node.left, swapped, node.comparators)))
-        self.generic_visit(node)
-
-    def visit_BoolOp(self, node: ast.BoolOp) -> None:
-        self._add(node, ast.unparse(ast.BoolOp(_SWAPS[type(node.op)](), node.values)))
-        self.generic_visit(node)
-
-    def visit_UnaryOp(self, node: ast.UnaryOp) -> None:
-        if isinstance(node.op, ast.Not):
-            self._add(node, ast.unparse(node.operand))
-        self.generic_visit(node)
-
-    def visit_BinOp(self, node: ast.BinOp) -> None:
-        texts = any(isinstance(each, (ast.JoinedStr, ast.Constant)) and not _is_number(each)
-                    for each in (node.left, node.right))  # fmt: skip
-        if type(node.op) in _SWAPS and not texts:
-            self._add(node, ast.unparse(ast.BinOp(node.left, _SWAPS[type(node.op)](), node.right)))
-        self.generic_visit(node)
-
-    def visit_Constant(self, node: ast.Constant) -> None:
-        if isinstance(node.value, bool):
-            self._add(node, str(not node.value))
-        elif _is_number(node):
-            self._add(node, repr(node.value + 1 if isinstance(node.value, int) else node.value * 2 or 1.0))
-
-    def visit_Subscript(self, node: ast.Subscript) -> None:
-        if isinstance(node.slice, ast.Slice) and isinstance(node.ctx, ast.Load):
-            self._add(node, ast.unparse(node.value))
-        self.generic_visit(node)
-
-    def visit_Call(self, node: ast.Call) -> None:
-        if ast.unparse(node.func).endswith("compare_digest"):
-            halves = [f"{ast.unparse(each)}[:8]" for each in node.args]
-            self._add(node, f"{ast.unparse(node.func)}({', '.join(halves)})")
-        self.generic_visit(node)
-
-    def visit_Expr(self, node: ast.Expr) -> None:
-        if isinstance(node.value, ast.Constant):  # a docstring
-            return
-        call = node.value.value if isinstance(node.value, ast.Await) else node.value
-        if isinstance(call, ast.Call):
-            if isinstance(call.func, ast.Attribute) and call.func.attr in _SPOKEN:
-                return
-            self._add(node, "pass")
-            self.generic_visit(node)
-
-    def visit_Raise(self, node: ast.Raise) -> None:
-        """What an error says is not changed."""
-
-    def visit_JoinedStr(self, node: ast.JoinedStr) -> None:
-        """Neither is a text. Python 3.11 does not know where its parts are, either."""
-
-    def visit_Assign(self, node: ast.Assign) -> None:
-        self._sets = ast.unparse(node.targets[0])
-        self.visit(node.value)
-
-    def visit_AnnAssign(self, node: ast.AnnAssign) -> None:
-        self._sets = ast.unparse(node.target)
-        if node.value is not None:
-            self.visit(node.value)
-
-    def visit_FunctionDef(self, node: ast.FunctionDef | ast.AsyncFunctionDef) -> None:
-        self._sets = node.name
-        for each in [*node.args.defaults, *filter(None, node.args.kw_defaults)]:
-            self.visit(each)
-        outer = self._functions
-        first = min([node.lineno, *(each.lineno for each in node.decorator_list)])
-        self._functions = (*outer, (node.name, first))
-        for statement in node.body:
-            self.visit(statement)
-        self._functions = outer
-
-    visit_AsyncFunctionDef = visit_FunctionDef
-
-    def visit_If(self, node: ast.If) -> None:
-        if ast.unparse(node.test) != "TYPE_CHECKING":
-            self.generic_visit(node)
+def _after(node: ast.AST) -> str | None:
+    """Return what a mutant has in the place of a part of the code; None where none is made of it."""
+    match node:
+        case ast.Compare():
+            swapped = [_SWAPS[type(each)]() for each in node.ops if type(each) in _SWAPS]
+            return ast.unparse(ast.Compare(node.left, swapped, node.comparators))
+        case ast.BoolOp():
+            return ast.unparse(ast.BoolOp(_SWAPS[type(node.op)](), node.values))
+        case ast.UnaryOp(op=ast.Not()):
+            return ast.unparse(node.operand)
+        case ast.BinOp() if type(node.op) in _SWAPS and not any(_is_text(each) for each in (node.left, node.right)):
+            return ast.unparse(ast.BinOp(node.left, _SWAPS[type(node.op)](), node.right))
+        case ast.Constant(value=bool()):
+            return str(not node.value)
+        case ast.Constant(value=int() | float() as value):
+            return repr(value + 1 if isinstance(value, int) else value * 2 or 1.0)
+        case ast.Subscript(slice=ast.Slice(), ctx=ast.Load()):
+            return ast.unparse(node.value)
+        case ast.Call() if ast.unparse(node.func).endswith("compare_digest"):
+            return f"{ast.unparse(node.func)}({', '.join(f'{ast.unparse(each)}[:8]' for each in node.args)})"
+        case ast.Expr():
+            return "pass"
+    return None
 
 
-def _is_number(node: ast.AST) -> bool:
-    return isinstance(node, ast.Constant) and type(node.value) in (int, float)
+def _parts(node: ast.AST) -> Iterable[ast.AST | None]:
+    """Return the parts of the code in which mutants are looked for."""
+    match node:
+        case ast.Assign() | ast.AnnAssign():
+            return [node.value]
+        case ast.FunctionDef() | ast.AsyncFunctionDef():
+            return [*node.args.defaults, *node.args.kw_defaults, *node.body]
+    return ast.iter_child_nodes(node)
+
+
+def _is_left_out(node: ast.AST | None) -> bool:
+    """What an error or a log says is not changed, nor is a text: Python 3.11 does not know where its parts are."""
+    match node:
+        case ast.Expr(value=ast.Await(value=call) | call):
+            spoken = isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute) and call.func.attr in _SPOKEN
+            return spoken or not isinstance(call, ast.Call)
+        case ast.If():
+            return ast.unparse(node.test) == "TYPE_CHECKING"
+    return node is None or isinstance(node, (ast.Raise, ast.JoinedStr))
+
+
+def _find(path: str, source: bytes) -> Iterator[Mutant]:
+    """Yield every mutant of a file of Python."""
+    starts = [0, *itertools.accumulate(map(len, source.splitlines(keepends=True)))]
+    sets = ""
+
+    def look(node: ast.AST, functions: tuple[tuple[str, int], ...]) -> Iterator[Mutant]:
+        nonlocal sets
+        inner = functions
+        if isinstance(node, (ast.Assign, ast.AnnAssign)):
+            sets = ast.unparse(node.targets[0] if isinstance(node, ast.Assign) else node.target)
+        elif isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            sets = node.name
+            inner = *functions, (sets, min([node.lineno, *(each.lineno for each in node.decorator_list)]))
+        elif isinstance(node, (ast.expr, ast.stmt)) and (after := _after(node)) is not None:
+            start = starts[node.lineno - 1] + node.col_offset
+            end = starts[(node.end_lineno or 1) - 1] + (node.end_col_offset or 0)
+            after = f"({after})" if isinstance(node, ast.expr) else after
+            before = " ".join(source[start:end].decode().split())
+            text = source[starts[node.lineno - 1] : starts[node.lineno]].decode().strip()
+            yield Mutant(path, node.lineno, start, end, before, after, text, functions, sets)
+        for part in _parts(node):
+            if part is not None and not _is_left_out(part):
+                yield from look(part, inner if isinstance(part, ast.stmt) else functions)
+
+    yield from look(ast.parse(source), ())
+
+
+def _find_in_sql(path: str, source: bytes) -> Iterator[Mutant]:
+    """Yield the changes of a file of SQL."""
+    text = source.decode()
+    for found in _SQL.finditer(_statements_of(text)):
+        start, before = len(text[: found.start()].encode()), found[0]
+        after = str(int(before) + 1) if before.isdigit() else _SQL_SWAPS[before]
+        number = 1 + text.count("\n", 0, found.start())
+        shown = text.splitlines()[number - 1].strip()
+        yield Mutant(path, number, start, start + len(before.encode()), before, after, shown, (), "")
+
+
+def _is_text(node: ast.AST) -> bool:
+    return isinstance(node, ast.JoinedStr) or (isinstance(node, ast.Constant) and type(node.value) not in (int, float))
 
 
 def _statements_of(sql: str) -> str:
@@ -248,13 +218,8 @@ def _statements_of(sql: str) -> str:
 
 def mutants_of(path: Path) -> list[Mutant]:
     """Return every mutant of a file."""
-    source = path.read_bytes()
-    finder = _Finder(str(path.relative_to(ROOT)), source)
-    if path.suffix == ".sql":
-        finder.add_sql()
-    else:
-        finder.visit(ast.parse(source))
-    return finder.found
+    find = _find_in_sql if path.suffix == ".sql" else _find
+    return list(find(str(path.relative_to(ROOT)), path.read_bytes()))
 
 
 def _compiles(mutant: Mutant) -> bool:
