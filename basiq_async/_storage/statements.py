@@ -29,6 +29,7 @@ def _read(package: str, file: str, dialect: str) -> dict[str, str]:
     """Return the statements and parts of a file for a dialect, by their headings."""
     from pkgutil import get_data  # not at the import, which most programs pay for without an inbox in SQL
 
-    _, *found = _HEADING.split((get_data(package, file) or b"").decode())
+    text = (get_data(package, file) or b"").decode().replace("\r\n", "\n")  # Git may have changed it on Windows
+    _, *found = _HEADING.split(text)
     bodies = (_COMMENT.sub("", body).strip() for body in found[2::3])
     return {name: body for name, of, body in zip(found[::3], found[1::3], bodies, strict=True) if of in (None, dialect)}

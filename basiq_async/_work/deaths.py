@@ -44,9 +44,12 @@ class _Processes:
         try:
             found: Any = json.loads(text or "{}")
             died = found.get("died")
-            return cls(tuple(map(str, found.get("open", ()))), None if died is None else datetime.fromisoformat(died))
+            moment = None if died is None else datetime.fromisoformat(died)
+            if moment is None or moment.tzinfo is not None:
+                return cls(tuple(map(str, found.get("open", ()))), moment)
         except (ValueError, TypeError, AttributeError, RecursionError):
-            return cls()
+            pass
+        return cls()
 
     def write(self) -> str:
         return json.dumps({"open": self.open, "died": None if self.died is None else self.died.isoformat()})

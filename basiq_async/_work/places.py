@@ -74,9 +74,11 @@ class _Table:
             places = {str(owner): _read_note_place(*found) for owner, found in fields["places"].items()}
             gone = None if fields["gone"] is None else int(fields["gone"])
             numbers = {each.number for each in places.values()}
+            for moment in filter(None, [gone, *(each.gone for each in places.values())]):
+                datetime.fromtimestamp(moment, UTC)
             if len(numbers) == len(places) and numbers <= {*range(most)}:
                 return cls(places, gone, text)
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError, OSError):
             pass
         return cls(gone=int(now.timestamp()), text=text)
 

@@ -52,6 +52,13 @@ def test_a_statement_has_its_parts_and_no_comments(package: str) -> None:
     assert read_statements(package, "some.sql", "other") == {"touch": "UPDATE things\nSET at = :clock\nWHERE id = :id "}
 
 
+def test_lines_may_end_as_on_windows(package: str, tmp_path: Path) -> None:
+    path = tmp_path / package / "some.sql"
+    (tmp_path / package / "windows.sql").write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
+    found = read_statements(package, "windows.sql", "one", LIMIT=3)
+    assert found == read_statements(package, "some.sql", "one", LIMIT=3)
+
+
 def test_a_part_that_is_nowhere_is_an_error(package: str) -> None:
     with pytest.raises(KeyError, match="LIMIT"):
         read_statements(package, "some.sql", "one")

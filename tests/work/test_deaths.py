@@ -88,7 +88,7 @@ async def test_the_note_has_an_end_and_a_damaged_one_is_written_again(calls: Inb
     found = (await note_of(calls))["open"]
     assert isinstance(found, list)
     assert len(found) == deaths._MOST
-    for damaged in ("", "[]", '{"open": 3}', '{"died": "x"}', "{"):
+    for damaged in ("", "[]", '{"open": 3}', '{"died": "x"}', '{"died": "2026-01-01"}', "{"):
         await calls.set_note(NOTE, damaged)
         assert not await Deaths(calls).begin()
         assert len((await note_of(calls))["open"]) == 1  # type: ignore[arg-type]

@@ -129,7 +129,14 @@ async def test_a_clock_that_was_ahead_makes_no_later_moment_unknown_than_now() -
     assert (await notes.places().read("a")).gone_before == NOON
 
 
-@pytest.mark.parametrize("text", ["x", "[]", '{"places": {}}', '{"gone": null, "places": {"a": [7, 0, null, "t"]}}'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("x", "[]", '{"places": {}}', '{"gone": null, "places": {"a": [7, 0, null, "t"]}}'),
+        *('{"gone": Infinity, "places": {}}', '{"gone": 1e30, "places": {}}'),
+        '{"gone": null, "places": {"a": [0, 0, 1e30, "t"]}}',
+    ],
+)
 async def test_what_another_program_wrote_is_begun_again_and_all_of_before_is_unknown(text: str) -> None:
     notes = Notes()
     await notes.places().write("x", "a")
