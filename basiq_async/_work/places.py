@@ -17,6 +17,8 @@ from .inbox_calls import InboxCalls
 
 MOST_JOBS = 200
 """The number of jobs that post, each to one place for one webhook, whose notes an inbox keeps."""
+MOST_RESUME_POINTS = 32
+"""The number of resume points of a record. A job whose filter has a date needs a new one at each run."""
 _TRIES = 100
 _IN_USE = timedelta(hours=1)
 """An owner that uses its place says so once in that time."""

@@ -11,14 +11,13 @@ from typing import Any
 
 import attrs
 
-from .._work.places import job_places
+from .._work.places import MOST_RESUME_POINTS, Places, job_places
 from ..models import Message
 from ..services.details import Details
 from ._job import Job
 from ._memory import DECIDED, FORGOTTEN, Memory, MemoryKind, note_name, read_periods
 from ._reading import Reading
 from ._report import Report
-from ._resume_points import ResumePoints
 from ._sources import (
     Source,
     UnreadableMessage,
@@ -64,8 +63,13 @@ class History:
             types = None if wanted is None else sorted(wanted)
             patterns = None if receiver is None else sorted(receiver.patterns)
             selection = json.dumps([job.source, job.filter, types, patterns, job.where.description])
-            resume_points = ResumePoints(handling.record, name, job.filter, job.ask, job.api.now)
-            resume_point, note_resume_point = None if is_new else await resume_points.read(), resume_points.keep
+            record = handling.record
+            places = Places(
+                lambda note: job.ask(record.note, note), record.set_note, "reading", MOST_RESUME_POINTS, job.api.now
+            )
+            whose = f"{name} {job.filter or ''}"  # of several, the one that was not used for longest loses its place
+            resume_point = None if is_new else (await places.read(whose)).text
+            note_resume_point = partial(places.write, owner=whose)
         events = job.source == "events"
         key_of: Callable[[Any], str] | None
         key_of = event_key if events else message_key

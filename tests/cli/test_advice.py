@@ -20,13 +20,13 @@ from sqlalchemy import text
 
 import basiq_async
 from basiq_async import InboxError
-from basiq_async.cli._lines import OFFERED, Offered  # private: the lines before they are printed
 from tests.support.environment import ROOT
 
 from ..support.command_line import commands
 from ..support.databases import engine_of
 from ..support.databases import run as run_statements
 from .conftest import TYPE, CommandResult, World, launched, wait_until
+from .offered import OFFERED, Offered
 
 DAYS_AGO = 0
 LATER = "user.created"

@@ -20,7 +20,7 @@ from basiq_async.replay import (
     Recovery,
     Replay,
     Report,
-    _resume_points,  # private: no caller chooses how many are kept
+    _history,  # private: no caller chooses how many are kept
     recover,
     since,
 )
@@ -86,7 +86,7 @@ async def posting(monkeypatch: pytest.MonkeyPatch, quirks: Quirks | None = None)
 
 async def test_the_notes_of_any_number_of_jobs_take_bounded_room(monkeypatch: pytest.MonkeyPatch) -> None:
     async with posting(monkeypatch) as p:
-        monkeypatch.setattr(_resume_points, "MOST_RESUME_POINTS", 4)
+        monkeypatch.setattr(_history, "MOST_RESUME_POINTS", 4)
         sizes = []
         for number in range(12):
             await p.pass_by(f"job{number}")

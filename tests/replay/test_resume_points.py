@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -15,15 +15,12 @@ import attrs
 import pytest
 
 from basiq_async._wire.codec import Reader, Unreadable
+from basiq_async._work.places import MOST_RESUME_POINTS, Places
 from basiq_async.errors import NotFoundError, PaginationError, ResponseDecodeError
 from basiq_async.receiver import MemoryInbox
 from basiq_async.replay._listed import _MOST_TEXT as MOST_TEXT  # private: no caller sees how long a resume point may be
 from basiq_async.replay._listed import ListedPage, _check  # private: their users are in this package
 from basiq_async.replay._reading import Reading  # private: its users are in this package
-from basiq_async.replay._resume_points import (  # private: no caller sees which resume points are kept
-    MOST_RESUME_POINTS,
-    ResumePoints,
-)
 from tests.support.changing_lists import NOON, Item, KnownKeys, Lists, key_of
 from tests.support.histories import Recorder, history
 
@@ -532,12 +529,9 @@ async def test_a_record_keeps_some_resume_points_and_those_that_were_used_last()
         resume_points = [name for name in inbox._notes if name.startswith("reading")]
         assert len(resume_points) == MOST_RESUME_POINTS + 1, resume_points
 
-    async def ask(call: Callable[[str], Awaitable[str | None]], name: str) -> str | None:
-        return await call(name)
-
     name = f"reading {json.dumps(['messages', h.webhook_id])}"
-    now = partial(datetime.now, UTC)
-    kept = [each for each in (daily, *dates) if await ResumePoints(inbox, name, each, ask, now).read() is not None]
+    places = Places(inbox.note, inbox.set_note, "reading", MOST_RESUME_POINTS, partial(datetime.now, UTC))
+    kept = [each for each in (daily, *dates) if (await places.read(f"{name} {each}")).text is not None]
     assert kept == [daily, *dates[-MOST_RESUME_POINTS + 1 :]]
 
 
