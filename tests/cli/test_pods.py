@@ -67,40 +67,6 @@ def miss(w: World, count: int, *urls: str) -> None:
         w.fake.endpoint_up(each)
 
 
-def test_a_url_that_is_changed_without_move_from_then_with_it_and_rolled_back(
-    world: World, place: str, make_pods: Callable[[], Pods]
-) -> None:
-    w, webhook_id, pods = world, make_webhook(world), make_pods()
-    ensure = ("webhooks", "ensure", "--name", "changes", "--event", TYPE, "--secret-file", "the secret")
-    receiver = write_service(place, webhook_id)
-    for url in (OLD, NEW):
-        pods.deploy(receiver, url)
-    w.emit(2)
-    changed = w.run(*ensure, "--url", NEW)
-    assert (changed.row["action"], changed.row["id"], "another URL" in changed.stderr) == (
-        "elsewhere",
-        webhook_id,
-        True,
-    )
-    w.emit(2)  # to the old url, whoever was deployed
-    rolled_back = w.run(*ensure, "--url", OLD)
-    assert rolled_back.row["action"] == "unchanged"
-    moved = w.run(*ensure, "--url", NEW, "--move-from", OLD)
-    assert (moved.row["action"], moved.row["id"]) == ("updated", webhook_id)
-    w.pass_time(minutes=16)
-    miss(w, 2, NEW)
-    old_pod = w.run(*ensure, "--url", OLD)  # which starts again
-    assert (old_pod.row["action"], len(w.fake.webhooks())) == ("elsewhere", 1)
-    w.emit(2)
-    assert w.run(*ensure, "--url", OLD, "--move-from", NEW).row["action"] == "updated"
-    w.pass_time(minutes=16)
-    w.emit(2)
-    recover(w, webhook_id, receiver)
-    assert handled() == events_of(w)
-    assert len(handled()) == 10
-    assert w.codes(webhook_id, "--receiver", receiver) == []
-
-
 def test_a_webhook_and_an_inbox_that_are_renamed(world: World, place: str, make_pods: Callable[[], Pods]) -> None:
     """A new inbox knows nothing: what was delivered before it is told, and what was missed is passed to the handler."""
     w, webhook_id, pods = world, make_webhook(world), make_pods()

@@ -313,6 +313,12 @@ FAULTS = (
         "            free = 0\n",
     ),
     Fault(
+        "a worker is not told of what was stored",
+        "receiver/_worker.py",
+        '"""Begin with a delivery that was stored."""\n        self._news.set()\n',
+        '"""Begin with a delivery that was stored."""\n',
+    ),
+    Fault(
         "a log shows the secret",
         "receiver/_attempts.py",
         '            "the handler of delivery %r %s%s",\n',

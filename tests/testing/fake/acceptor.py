@@ -11,22 +11,14 @@ from datetime import datetime, timedelta
 
 import attrs
 
+from basiq_async.testing import DeliveredAttempt
+
 WAITS = [5, 300, 1800, 7200, 18000, 36000, 36000]
 HOUR = timedelta(hours=1)
 
 
-@attrs.frozen
-class Made:
-    """An attempt, as ``fake.deliveries`` has it, and what the endpoint did."""
-
-    webhook_id: str
-    message_id: str
-    began: datetime
-    ended: datetime
-    status: int | None
-    signatures: int
-    timed_out: bool = False
-    retry_after: float = 0.0
+def _end_of(made: DeliveredAttempt) -> datetime:
+    return made.at + timedelta(seconds=made.duration)
 
 
 @attrs.define
@@ -107,50 +99,53 @@ class Acceptor:
 
     # --- what was made ---
 
-    def attempt(self, made: Made) -> None:
+    def attempt(self, made: DeliveredAttempt, *, timed_out: bool, retry_after: float) -> None:
         hook, sent = self.hooks[made.webhook_id], self.messages[made.webhook_id, made.message_id]
         ok = made.status is not None and made.status // 100 == 2
         self._check_try(hook, made)
         if ok:
             hook.failing, sent.succeeded = None, True
-        if made.began in sent.to_resend:
-            sent.to_resend.remove(made.began)
+        if made.at in sent.to_resend:
+            sent.to_resend.remove(made.at)
             return
         assert sent.window is not None, "no attempt was to come"
-        assert sent.window[0] <= made.began <= sent.window[1], f"{made.began} is not in {sent.window}"
-        assert False in hook.disabled.at(made.began), "a disabled webhook gets no attempt"
+        assert sent.window[0] <= made.at <= sent.window[1], f"{made.at} is not in {sent.window}"
+        assert False in hook.disabled.at(made.at), "a disabled webhook gets no attempt"
         if sent.number > 1 and self.rules["unsubscribed"] == "dropped":
-            assert any(sent.type_id in types for types in hook.types.at(made.began)), "its retries ended"  # type: ignore[operator]  # a set of types
+            assert any(sent.type_id in types for types in hook.types.at(made.at)), "its retries ended"  # type: ignore[operator]  # a set of types
         sent.window = None
         if ok or sent.resent:
             return
         if sent.number < 8:
-            sent.window = self._window(sent.number, made)
+            sent.window = self._window(sent.number, made, timed_out=timed_out, retry_after=retry_after)
             sent.number += 1
         else:
             self._exhaust(made, hook)
 
-    def _check_try(self, hook: Hook, made: Made) -> None:
+    def _check_try(self, hook: Hook, made: DeliveredAttempt) -> None:
         keeps = self.rules["former_key"] == "signs-24h"
-        certain = [at for at in hook.renewed if keeps and at < made.began < at + 24 * HOUR]
-        perhaps = [at for at in hook.renewed if keeps and at == made.began]
+        certain = [at for at in hook.renewed if keeps and at < made.at < at + 24 * HOUR]
+        perhaps = [at for at in hook.renewed if keeps and at == made.at]
         low, high = (1 + min(each, 10) for each in (len(certain), len(certain) + len(perhaps)))
-        assert low <= made.signatures <= high, "a former secret signs for 24 hours"
+        assert low <= len(made.headers["webhook-signature"].split()) <= high, "a former secret signs for 24 hours"
 
-    def _window(self, number: int, made: Made) -> tuple[datetime, datetime]:
+    def _window(
+        self, number: int, made: DeliveredAttempt, *, timed_out: bool, retry_after: float
+    ) -> tuple[datetime, datetime]:
         wait = float(WAITS[number - 1])
-        if made.timed_out and self.rules["after_timeout"] == "60s":
+        if timed_out and self.rules["after_timeout"] == "60s":
             wait = max(wait, 60.0)
         jittered = self.rules["waits"] == "jittered"
         low, high = (0.8 * wait, 1.2 * wait) if jittered else (wait, wait)
         if self.rules["retry_after"] == "obeyed":
-            low, high = (max(each, min(made.retry_after, 2 * each)) for each in (low, high))
-        begin, slack = made.ended if jittered else made.began, timedelta(microseconds=1)
+            low, high = (max(each, min(retry_after, 2 * each)) for each in (low, high))
+        ended, slack = _end_of(made), timedelta(microseconds=1)
+        begin = ended if jittered else made.at
         due = begin + timedelta(seconds=low) - slack, begin + timedelta(seconds=high) + slack
-        return max(due[0], made.ended), max(due[1], made.ended)  # not before the attempt before has ended
+        return max(due[0], ended), max(due[1], ended)  # not before the attempt before has ended
 
-    def _exhaust(self, made: Made, hook: Hook) -> None:
-        at, rule = made.ended, self.rules["disables"]
+    def _exhaust(self, made: DeliveredAttempt, hook: Hook) -> None:
+        at, rule = _end_of(made), self.rules["disables"]
         if rule != "failing-120h":
             hook.disabled.set(at, "removed" if rule == "removed" else True)
         elif hook.failing is None or at - hook.failing >= 240 * HOUR:

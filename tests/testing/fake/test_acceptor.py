@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable
-from datetime import datetime
 from random import Random
 from typing import Any
 
@@ -13,11 +12,11 @@ import attrs
 import pytest
 
 from basiq_async import InMemoryTransport
-from basiq_async.testing import DeliveredAttempt, FakeBasiq, Quirks
+from basiq_async.testing import FakeBasiq, Quirks
 from tests.support import virtual
 
 from ..conftest import Caller
-from .acceptor import Acceptor, Made
+from .acceptor import Acceptor
 
 SCENARIOS = int(os.environ.get("BASIQ_FUZZ_ROUNDS", "60"))
 RULES = [
@@ -51,12 +50,7 @@ class Scenario:
         async def application(scope: Any, receive: Any, send: Any) -> None:
             headers = {name.decode(): value.decode() for name, value in scope["headers"]}
             began = self.fake.now()
-            call: dict[str, Any] = {
-                "headers": headers,
-                "timed_out": False,
-                "lost": False,
-                "retry_after": 0,
-            }
+            call: dict[str, Any] = {"headers": headers, "timed_out": False, "lost": False, "retry_after": 0}
             self.calls.setdefault((webhook_id, headers["webhook-id"]), []).append(call)
             if self.sleep is not None and self.random.random() < 0.2:
                 await self.sleep.sleep(self.random.choice([0.5, 3.0, 20.0]))
@@ -88,37 +82,19 @@ class Scenario:
         """Tell the acceptor what was made."""
         made = self.fake.deliveries
         for each in made[self.seen :]:
-            self.acceptor.attempt(self.read(each))
+            left = self.calls[each.webhook_id, each.message_id]
+            calls = [left.pop(0)]
+            if calls[0]["lost"] and self.quirks.failed_connection == "twice":
+                calls.append(left.pop(0))  # a try too many is left over at the end
+            assert all(call["headers"]["webhook-signature"] == each.headers["webhook-signature"] for call in calls)
+            last = calls[-1]
+            self.acceptor.attempt(each, timed_out=last["timed_out"], retry_after=last["retry_after"])
         self.seen = len(made)
-
-    def read(self, each: DeliveredAttempt) -> Made:
-        ended = datetime.fromtimestamp(each.at.timestamp() + each.duration, each.at.tzinfo)
-        left = self.calls[each.webhook_id, each.message_id]
-        calls = [left.pop(0)]
-        if calls[0]["lost"] and self.quirks.failed_connection == "twice":
-            calls.append(left.pop(0))  # a try too many is left over at the end
-        assert all(call["headers"]["webhook-signature"] == each.headers["webhook-signature"] for call in calls)
-        return Made(
-            each.webhook_id,
-            each.message_id,
-            each.at,
-            ended,
-            each.status,
-            len(each.headers["webhook-signature"].split()),
-            calls[-1]["timed_out"],
-            calls[-1]["retry_after"],
-        )
 
     async def emit(self) -> None:
         type_id = self.random.choice(TYPES)
-        emission = self.fake.emit(type_id)
-        known = {each.id: set() for each in self.fake.webhooks()}
-        of = {
-            id: message_id
-            for id in known
-            for message_id in emission.message_ids
-            if any(each.id == message_id for each in self.fake.messages(id))
-        }
+        emission, webhooks = self.fake.emit(type_id), [each.id for each in self.fake.webhooks()]
+        of = {id: each.id for id in webhooks for each in self.fake.messages(id) if each.id in emission.message_ids}
         self.acceptor.emit(self.fake.now(), type_id, of)
         if self.random.random() < 0.7:
             await emission
