@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, TypeVar, cast
 import attrs
 
 from .._redaction.tracebacks import hide_parameters
+from .._work.attempts import AttemptEnd, AttemptResult, KilledError, UnderWay
 from .._work.blocking import watch
 from .._work.calls import HOST
 from .._work.failures import failure_text, find_retry_after
-from .._work.once import AttemptEnd, AttemptResult, KilledError, UnderWay, Unit
+from .._work.once import Unit
 from .._work.protocol import ClaimedEntry, InboxEntry, WaitingInbox
 from ..errors import InboxError
 from ._delivery import Delivery

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import partial
 
-from .._work.once import UnderWay
+from .._work.attempts import UnderWay
 from .._work.protocol import ClaimedEntry, Inbox, InboxEntry, TransactionalInbox
 from ._attempts import PATIENCE, Attempt, DeferredAttempt, RetriedAttempt
 from ._delivery import Delivery

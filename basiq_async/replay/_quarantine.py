@@ -11,10 +11,10 @@ import attrs
 
 from .._wire.codec import Unreadable, read_message
 from .._wire.writing import write_json
+from .._work.attempts import KilledError
 from .._work.clock import TimeSource
 from .._work.inbox_calls import InboxCalls
 from .._work.keys import inbox_key
-from .._work.once import KilledError
 from .._work.protocol import MOST_UNENDED, ClaimStatus, InboxEntry
 from ..models import Message
 from ..receiver import Result, WebhookReceiver

@@ -15,7 +15,8 @@ import pytest
 
 from basiq_async import InboxError
 from basiq_async._work import owed
-from basiq_async._work.once import AttemptEnd, AttemptResult, UnderWay, Unit
+from basiq_async._work.attempts import AttemptEnd, AttemptResult, UnderWay
+from basiq_async._work.once import Unit
 from basiq_async._work.steps import TaskSteps
 from basiq_async.receiver import MemoryInbox
 from basiq_async.receiver.protocol import Claim, ClaimStatus

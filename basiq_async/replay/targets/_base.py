@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
-from ..._work.once import AttemptResult
+from ..._work.attempts import AttemptResult
 from ...models import Message
 
 MessageHandler = Callable[[Message], Awaitable[object]]

@@ -9,11 +9,12 @@ import secrets
 from collections.abc import Callable
 
 from ..._redaction.text import printable, shorten
+from ..._work.attempts import AttemptResult, UnderWay
 from ..._work.calls import HOST
 from ..._work.failures import failure_text, reason_text
 from ..._work.keys import inbox_key
 from ..._work.limits import inbox_limit
-from ..._work.once import AttemptResult, UnderWay, Unit
+from ..._work.once import Unit
 from ..._work.protocol import Inbox, TransactionalInbox
 from ...errors import InboxError
 from ...models import Message
