@@ -341,6 +341,22 @@ async def test_a_recovery_notes_that_the_webhook_was_disabled_meanwhile(world: W
     assert Coverage.read(await inbox.note(coverage_note(world.webhook_id))).seen_inactive is not None
 
 
+@pytest.mark.documented_world("its webhook is disabled after one message", "disables")
+@pytest.mark.parametrize("everything", [False, True])
+async def test_what_a_lost_note_may_have_told_of_is_passed_only_where_everything_is_asked_for(
+    world: World, everything: bool
+) -> None:
+    missed = await world.disable()  # one with a message
+    missed += await world.emit(2)
+    await world.reactivate()
+    inbox = MemoryInbox(clock=world.fake.clock)
+    await inbox.set_note(coverage_note(world.webhook_id), Coverage(gone_before=world.fake.clock()).write())
+    found = await world.recover(world.handle, inbox=inbox, everything=everything)
+    assert sorted(world.got) == (sorted(missed) if everything else [])
+    told = "".join(str(each) for each in found.problems if each.code == "unknown")
+    assert ("nothing tells of 3 messages and events" in told) is not everything
+
+
 async def test_what_a_person_says_is_noted_before_the_lists_are_read_to_their_ends(world: World) -> None:
     await world.emit(2, status=500)
     inbox, moment = MemoryInbox(), world.fake.clock()

@@ -15,6 +15,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from basiq_async import ConfigurationError, InboxError
 from basiq_async._storage.sql import BusyError, SQLStore
 from basiq_async._storage.sql_tables import EntryType, StoreTables
+from tests.support.databases import engine_of, new_table, scalar
+from tests.support.real_time import PATIENCE
+from tests.support.servers import PostgresServer
 
 
 class Tables(StoreTables):
@@ -146,6 +149,39 @@ async def test_a_writer_that_is_not_patient_leaves_a_lock_that_another_holds(
             await store.run(put("a"), write=True, wait_for_writer=False)
         await other.exec_driver_sql("ROLLBACK")
     await store.run(put("a"), write=True, wait_for_writer=False)
+
+
+@pytest.mark.parametrize(("patient", "seconds"), [(True, 0.0), (False, PATIENCE)])
+async def test_a_writer_that_is_patient_waits_for_a_lock_at_its_first_use_too_and_any_other_one_briefly(
+    patient: bool, seconds: float, engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("basiq_async._storage.sql._LOCK_WAIT", seconds)
+    store = SQLStore(engine, Tables(), create_tables=True, timeout=PATIENCE)
+    if not patient:
+        await store.run(count)
+    async with engine.connect() as other:
+        await other.execution_options(isolation_level="AUTOCOMMIT")
+        await other.exec_driver_sql("BEGIN IMMEDIATE")
+        writing = asyncio.create_task(store.run(put("a"), write=True, wait_for_writer=patient))
+        await asyncio.wait((writing,), timeout=0.05)
+        assert not writing.done()
+        await other.exec_driver_sql("ROLLBACK")
+    await writing
+
+
+async def test_what_a_server_is_to_do_in_several_statements_it_does_whole_or_not(postgres: PostgresServer) -> None:
+    table = new_table()
+    async with engine_of(postgres.url()) as engine:
+        store = SQLStore(engine, Tables(table), create_tables=True, timeout=PATIENCE)
+
+        async def half(connection: AsyncConnection) -> None:
+            await connection.execute(sa.text(f"INSERT INTO {table}_entries VALUES ('half')"))
+            raise OSError("in the middle")
+
+        with pytest.raises(InboxError, match="in the middle"):
+            await store.run(half, write=True)
+        await store.prepare()
+        assert await scalar(engine, f"SELECT count(*) FROM {table}_entries") == 0
 
 
 async def test_tables_of_another_version_are_refused(store: SQLStore, engine: AsyncEngine) -> None:
