@@ -85,6 +85,8 @@ async def test_a_recovery_passes_what_was_missed_and_nothing_else(listed: str, o
         assert (world.got, found.passed_over, found.unknown, found.finished) == (service.missed, 10, 0, True)
         # Not the two that the inbox knows. The plan of a first recovery has read what was missed before.
         assert found.messages.read_by_id == (0 if listed == "objects" else 12)
+        assert found.events is not None
+        assert found.events.read_by_id == 0, "an event tells all of itself"
         again = await world.recover(world.receiver())
         assert (len(world.got), again.passed_over, again.finished, again.messages.read_by_id) == (1, 10, True, 0)
 

@@ -129,6 +129,32 @@ async def test_what_expires_between_two_runs_costs_one_reading_at_most(order: st
         assert job.lists.requests - before <= most, "where what was read last has gone, the list is read to its end"
 
 
+async def test_what_slips_by_several_pages_at_once_while_a_list_is_proven_is_found_on_the_pages_before() -> None:
+    job = a_job(200, "newest-first", "offset")
+    goes = {10: 1, 30: 25}  # one slips to a page that was read, and in the proof so do those of two pages and a half
+
+    def change() -> None:
+        del job.lists.listed[: goes.get(job.lists.requests, 0)]
+
+    job.lists.before_request = change
+    assert len(await job.run()) == 200
+    job.check_finished()
+    assert job.lists.requests == 20 + 1 + 18 + 17 + 2, "after each page but the first, the one before; once, three"
+
+
+@PAGINGS
+async def test_a_run_that_ends_above_what_was_read_before_leaves_it_known_to_the_next_one(paging: str) -> None:
+    job = a_job(300, "newest-first", paging)
+    await job.run()
+    for _ in range(60):
+        job.lists.grow()
+    assert len(await job.run(15)) == 15
+    before = job.lists.requests
+    assert len(await job.run()) == 45
+    job.check_finished()
+    assert job.lists.requests - before <= 10
+
+
 async def test_a_list_that_expires_at_every_request_is_proven_with_two_passes() -> None:
     job = a_job(1_400, "oldest-first", "offset")
     job.lists.before_request = lambda: job.lists.expire(1)
