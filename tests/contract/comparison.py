@@ -25,11 +25,7 @@ TIMEOUT = 30.0
 
 @attrs.frozen
 class Difference:
-    """One difference between the real API and the fake.
-
-    ``request`` is the kind of request, such as ``GET /events/{eventId}``. ``where`` is the place in the response.
-    ``real`` and ``fake`` describe each side.
-    """
+    """One difference: the kind of request, such as ``GET /events/{eventId}``, the place in it, and what each side has."""
 
     request: str
     where: str
@@ -147,60 +143,32 @@ def _differ(request: str, real: Seen, fake: Seen) -> Iterator[Difference]:
         ours, theirs = fake.headers.get(name, set()), real.headers.get(name, set())
         if ours != theirs:
             yield Difference(request, f"header {name}", _show(theirs), _show(ours))
-    for fact in sorted(real.facts):
-        if fact in fake.facts and real.facts[fact] != fake.facts[fact]:
+    for fact in sorted(real.facts.keys() & fake.facts.keys()):
+        if real.facts[fact] != fake.facts[fact]:
             where = "body" if fact == "the body is JSON" else "paging"
-            yield Difference(request, where, *_facts(fact, real, fake))
-    if real.statuses == fake.statuses:
-        yield from _differ_in_fields(request, real.shape.fields, fake.shape.fields)
-
-
-def _facts(fact: str, real: Seen, fake: Seen) -> tuple[str, str]:
-    def show(seen: Seen) -> str:
-        return f"“{fact}” {'true' if seen.facts[fact] else 'false'}"
-
-    return show(real), show(fake)
-
-
-def _differ_in_fields(
-    request: str, real: Mapping[str, FieldShape], fake: Mapping[str, FieldShape]
-) -> Iterator[Difference]:
+            yield Difference(request, where, *(f"“{fact}” {str(each.facts[fact]).lower()}" for each in (real, fake)))
     differing: set[str] = set()
-    for place in sorted({*real, *fake}):
-        if any(above in differing for above in places_above(place)):
-            continue
-        found = _differ_at(place, real, fake)
-        if found is not None:
+    for place in sorted({*real.shape.fields, *fake.shape.fields}) if real.statuses == fake.statuses else ():
+        found = _differ_at(place, real.shape.fields, fake.shape.fields)
+        if found is not None and differing.isdisjoint(places_above(place)):
             differing.add(place)
             yield Difference(request, place, *found)
 
 
 def _differ_at(place: str, real: Mapping[str, FieldShape], fake: Mapping[str, FieldShape]) -> tuple[str, str] | None:
     theirs, ours = real.get(place), fake.get(place)
-    if theirs is None:
-        if ours is not None and ours.always and _is_expected(place, real):
-            return "no such field", f"always {_show(ours.types)}"
-    elif ours is None:
-        if _is_expected(place, fake):
+    if theirs is None or ours is None:
+        # A place can occur if its parents do, and it is not in a list that was always empty.
+        can_occur = not place.endswith("[]") and all(each in real and each in fake for each in places_above(place))
+        if can_occur and theirs is not None:
             return _show(theirs.types), "no such field"
-    elif not theirs.types <= ours.types:
-        return _show(theirs.types), _show(ours.types)
-    elif not _forms_fit(theirs.forms, ours.forms):
-        return _show(theirs.forms), _show(ours.forms)
-    elif not theirs.values <= ours.values:
-        return _show(theirs.values), _show(ours.values)
+        return ("no such field", f"always {_show(ours.types)}") if can_occur and ours and ours.always else None
+    # If the fake has text, any form except a link fits.
+    forms = ours.forms | ({"digits", "uuid", "date-time"} if "text" in ours.forms else set[str]())
+    for one, other in ((theirs.types, ours.types), (theirs.forms, forms), (theirs.values, ours.values)):
+        if not one <= other:
+            return _show(one), _show(other)
     return None
-
-
-def _is_expected(place: str, fields: Mapping[str, FieldShape]) -> bool:
-    """Return whether a place can occur: its parents do, and it is not in a list that was always empty."""
-    return all(above in fields for above in places_above(place)) and not place.endswith("[]")
-
-
-def _forms_fit(real: set[str], fake: set[str]) -> bool:
-    """Return whether the fake has each form of the real API. If the fake has text, any form except a link fits."""
-    loose = {"text", "digits", "uuid", "date-time"} if "text" in fake else set[str]()
-    return real <= fake | loose
 
 
 def _show(parts: Iterable[str]) -> str:

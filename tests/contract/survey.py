@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from itertools import islice, product
 from typing import Any
 
@@ -18,7 +18,7 @@ from basiq_async.testing.fake._operations import (  # private: the table of what
     RESOURCES,
     WEBHOOKS,
 )
-from basiq_async.transports.base import Request, Response, Transport
+from basiq_async.transports.base import Request, Transport
 
 from .shape import Shape
 
@@ -157,8 +157,10 @@ class Survey:
         response = await transport.send(request)
         seen = self.seen.setdefault(kind, Seen(Shape(self._base, _CLOSED.get(kind, frozenset()))))
         seen.statuses.add(response.status)
-        for name, form in _headers(response):
-            seen.headers.setdefault(name, set()).add(form)
+        for name in HEADERS:
+            if (value := response.headers.get(name)) is not None:
+                form = value.partition(";")[0].strip().lower() if name == "content-type" else "present"
+                seen.headers.setdefault(name, set()).add(form)
         try:
             body = json.loads(response.body)
         except (ValueError, RecursionError):
@@ -167,13 +169,6 @@ class Survey:
         seen.facts.setdefault("the body is JSON", True)
         seen.shape.add(body)
         return body
-
-
-def _headers(response: Response) -> Iterator[tuple[str, str]]:
-    for name in HEADERS:
-        value = response.headers.get(name)
-        if value is not None:
-            yield name, value.partition(";")[0].strip().lower() if name == "content-type" else "present"
 
 
 def _items(body: Any) -> list[Any]:
