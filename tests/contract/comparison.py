@@ -25,7 +25,7 @@ TIMEOUT = 30.0
 
 @attrs.frozen
 class Difference:
-    """One difference: the kind of request, such as ``GET /events/{eventId}``, the place in it, and what each side has."""
+    """One difference: the kind of request, such as ``GET /events/{eventId}``, the place in it, and each side."""
 
     request: str
     where: str

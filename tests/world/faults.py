@@ -319,6 +319,12 @@ FAULTS = (
         '"""Begin with a delivery that was stored."""\n',
     ),
     Fault(
+        "a worker that is to stop is not woken",
+        "receiver/_worker.py",
+        "        self._news.set()\n        try:\n",
+        "        try:\n",
+    ),
+    Fault(
         "a log shows the secret",
         "receiver/_attempts.py",
         '            "the handler of delivery %r %s%s",\n',
