@@ -210,7 +210,8 @@ class HistoryScan:
 
     def _judge_message(self, message: Message, *, known: bool) -> None:
         """Count the attempts of a message, and whether it was missed."""
-        self._without_message.pop((message.event_type_id, message.event_id), None)
+        created = self._without_message.pop((message.event_type_id, message.event_id), None)
+        is_overdue = created is not None and not is_recent(created, self._now)  # so it should have an attempt
         ignored = self._is_ignored(message)
         skipped = known or ignored or self._is_unwanted(message)
         passed_over = is_passed_over(message, self._known.live_since.webhook)
@@ -227,7 +228,7 @@ class HistoryScan:
                 self.passed_over += before is None
                 last = latest(self.lacking.last_before_joining, before)
                 self.lacking = attrs.evolve(self.lacking, last_before_joining=last)
-        elif message.delivered is False and message.attempts:
+        elif message.delivered is False and (message.attempts or is_overdue):
             self.recovered += known
             self.undelivered += missed
             if missed and len(self.missed) < _MOST_ASKED:

@@ -234,6 +234,14 @@ async def test_what_is_unrecoverable_stays_a_problem_until_it_is_acknowledged() 
     assert "unrecoverable" not in codes(await diagnose(messages=messages, inbox=inbox))
 
 
+@pytest.mark.parametrize(("age", "undelivered"), [(timedelta(0), 0), (timedelta(hours=1), 1)])
+async def test_a_message_without_an_attempt_is_undelivered_once_its_event_is_old(
+    age: timedelta, undelivered: int
+) -> None:
+    made = {**event(1), "createdDate": (datetime.now(UTC) - age).isoformat()}
+    assert (await diagnose(messages=[message(1)], events=[made])).undelivered == undelivered
+
+
 async def test_events_that_never_became_messages_are_counted() -> None:
     found = await diagnose(messages=[message(1)], events=[event(1), event(2), event(3, "consent.revoked")])
     assert found.never_sent == 1
