@@ -119,7 +119,8 @@ def crash_share(options: argparse.Namespace, rng: random.Random, folder: Path, s
 
     troubles |= {"queue restarted": partial(restart, queues), "queue flushed": flush}
     with Crew(rng, [work] * _WORKERS + [coordinate], may_end=[1]) as crew:
-        crew.live(told.exists, kills=options.kills, pause=0.3, freeze=options.lease * 1.5, **troubles)
+        most = 600 + options.messages * 0.1
+        crew.live(told.exists, kills=options.kills, pause=0.3, freeze=options.lease * 1.5, most=most, **troubles)
     report = json.loads(told.read_text())
     assert (report["finished"], report["quarantined"]) == (True, len(bad)), report
     said = crew.judge(set(ids) - bad, read_effects(folder), most=options.concurrency)

@@ -16,6 +16,7 @@ from basiq_async import AuthenticationError, BasiqClient, InMemoryTransport, Req
 from basiq_async.testing import FakeBasiq, Quirks, serve
 from basiq_async.testing.fake._operations import EVENT_TYPES, RESOURCES  # private: the table of what is compared
 from tests.support.environment import ROOT
+from tests.support.scripted import Changing
 
 from . import test_live
 from .comparison import Comparison, compare
@@ -89,29 +90,18 @@ async def test_what_there_is_nothing_for_is_said_to_be_skipped() -> None:
     assert comparison.skipped == tuple(f"GET {path}" for path in paths if "{" in path and path != EVENT_TYPES.one)
 
 
-@attrs.define
-class Changed:
-    """A fake whose responses are changed on the way."""
-
-    change: Any
-    inner: InMemoryTransport = attrs.field(factory=InMemoryTransport)
-    methods: list[str] = attrs.field(factory=list[str])
-
-    async def send(self, request: Request, /) -> Response:
-        self.methods.append(f"{request.method} {request.url.partition('?')[0]}")
-        response = await self.inner.send(request)
-        return response if request.url.endswith("/token") else self.change(request, response)
-
-    async def aclose(self) -> None: ...
+def changing(change: Any) -> Changing:
+    """A fake whose responses are changed on the way, but for tokens."""
+    return Changing(FakeBasiq(), lambda request, it: it if request.url.endswith("/token") else change(request, it))
 
 
 async def differences(change: Any) -> set[tuple[str, str]]:
-    transport = Changed(change)
-    transport.inner.fake.seed_messages(5)
-    transport.inner.fake.emit("consent.revoked")
-    found = await compare(transport.inner.fake.api_key, transport=transport)
-    sent = {method for method in transport.methods if not method.startswith("GET ")}
-    assert sent == {"POST https://au-api.basiq.io/token"}
+    transport = changing(change)
+    transport.fake.seed_messages(5)
+    transport.fake.emit("consent.revoked")
+    found = await compare(transport.fake.api_key, transport=transport)
+    sent = {each.url for each in transport.requests if each.method != "GET"}
+    assert sent == {"https://au-api.basiq.io/token"}
     return {(difference.request, difference.where) for difference in found.differences}
 
 
@@ -192,9 +182,9 @@ async def test_what_only_the_real_api_has_is_named_and_no_difference() -> None:
     def change(request: Request, response: Response) -> Response:
         return attrs.evolve(response, status=200, body=b'{"failed": 3}') if request.url.endswith("/stats") else response
 
-    transport = Changed(change)
-    transport.inner.fake.seed_messages(5)
-    found = await compare(transport.inner.fake.api_key, transport=transport)
+    transport = changing(change)
+    transport.fake.seed_messages(5)
+    found = await compare(transport.fake.api_key, transport=transport)
     found.assert_equal()
     assert found.unknown == ("/notifications/webhooks/{webhookId}/stats",)
     assert "$.failed  integer" in render(found, date(2026, 12, 1))

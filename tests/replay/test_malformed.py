@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 from typing import Any
 
 import attrs
 import pytest
 
-from basiq_async import InMemoryTransport
+from basiq_async import Request, Response
 from basiq_async.receiver import MemoryInbox, Result
 from basiq_async.replay import Replay, share
-from basiq_async.transports.base import Request, Response, Transport
+from tests.support.scripted import Changing
 from tests.support.worlds import World, a_world
 
 
@@ -30,25 +31,15 @@ MALFORMED: dict[str, tuple[str, Callable[[dict[str, Any]], None]]] = {
 }
 
 
-@attrs.define
-class Malforming:
-    """A transport that changes the first item of one of the lists."""
-
-    inner: Transport
-    path: str
-    malform: Callable[[dict[str, Any]], None]
-
-    async def send(self, request: Request) -> Response:
-        response = await self.inner.send(request)
-        if request.url.partition("?")[0].endswith(self.path) and response.status == 200:
-            body = json.loads(response.body)
-            if body.get("data"):
-                self.malform(body["data"][0])
-                return attrs.evolve(response, body=json.dumps(body).encode())
+def malform(name: str, request: Request, response: Response) -> Response:
+    """Change the first item of one of the lists."""
+    path, change = MALFORMED[name]
+    if not request.url.partition("?")[0].endswith(path) or response.status != 200:
         return response
-
-    async def aclose(self) -> None:
-        await self.inner.aclose()
+    body = json.loads(response.body)
+    for item in body.get("data", ())[:1]:
+        change(item)
+    return attrs.evolve(response, body=json.dumps(body).encode())
 
 
 class Shared(MemoryInbox):
@@ -58,7 +49,7 @@ class Shared(MemoryInbox):
 @pytest.fixture
 async def missing(name: str) -> AsyncIterator[World]:
     """A service that missed three events, one of which is malformed in a list."""
-    async with a_world(transport=lambda fake: Malforming(InMemoryTransport(fake), *MALFORMED[name])) as world:
+    async with a_world(transport=lambda fake: Changing(fake, partial(malform, name))) as world:
         await world.miss(3)
         world.inbox, world.options = Shared(clock=world.fake.clock), {"clock": world.fake.clock}
         yield world

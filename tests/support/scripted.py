@@ -7,7 +7,8 @@ import json
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from basiq_async import BasiqClient, Request, Response, RetryPolicy
+from basiq_async import BasiqClient, InMemoryTransport, Request, Response, RetryPolicy
+from basiq_async.testing import FakeBasiq
 from tests.support.wire import error_body, page_body
 
 Answer = Response | BaseException | Callable[[Request], "Response | Awaitable[Response]"]
@@ -70,6 +71,19 @@ class Scripted:
     @property
     def urls(self) -> list[str]:
         return [request.url for request in self.requests]
+
+
+class Changing(InMemoryTransport):
+    """The transport to a fake whose responses are changed on the way. ``requests`` are those that were sent."""
+
+    def __init__(self, fake: FakeBasiq, change: Callable[[Request, Response], Response]) -> None:
+        super().__init__(fake)
+        self.change = change
+        self.requests: list[Request] = []
+
+    async def send(self, request: Request, /) -> Response:
+        self.requests.append(request)
+        return self.change(request, await super().send(request))
 
 
 def client(transport: Scripted, **options: Any) -> BasiqClient:
