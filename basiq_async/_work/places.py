@@ -8,7 +8,6 @@ from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from hashlib import blake2b
 from itertools import count
-from typing import Protocol
 
 import attrs
 
@@ -22,12 +21,6 @@ MOST_RESUME_POINTS = 32
 _TRIES = 100
 _IN_USE = timedelta(hours=1)
 """An owner that uses its place says so once in that time."""
-
-
-class SetNote(Protocol):
-    """``set_note`` of a record."""
-
-    def __call__(self, name: str, text: str, *, expected: str | None) -> Awaitable[bool]: ...
 
 
 @attrs.frozen
@@ -121,7 +114,7 @@ class Places:
     def __init__(
         self,
         note: Callable[[str], Awaitable[str | None]],
-        set_note: SetNote,
+        set_note: Callable[..., Awaitable[bool]],
         name: str,
         most: int,
         now: Callable[[], datetime],

@@ -53,7 +53,7 @@ BASIQ_DEBUG=1 shows tracebacks and logs.
 """.format("\n".join(f"| {code} | {meaning} |" for code, meaning in MEANINGS.items()))
 
 _COMMANDS: Mapping[str, Mapping[str, str]] = {
-    "Webhooks": {"webhooks": "_webhooks", "messages": "_history", "events": "_history"},
+    "Webhooks": {"webhooks": "_webhooks", "messages": "_history", "events": "_events"},
     "History": {"replay": "_replay", "recover": "_recover", "quarantine": "_quarantine", "inbox": "_waiting"},
     "Deferred handlers": {"work": "_waiting"},
     "Local development": {
