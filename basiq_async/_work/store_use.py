@@ -1,4 +1,4 @@
-"""What a process may do with the stores that it opens: a command that only looks makes nothing and writes nothing."""
+"""What a process may do with the stores that it opens: a command that only looks makes, writes and handles nothing."""
 
 from __future__ import annotations
 
@@ -11,6 +11,9 @@ nothing at all, and refuse what is no inbox."""
 
 store_use: ContextVar[StoreUse] = ContextVar("basiq_async_store_use", default="make")
 """The use of the inboxes that are made from now on."""
+
+may_work: ContextVar[bool] = ContextVar("basiq_async_may_work", default=True)
+"""Whether entering a receiver begins to handle what waits. A command that looks at a receiver is not its service."""
 
 NO_INBOX = (
     "no inbox has written to it since it was made or emptied. If it is a copy of a SQLite file, its -wal file is "

@@ -122,7 +122,7 @@ async def open_receiver(
     Raises ``ConfigurationError`` if the module or variable does not exist or raises, or does not hold a receiver; and
     for a receiver of another webhook than ``webhook_id``.
     """
-    from .._work.may_work import may_work
+    from .._work.store_use import may_work
     from ..receiver import WebhookReceiver
 
     may_work.set(False)

@@ -13,8 +13,8 @@ from .._work.deaths import Deaths
 from .._work.failures import reason_text
 from .._work.gate import Gate
 from .._work.inbox_calls import InboxCalls
-from .._work.may_work import may_work
 from .._work.protocol import Inbox, Record, TransactionalInbox
+from .._work.store_use import may_work
 from ..errors import ConfigurationError
 from ._secrets import Secrets
 from .inboxes._memory import MemoryInbox

@@ -16,8 +16,8 @@ from .._signing.signature import TOLERANCE, Headers, check_body
 from .._work.clock import TimeSource, in_seconds
 from .._work.gate import Gate
 from .._work.inbox_calls import InboxCalls
-from .._work.may_work import may_work
 from .._work.protocol import ClaimedEntry, Inbox, InboxEntry, TransactionalInbox, Waiting
+from .._work.store_use import may_work
 from ..errors import ConfigurationError
 from ..hooks import call_hook, chain_hooks
 from ._asgi import ASGIApp, check_path, make_fastapi_router

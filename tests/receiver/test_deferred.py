@@ -11,7 +11,7 @@ import attrs
 import pytest
 
 from basiq_async import ConfigurationError, InboxError, RateLimitError
-from basiq_async._work.may_work import may_work
+from basiq_async._work.store_use import may_work
 from basiq_async.receiver import (
     Deferred,
     Delivery,

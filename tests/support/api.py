@@ -59,7 +59,8 @@ def _module(name: str) -> Iterator[str]:
 def _class(name: str, value: type) -> Iterator[str]:
     bases = ", ".join(base.__name__ for base in value.__bases__ if base is not object)
     yield f"class {name}({bases})" if bases else f"class {name}"
-    if name not in MADE and ("__init__" in vars(value) or hasattr(value, "__attrs_attrs__")):
+    is_made = name not in MADE and not getattr(value, "_is_protocol", False)
+    if is_made and ("__init__" in vars(value) or hasattr(value, "__attrs_attrs__")):
         yield f"    def __init__{_signature(value.__init__)}"
     shown = [getattr(module, each) for module in map(import_module, MODULES) for each in module.__all__]
     # What attrs makes of a field is in the class only where it has slots.
