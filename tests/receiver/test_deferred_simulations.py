@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import itertools
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
@@ -16,7 +17,7 @@ from basiq_async.receiver import Delivery, MemoryInbox, WebhookReceiver
 from tests.support import virtual
 from tests.support.deferring import deferring, post_event
 from tests.support.deliveries import SECRET
-from tests.support.inboxes import Plain
+from tests.support.inboxes import Plain, fail_in
 
 TYPES = ("transactions.updated", "consent.revoked", "user.created")
 WORK = 0.3
@@ -47,7 +48,9 @@ class World:
 
     def receiver(self, *types: str, inbox: Any = None, handle: Any = None, **limits: Any) -> WebhookReceiver:
         times = {"clock": virtual.clock, "handler_timeout": 0.1}
-        return deferring(inbox or self.inbox, handle or self.handle, *(types or TYPES), times=times, **limits)
+        return deferring(
+            self.inbox if inbox is None else inbox, handle or self.handle, *(types or TYPES), times=times, **limits
+        )
 
     async def post(self, receiver: WebhookReceiver, event_id: str, type_id: str = TYPES[0]) -> int:
         done = await post_event(receiver, event_id, type_id, at=virtual.clock())
@@ -269,25 +272,10 @@ async def test_a_partner_that_hangs_holds_up_no_other_one_that_is_back() -> None
     assert all(event.startswith("1-") for event in world.handled)
 
 
-class Away:
-    """An inbox whose storage is away for a time."""
-
-    def __init__(self, inbox: MemoryInbox) -> None:
-        self._inbox, self.away = inbox, False
-
-    def __getattr__(self, name: str) -> Any:
-        if self.away:
-            raise InboxError("the database is away")
-        return getattr(self._inbox, name)
-
-
-for _name in ("check", "claim", "complete", "release", "known", "note", "set_note", "known_since", "quarantine",
-              "entries", "store", "claim_due", "put_off", "waiting"):  # fmt: skip
-
-    def _call(self: Any, *args: Any, _name: str = _name, **options: Any) -> Any:
-        return self.__getattr__(_name)(*args, **options)
-
-    setattr(Away, _name, _call)
+CALLS = (
+    *("check", "claim", "complete", "release", "known", "note", "set_note", "known_since", "quarantine", "entries"),
+    *("store", "claim_due", "put_off", "waiting"),
+)
 
 
 @pytest.mark.usefixtures("seldom")
@@ -307,20 +295,22 @@ async def test_after_an_outage_nothing_is_quarantined_and_all_is_handled_soon(wh
     error = TransportError("Basiq is away") if what == "Basiq" else ConnectionError("refused")
     world = World(lambda _: error if what != "the database" and away[0] else None)
     away = [False]
-    inbox = Away(world.inbox)
-    receiver = world.receiver(inbox=inbox)
+    receiver = world.receiver()
     async with receiver:
         for number in range(20):
             await world.post(receiver, f"before-{number}")
         await asyncio.sleep(WORK / 2)
-        away[0], inbox.away = True, what == "the database"
+        away[0] = True
+        fail_in(*(CALLS if what == "the database" else ()), error=InboxError("away"), inbox=world.inbox)
         statuses = set()
         for number in range(100):
             statuses.add(await world.post(receiver, f"during-{number}"))
             await asyncio.sleep(hours * HOUR / 100)
         assert statuses == ({503} if what == "the database" else {202})
         attempts = world.attempts.total()
-        away[0] = inbox.away = False
+        away[0] = False
+        for call in CALLS:
+            vars(world.inbox).pop(call, None)
         await world.all_handled(within=35 * 60)
     assert set(world.handled) == set(world.came)
     assert await world.quarantined() == []
@@ -366,23 +356,21 @@ async def test_a_handler_that_hangs_is_quarantined_and_the_others_are_handled() 
     assert len(world.handled) == 200
 
 
-class Killed(BaseException):
-    """A process is gone."""
-
-
 @asynccontextmanager
-async def crashing(world: World, make: Callable[[Away, asyncio.Event], WebhookReceiver]) -> AsyncIterator[list[int]]:
+async def crashing(
+    world: World, make: Callable[[MemoryInbox, asyncio.Event], WebhookReceiver]
+) -> AsyncIterator[list[int]]:
     """Run one process after the other: each is gone when its event is set, and its inbox sees nothing of its end."""
     kills = [0]
 
     async def run() -> None:
         while True:
-            inbox, gone = Away(world.inbox), asyncio.Event()
+            inbox, gone = copy.copy(world.inbox), asyncio.Event()
             receiver = make(inbox, gone)
             async with receiver:
                 await gone.wait()
                 kills[0] += 1
-                inbox.away = True
+                fail_in(*CALLS, error=InboxError("the process is gone"), inbox=inbox)
             await asyncio.sleep(1)
 
     task = asyncio.create_task(run())
@@ -397,7 +385,7 @@ async def crashing(world: World, make: Callable[[Away, asyncio.Event], WebhookRe
 async def test_what_kills_its_process_is_quarantined_after_three_times_and_all_others_are_handled_once() -> None:
     world = World()
 
-    def make(inbox: Away, gone: asyncio.Event) -> WebhookReceiver:
+    def make(inbox: MemoryInbox, gone: asyncio.Event) -> WebhookReceiver:
         async def handle(delivery: Delivery) -> None:
             if delivery.event_id == "killer":
                 gone.set()
@@ -422,23 +410,23 @@ async def test_what_kills_its_process_is_quarantined_after_three_times_and_all_o
     assert len(repeated) <= 7, "those that it was claimed with once"
 
 
-class Deaf(Away):
-    """An inbox that claims, while its response is lost."""
+def deaf(world: World) -> MemoryInbox:
+    """An inbox that claims, while its response is lost, until ``del inbox.claim_due``."""
+    inbox = copy.copy(world.inbox)
 
-    deaf = True
+    async def claim_due(*args: Any, **options: Any) -> Any:
+        await world.inbox.claim_due(*args, **options)
+        raise InboxError("the response was lost")
 
-    async def claim_due(self, *args: Any, **options: Any) -> Any:
-        found = await self._inbox.claim_due(*args, **options)
-        if self.deaf:
-            raise InboxError("the response was lost")
-        return found
+    inbox.claim_due = claim_due  # type: ignore[method-assign]
+    return inbox
 
 
 @pytest.mark.parametrize("count", [1, 3])
 @virtual.clocked
 async def test_claims_that_no_process_got_are_no_attempts(count: int) -> None:
     world = World()
-    inboxes = [Deaf(world.inbox) for _ in range(count)]
+    inboxes = [deaf(world) for _ in range(count)]
     receivers = [world.receiver(inbox=inbox) for inbox in inboxes]
     async with AsyncExitStack() as stack:
         for receiver in receivers:
@@ -448,7 +436,7 @@ async def test_claims_that_no_process_got_are_no_attempts(count: int) -> None:
         await asyncio.sleep(HOUR)
         assert world.attempts.total() == 0
         for inbox in inboxes:
-            inbox.deaf = False
+            del inbox.claim_due
         await world.all_handled(within=120)
     assert (len(world.handled), set(world.attempts.values()), await world.quarantined()) == (20, {1}, [])
 
@@ -456,11 +444,11 @@ async def test_claims_that_no_process_got_are_no_attempts(count: int) -> None:
 @virtual.clocked
 async def test_a_process_that_ends_gives_back_what_it_may_have_claimed() -> None:
     world = World()
-    inbox = Deaf(world.inbox)
+    inbox = deaf(world)
     async with world.receiver(inbox=inbox) as receiver:
         await world.post(receiver, "e-1")
         await asyncio.sleep(10)
-        inbox.deaf = False
+        del inbox.claim_due
         began = virtual.now()
     async with world.receiver():
         await world.all_handled(within=5)
@@ -473,7 +461,7 @@ async def test_a_process_that_ends_between_its_claim_and_the_work_loses_nothing(
     world = World()
     lives = itertools.count()
 
-    def make(inbox: Away, gone: asyncio.Event) -> WebhookReceiver:
+    def make(inbox: MemoryInbox, gone: asyncio.Event) -> WebhookReceiver:
         async def claim_and_end(*args: Any, **options: Any) -> Any:
             found = await world.inbox.claim_due(*args, **options)
             if found and life < 3:
@@ -482,7 +470,7 @@ async def test_a_process_that_ends_between_its_claim_and_the_work_loses_nothing(
             return found
 
         life = next(lives)
-        inbox.claim_due = claim_and_end  # type: ignore[attr-defined]
+        inbox.claim_due = claim_and_end  # type: ignore[method-assign]
         return world.receiver(inbox=inbox)
 
     source = world.receiver()
