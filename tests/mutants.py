@@ -37,7 +37,7 @@ ROOT = Path(__file__).parents[1]
 EQUIVALENT = Path(__file__).with_name("equivalent_mutants.txt")
 ENOUGH = 0.9
 """The share of mutants that the tests of a folder must notice."""
-_FAST, _SLOW = 10.0, 60.0
+_FAST, _SLOW = 10.0, 120.0
 """Seconds of tests that are tried in a fork, the fastest first, and of those that are tried in a copy of the files."""
 _LATE, _LONGER = 20.0, 4
 """A run of tests is over after so many seconds and so many times what it takes, measured, without a change."""

@@ -283,6 +283,14 @@ async def test_an_api_key_that_may_not_list_webhooks_leaves_unknown_which_are_go
     assert (found.unrecoverable, [each.code for each in found.problems]) == ((), ["forbidden"])
 
 
+async def test_while_another_webhook_of_its_service_is_active_a_new_one_has_lost_nothing(service: World) -> None:
+    assert (await service.recover()).finished
+    await service.fake.advance(days=10)
+    new = service.add_webhook(SECOND_URL)
+    await service.start(new, service.webhook_id)
+    assert (await service.recover(webhook_id=new)).unrecoverable == ()
+
+
 async def test_the_time_between_a_webhook_that_is_gone_and_the_next_is_named(service: World) -> None:
     s = service
     assert (await s.recover()).finished

@@ -151,18 +151,21 @@ async def test_a_writer_that_is_not_patient_leaves_a_lock_that_another_holds(
     await store.run(put("a"), write=True, wait_for_writer=False)
 
 
-@pytest.mark.parametrize(("patient", "seconds"), [(True, 0.0), (False, PATIENCE)])
-async def test_a_writer_that_is_patient_waits_for_a_lock_at_its_first_use_too_and_any_other_one_briefly(
-    patient: bool, seconds: float, engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("call", ["run", "rows", "impatient"])
+async def test_a_patient_writer_waits_for_a_lock_at_its_first_use_too_and_any_other_one_briefly(
+    call: str, engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("basiq_async._storage.sql._LOCK_WAIT", seconds)
+    monkeypatch.setattr("basiq_async._storage.sql._LOCK_WAIT", PATIENCE if call == "impatient" else 0.0)
     store = SQLStore(engine, Tables(), create_tables=True, timeout=PATIENCE)
-    if not patient:
+    if call != "run":
         await store.run(count)
+    insert = sa.text("INSERT INTO shelf_entries VALUES ('a') RETURNING entry_json")
     async with engine.connect() as other:
         await other.execution_options(isolation_level="AUTOCOMMIT")
         await other.exec_driver_sql("BEGIN IMMEDIATE")
-        writing = asyncio.create_task(store.run(put("a"), write=True, wait_for_writer=patient))
+        options = {"wait_for_writer": False} if call == "impatient" else {}
+        begun = store.rows(insert, write=True) if call == "rows" else store.run(put("a"), write=True, **options)
+        writing: asyncio.Task[object] = asyncio.ensure_future(begun)
         await asyncio.wait((writing,), timeout=0.05)
         assert not writing.done()
         await other.exec_driver_sql("ROLLBACK")

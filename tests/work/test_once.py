@@ -11,16 +11,18 @@ from functools import partial
 from itertools import pairwise
 from typing import Any, cast
 
+import attrs
 import pytest
 
 from basiq_async import InboxError
 from basiq_async._work import owed
-from basiq_async._work.attempts import AttemptEnd, AttemptResult, UnderWay
+from basiq_async._work.attempts import AttemptEnd, AttemptResult, KilledError, UnderWay
 from basiq_async._work.once import Unit
 from basiq_async._work.steps import TaskSteps
 from basiq_async.receiver import MemoryInbox
 from basiq_async.receiver.protocol import Claim, ClaimStatus
 from tests.support import inboxes, virtual
+from tests.support.deliveries import quarantined_delivery
 
 LEASE = 30.0
 KEY = "event"
@@ -533,6 +535,16 @@ async def test_nothing_is_prepared_for_an_event_that_was_handled_unless_it_is_in
 
 
 @virtual.clocked
+async def test_while_it_is_prepared_nothing_is_claimed_though_the_event_is_in_the_quarantine() -> None:
+    inbox = Transactional()
+    await inbox.quarantine(KEY, "former", attrs.evolve(quarantined_delivery(KEY), acknowledged=False))
+    one = unit(owner(inbox), work, session=inbox)
+    one.has_prepare = True
+    assert (await one.handle_once()).how is AttemptResult.HANDLED
+    assert [call for call, _ in inbox.calls] == ["claim", "release", "claim", "complete"]
+
+
+@virtual.clocked
 async def test_a_renewal_under_way_comes_to_its_end_before_the_work_is_recorded() -> None:
     inbox = Watched(claim=takes(1))
     ending = await unit(owner(inbox, renew=True), lasts(LEASE / 3 + 0.5)).handle_once()
@@ -692,6 +704,23 @@ async def test_a_call_of_the_inbox_that_a_loop_cancels_because_it_shuts_down_is_
     assert await inbox.known([KEY])
 
 
+@virtual.clocked
+async def test_no_work_begins_after_a_claim_that_a_loop_cancels_because_it_shuts_down() -> None:
+    inbox, begun = Watched(claim=takes(1)), []
+
+    async def begin() -> str:
+        begun.append(1)
+        return "done"
+
+    units = owner(inbox)
+    caller = asyncio.create_task(unit(units, begin).handle_once())
+    await asyncio.sleep(0.5)
+    for task in units.tasks:
+        task.cancel()
+    assert ((await caller).how, begun) == (AttemptResult.CANCELLED, [])
+    assert await inbox.is_free()
+
+
 @pytest.mark.parametrize(("call", "reported"), [("work", 1), ("claim", 0)])
 @virtual.clocked
 async def test_a_claim_that_stays_is_reported_unless_it_may_not_have_been_made(call: str, reported: int) -> None:
@@ -725,6 +754,29 @@ async def test_events_of_which_an_attempt_had_no_end_are_handled_one_after_the_o
     endings = await asyncio.gather(*(each.handle_once() for each in units))
     assert [each.how for each in endings] == [AttemptResult.HANDLED] * 2 + [AttemptResult.ALONE]
     assert under_way == [1, -1, 1, -1]
+
+
+@pytest.mark.parametrize("session", [False, True])
+@virtual.clocked
+async def test_an_event_with_three_attempts_without_an_end_is_claimed_twice_and_not_begun(session: bool) -> None:
+    inbox = Transactional()
+    for number in range(3):
+        await inbox.claim(KEY, f"killed-{number}", lease=1)
+        await asyncio.sleep(2)
+    units, begun = owner(inbox), []
+    units.leaves_trace = session
+
+    async def begin() -> str:
+        begun.append(1)
+        return "done"
+
+    inbox.asked.clear()
+    began = virtual.now()
+    ending = await unit(units, begin, session=inbox if session else None).handle_once()
+    assert isinstance(ending.error, KilledError)
+    assert (ending.how, ending.error.count, begun) == (AttemptResult.FAILED, 3, [])
+    assert inbox.asked == [(LEASE, False)] * 2, "the others had time to take theirs back, and no transaction began"
+    assert virtual.now() - began == pytest.approx(5.0)
 
 
 # --- claims that no worker got ---

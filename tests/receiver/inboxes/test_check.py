@@ -207,3 +207,10 @@ async def test_a_user_without_rights_is_told_what_is_needed(redis: RedisServer) 
         async with Redis.from_url(redis.url.replace("redis://", "redis://mean:x@")) as client:
             with pytest.raises(InboxError, match="the Redis user needs"):
                 await RedisInbox(client).check()
+
+
+async def test_processes_that_make_the_tables_at_once_all_succeed(url: str) -> None:
+    table = new_table()
+    async with engine_of(url) as engine:
+        inboxes = [SQLInbox(engine, table=table) for _ in range(5)]
+        assert await asyncio.gather(*(inbox.known(["k"]) for inbox in inboxes)) == [set()] * 5

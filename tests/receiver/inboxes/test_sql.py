@@ -147,13 +147,6 @@ def test_its_metadata_has_its_tables_for_alembic() -> None:
     assert set(inbox_metadata("seen", "app").tables) == tables
 
 
-async def test_processes_that_make_the_tables_at_once_all_succeed(url: str) -> None:
-    table = new_table()
-    async with engine_of(url) as engine:
-        inboxes = [SQLInbox(engine, table=table) for _ in range(5)]
-        assert await asyncio.gather(*(inbox.known(["k"]) for inbox in inboxes)) == [set()] * 5
-
-
 async def test_an_engine_that_commits_by_itself_is_refused(postgres: PostgresServer) -> None:
     for driver in ("asyncpg", "psycopg"):
         async with engine_of(postgres.url(driver), isolation_level="AUTOCOMMIT") as engine:
