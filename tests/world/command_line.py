@@ -21,9 +21,10 @@ from typer.main import get_command
 from basiq_async.cli import _app, _inboxes, _run, _waiting  # private: a process would have a loop of its own
 from basiq_async.cli._output import new_session  # private: what each invocation begins
 from basiq_async.receiver import WebhookReceiver
+from basiq_async.replay.targets import _http  # private: what it posts with
 from basiq_async.transports import aiohttp
 
-from .network import Wire
+from .network import Posting, Wire
 
 RECEIVER = "service:receiver"
 """Where the lines that doctor prints find the receiver."""
@@ -34,6 +35,7 @@ class Command:
     """A command that runs, or has ended."""
 
     wire: Wire
+    posting: Posting
     receiver: Callable[[], WebhookReceiver]
     code: int = 0
     output: list[str] = attrs.Factory(list[str])
@@ -101,6 +103,7 @@ def in_the_process(api_key: str) -> Iterator[None]:
     with (
         patch.dict(os.environ, {**environment, "BASIQ_API_KEY": api_key}, clear=True),
         patch.object(aiohttp, "AiohttpTransport", lambda **_: _CURRENT.get().wire),
+        patch.object(_http, "StatusTransport", lambda *_, **__: _CURRENT.get().posting),
         patch.object(_inboxes, "_load", lambda place: _CURRENT.get().receiver),
         patch.object(_run, "on_signals", _on_signals),
         patch.object(_waiting, "show_logs", lambda *_: None),

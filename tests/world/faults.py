@@ -265,6 +265,18 @@ FAULTS = (
         "        await calls.complete(entry.key, self._token)",
     ),
     Fault(
+        "a job that posts takes each response for a success",
+        "replay/targets/_http.py",
+        "        if 200 <= status <= 299:\n            result =",
+        "        if status:\n            result =",
+    ),
+    Fault(
+        "a job that posts begins again after a kill",
+        "replay/targets/_adapters.py",
+        "        return key if self.job is None else key_of_post(self.job, key)",
+        "        return key if self.job is None else key_of_post(f\"{self.job} {id(self)}\", key)",
+    ),
+    Fault(
         "sql: a service takes what waits for another one",
         "receiver/inboxes/_sql_statements.sql",
         "event.service = :service AND event.queue = 'waiting'",

@@ -14,7 +14,8 @@ from basiq_async import ConnectionFailedError, Request, RequestTimeoutError, Res
 from basiq_async.testing import FakeBasiq
 
 _ONE_WEBHOOK = re.compile("/webhooks/([^/?]+)$")
-Receive = Callable[[dict[str, str], bytes], Awaitable[int]]
+Answer = Callable[[dict[str, str], bytes], Awaitable[Response]]
+"""What an endpoint does with the headers and the body of a delivery."""
 
 
 class Weather:
@@ -56,6 +57,26 @@ class Wire:
         found = exchange.response
         date = format_datetime(self._fake.now().replace(microsecond=0), usegmt=True)
         return Response(found.status, {**found.headers, "date": date}, found.body)
+
+    async def aclose(self) -> None:
+        pass
+
+
+class Posting:
+    """A transport from one machine to an endpoint of the service."""
+
+    def __init__(self, weather: Weather, answer: Answer, posted: list[str]) -> None:
+        self._weather, self._answer, self._posted = weather, answer, posted
+
+    async def send(self, request: Request, /) -> Response:
+        await asyncio.sleep(self._weather.chance.uniform(0.01, 0.1))
+        found = await self._answer(dict(request.headers), request.body or b"")
+        await asyncio.sleep(self._weather.chance.uniform(0.01, 0.1))
+        if self._weather.chance.random() < self._weather.loss:
+            raise ConnectionFailedError("the response was lost", method=request.method, path="", sent=True)
+        if found.status < 300:
+            self._posted.append(request.headers["webhook-id"])
+        return found
 
     async def aclose(self) -> None:
         pass

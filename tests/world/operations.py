@@ -68,6 +68,11 @@ async def replay(world: World, by: float) -> str:
 
 
 @step(2)
+async def post(world: World, by: float) -> str:
+    return await world.operators.post(int(2 ** (5 + by * 7)))
+
+
+@step(2)
 async def retry(world: World, by: float) -> str:
     group = "quarantine" if by < 0.6 else "inbox"
     return f"an operator ran {group} retry: {await world.operators.retry(group)}"

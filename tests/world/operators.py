@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import shlex
 import signal
+import tempfile
 from collections.abc import Mapping
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from basiq_async import BasiqClient
@@ -16,7 +18,7 @@ from tests.support.frames import leaks
 from .command_line import RECEIVER, Command
 from .machines import Machine
 from .model import Broken
-from .network import Wire
+from .network import Posting, Wire
 from .properties import look_for_missed, private
 
 if TYPE_CHECKING:
@@ -46,6 +48,8 @@ class Operators:
         self.jobs = self.running = 0
         self.fuse: int | None = None
         """After so many steps the next job is killed."""
+        self.posted: list[str] = []
+        """The ids of the messages that a job posted to the service, which acknowledged them."""
 
     async def run(self, work: Any, *, hours: float = 3) -> Any:
         """Run a job on a machine of its own. Return its result, or a text that says how it ended otherwise.
@@ -100,7 +104,8 @@ class Operators:
 
         async def job(machine: Machine, basiq: BasiqClient) -> Command:
             receiver = partial(service.receiver, service.version, machine)
-            command = Command(Wire(service.fake, service.weather), receiver)
+            posting = Posting(service.weather, service.answer, self.posted)
+            command = Command(Wire(service.fake, service.weather), posting, receiver)
             if seconds is not None:
                 self.world.later(seconds, lambda: command.signal(signal.SIGTERM))
             return await command.run(words)
@@ -164,6 +169,29 @@ class Operators:
         if not done.code and not options:
             look_for_missed(world, "a replay of all ended with 0", began, among=sent)
         return f"replay ended with {done.code}, and handled {done.row.get('handled')}"
+
+    async def post(self, fuse: int) -> str:
+        """Post the history to the service by a job that is killed, and run the same line again."""
+        world, service, said = self.world, self.world.service, []
+        world.model.forget_before()
+        self.posted = []
+        with tempfile.TemporaryDirectory() as folder:
+            Path(folder, "secret").write_text(service.kept_secrets[0])
+            Path(folder, "secret").chmod(0o600)
+            place = "--inbox", f"{folder}/jobs.db", "--secret-file", f"{folder}/secret"
+            line = "replay", service.webhook_ids[0], "--to", service.url, *place, "--concurrency", "4"
+            for self.fuse in (fuse, None):
+                before, self.posted = {*self.posted}, []
+                sent = {each.id: each.event.id for each in world.messages()}
+                done = await self.command(*line)
+                said.append(done if isinstance(done, str) else f"ended with {done.code}")
+                taken = {sent.get(each) for each in (*before, *self.posted)}
+                left = [world.name_of(event) for event in sent.values() if event not in taken]
+                if left and not (isinstance(done, str) or done.code):
+                    raise Broken(f"a job that posts ended with 0, and has not posted {left}")
+        if len(again := before & {*self.posted}) > 4:
+            raise Broken(f"a job that was killed posted {len(again)} messages again, of {len(self.posted)}")
+        return f"a job that is killed {fuse} steps after its begin posts all: it {', then it '.join(said)}"
 
     async def retry(self, group: str = "quarantine") -> str:
         """Retry what is in the quarantine, or what waits (``inbox``)."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 from sqlalchemy import text
 
-from basiq_async import BasiqClient, PermissionDeniedError, RetryPolicy
+from basiq_async import BasiqClient, PermissionDeniedError, Response, RetryPolicy
 from basiq_async.receiver import Deferred, Delivery, Result, WebhookReceiver
 
 from .machines import Machine
@@ -169,10 +169,13 @@ class Service:
     # --- deliveries ---
 
     async def receive(self, headers: dict[str, str], body: bytes) -> int:
-        """Hand a delivery to a pod, and return the status of its response; 502 if there is none."""
+        return (await self.answer(headers, body)).status
+
+    async def answer(self, headers: dict[str, str], body: bytes) -> Response:
+        """Hand a delivery to a pod, and return its response; 502 if there is none."""
         up = [each for each in (*self.pods, *self.leaving) if not each.machine.is_dead]
         if not up:
-            return 502
+            return Response(502)
         pod = self.chance.choice(up)
         since, ready = self.world.store.since, self.chance.random() < 0.2 and not self.in_transactions
         ready = ready and bool(await pod.machine.end_of(pod.receiver.is_ready()))
@@ -180,14 +183,14 @@ class Service:
             self.model.breaks("a pod was ready, and its store was away")
         outcome = await pod.machine.end_of(pod.receiver.handle(headers, body))
         if outcome is None:
-            return 502
+            return Response(502)
         if ready and outcome.result is Result.UNAVAILABLE and self.world.store.is_well_since(since) and pod.is_up:
             self.model.breaks(f"a pod was ready, and could not handle a delivery: {outcome.error!r}")
         if outcome.delivery is None and outcome.status < 300:
             self.model.breaks("a delivery was acknowledged, and not read")
         if outcome.delivery is not None:
             self.model.respond(outcome.delivery.event_id, pod.machine.name, int(outcome.status), outcome.result.value)
-        return int(outcome.status)
+        return Response(int(outcome.status), outcome.headers)
 
     async def _handle(self, delivery: Any, machine: Machine, longest: float, session: Any = None) -> None:
         """What every handler does: half of its work, its effect, and the rest."""
