@@ -182,7 +182,7 @@ class Operators:
             line = "replay", service.webhook_ids[0], "--to", service.url, *place, "--concurrency", "4"
             for self.fuse in (fuse, None):
                 before, self.posted = {*self.posted}, []
-                sent = {each.id: each.event.id for each in world.messages()}
+                sent = {each.id: each.event.id for each in world.messages() if each.attempts}  # Basiq lists these
                 done = await self.command(*line)
                 said.append(done if isinstance(done, str) else f"ended with {done.code}")
                 taken = {sent.get(each) for each in (*before, *self.posted)}
