@@ -274,7 +274,7 @@ FAULTS = (
         "a job that posts begins again after a kill",
         "replay/targets/_adapters.py",
         "        return key if self.job is None else key_of_post(self.job, key)",
-        "        return key if self.job is None else key_of_post(f\"{self.job} {id(self)}\", key)",
+        '        return key if self.job is None else key_of_post(f"{self.job} {id(self)}", key)',
     ),
     Fault(
         "sql: a service takes what waits for another one",
