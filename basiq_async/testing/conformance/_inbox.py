@@ -62,7 +62,8 @@ async def check_inbox(
         if shared:
             alone = _of_one_storage(make_inbox, shared)
             promises[f"{promise} (across two workers)"] = partial(attempt, alone, workers=2)
-    promises[str(known_since_opened.__doc__)] = partial(known_since_opened, _of_one_storage(make_inbox, shared), clock)
+    since = known_since_opened
+    promises[since.__doc__ or since.__name__] = partial(since, _of_one_storage(make_inbox, shared), clock)
     await keep("the inbox", promises, seconds=seconds)
 
 

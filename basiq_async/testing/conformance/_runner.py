@@ -46,9 +46,12 @@ async def made(make: Callable[[], T | Awaitable[T] | AbstractAsyncContextManager
 
 
 def promises_of(kind: type[Any]) -> dict[str, Check]:
-    """Return the public methods of a class, each of which checks the promise that its docstring is."""
+    """Return the public methods of a class, each of which checks the promise that its docstring is.
+
+    Under ``python -OO``, which has no docstrings, the promise is the method's name.
+    """
     checks = {name: check for name, check in vars(kind).items() if iscoroutinefunction(check)}
-    return {str(check.__doc__): check for name, check in checks.items() if name[0] != "_"}
+    return {check.__doc__ or name: check for name, check in checks.items() if name[0] != "_"}
 
 
 def hold(kept: bool, otherwise: str) -> None:

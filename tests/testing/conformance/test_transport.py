@@ -264,6 +264,15 @@ def test_every_promise_is_broken_by_some_of_these() -> None:
     assert {promise for promise, _ in FAULTS} == promises
 
 
+def test_each_promise_is_checked_where_python_keeps_no_docstrings() -> None:
+    class Promises:
+        async def first(self) -> None: ...
+
+        async def second(self) -> None: ...
+
+    assert list(promises_of(Promises)) == ["first", "second"]
+
+
 async def test_each_break_is_told_by_itself() -> None:
     def make() -> Broken:
         return Broken(decode_urls)
