@@ -20,6 +20,16 @@ _EXPIRED = re.compile(r"\btoken\b.*\bexpired\b", re.IGNORECASE | re.DOTALL)
 _WAITS = re.compile(r"(?:mon|tue|wed|thu|fri|sat|sun)[a-z]*, [^,]*|[^,]+", re.IGNORECASE)
 
 
+def read_retry_after(response: Response, now: datetime) -> float | None:
+    """Return the wait that a response asks for, in seconds, or None: see ``parse_retry_after``.
+
+    A date is by the clock of whoever responded, which the ``Date`` header tells; without one, ``now`` counts.
+    """
+    date = response.headers.get("date")
+    moment = parse_date(date) if isinstance(date, str) else None
+    return parse_retry_after(response.headers.get("retry-after"), moment or now)
+
+
 def parse_retry_after(value: str | None, now: datetime) -> float | None:
     """Return the wait that a ``Retry-After`` header asks for, in seconds, or None.
 
@@ -105,7 +115,7 @@ def error_from(
         correlation_id=_short_text(body.get("correlationId")),
         method=method,
         path=path,
-        retry_after=parse_retry_after(response.headers.get("retry-after"), now or datetime.now(UTC)),
+        retry_after=read_retry_after(response, now or datetime.now(UTC)),
         attempts=response.attempts,
     )
 

@@ -21,7 +21,7 @@ from .._work.limits import limit
 from ..errors import BasiqError, ConfigurationError, ConnectionFailedError, RequestTimeoutError, TransportError
 from ..hooks import OnRequest, RequestEvent, call_hook
 from .base import Request, Response, Transport, credential_of
-from .responses import parse_retry_after, read_correlation_id
+from .responses import read_correlation_id, read_retry_after
 
 _log = logging.getLogger("basiq_async.retry")
 _RETRIED_STATUSES = frozenset({408, 429, *range(500, 600)})
@@ -221,7 +221,7 @@ class _Run:
         longest = next(self._longest_waits)
         asked = None
         if isinstance(outcome, Response):
-            asked = parse_retry_after(outcome.headers.get("retry-after"), self._owner._now())
+            asked = read_retry_after(outcome, self._owner._now())
         if asked is not None and asked > policy.max_wait:
             return None
         wait = self._owner._uniform(0.0, longest) if asked is None else asked

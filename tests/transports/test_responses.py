@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import json
 import sys
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 
 from basiq_async import Response
-from basiq_async.transports.responses import error_from, parse_date, parse_retry_after, read_correlation_id
+from basiq_async.transports.responses import (
+    error_from,
+    parse_date,
+    parse_retry_after,
+    read_correlation_id,
+    read_retry_after,
+)
 
 NOW = datetime(2026, 1, 5, 12, 0, tzinfo=UTC)
 AT_ONCE, LATER = "Mon, 05 Jan 2026 12:00:00 GMT", "Mon, 05 Jan 2026 12:01:00 GMT"
@@ -110,3 +117,12 @@ def test_a_wait_until_a_date_is_counted_from_now(date: str, now: datetime | None
     response = Response(503, {"retry-after": date}, b"")
     found = error_from(response, method="GET", path="/things", now=now).retry_after
     assert found == seconds, "a date that has passed asks for no wait"
+
+
+@pytest.mark.parametrize(
+    ("date", "seconds"), [({"date": AT_ONCE}, 60.0), ({"date": "soon"}, None), ({"date": 5}, None), ({}, None)]
+)
+def test_such_a_date_is_by_the_clock_of_whoever_responded(date: dict[str, Any], seconds: float | None) -> None:
+    response = Response(429, {"retry-after": LATER, **date}, b"")
+    assert read_retry_after(response, NOW + timedelta(hours=1)) == seconds
+    assert error_from(response, method="GET", path="/x", now=NOW + timedelta(hours=1)).retry_after == seconds

@@ -23,7 +23,7 @@ from ...models import Message
 from ...receiver import Result
 from ...transports.aiohttp import StatusTransport
 from ...transports.base import Request, Response
-from ...transports.responses import parse_retry_after
+from ...transports.responses import read_retry_after
 from ...transports.retry import Retrying, RetryPolicy
 from ._base import Target
 
@@ -134,7 +134,7 @@ def _requested_pause(response: Response) -> float | None:
     """Return the pause, in seconds, that a response 429 or 503 asks for. It applies to the whole job."""
     if response.status not in _ASKING_FOR_PATIENCE:
         return None
-    return parse_retry_after(response.headers.get("retry-after"), datetime.now(UTC))
+    return read_retry_after(response, datetime.now(UTC))
 
 
 def _asks_for_a_pause(response: Response) -> bool:

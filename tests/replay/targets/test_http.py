@@ -80,8 +80,9 @@ async def test_failures_that_may_pass_are_tried_again_by_the_targets_own_policy(
 
 
 @pytest.mark.parametrize("status", [429, 503])
-async def test_retry_after_is_left_to_the_whole_job(status: int) -> None:
-    async with posting(http(status, "", "Retry-After: 17")) as (target, wire):
+@pytest.mark.parametrize("wait", ["17", "Mon, 05 Jan 2026 12:00:17 GMT\r\nDate: Mon, 05 Jan 2026 12:00:00 GMT"])
+async def test_retry_after_is_left_to_the_whole_job(status: int, wait: str) -> None:
+    async with posting(http(status, "", f"Retry-After: {wait}")) as (target, wire):
         with pytest.raises(TargetError) as caught:
             await target.deliver(MESSAGE)
     assert (caught.value.status, caught.value.retry_after, len(wire.requests)) == (status, 17.0, 1)
