@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from datetime import timedelta
+from typing import Any
+from unittest.mock import AsyncMock
 
 import attrs
 import pytest
@@ -28,19 +30,11 @@ def delivery(number: int, job: str | None = None, *, minutes: int | None = None)
     return attrs.evolve(quarantined_delivery(key, at=at), event_id=event_id)
 
 
-class Pages(MemoryInbox):
+def pages(*of: list[InboxEntry]) -> Any:
     """An inbox whose quarantine a test writes."""
-
-    def __init__(self, *pages: list[InboxEntry]) -> None:
-        super().__init__()
-        self.pages = list(pages)
-        self.asked: list[InboxEntry | None] = []
-
-    async def entries(
-        self, *, waiting: bool = False, after: InboxEntry | None = None, limit: int = 100
-    ) -> list[InboxEntry]:
-        self.asked.append(after)
-        return self.pages.pop(0) if self.pages else []
+    inbox: Any = MemoryInbox()
+    inbox.entries = AsyncMock(side_effect=[*of, [], []])
+    return inbox
 
 
 async def read(inbox: MemoryInbox, job: str | None = None) -> list[str]:
@@ -49,32 +43,26 @@ async def read(inbox: MemoryInbox, job: str | None = None) -> list[str]:
 
 async def test_each_delivery_of_the_service_comes_once_and_those_of_a_job_do_not() -> None:
     moved = delivery(1, minutes=9)  # it failed again meanwhile
-    inbox = Pages([delivery(1), delivery(2, JOB), delivery(3)], [delivery(4), moved])
+    inbox = pages([delivery(1), delivery(2, JOB), delivery(3)], [delivery(4), moved])
     assert await read(inbox) == ["e-1", "e-3", "e-4"]
-    assert [after and after.event_id for after in inbox.asked] == [None, "e-3", "e-1"]
-    pages = [delivery(1), delivery(2, JOB), delivery(3, posting_job("another"))]
-    assert [await read(Pages(pages), each) for each in (JOB, ALL)] == [["e-2"], ["e-1", "e-2", "e-3"]]
+    asked = [call.kwargs["after"] for call in inbox.entries.await_args_list]
+    assert [after and after.event_id for after in asked] == [None, "e-3", "e-1"]
+    page = [delivery(1), delivery(2, JOB), delivery(3, posting_job("another"))]
+    assert [await read(pages(page), each) for each in (JOB, ALL)] == [["e-2"], ["e-1", "e-2", "e-3"]]
 
 
 async def test_pages_that_do_not_advance_are_an_error_and_no_loop() -> None:
     with pytest.raises(InboxError, match="cannot be read further"):
-        await read(Pages([delivery(5)], [delivery(4)]))
+        await read(pages([delivery(5)], [delivery(4)]))
     with pytest.raises(InboxError, match="cannot be read further"):
-        await read(Pages([delivery(5)], [delivery(5)]))
+        await read(pages([delivery(5)], [delivery(5)]))
 
 
 @virtual.clocked
 async def test_a_page_has_a_time_limit() -> None:
-    class Hangs(MemoryInbox):
-        async def entries(
-            self, *, waiting: bool = False, after: InboxEntry | None = None, limit: int = 100
-        ) -> list[InboxEntry]:
-            await asyncio.Event().wait()
-            return []
-
     began = virtual.now()
     with pytest.raises(InboxError, match="did not respond within 5 s"):
-        await read(Hangs())
+        await read(fail_in("entries"))
     assert virtual.now() - began == 5
 
 
