@@ -1,4 +1,4 @@
-"""List, read and drop the quarantined deliveries of one receiver."""
+"""Retry and drop the quarantined deliveries of one receiver."""
 
 from __future__ import annotations
 
@@ -25,10 +25,6 @@ class Quarantine:
         self._calls = calls
         self.changed: Callable[[], Awaitable[None]] | None = None
         """Awaited after quarantined deliveries were retried or dropped."""
-
-    async def first(self, limit: int, *, after: InboxEntry | None = None) -> Sequence[InboxEntry]:
-        """Return the oldest ``limit`` quarantined deliveries, or the next ones after ``after``."""
-        return await self._calls.first_quarantined(limit, after=after)
 
     async def drop(self, ids: Iterable[str]) -> int:
         """Remove the quarantined deliveries with these ids, and return the number removed."""

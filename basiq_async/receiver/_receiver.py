@@ -364,7 +364,7 @@ class WebhookReceiver:
         """
         self._lifecycle.join_loop()
         check_whole("limit", limit, least=1)
-        return await self._quarantine.first(limit, after=after)
+        return await self._calls.first_quarantined(limit, after=after)
 
     async def retry_quarantined(self, ids: Iterable[str] | None = None) -> Sequence[Outcome]:
         """Hand quarantined deliveries to their handlers again, one after the other, oldest first.
