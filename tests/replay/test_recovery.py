@@ -341,6 +341,17 @@ async def test_a_recovery_notes_that_the_webhook_was_disabled_meanwhile(world: W
     assert Coverage.read(await inbox.note(coverage_note(world.webhook_id))).seen_inactive is not None
 
 
+async def test_a_recovery_that_is_told_to_stop_begins_no_more(world: World) -> None:
+    await world.emit(3, status=500)
+
+    async def handle(message: Message) -> None:
+        run.stop()
+
+    run = world.recovery(handle, inbox=MemoryInbox(), concurrency=1)
+    found = await run
+    assert (found.messages.handled, found.events, found.finished) == (1, None, False)
+
+
 @pytest.mark.documented_world("its webhook is disabled after one message", "disables")
 @pytest.mark.parametrize("everything", [False, True])
 async def test_what_a_lost_note_may_have_told_of_is_passed_only_where_everything_is_asked_for(

@@ -21,6 +21,7 @@ from basiq_async.services.coverage import (
     describe_before_joining,
     is_passed_over,
     is_recent,
+    note_coverage,
     read_coverage,
 )
 
@@ -209,6 +210,9 @@ async def test_which_webhooks_are_active_is_asked_where_a_new_one_inherits(
 
     found = await read_coverage(calls, "w", ("w", *others), find_working, now=lambda: at(9))
     assert (found.seen_inactive, len(times)) == (at(0) if asked else None, asked)
+    await note_coverage(calls, "w", Coverage(at(5)), "a job", lambda: at(9))
+    for job, expected in (("a job", Coverage(at(5))), ("another", Coverage())):
+        assert await read_coverage(calls, "w", (), find_working, job=job, now=lambda: at(9)) == expected
 
 
 def test_recoveries_of_a_new_webhook_begin_where_those_of_the_others_do() -> None:

@@ -158,7 +158,10 @@ async def test_work_is_under_way_from_its_first_step() -> None:
         return "done"
 
     closing: list[asyncio.Task[int]] = []
-    assert (await unit(units, looks).handle_once()).how is AttemptResult.HANDLED
+    caller = asyncio.create_task(unit(units, looks).handle_once())
+    await asyncio.sleep(0)
+    assert len(units) == 1, "before its task has begun"
+    assert (await caller).how is AttemptResult.HANDLED
     assert (found, await closing[0]) == ([1], 0)
 
 
@@ -511,6 +514,21 @@ async def test_work_with_a_session_is_claimed_by_its_transaction_and_first_by_a_
     units.leaves_trace = leaves_trace
     ending = await unit(units, work, session=inbox if session else None).handle_once()
     assert (ending.how, inbox.asked) == (AttemptResult.HANDLED, asked)
+
+
+@virtual.clocked
+async def test_a_lease_that_is_to_leave_a_trace_is_released_where_no_transaction_can_follow() -> None:
+    class Locked(Transactional):
+        async def claim(self, key: str, token: str, *, transaction: bool = False, **options: Any) -> Claim:
+            if transaction:
+                return Claim(ClaimStatus.BUSY, 1.0)
+            return await super().claim(key, token, transaction=transaction, **options)
+
+    inbox = Locked()
+    units = owner(inbox, trace_lease=99.0)
+    units.leaves_trace = True
+    assert (await unit(units, work, session=inbox).handle_once()).how is AttemptResult.BUSY
+    assert [call for call, _ in inbox.calls] == ["claim", "release"]
 
 
 @virtual.clocked
