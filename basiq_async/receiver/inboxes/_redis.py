@@ -135,7 +135,7 @@ class RedisInbox(Inbox):
     async def known_since(self) -> datetime:
         async def read() -> datetime:
             facts = await self._calls.begin()
-            now = datetime.now(UTC)
+            now = await self._calls.server_time()
             known = [datetime.fromisoformat(facts["began"])]
             if self._remember:
                 known.append(now - timedelta(milliseconds=self._remember))

@@ -205,7 +205,7 @@ class RedisCalls:
         if not former and not found.keys() >= {"layout", "began"}:  # a replica can be read
             if self._use != "make":
                 raise InboxError(f"the keys below {self.at('')} in Redis cannot be used: {NO_INBOX}")
-            for name, value in (("layout", _LAYOUT), ("began", datetime.now(UTC).isoformat())):
+            for name, value in (("layout", _LAYOUT), ("began", (await self.server_time()).isoformat())):
                 await client.hsetnx(self.at("meta"), name, value)
             found = await self._facts()
         if former or found.get("layout") != _LAYOUT:
@@ -214,6 +214,12 @@ class RedisCalls:
                 "prefix= once nothing is in their quarantine, or keep the version that wrote them"
             )
         return found
+
+    async def server_time(self) -> datetime:
+        """Return the time by the clock that decides when entries expire. The caller has a time limit."""
+        client: Any = self.client
+        ms = await client.eval(self._script("now").text, 2, self.at("quarantine"), self.at("meta"))
+        return datetime.fromtimestamp(int(ms) / 1_000, UTC)
 
     async def _facts(self) -> dict[str, str]:
         facts = await cast(Awaitable[Any], self.client.hgetall(self.at("meta")))

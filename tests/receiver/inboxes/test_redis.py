@@ -380,6 +380,25 @@ async def test_an_error_does_not_show_the_password(redis: RedisServer) -> None:
     assert "hunter2" not in str(caught.value) + repr(inbox)
 
 
+@pytest.mark.parametrize("days", [-3, 3])
+async def test_since_when_it_knows_is_by_the_clock_by_which_it_forgets(
+    client: Redis, monkeypatch: pytest.MonkeyPatch, days: int
+) -> None:
+    """A process whose machine has a wrong clock founds it, and asks."""
+    made = datetime.now(UTC)
+
+    class Wrong(datetime):
+        @classmethod
+        def now(cls, tz: Any = None) -> Any:
+            return made + timedelta(days=days)
+
+    for module in ("_redis", "_redis_calls"):
+        monkeypatch.setattr(f"basiq_async.receiver.inboxes.{module}.datetime", Wrong)
+    for remember, since in ((30 * _DAY, made), (2, made)):
+        found = await RedisInbox(client, prefix=f"of {remember}", remember=remember).known_since()
+        assert abs(found - since) < timedelta(minutes=10)
+
+
 async def test_a_longer_memory_in_redis_brings_nothing_back(client: Redis) -> None:
     short = RedisInbox(client, prefix="p", remember=_DAY)
     await short.complete("k", "a")
