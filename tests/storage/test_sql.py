@@ -137,6 +137,31 @@ async def test_a_call_whose_time_ends_while_it_connects_leaves_no_connection_ope
     assert made[0]._connection is None, "it is closed"
 
 
+async def test_a_connection_whose_setting_up_does_not_end_is_cancelled_and_has_ended_before_its_call(
+    store: SQLStore, engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await store.run(count)
+    await engine.dispose()
+    ended = list[str]()
+
+    async def hang() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await asyncio.sleep(0.01)
+            ended.append("set up")
+
+    @sa.event.listens_for(engine.sync_engine, "connect")
+    def hold(connection: Any, record: object) -> None:
+        connection.run_async(lambda _: hang())
+
+    monkeypatch.setattr("basiq_async._storage.sql._CLOSE", 0.5)
+    store.timeout = 0.02
+    with pytest.raises(InboxError, match="did not respond"):
+        await store.run(count)
+    assert ended == ["set up"]
+
+
 async def test_a_writer_that_is_not_patient_leaves_a_lock_that_another_holds(
     store: SQLStore, engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -151,13 +176,13 @@ async def test_a_writer_that_is_not_patient_leaves_a_lock_that_another_holds(
     await store.run(put("a"), write=True, wait_for_writer=False)
 
 
-@pytest.mark.parametrize("call", ["run", "rows", "impatient"])
+@pytest.mark.parametrize("call", ["first", "run", "rows", "impatient"])
 async def test_a_patient_writer_waits_for_a_lock_at_its_first_use_too_and_any_other_one_briefly(
     call: str, engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("basiq_async._storage.sql._LOCK_WAIT", PATIENCE if call == "impatient" else 0.0)
     store = SQLStore(engine, Tables(), create_tables=True, timeout=PATIENCE)
-    if call != "run":
+    if call != "first":
         await store.run(count)
     insert = sa.text("INSERT INTO shelf_entries VALUES ('a') RETURNING entry_json")
     async with engine.connect() as other:

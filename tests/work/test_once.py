@@ -722,6 +722,20 @@ async def test_a_call_of_the_inbox_that_a_loop_cancels_because_it_shuts_down_is_
     assert await inbox.known([KEY])
 
 
+@pytest.mark.parametrize("seconds", [0.0, 0.5], ids=["before it begins", "at work"])
+@virtual.clocked
+async def test_work_that_a_loop_cancels_because_it_shuts_down_has_not_failed(seconds: float) -> None:
+    units = owner(Watched())
+    one = unit(units, lasts(1))
+    caller = asyncio.create_task(one.handle_once())
+    await asyncio.sleep(seconds)
+    for task in units.tasks:
+        task.cancel()
+    await asyncio.wait((caller,), timeout=60)
+    assert caller.cancelled() if not seconds else (await caller).how is AttemptResult.CANCELLED
+    assert one.recorded == []
+
+
 @virtual.clocked
 async def test_no_work_begins_after_a_claim_that_a_loop_cancels_because_it_shuts_down() -> None:
     inbox, begun = Watched(claim=takes(1)), []
