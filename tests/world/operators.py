@@ -20,6 +20,7 @@ from .machines import Machine
 from .model import Broken
 from .network import Posting, Wire
 from .properties import look_for_missed, private
+from .steps import REMEMBERED
 
 if TYPE_CHECKING:
     from .world import World
@@ -179,10 +180,13 @@ class Operators:
             Path(folder, "secret").write_text(service.kept_secrets[0])
             Path(folder, "secret").chmod(0o600)
             place = "--inbox", f"{folder}/jobs.db", "--secret-file", f"{folder}/secret"
-            line = "replay", service.webhook_ids[0], "--to", service.url, *place, "--concurrency", "4"
+            since = world.now() - REMEMBERED
+            chosen = "--since", since.isoformat(), "--concurrency", "4"
+            line = "replay", service.webhook_ids[0], "--to", service.url, *place, *chosen
             for self.fuse in (fuse, None):
                 before, self.posted = {*self.posted}, []
-                sent = {each.id: each.event.id for each in world.messages() if each.attempts}  # Basiq lists these
+                listed = [each for each in world.messages() if each.attempts and each.created > since]
+                sent = {each.id: each.event.id for each in listed}
                 done = await self.command(*line)
                 said.append(done if isinstance(done, str) else f"ended with {done.code}")
                 taken = {sent.get(each) for each in (*before, *self.posted)}
