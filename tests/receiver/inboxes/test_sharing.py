@@ -57,6 +57,15 @@ async def test_an_inbox_tells_of_events_that_are_not_handled_how_many_attempts_h
     assert await any_inbox.unended(["dies"]) == {}
 
 
+async def test_a_claim_that_no_worker_got_is_taken_back_of_one_event_alone(any_inbox: Any) -> None:
+    for token, lease in (("a", 0.01), ("b", 60)):
+        for key in ("one", "two"):
+            await any_inbox.claim(key, token, lease=lease)
+        await asyncio.sleep(0.03)
+    await any_inbox.release("one", "a")
+    assert await any_inbox.unended(["one", "two"]) == {"two": 1}
+
+
 async def test_what_is_in_the_quarantine_and_acknowledged_is_replaced_by_its_holder_alone(any_inbox: Inbox) -> None:
     entry = attrs.evolve(quarantined_delivery("k"), acknowledged=True)
     assert await any_inbox.quarantine("k", "a", entry)

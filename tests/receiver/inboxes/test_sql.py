@@ -11,6 +11,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager, closing
 from datetime import UTC, datetime, timedelta
 from functools import cache, partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import attrs
 import pytest
@@ -21,7 +22,7 @@ from basiq_async import ConfigurationError, InboxError
 from basiq_async._work.inbox_calls import InboxCalls
 from basiq_async.receiver import Inbox, SQLInbox, inbox_metadata
 from basiq_async.receiver.inboxes import _sql  # private: what a service builds once
-from basiq_async.receiver.protocol import ClaimStatus
+from basiq_async.receiver.protocol import Claim, ClaimStatus
 from basiq_async.testing import check_inbox
 from tests.support import inbox_stress
 from tests.support.cancelling import cancel_after
@@ -204,6 +205,17 @@ async def test_it_last_recorded_something_when_the_newest_event_was_handled_or_q
 
 
 # --- what goes wrong ---
+
+
+async def test_a_lease_of_which_less_than_a_second_is_left_says_whose_it_is(
+    inbox: SQLInbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def find(connection: object, key: str) -> SimpleNamespace:
+        return SimpleNamespace(in_quarantine=False, handled_at=None, token="a", remaining=0.5)
+
+    monkeypatch.setattr(inbox._sql, "find", find)
+    await inbox.claim("k", "a", lease=60)
+    assert await inbox.claim("k", "b", lease=60) == Claim(BUSY, 0.5, "a")
 
 
 async def test_a_claim_of_another_worker_is_busy_at_once(engine: AsyncEngine) -> None:
