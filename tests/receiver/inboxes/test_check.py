@@ -161,7 +161,7 @@ async def test_a_redis_that_may_only_be_read_can_be_looked_at(redis: RedisServer
         inbox = RedisInbox(admin, prefix="looked")
         assert await inbox.complete("k", "a")
         since = await inbox.known_since()
-        await admin.execute_command("ACL", "SETUSER", "looks", "on", "nopass", "~*", "+@read", "+@scripting")
+        await admin.execute_command("ACL", "SETUSER", "looks", "on", "nopass", "~*", "+@read", "+time", "+@scripting")
         async with Redis.from_url(redis.url.replace("redis://", "redis://looks:x@")) as client:
             looked = RedisInbox(client, prefix="looked")
             with pytest.raises(InboxError, match="the Redis user needs"):
