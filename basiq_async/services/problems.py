@@ -297,9 +297,12 @@ def find_problems(found: Diagnosis) -> Iterator[Problem]:
 def _explain_lacking(found: Lacking) -> str:
     """Return why an inbox may lack what Basiq delivered: what is seen, else each cause that there may be."""
     if found.first is not None and found.last_recorded is not None and found.first > found.last_recorded:
+        # A receiver responds 204 to what it has no handler for, too, and records nothing.
+        unhandled = "" if found.statuses.keys() - {204} else "; or the service had no handler for these types then"
         return (
             f"all of it came after the inbox last recorded something, at {_minute(found.last_recorded)}. So it is a "
-            "copy or a restored backup, or the service has another inbox by now: see which one it uses"
+            "copy or a restored backup, or a failover lost what came last, or the service has another inbox by now: "
+            f"see which one it uses{unhandled}"
         )
     period = (
         "" if found.first is None or found.last is None else (f" from {_minute(found.first)} to {_minute(found.last)}")

@@ -505,8 +505,13 @@ FIRST, LAST = datetime(2026, 1, 1, tzinfo=UTC), datetime(2026, 1, 2, tzinfo=UTC)
     ("lacking", "text"),
     [
         (
+            Lacking({202: 2}, FIRST, LAST, FIRST - timedelta(1)),
+            "at 2025-12-31 00:00 UTC. So it is a copy or a restored backup, or a failover lost what came last, or the "
+            "service has another inbox by now: see which one it uses. A recovery",
+        ),
+        (
             Lacking({204: 2}, FIRST, LAST, FIRST - timedelta(1)),
-            "after the inbox last recorded something, at 2025-12-31 00:00 UTC. So it",
+            "see which one it uses; or the service had no handler for these types then. A recovery",
         ),
         (
             Lacking({204: 2}, FIRST, LAST, LAST),
