@@ -41,7 +41,8 @@ class RedisInbox(Inbox):
     runs at least once: ``docs/guarantees.md`` lists when it runs twice. It does so too if Redis loses the entry.
     In a crash Redis loses the entries that were not in its append-only file (up to one second of
     entries with ``appendfsync everysec``); in a failover, the entries that no replica had. It also loses the entries
-    that it evicts: set ``maxmemory-policy noeviction``. The inbox logs a warning for any other policy.
+    that it evicts, also of the quarantine: set ``maxmemory-policy noeviction``. The inbox logs a warning for any
+    other policy.
 
     client: the caller closes it. With or without ``decode_responses``; a ``RedisCluster`` works too.
     prefix: begins all keys, in braces. Inboxes with the same prefix are one inbox.
@@ -179,7 +180,14 @@ class RedisInbox(Inbox):
                 found += entries.values()
                 if gone := [place for place in places if place not in entries]:
                     # It was removed meanwhile, or Redis has evicted it: the page gets another one.
-                    await self._calls.run("forget_evicted", [place[_PLACE_LENGTH:] for place in gone], *gone)
+                    keys = [place[_PLACE_LENGTH:] for place in gone]
+                    if evicted := await self._calls.run("forget_evicted", keys, *gone):
+                        logger.error(
+                            "Redis has evicted %d from the quarantine below %r: recover what Basiq still lists of it, "
+                            "and set maxmemory-policy noeviction",
+                            evicted,
+                            self._calls.prefix,
+                        )
                 if len(members) < wanted:
                     break
                 first = b"(" + members[-1]

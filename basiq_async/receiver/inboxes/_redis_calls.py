@@ -236,8 +236,8 @@ class RedisCalls:
             policy = text_of(node.get("maxmemory_policy", _SAFE_POLICY))
             if policy != _SAFE_POLICY:
                 logger.warning(
-                    "Redis evicts keys when its memory is full (maxmemory-policy %s), and events whose entries it "
-                    "evicts are handled again. Set maxmemory-policy %s",
+                    "Redis evicts keys when its memory is full (maxmemory-policy %s): events whose entries it evicts "
+                    "are handled again, and what it evicts of the quarantine is lost. Set maxmemory-policy %s",
                     policy,
                     _SAFE_POLICY,
                 )

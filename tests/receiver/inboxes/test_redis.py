@@ -355,6 +355,21 @@ async def test_members_of_the_quarantine_that_no_inbox_wrote_are_passed_over_and
     assert "has 51 members that no inbox has written" in caplog.text
 
 
+async def test_what_redis_evicted_of_the_quarantine_is_reported_once_and_what_was_dropped_is_not(
+    client: Redis, caplog: pytest.LogCaptureFixture
+) -> None:
+    inbox = RedisInbox(client, prefix="p")
+    for key in ("k", "l", "m"):
+        await inbox.quarantine(key, "a", quarantined_delivery(key))
+    assert await InboxCalls(inbox, 5).drop("m")
+    await client.delete("{p}:delivery:k")  # as an eviction does
+    for _ in range(2):
+        assert [entry.key for entry in await inbox.entries()] == ["l"]
+    lost = [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR]
+    assert len(lost) == 1
+    assert lost[0].startswith("Redis has evicted 1 from the quarantine below 'p': recover what Basiq still lists of it")
+
+
 def test_a_client_of_another_event_loop_is_an_error_of_ours(redis: RedisServer) -> None:
     client = Redis.from_url(redis.url)
     inbox = RedisInbox(client)
