@@ -222,14 +222,13 @@ class Reading(PageRequests, Generic[T]):
             run, unproven = top.run, [top]
         else:
             first = list(dict.fromkeys([*(top.run or base).first, *base.first]))[:MOST_FIRST]
-            run = attrs.evolve(base, first=first, proven=False)
+            run = attrs.evolve(base, first=first)
             if (
                 former.first[0] in top.met
             ):  # it is still listed: nothing slipped away since the resume point was written
                 unproven = []
             unproven.append(top)
-        if run is not None:
-            self._steps.append((run, Batch()))
+        # Noted before the proof, it would call the tail proven while the first item of the top is listed.
         for each in unproven:
             if each.pages > 1 and not await self._begins_as(each):
                 proof = Pass(start, proves=True)

@@ -201,6 +201,28 @@ async def test_what_slipped_away_in_a_run_that_was_killed_is_read_by_the_next_on
     job.check_finished()
 
 
+async def test_what_slipped_away_in_a_tail_is_read_though_the_run_ended_in_the_middle_of_the_proof() -> None:
+    """No resume point calls what was read proven because of items that were read after something slipped away."""
+    job = a_job(100, "oldest-first", "offset")
+    await job.run()
+    for _ in range(45):
+        job.lists.grow()
+    first = job.lists.requests
+
+    def slip_and_end() -> None:
+        number = job.lists.requests - first
+        job.lists.expire(number == 2)
+        if number == 9:
+            raise RuntimeError("in the proof")
+
+    job.lists.before_request = slip_and_end
+    with pytest.raises(RuntimeError):
+        await job.run()
+    job.lists.before_request = lambda: None
+    assert len(await job.run()) == 1
+    job.check_finished()
+
+
 async def test_a_pass_that_cannot_be_proven_is_not_finished() -> None:
     job = a_job(60, "oldest-first", "offset", size=3)
 
