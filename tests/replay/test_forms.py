@@ -21,6 +21,7 @@ from basiq_async.services.coverage import Coverage, coverage_note
 from basiq_async.testing import FakeBasiq, ManualClock, Quirks
 from basiq_async.transports.base import Request, Response
 from tests.support import virtual
+from tests.support.cancelling import SteppingInbox
 from tests.support.worlds import World, a_world
 
 LISTED = ("objects", "strings", "absent")
@@ -313,6 +314,15 @@ async def test_each_verdict_is_right_or_unknown_for_each_pair_of_forms(form: Qui
         assert (healthy.healthy, healthy.recovered + healthy.undelivered <= 1) == (told, True), healthy.problems
 
 
+@untold
+async def test_everything_since_a_moment_is_passed_where_only_single_messages_tell_their_times(listed: str) -> None:
+    async with a_service(quirks(listed)) as service:
+        world = service.world
+        begins = world.fake.clock() - timedelta(minutes=30)
+        found = await world.recover(everything=True, since=begins)
+        assert (sorted(world.got), found.finished) == (sorted(service.missed), True)
+
+
 # --- the requests ---
 
 
@@ -325,10 +335,12 @@ class Runs:
     last: Recovery
 
 
-async def recover_often(form: Quirks, count: int, *, runs: int = 10, every: float = 1.0, page_size: int = 500) -> Runs:
+async def recover_often(
+    form: Quirks, count: int, *, runs: int = 10, every: float = 1.0, page_size: int = 500, failed: float = 0.01
+) -> Runs:
     fake = FakeBasiq(quirks=form, clock=ManualClock(datetime.now(UTC)), page_size=page_size)
-    webhook_id = fake.seed_messages(count, failed=0.01, every=every)
-    inbox = MemoryInbox(clock=fake.clock, max_entries=100_000)
+    webhook_id = fake.seed_messages(count, failed=failed, every=every)
+    inbox = SteppingInbox(10, clock=fake.clock, max_entries=100_000)  # the loop goes on while it is asked
     found = Runs([], [], None)  # type: ignore[arg-type]  # it is set below
 
     async def handle(message: object) -> None: ...
@@ -363,10 +375,20 @@ async def test_a_list_that_begins_with_the_newest_is_read_back_only_as_far_as_th
     newest = await recover_often(quirks(listed, order="newest-first"), 1_200, runs=3, every=3_600, page_size=50)
     assert newest.last.finished
     assert newest.pages[0] >= 24
-    assert newest.pages[2] < 12, "nine days are 216 messages"
-    assert newest.alone[2] <= 8 * 12
+    # Nine days are on five pages; the sixth has only older messages. Where it tells no times, one more was requested
+    # ahead. A few of the first page are requested again.
+    assert newest.pages[2] == (7 if listed == "objects" else 8)
+    assert newest.alone[2] <= 8 * 8
     oldest = await recover_often(quirks(listed), 1_200, runs=3, every=3_600, page_size=50)
     assert (oldest.pages[2] >= 24, oldest.alone[2]) == (True, 0)
+
+
+async def test_a_list_with_one_message_a_page_is_read_back_no_further_though_the_inbox_knows_them_all() -> None:
+    found = await recover_often(
+        quirks("absent", order="newest-first"), 300, runs=2, every=3_600, page_size=1, failed=1.0
+    )
+    assert found.last.finished
+    assert 216 < found.pages[1] < 260
 
 
 async def test_a_recovery_forgets_what_was_remembered_of_messages_that_are_not_listed_any_more() -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -190,11 +192,19 @@ async def test_a_patient_writer_waits_for_a_lock_at_its_first_use_too_and_any_ot
         await other.exec_driver_sql("BEGIN IMMEDIATE")
         options = {"wait_for_writer": False} if call == "impatient" else {}
         begun = store.rows(insert, write=True) if call == "rows" else store.run(put("a"), write=True, **options)
+        tries = list[float]()
+
+        @sa.event.listens_for(engine.sync_engine, "before_cursor_execute")
+        def see(connection: Any, cursor: Any, statement: str, *more: object) -> None:
+            if statement == "BEGIN IMMEDIATE":
+                tries.append(time.monotonic())
+
         writing: asyncio.Task[object] = asyncio.ensure_future(begun)
         await asyncio.wait((writing,), timeout=0.05)
         assert not writing.done()
         await other.exec_driver_sql("ROLLBACK")
     await writing
+    assert all(later - before > 0.004 for before, later in pairwise(tries)), "it pauses between two tries"
 
 
 async def test_what_a_server_is_to_do_in_several_statements_it_does_whole_or_not(postgres: PostgresServer) -> None:

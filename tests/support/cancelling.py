@@ -100,8 +100,8 @@ async def at_every_turn(
 class SteppingInbox(MemoryInbox):
     """An inbox whose calls take turns before and after their effect, as those of a database do."""
 
-    def __init__(self, count: int = 1) -> None:
-        super().__init__()
+    def __init__(self, count: int = 1, **options: Any) -> None:
+        super().__init__(**options)
         self._count = count
         for name in CALLS:
             setattr(self, name, partial(self._step, getattr(self, name)))
