@@ -393,7 +393,7 @@ class Reading(PageRequests, Generic[T]):
     def _find_unread(self, page: ListedPage, digests: Sequence[bytes]) -> list[int]:
         """Return the indexes of the items that this run has not passed. ``digests`` are those of their keys."""
         unread = [index for index, passed in enumerate(self._passed.known(digests)) if not passed]
-        if unread and len(self._left_out):
+        if len(self._left_out):
             left_out = self._left_out.known([digest_of(page.ids[index]) for index in unread])
             unread = [index for index, each in zip(unread, left_out, strict=True) if not each]
         return unread
