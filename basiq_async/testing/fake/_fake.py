@@ -290,13 +290,14 @@ class FakeBasiq(State):
     ) -> None:
         """Move the clock forward, by seconds or a timedelta, and make each delivery that is due on the way at its time.
 
-        Raises ``ConfigurationError`` for a time after the year 9000.
+        Raises ``ConfigurationError`` for a time after the year 9000, and for a step back.
         """
         try:
             step = timedelta(days=days, hours=hours, minutes=minutes, seconds=as_seconds(delta) + seconds)
             until = self.now() + step
         except (OverflowError, ValueError):
-            until = None
+            step, until = timedelta(), None
+        require(step >= timedelta(), "the clock cannot be moved back")
         if until is None or until > LATEST:
             raise ConfigurationError(f"the clock can be moved up to the year {LATEST.year}, no further")
         await self._advance_to(until)

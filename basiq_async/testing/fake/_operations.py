@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from functools import partial
 from itertools import islice
 from typing import Any, Generic, Literal, TypeVar
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import parse_qsl, unquote
 
 import attrs
 
@@ -22,7 +22,7 @@ from ._lists import MAX_LIMIT, Fields, attributes, page_of, properties
 from ._logs import Misuses
 from ._resources import kind_of, look_up
 from ._responses import Json, Refusal, Renderer, json_response
-from ._store import Application, Store
+from ._store import Application, Store, is_url
 
 T = TypeVar("T")
 L = TypeVar("L", bound=FakeEvent | FakeMessage)
@@ -174,13 +174,8 @@ def delete_webhook(call: ApiCall) -> Response:
 
 def _url(body: Json) -> str:
     url = body.get("url")
-    if isinstance(url, str) and url.isprintable() and " " not in url:
-        try:
-            parts = urlsplit(url)
-            if parts.scheme in ("http", "https") and parts.hostname and parts.port != 0:
-                return url
-        except ValueError:
-            pass
+    if isinstance(url, str) and is_url(url):
+        return url
     raise Refusal("invalid-content", "The url must be an absolute http or https URL.", "url")
 
 

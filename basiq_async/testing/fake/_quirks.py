@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from functools import cache
 from typing import Any, Literal, Self, get_args, get_origin, get_type_hints
 
 import attrs
@@ -119,6 +120,9 @@ class Quirks:
     def __attrs_post_init__(self) -> None:
         if self.concurrency is not None and self.concurrency < 1:
             raise ConfigurationError(f"concurrency must be 1 or more, not {self.concurrency!r}")
+        for name, forms in _forms().items():
+            if (form := getattr(self, name)) not in forms:
+                raise ConfigurationError(f"{name} must be one of {', '.join(map(repr, forms))}, not {form!r}")
 
     def __repr__(self) -> str:
         default = {name: forms[0] for name, forms in self.forms().items()}
@@ -161,7 +165,7 @@ class Quirks:
     @classmethod
     def forms(cls) -> dict[str, tuple[str, ...]]:
         """Return the forms of each quirk, the default first; those of a number are not listed."""
-        return {name: get_args(hint) for name, hint in get_type_hints(cls).items() if get_origin(hint) is Literal}
+        return dict(_forms())
 
     @classmethod
     def each_form(cls) -> Iterator[Quirks]:
@@ -173,3 +177,8 @@ class Quirks:
                 yield cls(**{name: form})  # type: ignore[arg-type]  # of the field's own Literal
                 last[name] = form
         yield cls(**{**last, "signing_key_in": "writes"})  # type: ignore[arg-type]  # of the fields' own Literals
+
+
+@cache
+def _forms() -> Mapping[str, tuple[str, ...]]:
+    return {name: get_args(hint) for name, hint in get_type_hints(Quirks).items() if get_origin(hint) is Literal}

@@ -21,7 +21,7 @@ from ._items import FakeMessage, FakeWebhook
 from ._logs import Changes, LoggedRequest, Misuse, Misuses, Recent, size_of
 from ._resources import check_set
 from ._responses import secret_text
-from ._store import Application, Store, require
+from ._store import Application, Store, is_url, require
 from ._tokens import Tokens
 
 
@@ -65,6 +65,8 @@ class State:
 
         subscribed_events: by default every event type.
         """
+        _check_url(url)
+        require(not isinstance(subscribed_events, str), "subscribed_events is a list of event types, not one type")
         types = tuple(self._store.event_types if subscribed_events is None else subscribed_events)
         self._store.check_types(types)
         require(self._store.app.by_url(url) is None, f"there is a webhook with the url {url} already")
@@ -150,12 +152,14 @@ class State:
         delay: respond after this many seconds. Without another fault, the response is the normal one.
         drop: break the connection: ``"request"`` before the request is carried out, ``"response"`` after it.
         loop: let a list's ``next`` link lead to the same page.
-        method, path: fail only matching requests; ``*`` in a path matches any text. Without a path, every request
-            except the token call matches.
+        method, path: fail only matching requests; ``*`` in a path matches any text. It begins with ``/`` or ``*``.
+            Without a path, every request except the token call matches.
         """
         wrong = status is not None or body is not None or delay or drop or loop
         require(bool(wrong), "say what goes wrong: status, body, delay, drop or loop")
         _check(times, status, drop)
+        require(path is None or path[:1] in ("/", "*"), f"path must begin with / or *, such as /events/*, not {path!r}")
+        method = None if method is None else method.upper()
         extra = {name.lower(): text for name, text in (headers or {}).items()}
         if retry_after is not None:
             extra["retry-after"] = retry_after if isinstance(retry_after, str) else f"{retry_after:g}"
@@ -185,6 +189,8 @@ class State:
         url: the url of the endpoint's webhook; None for every endpoint.
         status: the status of the response; None if the connection fails.
         """
+        if url is not None:
+            _check_url(url)
         self._deliveries.down[url] = status
         self._changes.count()
 
@@ -216,6 +222,7 @@ class State:
         by_clock: whether its deliveries are signed with the time of the fake's clock, and not of the machine. The
             default is True for a ``WebhookReceiver(..., clock=fake.clock)``. Pass it for an application that has one.
         """
+        _check_url(url)
         if by_clock is None:
             owner = getattr(receiver, "__self__", receiver)  # of its method ``handle``
             by_clock = getattr(owner, "clock", None) is self.clock
@@ -329,6 +336,10 @@ class State:
         parts = [log.scan(to=to, back=True) for log in self._logs(webhook_id)]
         merged = heapq.merge(*parts, key=lambda placed: placed[1].created, reverse=True)
         return dropwhile(lambda each: start not in (None, each.id), (message for _, message in merged))
+
+
+def _check_url(url: str) -> None:
+    require(is_url(url), f"url must be an absolute http or https url, such as https://example.com/basiq, not {url!r}")
 
 
 def _check(times: int, status: int | None, drop: str | None) -> None:

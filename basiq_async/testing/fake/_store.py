@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 from difflib import get_close_matches
 from random import Random
 from typing import Any
+from urllib.parse import urlsplit
 
 import attrs
 
@@ -22,6 +23,16 @@ def require(kept: bool, otherwise: str) -> None:
     """Raise ``ConfigurationError`` with the text ``otherwise``, unless ``kept`` is true."""
     if not kept:
         raise ConfigurationError(otherwise)
+
+
+def is_url(text: str) -> bool:
+    """Return whether a text is a url that a webhook can have."""
+    try:
+        parts = urlsplit(text)
+        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
+    return usable and text.isprintable() and " " not in text
 
 
 @attrs.define

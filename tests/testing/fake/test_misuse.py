@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, cast
 
 import pytest
 
-from basiq_async.errors import ConfigurationError
-from basiq_async.testing import FakeBasiq, ManualClock, SystemClock
+from basiq_async import BasiqClient, InMemoryTransport
+from basiq_async.errors import ConfigurationError, NotFoundError
+from basiq_async.testing import FakeBasiq, ManualClock, Quirks, SystemClock
 
 from ..conftest import ENDPOINT
 
@@ -34,9 +35,15 @@ MISUSES: list[tuple[Callable[[FakeBasiq], object], str]] = [
     (lambda _: ManualClock(datetime(2026, 1, 1)), "start needs a time zone"),
     (lambda _: SystemClock(start=datetime(2026, 1, 1)), "start needs a time zone"),
     *((lambda _, n=n: SystemClock(n), "speed must be above 0") for n in (0, -1, NAN, 1_000_001)),
+    (lambda _: Quirks(list_data=cast(Any, "objects")), "list_data must be one of 'array', 'object', not 'objects'"),
+    (lambda _: Quirks(signing_key_in=cast(Any, "reads")), "signing_key_in must be one of"),
     (lambda fake: fake.emit("user.exploded"), "there is no event type 'user.exploded'"),
     (lambda fake: fake.add_webhook(f"{ENDPOINT}/2", ["user.creatd"]), "did you mean 'user.created'?"),
     (lambda fake: fake.add_webhook(ENDPOINT), "there is a webhook with the url"),
+    (lambda fake: fake.add_webhook(f"{ENDPOINT}/2", "user.created"), "a list of event types, not one type"),
+    *((lambda fake, it=it: fake.add_webhook(it), "url must be an absolute") for it in ("", "service", "ftp://a/b")),
+    (lambda fake: fake.route("service.example/basiq", cast(Any, None)), "url must be an absolute"),
+    (lambda fake: fake.endpoint_down("service.example/basiq"), "url must be an absolute"),
     (lambda fake: fake.secret(NOWHERE), "there is no webhook"),
     (lambda fake: fake.redeliver(NOWHERE), "there is no message"),
     (lambda fake: fake.seed_messages(-1), "n must be 0 or more"),
@@ -47,6 +54,7 @@ MISUSES: list[tuple[Callable[[FakeBasiq], object], str]] = [
     (lambda fake: fake.fail_next(), "say what goes wrong"),
     (lambda fake: fake.fail_next(0, status=500), "times must be 1 or more"),
     *((lambda fake, n=n: fake.fail_next(status=n), "status must be from 100 to 999") for n in (99, 1_000)),
+    (lambda fake: fake.fail_next(status=500, path="events/e1"), "path must begin with / or"),
     (lambda fake: fake.fail_next(drop="answer"), "drop must be 'request' or 'response'"),
     (lambda fake: fake.fail_deliveries(), "say what goes wrong with the deliveries"),
     (lambda fake: fake.fail_deliveries(0, status=500), "times must be 1 or more"),
@@ -66,6 +74,19 @@ def test_what_cannot_be_arranged_is_a_configuration_error(
     fake.add_webhook(ENDPOINT)
     with pytest.raises(ConfigurationError, match=said.replace("?", r"\?")):
         misuse(fake)
+
+
+async def test_a_step_back_of_the_clock_is_an_error(fake: FakeBasiq) -> None:
+    for step in (timedelta(hours=-1), -1):
+        with pytest.raises(ConfigurationError, match="cannot be moved back"):
+            await fake.advance(step)
+
+
+async def test_a_fault_is_for_its_method_in_any_case(fake: FakeBasiq) -> None:
+    fake.fail_next(status=404, method="get")
+    async with BasiqClient(fake.api_key, transport=InMemoryTransport(fake)) as basiq:
+        with pytest.raises(NotFoundError):
+            await basiq.events.list().collect()
 
 
 async def test_what_an_error_says_in_place_of_setting_an_event_makes_one(fake: FakeBasiq) -> None:

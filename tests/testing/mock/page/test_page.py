@@ -93,8 +93,8 @@ def test_what_comes_from_outside_is_text_and_nothing_else(looking: Looking) -> N
     attack = '<img src=x onerror="window.hacked=1;alert(1)"></pre><script>window.hacked=1</script>\'"`{{7*7}}'
     looking.post("/webhooks", url=ENDPOINT)
     emitted = looking.post("/emit", eventTypeId="user.created", userId=attack, entityId=attack, data={attack: attack})
-    looking.post("/fail", status=503, path=attack, times=3)
-    looking.post("/endpoint/down", url=f"https://a.example/{attack}")
+    looking.post("/fail", status=503, path=f"/{attack}", times=3)
+    looking.post("/endpoint/down", url=f"https://a.example/{attack.replace(' ', '/')}")
     path = "/events/%3Cscript%3Ewindow.hacked=1%3C/script%3E?<script>window.hacked=1</script>"
     headers = {"User-Agent": attack, "X-Attack": attack, "Content-Type": "application/json"}
     request = urllib.request.Request(looking.base_url + path.replace("<", "%3C"), attack.encode(), headers)
