@@ -557,13 +557,15 @@ async def test_no_resume_point_passes_an_item_that_was_held_or_is_not_done(held:
     assert await job.run() == ["m75"]
 
 
-async def test_a_key_that_occurs_again_is_passed_once() -> None:
+@pytest.mark.parametrize("raw_items", [False, True])
+@pytest.mark.parametrize("keys", [7, 10], ids=["on its page", "on another page"])
+async def test_a_key_that_occurs_again_is_passed_once(keys: int, raw_items: bool) -> None:
     job = a_job(100, "oldest-first")
-    reading = job.reading(key_of=lambda item: str(int(item["id"][1:]) % 7))
+    reading = job.reading(key_of=lambda item: str(int(item["id"][1:]) % keys), raw_items=raw_items)
     handed: list[str] = []
     while (batch := await reading.advance()) is not None:
         handed += [item["id"] for item in batch.items]
-    assert handed == [f"m{n}" for n in range(1, 8)]
+    assert handed == [f"m{n}" for n in range(1, keys + 1)]
     await reading.aclose()
 
 
