@@ -12,8 +12,10 @@ from typing import Any
 from hypothesis import HealthCheck, Phase, given, note, settings
 from hypothesis import strategies as st
 
+from basiq_async._wire.codec import ListPage  # private: what a list of tests shows
 from basiq_async.replay._reading import Reading  # private: its users are in this package
 from basiq_async.replay._sources import Batch  # private: its users are in this package
+from tests.support import virtual
 from tests.support.changing_lists import NOON, KilledError, KnownKeys, Lists, key_of
 
 EXAMPLES = int(os.environ.get("BASIQ_FUZZ_EXAMPLES", "300"))
@@ -323,3 +325,32 @@ def test_a_batch_that_is_done_keeps_none_of_its_items() -> None:
     assert (batch.is_done, batch.items) == (False, ["one", "two"])
     batch.mark_done()
     assert (batch.is_done, batch.items) == (True, ())
+
+
+@virtual.clocked
+async def test_a_reading_begins_when_it_sends_its_first_request() -> None:
+    lists = Lists("newest-first", "cursor", 2, "equal")
+    for _ in range(5):
+        lists.grow()
+    fetch = lists.fetch
+
+    async def fetch_slowly(url: str) -> ListPage:
+        await asyncio.sleep(7)
+        return await fetch(url)
+
+    lists.fetch = fetch_slowly  # type: ignore[method-assign]
+    began = virtual.clock()
+    reading = Reading(
+        lists.paginator(),
+        known=KnownKeys().known,
+        key_of=key_of,
+        resume_point=None,
+        selection="",
+        convert=lambda item: item,
+        now=virtual.clock,
+    )
+    assert reading.began is None
+    while (batch := await reading.advance()) is not None:
+        batch.mark_done()
+    await reading.aclose()
+    assert (reading.finished, reading.began) == (True, began)
