@@ -349,7 +349,6 @@ async def test_a_reading_begins_when_it_sends_its_first_request() -> None:
         convert=lambda item: item,
         now=virtual.clock,
     )
-    assert reading.began is None
     while (batch := await reading.advance()) is not None:
         batch.mark_done()
     await reading.aclose()
