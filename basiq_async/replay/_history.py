@@ -93,11 +93,9 @@ class History:
         if (memory := self.memory) is not None:
             former = options.get("on_page")
             options["on_page"] = memory.see if former is None else _both(memory.see, former)
-        if source == "messages" and selects is not None and "details" not in options:
-            if not job.selects_everything:
-                options = {"details": self.make_details(), "judge": partial(self.judge, early=True), **options}
-            elif memory is not None and memory.may_be_decided:
-                options = {"details": self.make_details(), "judge": memory.judge, **options}
+        is_judged = not job.selects_everything or (memory is not None and memory.may_be_decided)
+        if source == "messages" and selects is not None and is_judged and "details" not in options:
+            options = {"details": self.make_details(), "judge": self._judge_listed, **options}
         return Reading(listing, known=job.known, key_of=key_of, now=job.api.now, choose=selects, **options)
 
     # --- what is selected ---
@@ -123,6 +121,11 @@ class History:
         """Return whether a message is selected; None if it does not tell. ``early``: see ``choose``."""
         found, _ = choose(self._job.where, message, early=early)
         return found if found is not None or self.has_handler(message) else True
+
+    def _judge_listed(self, message: Message) -> bool | None:
+        """Return whether a message is selected and was not decided before; None if the list does not tell."""
+        found = self._job.selects_everything or self.judge(message, early=True)
+        return self.memory.judge(message) if found and self.memory is not None and self.memory.may_be_decided else found
 
     def has_handler(self, message: Message) -> bool:
         """Return whether the target has a handler for a message."""

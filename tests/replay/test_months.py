@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 
 from basiq_async.receiver import Inbox, MemoryInbox, SQLiteInbox, WebhookReceiver
-from basiq_async.replay import Replay, recover, share
+from basiq_async.replay import Replay, event_types, recover, share
+from basiq_async.testing import Quirks
 from tests.support.worlds import URL, World, a_world
 
 DAY = timedelta(days=1)
@@ -142,3 +143,21 @@ async def test_doctor_does_not_name_what_a_recovery_decided_and_the_inbox_forgot
             await world.fake.advance(days=3)
             diagnosis = await world.basiq.webhooks.diagnose(world.webhook_id, receiver=receiver)
             assert diagnosis.undelivered == 1
+
+
+@pytest.mark.parametrize("where", [None, event_types("user.created")], ids=["all", "selected"])
+@pytest.mark.parametrize("attempts", ["objects", "absent"])
+async def test_a_replay_leaves_alone_what_was_handled_live_and_the_inbox_forgot(attempts: Any, where: Any) -> None:
+    async with a_world(quirks=Quirks(attempts=attempts)) as world:
+        clock = world.fake.clock
+        inbox = MemoryInbox(clock=clock, remember=REMEMBER)
+        async with world.receiver(inbox=inbox, clock=clock) as receiver:
+            world.fake.route(URL, receiver)
+            await world.fake.advance(hours=1)
+            for _ in range(12):
+                await world.fake.emit("user.created")
+                await world.fake.advance(days=1)
+            assert not await inbox.known(world.got[:3])
+            report = await Replay(world.basiq, world.webhook_id, receiver, inbox=inbox, where=where).run()
+        assert (report.finished, report.handled) == (True, 0)
+        assert sum(report.skipped.values()) == 12
