@@ -23,7 +23,7 @@ from pathlib import Path
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from basiq_async import BasiqClient, BasiqError, InMemoryTransport, Message
+from basiq_async import BasiqClient, BasiqError, InMemoryTransport, Message, Request, Response
 from basiq_async.replay import Replay, Report, _share, share  # private: a flushed queue is noticed sooner
 from basiq_async.testing import FakeBasiq
 from tests.support.inboxes import open_on
@@ -55,6 +55,16 @@ def crash_share(options: argparse.Namespace, rng: random.Random, folder: Path, s
         database = stack.enter_context(postgres_server())
         place, troubles["record restarted"] = database.url(), partial(restart, database)
 
+    class Held(InMemoryTransport):
+        """Shows the pages slowly, and the last one when all has happened: so much is left to do."""
+
+        async def send(self, request: Request, /) -> Response:
+            await asyncio.sleep(random.random() * options.kills / 100)
+            response = await super().send(request)
+            while b'"next"' not in response.body and "/messages" in request.url and not crew.calm.is_set():
+                await asyncio.sleep(0.02)
+            return response
+
     async def handle(message: Message) -> None:
         await asyncio.sleep(random.random() * 0.01)
         if message.id in bad:
@@ -63,7 +73,7 @@ def crash_share(options: argparse.Namespace, rng: random.Random, folder: Path, s
 
     @asynccontextmanager
     async def opened() -> AsyncIterator[tuple[Replay, Redis]]:
-        transport = InMemoryTransport(fake)
+        transport = Held(fake)
         async with AsyncExitStack() as inner:
             client = await inner.enter_async_context(BasiqClient(FakeBasiq.DEFAULT_API_KEY, transport=transport))
             inbox = hasten(open_on(inner, place), options.lease)
@@ -92,12 +102,12 @@ def crash_share(options: argparse.Namespace, rng: random.Random, folder: Path, s
         _share._QUIET = 2.0
 
         async def send(page: str) -> None:
-            ready()
             chance, drop = random.random(), options.drop
             for _ in range(0 if chance < drop else 2 if chance < 2 * drop else 1):
                 await queue.rpush(_QUEUE, page)
 
         async with opened() as (replay, queue):
+            ready()
             try:
                 report: Report | None = await share(replay, send)
             except BasiqError as exc:
@@ -118,9 +128,11 @@ def crash_share(options: argparse.Namespace, rng: random.Random, folder: Path, s
         asyncio.run(flushed())
 
     troubles |= {"queue restarted": partial(restart, queues), "queue flushed": flush}
-    with Crew(rng, [work] * _WORKERS + [coordinate], may_end=[1]) as crew:
+    crew = Crew(rng, [work] * _WORKERS + [coordinate], may_end=[1])
+    with crew:
         most = 600 + options.messages * 0.1
         crew.live(told.exists, kills=options.kills, pause=0.3, freeze=options.lease * 1.5, most=most, **troubles)
+    assert crew.calm.is_set(), "the run was done before the last kill"
     report = json.loads(told.read_text())
     assert (report["finished"], report["quarantined"]) == (True, len(bad)), report
     said = crew.judge(set(ids) - bad, read_effects(folder), most=options.concurrency)
