@@ -148,16 +148,14 @@ class Model:
         for event in self.events.values():
             event.again += 1
 
-    def move(self, sent: set[str], delivered: set[str], types: set[str]) -> None:
+    def move(self, delivered: set[str], types: set[str]) -> None:
         """The service gets a store that knows nothing. What Basiq did not see delivered is handled once more.
 
-        What happened before, of types that the service does not handle now, is left out; so is what had made no message
-        by the time at which the service stopped.
+        What happened before, of types that the service does not handle now, is left out.
         """
         self.began = None
         for event in self.events.values():
-            is_left_out = event.type not in types or (event.id not in sent and self.now() - event.at < RECENT)
-            event.lost = event.lost or (is_left_out and not event.effects)
+            event.lost = event.lost or (event.type not in types and not event.effects)
             for effect in event.effects:
                 effect.machine, effect.stands = PREDECESSOR, effect.stands and event.id in delivered
 

@@ -7,6 +7,7 @@ import shlex
 import signal
 import tempfile
 from collections.abc import Mapping
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -237,18 +238,18 @@ class Operators:
         world, service = self.world, self.world.service
         if world.store.state != "well" or service.partner != "well" or self.running:
             return "nothing"
+        since = world.now() - timedelta(minutes=2)
         if "finished" not in (said := await self.recover()):
             return f"the service was not moved to another inbox: {said}"
         wanted, service.wanted = service.wanted, 0
         for pod in list(service.pods):
             await service.stop(pod)
-        stopped = world.now()
         await self.work()
         if await self.look() != (0, 0) or self.running:
             said = "something was left"
         else:
             world.move_store()
-            said = f"moved: {await self.recover('', '--since', stopped.isoformat())}"
+            said = f"moved: {await self.recover('', '--since', since.isoformat())}"
         service.wanted = wanted
         for _ in range(wanted):
             await service.start(service.version)

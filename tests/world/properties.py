@@ -1,9 +1,8 @@
 """What must be true of a world, beside what the model says of each event: one page.
 
 What it does not hold against the package: an event that a program without an inbox handled is handled once more if its
-messages are gone, or are those of another webhook, and with ``--everything`` (``Model.forget_before``); after a move to
-another store with ``--since``, what had no message by that time is left out (``Model.move``); and a ready receiver may
-refuse a delivery while a handler with a session holds SQLite's only lock.
+messages are gone, or are those of another webhook, and with ``--everything`` (``Model.forget_before``); and a ready
+receiver may refuse a delivery while a handler with a session holds SQLite's only lock.
 """
 
 from __future__ import annotations

@@ -321,7 +321,7 @@ class World:
         types = {*self.service.version.types} & {*self.subscribed_now()}
         planned = self.planned()  # what Basiq will send once more, come what may
         delivered = {each.event.id for each in sent if any(attempt.ok for attempt in each.attempts)} - planned
-        self.model.move({each.event.id for each in sent}, delivered, types)
+        self.model.move(delivered, types)
         self.backup = None
         self.former_stores.append(self.store)
         self.store = STORES[self.setting["store"]](self.model, self.chance, None)
