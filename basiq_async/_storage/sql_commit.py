@@ -68,11 +68,11 @@ async def _has_failed(driver: Any) -> bool:
 def _choose_class(dialect: Dialect, record: object, args: list[Any], options: dict[str, Any]) -> None:
     """A listener of ``do_connect``. A class or a function of the user's for connections is left as it is."""
     if "async_creator_fn" not in options:
-        options.setdefault("connection_class", _tagged())
+        options.setdefault("connection_class", _make_tagged_class())
 
 
 @cache
-def _tagged() -> Any:
+def _make_tagged_class() -> Any:
     import asyncpg
 
     class Connection(asyncpg.Connection):  # type: ignore[misc]

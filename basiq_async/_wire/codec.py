@@ -192,7 +192,7 @@ def read_message(value: Any, _: object = None) -> Message:
 def _read_odd_message(value: Any) -> Message:
     """Read a message of an unusual shape. Raises ``Unreadable``, which says where the fault is and why."""
     if type(value) is not dict:
-        raise _unexpected("a message object", value)
+        raise _make_unreadable("a message object", value)
     message_id = value.get("id")
     if type(message_id) is not str or not message_id:
         message_id = _identifier(message_id, ".id")
@@ -207,7 +207,7 @@ def _read_odd_message(value: Any) -> Message:
     return Message(message_id, value)
 
 
-def _unexpected(expected: str, value: Any) -> Unreadable:
+def _make_unreadable(expected: str, value: Any) -> Unreadable:
     if isinstance(value, BrokenItem):
         return Unreadable(f"is not JSON of UTF-8 text ({value.fault})")
     return Unreadable(f"expected {expected}, got {_kind(value)}")
@@ -258,7 +258,7 @@ def _read_secret(value: Any) -> Secret | None:
 def _read_object(value: Any, _: object = None) -> dict[str, Any]:
     if isinstance(value, dict):
         return value
-    raise _unexpected("an object", value)
+    raise _make_unreadable("an object", value)
 
 
 _READ: Mapping[str, Callable[[Any], Any]] = {

@@ -169,7 +169,7 @@ async def doctor(
             if looked.last_line is not None:
                 say(looked.last_line)
             else:
-                tell_passed_over(diagnosis.passed_over, "a recovery passes them over")
+                tell_passed_over(diagnosis.passed_over, "a recovery passes over such messages")
             if diagnosis.endpoint is not None and diagnosis.endpoint.ok:
                 say("the test proves the address, and not that Basiq signs with the secret that it was signed with")
             found_codes.update(each.code for each in diagnosis.problems)

@@ -129,7 +129,7 @@ async def recover(output: Output, options: RecoverOptions) -> int:
     watch.say_errors()
     for each in watch.lists:
         tell_not_handled(options, each.skipped)
-    tell_passed_over(row["passed_over"] or 0, "they were passed over")
+    tell_passed_over(row["passed_over"] or 0, "this recovery passed over such messages")
     for show in lines.values():
         show()
     left = set() if ended.result is None else {each.code for each in ended.result.problems}

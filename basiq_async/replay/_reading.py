@@ -223,9 +223,7 @@ class Reading(PageRequests, Generic[T]):
         else:
             first = list(dict.fromkeys([*(top.run or base).first, *base.first]))[:MOST_FIRST]
             run = attrs.evolve(base, first=first)
-            if (
-                former.first[0] in top.met
-            ):  # it is still listed: nothing slipped away since the resume point was written
+            if former.first[0] in top.met:  # still listed: nothing slipped away since the resume point was written
                 unproven = []
             unproven.append(top)
         # Noted before the proof, it would call the tail proven while the first item of the top is listed.

@@ -179,7 +179,7 @@ def test_what_a_service_handled_before_its_inbox_is_told_in_words(world: World) 
     assert "1 message was delivered, as Basiq says, before the inbox began" in w.run("recover", *at).stderr
     found = w.run("webhooks", "doctor", webhook_id)
     assert (found.exit_code, found.row["passed_over"]) == (0, 1), found.output
-    assert "a recovery passes them over; recover --everything includes them" in found.stderr
+    assert "a recovery passes over such messages; recover --everything includes them" in found.stderr
     assert w.run("recover", *at, "--everything").exit_code == 0
     again = w.run("webhooks", "doctor", webhook_id)
     assert (again.row["passed_over"], "delivered, as Basiq says" in again.stderr) == (0, False)
