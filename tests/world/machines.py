@@ -47,6 +47,8 @@ class Machine:
         """It is killed before the step of this number."""
         self.has_waiting: Callable[[], bool] = lambda: True
         """Whether something may wait in its store."""
+        self.due_at = 0.0
+        """When it may try again, in seconds of the loop, what it put off because its attempt had no end."""
         self.on_death: list[Callable[[], None]] = []
         self.died = asyncio.Event()
         self._parked: list[asyncio.Handle] = []
@@ -205,11 +207,13 @@ _wait_usually = _worker.DeferredWorker._wait
 
 async def _wait_longer(worker: _worker.DeferredWorker) -> None:
     """Let a worker wait ten minutes, and six hours where nothing waits in the store, but not while its inbox is away or
-    it is at work: each second would be a million looks.
+    it is at work, or soon will be: each second would be a million looks.
     """
     machine = MACHINE.get()
     for _ in range(36):
-        _worker._LOOK_EVERY = _worker._LOOK_ANYWAY = worker._away or (2.0 if worker._running else 600.0)
+        soon = 0.0 if machine is None else machine.due_at - asyncio.get_running_loop().time()
+        often = 2.0 if worker._running else soon + 1.0 if soon > 0 else 600.0
+        _worker._LOOK_EVERY = _worker._LOOK_ANYWAY = worker._away or often
         await _wait_usually(worker)
         if worker._news.is_set() or worker._away or worker._running or machine is None or machine.has_waiting():
             return

@@ -280,6 +280,8 @@ def _call(name: str) -> Callable[..., Awaitable[Any]]:
                 found = await getattr(self._inner, name)(*args, **options)
             finally:
                 SKEW.reset(skewed)
+            if name == "put_off" and args[0].unended and options["seconds"] < 60:  # they are tried one by one
+                self._machine.due_at = asyncio.get_running_loop().time() + options["seconds"]
             if name in ("claim", "store") and machine.startswith("pod"):
                 model.began = model.began or model.now()
             if handled is not None and found:
