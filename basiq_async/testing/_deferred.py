@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from .._redaction.text import amount
 from ..receiver import WebhookReceiver
-from .fake._clock import as_seconds
+from .fake._checks import read_seconds
 
 if TYPE_CHECKING:
     from .fake._fake import FakeBasiq
@@ -40,7 +40,8 @@ async def handle_waiting(
 
     Raises ``TimeoutError`` if something still waits then, and the errors of the inbox.
     """
-    limit = as_seconds(timedelta(days=1, seconds=receiver._backlog.settings.keep_trying) if within is None else within)
+    longest = timedelta(days=1, seconds=receiver._backlog.settings.keep_trying)
+    limit = read_seconds("within", longest if within is None else within)
     advanced, shortest = 0.0, _FIRST_STEP
     while (count := (await receiver.waiting()).count) > 0:
         if await receiver._worker.work_once():

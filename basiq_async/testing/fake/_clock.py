@@ -7,15 +7,11 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
 from ...errors import ConfigurationError
+from ._checks import read_moment, read_seconds, require, require_number
 
 _FASTEST = 1e6
 LATEST = datetime(9000, 1, 1, tzinfo=UTC)
 """The latest time that a fake's clock can be moved to. Attempts planned from then still have a valid date."""
-
-
-def as_seconds(value: float | timedelta) -> float:
-    """Return a length of time in seconds."""
-    return value.total_seconds() if isinstance(value, timedelta) else value
 
 
 class ManualClock:
@@ -25,10 +21,7 @@ class ManualClock:
     """
 
     def __init__(self, start: datetime | None = None) -> None:
-        start = start or datetime(2026, 1, 5, tzinfo=UTC)
-        if start.tzinfo is None:
-            raise ConfigurationError("start needs a time zone, such as datetime.UTC")
-        self._now = start.astimezone(UTC)
+        self._now = datetime(2026, 1, 5, tzinfo=UTC) if start is None else read_moment("start", start)
 
     def __call__(self) -> datetime:
         return self._now
@@ -38,15 +31,19 @@ class ManualClock:
 
     def move_to(self, moment: datetime) -> None:
         """Set the clock forward to ``moment``. A moment in the past changes nothing."""
-        self._now = max(self._now, moment.astimezone(UTC))
+        self._now = max(self._now, read_moment("moment", moment))
 
     def advance(self, delta: float | timedelta = 0.0, *, seconds: float = 0.0) -> None:
         """Set the clock forward, by seconds or a timedelta. Unlike ``FakeBasiq.advance``, this makes no deliveries."""
-        self.move_to(self._now + timedelta(seconds=as_seconds(delta) + seconds))
+        step = read_seconds("delta", delta) + read_seconds("seconds", seconds)
+        try:
+            self.move_to(self._now + timedelta(seconds=step))
+        except (OverflowError, ValueError):  # infinite, or not a number
+            raise ConfigurationError("the clock cannot be moved so far") from None
 
     def set(self, moment: datetime) -> None:
         """Set the clock to any moment, as a machine's clock that was wrong. No fake Basiq may use it."""
-        self._now = moment.astimezone(UTC)
+        self._now = read_moment("moment", moment)
 
 
 class SystemClock:
@@ -56,12 +53,10 @@ class SystemClock:
     """
 
     def __init__(self, speed: float = 1.0, *, start: datetime | None = None) -> None:
-        if not 0 < speed <= _FASTEST:
-            raise ConfigurationError(f"speed must be above 0 and at most {_FASTEST:g}, not {speed!r}")
-        if start is not None and start.tzinfo is None:
-            raise ConfigurationError("start needs a time zone, such as datetime.UTC")
+        require_number("speed", speed)
+        require(0 < speed <= _FASTEST, f"speed must be above 0 and at most {_FASTEST:g}, not {speed!r}")
         self.speed = float(speed)
-        self._start = datetime.now(UTC) if start is None else start.astimezone(UTC)
+        self._start = datetime.now(UTC) if start is None else read_moment("start", start)
         self._started = time.monotonic()
 
     def __call__(self) -> datetime:
@@ -72,7 +67,7 @@ class SystemClock:
 
     def move_to(self, moment: datetime) -> None:
         """Set the clock forward to ``moment``, and run on from there. A moment in the past changes nothing."""
-        ahead = moment - self()
+        ahead = read_moment("moment", moment) - self()
         if ahead > timedelta():
             self._start += ahead
 
@@ -89,7 +84,7 @@ class OwnClock:
 
     def __call__(self) -> datetime:
         now = self._clock()
-        if now.tzinfo is None:
+        if not isinstance(now, datetime) or now.tzinfo is None:
             raise ConfigurationError(f"a clock must return an aware datetime, such as datetime.now(UTC): {self!r}")
         return now.astimezone(UTC) + self._ahead
 
@@ -98,7 +93,7 @@ class OwnClock:
 
     def move_to(self, moment: datetime) -> None:
         """Set the fake's time forward to ``moment``, and go on from there. A moment in the past changes nothing."""
-        self._ahead += max(moment - self(), timedelta())
+        self._ahead += max(read_moment("moment", moment) - self(), timedelta())
 
 
 FakeClock = ManualClock | SystemClock | OwnClock

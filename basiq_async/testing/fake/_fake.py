@@ -15,7 +15,8 @@ import attrs
 
 from ...errors import ConfigurationError, ConnectionFailedError
 from ...transports.base import Request, Response
-from ._clock import LATEST, ManualClock, OwnClock, SystemClock, as_clock, as_seconds
+from ._checks import read_seconds, read_texts, require, require_mapping, require_number, require_text
+from ._clock import LATEST, ManualClock, OwnClock, SystemClock, as_clock
 from ._deliveries import Emission
 from ._faults import take_fault
 from ._histories import IdFactory
@@ -24,7 +25,7 @@ from ._operations import ApiCall, find_operation, get_resource
 from ._quirks import Quirks
 from ._responses import Refusal, Renderer, error_response
 from ._state import State
-from ._store import Store, require
+from ._store import Store
 from ._timeline import Timeline
 from .catalog import EVENT_TYPES
 
@@ -84,7 +85,9 @@ class FakeBasiq(State):
         latency: float | timedelta = 0.0,
         delivery_timeout: float | timedelta = 30.0,
     ) -> None:
-        cool_off, latency, delivery_timeout = map(as_seconds, (cool_off, latency, delivery_timeout))
+        cool_off, latency = read_seconds("cool_off", cool_off), read_seconds("latency", latency)
+        delivery_timeout = read_seconds("delivery_timeout", delivery_timeout)
+        require_number("page_size", page_size, whole=True)
         require(1 <= page_size <= 500, f"page_size must be from 1 to 500, not {page_size!r}")
         require(
             0 < delivery_timeout < math.inf,
@@ -92,17 +95,19 @@ class FakeBasiq(State):
         )
         require(0 <= latency < math.inf, f"latency must be a number of seconds from 0, not {latency!r}")
         require(0 <= cool_off <= _LONGEST_COOL_OFF, f"cool_off must be from 0 seconds to 10 years, not {cool_off!r}")
-        require(not isinstance(api_keys, str), "api_keys is a sequence of keys, not one key")
-        keys = [self.DEFAULT_API_KEY] if api_keys is None else list(api_keys)
+        require_mapping("event_types", event_types)
+        keys = (self.DEFAULT_API_KEY,) if api_keys is None else read_texts("api_keys", api_keys, "API key")
         require(bool(keys), "api_keys is empty: pass at least one key for the fake to accept")
+        require_quirks(quirks)
         if seed is None:
             seed = secrets.token_hex(8)
+        require(isinstance(seed, (int, str)), f"seed must be a whole number or a text, not {seed!r}")
         own = as_clock(clock)
         store = Store(
             own,
             IdFactory(seed),
             seed,
-            quirks or self.default_quirks,
+            self.default_quirks if quirks is None else quirks,
             page_size,
             timedelta(seconds=cool_off),
             {**EVENT_TYPES, **(event_types or {})},
@@ -140,6 +145,7 @@ class FakeBasiq(State):
 
     @quirks.setter
     def quirks(self, quirks: Quirks) -> None:
+        require_quirks(quirks)
         self._store.quirks = quirks
 
     # --- states ---
@@ -179,6 +185,7 @@ class FakeBasiq(State):
         clock: by default a new clock of the same kind as this fake's; your own clock is shared.
         """
         key = self.make_api_key() if api_key is None else api_key
+        require_text("api_key", key)
         require(
             bool(key) and key != self.api_key and key not in self._states,
             "another state has this API key, or it is empty: pass another api_key",
@@ -206,6 +213,7 @@ class FakeBasiq(State):
 
     def remove_state(self, api_key: str) -> None:
         """Remove an added state with all its data."""
+        require_text("api_key", api_key)
         state = self._states.pop(api_key, None)
         if state is None:
             raise ConfigurationError("no state that was added has this API key")
@@ -292,8 +300,11 @@ class FakeBasiq(State):
 
         Raises ``ConfigurationError`` for a time after the year 9000, and for a step back.
         """
+        for name, value in (("days", days), ("hours", hours), ("minutes", minutes), ("seconds", seconds)):
+            require_number(name, value)
         try:
-            step = timedelta(days=days, hours=hours, minutes=minutes, seconds=as_seconds(delta) + seconds)
+            seconds += read_seconds("delta", delta)
+            step = timedelta(days=days, hours=hours, minutes=minutes, seconds=seconds)
             until = self.now() + step
         except (OverflowError, ValueError):
             step, until = timedelta(), None
@@ -329,6 +340,10 @@ class FakeBasiq(State):
         Await the result to deliver the messages now. Otherwise the running server, or the next ``advance``, delivers
         them.
         """
+        require_text("event_type_id", event_type_id)
+        require_text("user_id", user_id, or_none=True)
+        require_text("entity_id", entity_id, or_none=True)
+        require_mapping("data", data)
         self._store.check_types([event_type_id])
         own = None if data is None else dict(data)
         return self._deliveries.emit(event_type_id, user_id=user_id, entity_id=entity_id, data=own)
@@ -340,6 +355,10 @@ class FakeBasiq(State):
         real socket, it would wait for itself: await the result of ``emit`` there.
         """
         await self._timeline.settle()
+
+
+def require_quirks(quirks: Quirks | None) -> None:
+    require(quirks is None or isinstance(quirks, Quirks), f"quirks must be Quirks(...), not {quirks!r}")
 
 
 def _split(url: str) -> tuple[str, str, str]:

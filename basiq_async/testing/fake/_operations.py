@@ -15,6 +15,7 @@ from urllib.parse import parse_qsl, unquote
 import attrs
 
 from ...transports.base import Request, Response
+from ._checks import is_url
 from ._deliveries import Deliveries
 from ._histories import UUID, Log
 from ._items import FakeEvent, FakeMessage, FakeWebhook
@@ -22,7 +23,7 @@ from ._lists import MAX_LIMIT, Fields, attributes, page_of, properties
 from ._logs import Misuses
 from ._resources import kind_of, look_up
 from ._responses import Json, Refusal, Renderer, json_response
-from ._store import Application, Store, is_url
+from ._store import Application, Store
 
 T = TypeVar("T")
 L = TypeVar("L", bound=FakeEvent | FakeMessage)

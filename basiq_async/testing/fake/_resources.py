@@ -10,10 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 
+from ._checks import require, require_text
 from ._histories import digest
 from ._items import FakeEvent
 from ._responses import Json, Renderer, date_text
-from ._store import Application, require
+from ._store import Application
 
 _EMIT = 'await fake.emit("user.created", user_id="42")'
 _MADE_BY = {
@@ -33,6 +34,7 @@ _NO_EVENT = datetime(2026, 1, 5, tzinfo=UTC)
 
 def check_set(path: str, json: object) -> None:
     """Raise ``ConfigurationError`` for a path or a JSON value that cannot be set."""
+    require_text("path", path)
     require(
         path.startswith("/") and path == path.rstrip("/").partition("?")[0], "path must be such as /users/42/accounts"
     )

@@ -12,7 +12,8 @@ import attrs
 
 from ...errors import ConfigurationError
 from ...transports.base import Request
-from ._clock import FakeClock, as_seconds
+from ._checks import read_seconds, read_texts, require, require_mapping, require_number, require_text, require_url
+from ._clock import FakeClock
 from ._deliveries import DeliveredAttempt, Deliveries, Emission
 from ._endpoints import EndpointRoute, Receiver, adapt
 from ._faults import DeliveryFault, Drop, Fault
@@ -21,7 +22,7 @@ from ._items import FakeMessage, FakeWebhook
 from ._logs import Changes, LoggedRequest, Misuse, Misuses, Recent, size_of
 from ._resources import check_set
 from ._responses import secret_text
-from ._store import Application, Store, is_url, require
+from ._store import Application, Store
 from ._tokens import Tokens
 
 
@@ -65,9 +66,9 @@ class State:
 
         subscribed_events: by default every event type.
         """
-        _check_url(url)
-        require(not isinstance(subscribed_events, str), "subscribed_events is a list of event types, not one type")
-        types = tuple(self._store.event_types if subscribed_events is None else subscribed_events)
+        require_url(url)
+        given = self._store.event_types if subscribed_events is None else subscribed_events
+        types = read_texts("subscribed_events", given, "event type")
         self._store.check_types(types)
         require(self._store.app.by_url(url) is None, f"there is a webhook with the url {url} already")
         webhook = self._store.add_webhook(url, types, active=active)
@@ -110,13 +111,20 @@ class State:
 
         Returns the webhook's id.
         """
+        require_number("n", n, whole=True)
+        require_number("failed", failed)
         require(n >= 0 and 0 <= failed <= 1, "n must be 0 or more, and failed from 0 to 1")
         app = self._store.app
         webhook = self._store.webhook(webhook_id or next(iter(app.webhooks), None) or self.add_webhook())
-        types = tuple(event_types) if event_types is not None else webhook.events
+        types = webhook.events if event_types is None else read_texts("event_types", event_types, "event type")
         self._store.check_types(types)
         require(bool(types), "event_types must name at least one event type")
-        log, now, step = app.messages[webhook.id], self.now(), timedelta(seconds=as_seconds(every))
+        log, now, pause = app.messages[webhook.id], self.now(), read_seconds("every", every)
+        require(pause >= 0, f"every must be a number of seconds from 0, not {every!r}")
+        try:
+            step = timedelta(seconds=pause)
+        except OverflowError:
+            step = timedelta.max
         if log.newest is not None:
             step = min(step, (now - log.newest.created) / (n + 1))
         try:
@@ -155,6 +163,11 @@ class State:
         method, path: fail only matching requests; ``*`` in a path matches any text. It begins with ``/`` or ``*``.
             Without a path, every request except the token call matches.
         """
+        require_number("delay", delay)
+        require_mapping("headers", headers)
+        require_text("method", method, or_none=True)
+        require_text("path", path, or_none=True)
+        require(body is None or isinstance(body, (bytes, str)), f"body must be bytes, text or None, not {body!r}")
         wrong = status is not None or body is not None or delay or drop or loop
         require(bool(wrong), "say what goes wrong: status, body, delay, drop or loop")
         _check(times, status, drop)
@@ -162,6 +175,8 @@ class State:
         method = None if method is None else method.upper()
         extra = {name.lower(): text for name, text in (headers or {}).items()}
         if retry_after is not None:
+            if not isinstance(retry_after, str):
+                require_number("retry_after", retry_after)
             extra["retry-after"] = retry_after if isinstance(retry_after, str) else f"{retry_after:g}"
         raw = body.encode() if isinstance(body, str) else body
         self._faults.append(Fault(times, method, path, status, extra, raw, delay, drop, loop))
@@ -178,6 +193,7 @@ class State:
             endpoint has handled it, so that Basiq delivers it again.
         url: fail only deliveries to endpoints whose url matches; ``*`` matches any text.
         """
+        require_text("url", url, or_none=True)
         require((status is None) is bool(drop), "say what goes wrong with the deliveries: either status or drop")
         _check(times, status, drop)
         self._deliveries.faults.append(DeliveryFault(times, url, status, drop))
@@ -190,12 +206,14 @@ class State:
         status: the status of the response; None if the connection fails.
         """
         if url is not None:
-            _check_url(url)
+            require_url(url)
+        _check(1, status, None)
         self._deliveries.down[url] = status
         self._changes.count()
 
     def endpoint_up(self, url: str | None = None) -> None:
         """End the outage of an endpoint; without a url, every outage."""
+        require_text("url", url, or_none=True)
         if url is None:
             self._deliveries.down.clear()
         self._deliveries.down.pop(url, None)
@@ -208,6 +226,7 @@ class State:
 
         webhook_id: the message's webhook, where webhooks share ids.
         """
+        require_text("message_id", message_id)
         found = [each for each in self._store.find_messages(message_id) if webhook_id in (None, each[0].id)]
         require(bool(found), f"there is no message {message_id!r}")
         require(len(found) == 1, f"several webhooks have the message {message_id!r}: pass webhook_id")
@@ -222,7 +241,7 @@ class State:
         by_clock: whether its deliveries are signed with the time of the fake's clock, and not of the machine. The
             default is True for a ``WebhookReceiver(..., clock=fake.clock)``. Pass it for an application that has one.
         """
-        _check_url(url)
+        require_url(url)
         if by_clock is None:
             owner = getattr(receiver, "__self__", receiver)  # of its method ``handle``
             by_clock = getattr(owner, "clock", None) is self.clock
@@ -338,11 +357,10 @@ class State:
         return dropwhile(lambda each: start not in (None, each.id), (message for _, message in merged))
 
 
-def _check_url(url: str) -> None:
-    require(is_url(url), f"url must be an absolute http or https url, such as https://example.com/basiq, not {url!r}")
-
-
 def _check(times: int, status: int | None, drop: str | None) -> None:
+    require_number("times", times, whole=True)
+    if status is not None:
+        require_number("status", status, whole=True)
     require(times >= 1, f"times must be 1 or more, not {times!r}")
     require(status is None or 100 <= status <= 999, f"status must be from 100 to 999, not {status!r}")
     require(drop is None or drop in get_args(Drop), f"drop must be 'request' or 'response', not {drop!r}")

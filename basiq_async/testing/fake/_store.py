@@ -8,31 +8,15 @@ from datetime import datetime, timedelta
 from difflib import get_close_matches
 from random import Random
 from typing import Any
-from urllib.parse import urlsplit
 
 import attrs
 
 from ...errors import ConfigurationError
+from ._checks import require, require_text
 from ._clock import FakeClock
 from ._histories import IdFactory, Log, SeededEvents, connection_of
 from ._items import FakeEvent, FakeMessage, FakeWebhook
 from ._quirks import Quirks
-
-
-def require(kept: bool, otherwise: str) -> None:
-    """Raise ``ConfigurationError`` with the text ``otherwise``, unless ``kept`` is true."""
-    if not kept:
-        raise ConfigurationError(otherwise)
-
-
-def is_url(text: str) -> bool:
-    """Return whether a text is a url that a webhook can have."""
-    try:
-        parts = urlsplit(text)
-        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        return False
-    return usable and text.isprintable() and " " not in text
 
 
 @attrs.define
@@ -123,6 +107,7 @@ class Store:
 
     def webhook(self, webhook_id: str) -> FakeWebhook:
         """Return the webhook with this id. Raises ``ConfigurationError`` for an unknown id."""
+        require_text("webhook_id", webhook_id)
         require(webhook_id in self.app.webhooks, f"there is no webhook {webhook_id!r}")
         return self.app.webhooks[webhook_id]
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import Any, cast
 
 import pytest
 
 from basiq_async import BasiqClient, InMemoryTransport
-from basiq_async.errors import ConfigurationError, NotFoundError
+from basiq_async.errors import BasiqError, ConfigurationError, NotFoundError
 from basiq_async.testing import FakeBasiq, ManualClock, Quirks, SystemClock
 
 from ..conftest import ENDPOINT
@@ -28,7 +30,7 @@ MISUSES: list[tuple[Callable[[FakeBasiq], object], str]] = [
     *((lambda _, n=n: FakeBasiq(delivery_timeout=n), "delivery_timeout must be a number") for n in (0, INF)),
     (lambda _: FakeBasiq(latency=-1), "latency must be a number of seconds from 0"),
     (lambda _: FakeBasiq(api_keys=[]), "api_keys is empty"),
-    (lambda _: FakeBasiq(api_keys="one-key"), "api_keys is a sequence of keys, not one key"),
+    (lambda _: FakeBasiq(api_keys="one-key"), "api_keys is a list of API keys, not one API key"),
     (lambda _: FakeBasiq(api_keys=["one", "one"]), "another state has this API key"),
     (lambda _: FakeBasiq(clock=cast(Any, 1)), "a callable that returns an aware datetime"),
     (lambda _: FakeBasiq(clock=lambda: datetime(2026, 1, 1)).now(), "must return an aware datetime"),
@@ -40,7 +42,7 @@ MISUSES: list[tuple[Callable[[FakeBasiq], object], str]] = [
     (lambda fake: fake.emit("user.exploded"), "there is no event type 'user.exploded'"),
     (lambda fake: fake.add_webhook(f"{ENDPOINT}/2", ["user.creatd"]), "did you mean 'user.created'?"),
     (lambda fake: fake.add_webhook(ENDPOINT), "there is a webhook with the url"),
-    (lambda fake: fake.add_webhook(f"{ENDPOINT}/2", "user.created"), "a list of event types, not one type"),
+    (lambda fake: fake.add_webhook(f"{ENDPOINT}/2", "user.created"), "a list of event types, not one event type"),
     *((lambda fake, it=it: fake.add_webhook(it), "url must be an absolute") for it in ("", "service", "ftp://a/b")),
     (lambda fake: fake.route("service.example/basiq", cast(Any, None)), "url must be an absolute"),
     (lambda fake: fake.endpoint_down("service.example/basiq"), "url must be an absolute"),
@@ -113,3 +115,71 @@ async def test_what_an_error_says_in_place_of_setting_an_event_makes_one(fake: F
 )
 def test_the_least_and_the_most_that_can_be_arranged(fake: FakeBasiq, use: Callable[[Any], object]) -> None:
     use(fake)
+
+
+ANYTHING: list[Any] = [
+    5,
+    -1,
+    2.5,
+    NAN,
+    INF,
+    True,
+    "x",
+    "",
+    b"x",
+    [5],
+    [],
+    {},
+    {5: 5},
+    object(),
+    datetime(2026, 1, 5),
+    int,
+]
+ARGUMENTS: list[tuple[Callable[..., object], dict[str, Any]]] = [
+    (FakeBasiq.add_webhook, {"url": f"{ENDPOINT}/2", "subscribed_events": None}),
+    (FakeBasiq.secret, {"webhook_id": NOWHERE}),
+    (FakeBasiq.set, {"path": "/users/1", "json": None}),
+    (FakeBasiq.seed_messages, {"n": 3, "webhook_id": None, "event_types": None, "every": 1.0, "failed": 0.0}),
+    (
+        FakeBasiq.fail_next,
+        {"times": 1, "status": 500, "retry_after": None, "body": None, "headers": None, "path": None},
+    ),
+    (FakeBasiq.fail_next, {"delay": 1.0, "drop": None, "method": None}),
+    (FakeBasiq.fail_deliveries, {"times": 1, "status": 500, "drop": None, "url": None}),
+    (FakeBasiq.endpoint_down, {"url": None, "status": None}),
+    (FakeBasiq.endpoint_up, {"url": None}),
+    (FakeBasiq.redeliver, {"message_id": NOWHERE, "webhook_id": None}),
+    (FakeBasiq.route, {"url": ENDPOINT, "receiver": None}),
+    (FakeBasiq.emit, {"event_type_id": "user.created", "user_id": None, "entity_id": None, "data": None}),
+    (FakeBasiq.advance, {"delta": 1.0, "days": 0, "hours": 0, "minutes": 0, "seconds": 0}),
+    (FakeBasiq.add_state, {"name": None, "api_key": None, "seed": None, "clock": None}),
+    (FakeBasiq.remove_state, {"api_key": ""}),
+    (lambda _, **given: FakeBasiq(**given), {"clock": None, "api_keys": None, "page_size": 20, "quirks": None}),
+    (lambda _, **given: FakeBasiq(**given), {"seed": None, "event_types": None}),
+    (lambda _, **given: FakeBasiq(**given), {"cool_off": 0, "latency": 0, "delivery_timeout": 9}),
+    (lambda fake, quirks: setattr(fake, "quirks", quirks), {"quirks": Quirks()}),
+    (lambda _, **given: ManualClock(**given), {"start": None}),
+    (lambda _, **given: SystemClock(**given), {"speed": 1.0, "start": None}),
+    (lambda fake, moment: fake.clock.move_to(moment), {"moment": None}),
+    (lambda _, moment: ManualClock().set(moment), {"moment": None}),
+    (lambda _, moment: SystemClock().move_to(moment), {"moment": None}),
+    (lambda _, **given: ManualClock().advance(**given), {"delta": 1.0, "seconds": 1.0}),
+]
+
+
+@pytest.mark.parametrize(("method", "name"), [(each, name) for each, given in ARGUMENTS for name in given])
+async def test_an_argument_of_a_wrong_kind_is_a_configuration_error(method: Callable[..., Any], name: str) -> None:
+    """What is taken can be used: a request, a delivery and a step of the clock raise nothing that is not the fake's."""
+    given = next(each for known, each in ARGUMENTS if known is method and name in each)
+    for value in ANYTHING:
+        fake = FakeBasiq(seed=1)
+        fake.add_webhook(ENDPOINT)
+        with suppress(ConfigurationError):
+            made = method(fake, **{**given, name: value})
+            made = await made if inspect.isawaitable(made) else made
+            used = made if isinstance(made, FakeBasiq) else fake
+            async with BasiqClient(used.api_key, transport=InMemoryTransport(used)) as basiq:
+                with suppress(BasiqError):
+                    await basiq.webhooks.list()
+            used.emit("user.created")
+            await used.advance(days=4)
