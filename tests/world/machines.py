@@ -25,7 +25,7 @@ from unittest.mock import patch
 from basiq_async import client
 from basiq_async._wire import order
 from basiq_async._wire.codec import Codec
-from basiq_async._work import once
+from basiq_async._work import deaths, once
 from basiq_async.receiver import _worker  # private: how often a worker looks
 from basiq_async.replay import _recovery, _tally  # private: how often a run tells of itself
 from tests.support.virtual import VirtualLoop
@@ -56,15 +56,24 @@ class Machine:
         self._context.run(MACHINE.set, self)
         self._context.run(SKEW.set, lambda: self.skew)
         self._loop = asyncio.get_running_loop()
+        self.number = self._loop.add_machine(self)  # type: ignore[attr-defined]
+        """The id of its process."""
 
     def start(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         return self._loop.create_task(work, context=self._context.copy())
 
-    async def end_of(self, work: Coroutine[Any, Any, Any]) -> Any:
-        """Run something on it. Return its result; None if the machine was killed meanwhile."""
+    async def end_of(self, work: Coroutine[Any, Any, Any], within: float | None = None) -> Any:
+        """Run something on it. Return its result; None if the machine was killed meanwhile.
+
+        within: it is cancelled after so many seconds, and the result is None.
+        """
         task, died = self.start(work), asyncio.ensure_future(self.died.wait())
         try:
-            await asyncio.wait((task, died), return_when=asyncio.FIRST_COMPLETED)
+            done, _ = await asyncio.wait((task, died), timeout=within, return_when=asyncio.FIRST_COMPLETED)
+            if not done:
+                task.cancel()
+                await asyncio.wait((task, died), return_when=asyncio.FIRST_COMPLETED)
+                return None
         finally:
             died.cancel()
         return task.result() if task.done() else None
@@ -135,6 +144,11 @@ class WorldLoop(VirtualLoop):
         self._jumping.select = self._jump  # type: ignore[method-assign]
         self.abandoned: set[asyncio.Task[Any]] = set()
         """Tasks of machines that have not ended: those of a killed one never do."""
+        self.machines: list[Machine] = []
+
+    def add_machine(self, machine: Machine) -> int:
+        self.machines.append(machine)
+        return len(self.machines) + 1
 
     def _jump(self, timeout: float | None = None) -> list[Any]:
         if timeout is None:
@@ -219,6 +233,23 @@ async def _wait_longer(worker: _worker.DeferredWorker) -> None:
             return
 
 
+class _Processes:
+    """What the package asks the system of processes, of which each machine is one."""
+
+    name = "posix"
+
+    def __init__(self, loop: WorldLoop) -> None:
+        self._loop = loop
+
+    def getpid(self) -> int:
+        machine = MACHINE.get()
+        return 1 if machine is None else machine.number
+
+    def kill(self, pid: int, signal: int) -> None:
+        if self._loop.machines[pid - 2].is_dead:
+            raise ProcessLookupError
+
+
 class _PerMachine:
     """What a process has for its one loop: here the machines share a loop, and each has its own."""
 
@@ -259,6 +290,7 @@ def _everything_from(seed: str, loop: WorldLoop) -> Iterator[None]:
             (time, "perf_counter", loop.time),
             (os, "urandom", chance.randbytes),
             (os, "getpid", lambda: 1),
+            (deaths, "os", _Processes(loop)),
             (random, "_urandom", chance.randbytes),
             (once, "_ALONE", _PerMachine()),
             (_worker.DeferredWorker, "_wait", _wait_longer),

@@ -64,6 +64,10 @@ class Event:
     failures: int = 0
     kills: int = 0
     """How often its machine died while it was at work on it."""
+    deaths: int = 0
+    """How often it killed a pod, since the store lost what it knows of that."""
+    ended: datetime | None = None
+    """When a handler was at work on it last."""
     again: int = 0
     """How often a replay may handle it once more."""
     lost: bool = False
@@ -114,6 +118,21 @@ class Model:
 
     def end(self, run: Run) -> None:
         self.runs.remove(run)
+        run.event.ended = self.now()
+
+    def die(self, run: Run) -> None:
+        """A handler kills its machine: a pod has the fourth such attempt at most."""
+        run.event.deaths += run.machine.startswith("pod")
+        self.note(run.event, f"its handler killed {run.machine}")
+        if run.event.deaths > 4:
+            self.breaks(f"{run.event.name} has killed {run.event.deaths} pods")
+
+    def check_busy(self, event_id: str) -> None:
+        """A delivery was refused because somebody is at work on the event: somebody must be, where nothing is wrong."""
+        event = self.events[event_id]
+        is_recent = event.ended is not None and self.now() - event.ended < timedelta(seconds=5)
+        if not (event.kills or is_recent or any(run.event is event for run in self.runs)):
+            self.breaks(f"{event.name} was refused because somebody had it, and nobody had")
 
     def take_effect(self, run: Run) -> None:
         """The handler does what it is for."""
@@ -155,7 +174,7 @@ class Model:
         """
         self.began = None
         for event in self.events.values():
-            event.lost = event.lost or (event.type not in types and not event.effects)
+            event.lost, event.deaths = event.lost or (event.type not in types and not event.effects), 0
             for effect in event.effects:
                 effect.machine, effect.stands = PREDECESSOR, effect.stands and event.id in delivered
 
@@ -222,6 +241,7 @@ class Model:
             event.lost = event.lost or (
                 event.kept is not None and (self.began is None or event.kept <= self.began + CLOCKS)
             )
+            event.deaths = 0
             if event.kept is not None and event.kept >= since:
                 event.kept = event.waits = None
             for effect in event.effects:

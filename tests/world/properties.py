@@ -20,6 +20,8 @@ SOON = timedelta(minutes=5)
 """What never failed is handled within that time while all is well, as Basiq delivers it at once."""
 BOUND = timedelta(minutes=35)
 """What never failed is handled within that time, from when its store and pods are there: docs/guarantees.md."""
+AGAIN = timedelta(minutes=50)
+"""What failed, and waits, is tried again within that time."""
 PERSON = "0fe25a3c"
 """What each event tells of a person."""
 
@@ -48,12 +50,20 @@ def look_for_delayed(world: World, since: datetime, bound: timedelta = BOUND) ->
     It waited in the store, or it happened since then, so that Basiq delivered it at once.
     """
     types = {*world.service.version.types} & {*world.subscribed_now()}
+    special = {*world.service.poisoned, *world.service.hangs, *world.service.lethal}
     for event in world.model.events.values():
         begins = max(event.waits, since + timedelta(seconds=1)) if event.waits else event.at
         ends = event.effects[0].at if event.effects else world.now()
-        is_owed = event.type in types and not (event.failures or event.kills or event.is_over)
-        if is_owed and since < begins < ends - bound and not (event.waits is None and world.has_failed(event.id)):
-            raise Broken(f"{event.name} was not handled within {bound.total_seconds():.0f} s, and all was well")
+        if event.type not in types or event.kills or event.is_over or event.type == world.service.partner_of:
+            continue
+        if event.failures:  # one that waits is tried each half an hour, and a worker looks each ten minutes
+            if not event.waits or event.id in special or event.effects:
+                continue
+            begins, least = max(since + timedelta(seconds=1), begins), max(bound, AGAIN)
+        else:
+            least = bound
+        if since < begins < ends - least and not (event.waits is None and world.has_failed(event.id)):
+            raise Broken(f"{event.name} was not handled within {least.total_seconds():.0f} s, and all was well")
 
 
 def look_at_size(world: World) -> None:

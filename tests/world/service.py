@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 from sqlalchemy import text
 
-from basiq_async import BasiqClient, PermissionDeniedError, Response, RetryPolicy
+from basiq_async import BasiqClient, PermissionDeniedError, RateLimitError, Response, RetryPolicy
 from basiq_async.receiver import Deferred, Delivery, Result, WebhookReceiver
 
 from .machines import Machine
@@ -81,7 +81,11 @@ class Service:
         self.in_transactions = False
         """Whether handlers take effect in the transaction in which the store records it."""
         self.partner = "well"
-        """Or ``refusing``, ``hanging``, ``403``, ``one 403``: what all handlers need."""
+        """Or ``refusing``, ``hanging``, ``403``, ``one 403``, ``429``: what all handlers need."""
+        self.partner_of: str | None = None
+        """The one event type whose handlers need it; None for all."""
+        self.patience: float | None = None
+        """After so many seconds whoever hands on the deliveries goes away, which cancels the call of the receiver."""
 
     # --- pods ---
 
@@ -181,13 +185,16 @@ class Service:
         ready = ready and bool(await pod.machine.end_of(pod.receiver.is_ready()))
         if ready and self.world.store.state == "away" and self.fake.now() - since > timedelta(seconds=15):
             self.model.breaks("a pod was ready, and its store was away")
-        outcome = await pod.machine.end_of(pod.receiver.handle(headers, body))
+        outcome = await pod.machine.end_of(pod.receiver.handle(headers, body), within=self.patience)
         if outcome is None:
             return Response(502)
-        if ready and outcome.result is Result.UNAVAILABLE and self.world.store.is_well_since(since) and pod.is_up:
+        is_away = outcome.result is Result.UNAVAILABLE and self.partner == "well"
+        if ready and is_away and self.world.store.is_well_since(since) and pod.is_up:
             self.model.breaks(f"a pod was ready, and could not handle a delivery: {outcome.error!r}")
         if outcome.delivery is None and outcome.status < 300:
             self.model.breaks("a delivery was acknowledged, and not read")
+        if outcome.result is Result.BUSY and self.world.is_quiet():
+            self.model.check_busy(outcome.delivery.event_id)
         if outcome.delivery is not None:
             self.model.respond(outcome.delivery.event_id, pod.machine.name, int(outcome.status), outcome.result.value)
         return Response(int(outcome.status), outcome.headers)
@@ -200,18 +207,22 @@ class Service:
             self.model.breaks(f"{run.event.name} has the key {delivery.key}")
         try:
             await asyncio.sleep(self.chance.uniform(0.001, longest if event_id in self.slow else 0.3))
-            if self.partner == "hanging" or self.hangs.get(event_id, 0) > 0:
+            partner = self.partner if self.partner_of in (None, run.event.type) else "well"
+            if partner == "hanging" or self.hangs.get(event_id, 0) > 0:
                 self.hangs[event_id] = self.hangs.get(event_id, 0) - 1
                 await asyncio.sleep(3_600)
-            if self.partner in ("403", "one 403"):
-                self.partner = "well" if self.partner == "one 403" else self.partner
+            if partner in ("403", "one 403"):
+                self.partner = "well" if partner == "one 403" else partner
                 raise PermissionDeniedError("no consent", status=403)
-            if self.partner == "refusing":
+            if partner == "429":
+                raise RateLimitError("too many requests", status=429, retry_after=86_400.0)
+            if partner == "refusing":
                 raise ConnectionError("the partner refuses")
             if event_id in self.poisoned:
                 raise ValueError("this event cannot be handled")
             if self.lethal.get(event_id, 0) > 0:
                 self.lethal[event_id] -= 1
+                self.model.die(run)
                 machine.kill()
                 await asyncio.sleep(3_600)
             if session is not None:

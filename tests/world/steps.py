@@ -76,7 +76,7 @@ async def hang(world: World, by: float) -> str:
 @step(2)
 async def lethal(world: World, by: float) -> str:
     name = world.emit(pick(list(TYPES), by))
-    world.service.lethal[world.id_of(name)] = 1 + int(by * 3)
+    world.service.lethal[world.id_of(name)] = pick([1, 2, 3, 12], by * 5 % 1)
     return f"{name} happened, whose handler kills its pod"
 
 

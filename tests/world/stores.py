@@ -53,17 +53,24 @@ class Store:
 
     @property
     def state(self) -> str:
-        """``well``, or ``away``, ``slow``, ``read-only``, ``deaf``: it does what is asked, and its answers are lost."""
+        """``well``, or ``away``, ``slow``, ``read-only``, ``full`` (no COMMIT), ``deaf``: its answers are lost."""
         return self.place.state
 
     @state.setter
     def state(self, state: str) -> None:
         self.place.state, self.place.since = state, self.model.now()
+        self.note_state()
+
+    def note_state(self) -> None:
+        """The state has changed."""
 
     @property
     def since(self) -> datetime:
         """Since when it is as it is."""
         return self.place.since
+
+    unwritable: tuple[str, ...] = ("read-only", "full")
+    """The states in which this class refuses what writes; otherwise the store does that itself."""
 
     def is_well_since(self, moment: datetime) -> bool:
         """Whether nothing has happened to it since a moment, at which it was well."""
@@ -143,6 +150,14 @@ class SQLite(Store):
         self._opened: list[SQLiteInbox] = []
         self._look: sqlite3.Connection | None = None
 
+    unwritable = ("read-only",)
+
+    def note_state(self) -> None:
+        """Let each COMMIT fail while the disk is full."""
+        for inbox in self._opened:
+            if (connection := inbox._store._connection) is not None:
+                connection.set_authorizer(_refuse_commit if self.state == "full" else None)
+
     def connect(self, machine: Machine) -> Any:
         self._opened.append(inbox := SQLiteInbox(self.path))
         return inbox
@@ -184,6 +199,11 @@ class SQLite(Store):
             if connection is not None:
                 connection.close()
         super().close()
+
+
+def _refuse_commit(action: int, name: str | None, *_: object) -> int:
+    refused = action == sqlite3.SQLITE_TRANSACTION and name == "COMMIT"
+    return sqlite3.SQLITE_DENY if refused else sqlite3.SQLITE_OK
 
 
 def count_rows(path: str) -> dict[str, int]:
@@ -271,7 +291,7 @@ def _call(name: str) -> Callable[..., Awaitable[Any]]:
         recorded = False
         try:
             await _travel(store)
-            if store.state == "away" or (store.state == "read-only" and name not in READS):
+            if store.state == "away" or (store.state in store.unwritable and name not in READS):
                 raise InboxError("the store is away")
             if name in ("store", "quarantine"):
                 model.send(args[0] if name == "quarantine" else args[0].key)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @step(5)
 async def bad_store(world: World, by: float) -> str:
-    state, seconds = pick(["away", "slow", "read-only", "deaf"], by * 11 % 1), 10 ** (by * 4)
+    state, seconds = pick(["away", "slow", "read-only", "deaf", "full"], by * 11 % 1), 10 ** (by * 4)
     world.store.state = state
     world.later(seconds, lambda: setattr(world.store, "state", "well"))
     world.emit(pick(list(TYPES), by))
@@ -112,10 +112,24 @@ async def lost_responses(world: World, by: float) -> str:
 
 @step(2)
 async def partner(world: World, by: float) -> str:
-    state, seconds = pick(["refusing", "hanging", "403", "one 403"], by * 3 % 1), 10 ** (2 + by * 3)
-    world.service.partner = state
-    world.later(seconds, lambda: setattr(world.service, "partner", "well"))
-    return f"the partner is {state} for {seconds:.0f} s"
+    """What all handlers need is away, or what those of one type need."""
+    service, state = world.service, pick(["refusing", "hanging", "403", "one 403", "429"], by * 3 % 1)
+    seconds, of = 10 ** (2 + by * 3), pick([None, *TYPES], by * 19 % 1)
+    service.partner, service.partner_of = state, of
+
+    def end() -> None:
+        service.partner, service.partner_of = "well", None
+
+    world.later(seconds, end)
+    return f"the partner of {of or 'all'} is {state} for {seconds:.0f} s"
+
+
+@step(1)
+async def impatience(world: World, by: float) -> str:
+    """Whoever hands on the deliveries goes away after a while, which cancels the call of the receiver."""
+    world.service.patience = 10 ** (by * 3 - 2)
+    world.later(by * 4_000, lambda: setattr(world.service, "patience", None))
+    return f"for {by * 4_000:.0f} s each delivery is given up after {world.service.patience:.2f} s"
 
 
 @step(2)

@@ -190,6 +190,7 @@ class World:
     async def calm_down(self) -> None:
         """End all faults, do what the pages say, and look what is left."""
         service, operators = self.service, self.operators
+        service.partner_of = service.patience = None
         service.partner, self.weather.loss, self.store.state = "well", 0.0, "well"
         self.fake._deliveries.faults.clear()
         self.is_calm, service.wanted = True, 0
@@ -284,7 +285,8 @@ class World:
         """Return whether nothing is there that holds up what waits."""
         service, webhooks = self.service, [each for each in self.fake.webhooks() if each.disabled]
         return (
-            self.store.state == service.partner == "well"
+            self.store.state == "well"
+            and (service.partner == "well" or service.partner_of is not None)
             and not (self.weather.loss or self.fake._deliveries.faults or webhooks or service.leaving)
             and bool(service.pods)
             and all(
@@ -293,6 +295,13 @@ class World:
                 and {*service.version.types} <= {*pod.version.types}
                 for pod in service.pods
             )
+        )
+
+    def is_quiet(self) -> bool:
+        """Return whether all has been well for some minutes, and no job runs."""
+        since = self.now() - self.changed
+        return (
+            self.is_well() and since > timedelta(minutes=5) and not any(each.operators.running for each in self.sharing)
         )
 
     def touch(self, seconds: float = 0.0) -> None:
