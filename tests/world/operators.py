@@ -186,8 +186,8 @@ class Operators:
             line = "replay", service.webhook_ids[0], "--to", service.url, *place, *chosen
             for self.fuse in (fuse, None):
                 before, self.posted = {*self.posted}, []
-                listed = [each for each in world.messages() if each.attempts and each.created > since]
-                sent = {each.id: each.event.id for each in listed}
+                listed = world.fake.messages(service.webhook_ids[0])
+                sent = {each.id: each.event.id for each in listed if each.attempts and each.created > since}
                 done = await self.command(*line)
                 said.append(done if isinstance(done, str) else f"ended with {done.code}")
                 taken = {sent.get(each) for each in (*before, *self.posted)}
