@@ -38,10 +38,10 @@ SKEW = contextvars.ContextVar[Callable[[], float] | None]("by how much its wall 
 class Machine:
     """Runs coroutines until it is killed."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, skew: float = 0.0) -> None:
         self.name = name
         self.is_dead = self.is_frozen = False
-        self.skew = 0.0
+        self.skew = skew
         """Seconds by which its wall clock is ahead."""
         self.fuse: int | None = None
         """It is killed before the step of this number."""
@@ -296,6 +296,7 @@ def _everything_from(seed: str, loop: WorldLoop) -> Iterator[None]:
             (_worker.DeferredWorker, "_wait", _wait_longer),
             (_tally, "REPORT_EVERY", 5.0),  # a run that waits for hours would tell of it four times a second
             (_recovery, "REPORT_EVERY", 5.0),
+            (_tally, "_NOTE_EVERY", 0.3),  # a run of a world takes seconds, and those of users hours
             (order, "_SURE", 10),  # in a history of many messages, a reading stops before its end
             (_worker, "_LOOK_EVERY", 600.0),
             (_worker, "_LOOK_ANYWAY", 600.0),

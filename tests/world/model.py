@@ -63,7 +63,7 @@ class Event:
     """When a store kept it to be handled later, if it does."""
     failures: int = 0
     kills: int = 0
-    """How often its machine died while it was at work on it."""
+    """How often its machine died, or was away for long, while it had claimed it."""
     deaths: int = 0
     """How often it killed a pod, since the store lost what it knows of that."""
     ended: datetime | None = None
@@ -90,6 +90,8 @@ class Model:
         """How many replays have passed on what was handled."""
         self.claims: set[tuple[str, str]] = set()
         """The event and the machine of each claim whose answer came."""
+        self.held: set[tuple[str, str]] = set()
+        """The event and the machine of each claim that the store has, as far as it has not run out."""
         self.stale: dict[str, datetime] = {}
         """For each machine until when what it begins may have lost its claim; ``""`` is for all."""
         self.facts: list[tuple[datetime, str, str]] = []
@@ -223,7 +225,9 @@ class Model:
         """
         for run in self.runs:
             run.is_stale = run.is_stale or machine in ("", run.machine)
-            run.event.kills += machine in ("", run.machine)
+        for event_id, holder in [each for each in self.held if machine in ("", each[1])]:
+            self.held.discard((event_id, holder))
+            self.events[event_id].kills += 1
         for event in self.events.values():
             for effect in event.effects:
                 if machine in ("", effect.machine) and effect.recorded is None:
@@ -259,6 +263,17 @@ class Model:
         """A machine got the answer that it has claimed these."""
         self.claims.update((found[0], machine) for key in keys if (found := EVENT_ID.search(key)))
 
+    def hold(self, keys: Iterable[str], machine: str) -> None:
+        """The store has made claims for a machine, which may not know it yet."""
+        self.held.update(
+            (found[0], machine) for key in keys if (found := EVENT_ID.search(key)) and found[0] in self.events
+        )
+
+    def let_go(self, key: str, machine: str) -> None:
+        """The store has ended a claim of a machine."""
+        if (found := EVENT_ID.search(key)) is not None:
+            self.held.discard((found[0], machine))
+
     def send(self, key: str) -> None:
         """A store is asked to keep an event."""
         found = EVENT_ID.search(key)
@@ -276,10 +291,10 @@ class Model:
             self.note(event, "the store keeps it, to be handled later" if waits else "it is in the quarantine")
 
     def _check_quarantined(self, event: Event) -> None:
-        """It takes failures, or days, or deaths of its machine."""
-        if event.kills or event.failures >= 3 or (event.waits and self.now() - event.waits >= KEEP_TRYING):
+        """It takes failures and deaths of its machine, or days."""
+        if event.failures + event.kills >= 3 or (event.waits and self.now() - event.waits >= KEEP_TRYING):
             return
-        self.breaks(f"{event.name} was quarantined after {event.failures} failures")
+        self.breaks(f"{event.name} was quarantined after {event.failures} failures and {event.kills} kills")
 
     def _unrecorded(self, key: str, machine: str) -> list[tuple[Event, Effect]]:
         found = EVENT_ID.search(key)

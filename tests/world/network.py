@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import random
 import re
 from collections.abc import Awaitable, Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from functools import partial
 
 from basiq_async import ConnectionFailedError, Request, RequestTimeoutError, Response
 from basiq_async.testing import FakeBasiq
 
+_NEXT = re.compile(rb'"next": ?("[^"]*")')
 _ONE_WEBHOOK = re.compile("/webhooks/([^/?]+)$")
 Answer = Callable[[dict[str, str], bytes], Awaitable[Response]]
 """What an endpoint does with the headers and the body of a delivery."""
@@ -24,6 +26,20 @@ class Weather:
     def __init__(self, chance: random.Random) -> None:
         self.chance = chance
         self.loss = 0.0
+        self.links: dict[str, datetime] = {}
+        """When Basiq last gave each link to a page."""
+        self.expired: int | None = None
+        """The status of a response to a link of more than an hour before; None where links do not expire."""
+
+    def see_links(self, response: Response, now: datetime) -> None:
+        """Note the links to a page in a response."""
+        for found in _NEXT.findall(response.body):
+            self.links[json.loads(found)] = now
+
+    def has_expired(self, url: str, now: datetime) -> bool:
+        """Return whether a url is a link to a page that has expired."""
+        given = self.links.get(url)
+        return self.expired is not None and given is not None and now - given > timedelta(hours=1)
 
 
 class Wire:
@@ -43,6 +59,8 @@ class Wire:
             raise ConnectionFailedError("the connection broke", method=request.method, path="", sent=True)
         if wrong in ("429", "503", "403", "401"):
             return Response(int(wrong), {"content-type": "application/json", "retry-after": "1"}, b"{}")
+        if self._weather.expired is not None and self._weather.has_expired(request.url, self._fake.now()):
+            return Response(self._weather.expired, {"content-type": "application/json"}, b"{}")
         exchange = self._fake._exchange(request)
         if request.method == "GET" and (asked := _ONE_WEBHOOK.search(request.url)) is not None:
             self.looked[asked[1]] = self._fake.now()
@@ -55,6 +73,8 @@ class Wire:
         if wrong == "no response" or exchange.response is None:
             raise ConnectionFailedError("the response was lost", method=request.method, path="", sent=True)
         found = exchange.response
+        if self._weather.expired is not None:
+            self._weather.see_links(found, self._fake.now())
         date = format_datetime(self._fake.now().replace(microsecond=0), usegmt=True)
         return Response(found.status, {**found.headers, "date": date}, found.body)
 

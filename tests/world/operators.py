@@ -66,7 +66,7 @@ class Operators:
             self.running -= 1
 
     async def _run(self, work: Any, hours: float) -> Any:
-        machine = Machine(f"job-{self.world.letter}{self.jobs}")
+        machine = Machine(f"job-{self.world.letter}{self.jobs}", self.world.store.place.skew)
         machine.fuse, self.fuse = self.fuse, None
         machine.on_death.append(partial(self.world.model.end_claims, machine.name))
 

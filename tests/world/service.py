@@ -98,7 +98,7 @@ class Service:
         """Start one pod, and wait until it serves, for a minute at most."""
         self.started += 1
         self.world.touch()
-        machine = Machine(f"pod-{self.world.letter}{self.started}")
+        machine = Machine(f"pod-{self.world.letter}{self.started}", self.world.store.place.skew)
         ready = asyncio.Event()
         pod = Pod(machine, version, self.receiver(version, machine), asyncio.Event())
         machine.on_death.append(partial(self.crashed, pod))

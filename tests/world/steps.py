@@ -176,6 +176,22 @@ async def clock(world: World, by: float) -> str:
     return f"the clock of {machine.name} is {skew:.0f} s ahead"
 
 
+@step(1)
+async def machine_clock(world: World, by: float) -> str:
+    """The one machine on which all run, and on which the store is, has a wrong clock for some hours."""
+    place, skew = world.store.place, pick([-7_200.0, -400.0, 500.0, 7_200.0, 90_000.0, 4e6], by * 3 % 1)
+    pods = [each for other in world.sharing for each in other.service.pods]
+
+    def set_all(skew: float) -> None:
+        place.skew = skew
+        for each in pods:
+            each.machine.skew = skew
+
+    set_all(skew)
+    world.later(by * 10_000, lambda: set_all(0.0))
+    return f"the clock of the store and of all pods is {skew:.0f} s ahead for {by * 10_000:.0f} s"
+
+
 def draw_version(by: float) -> Version:
     return Version(
         types=TYPES if by < 0.7 else TYPES[:2],

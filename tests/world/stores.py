@@ -38,6 +38,8 @@ class Place:
     def __init__(self) -> None:
         self.path = Path(tempfile.mkdtemp(prefix="basiq-world-", dir=MEMORY), "service.db")
         self.state, self.since = "well", BEGINNING
+        self.skew = 0.0
+        """Seconds by which the clock of its machine is ahead."""
 
     def close(self) -> None:
         shutil.rmtree(self.path.parent, ignore_errors=True)
@@ -295,11 +297,14 @@ def _call(name: str) -> Callable[..., Awaitable[Any]]:
                 raise InboxError("the store is away")
             if name in ("store", "quarantine"):
                 model.send(args[0] if name == "quarantine" else args[0].key)
-            skewed = SKEW.set(None)  # the store has a clock of its own
+            skewed = SKEW.set(lambda: store.place.skew)  # the store has a clock of its own
             try:
                 found = await getattr(self._inner, name)(*args, **options)
             finally:
                 SKEW.reset(skewed)
+            model.hold(_claimed(name, args, found), machine)
+            if name in ("complete", "release", "put_off", "quarantine"):
+                model.let_go(args[0].key if name == "put_off" else args[0], machine)
             if name == "put_off" and args[0].unended and options["seconds"] < 60:  # they are tried one by one
                 self._machine.due_at = asyncio.get_running_loop().time() + options["seconds"]
             if name in ("claim", "store") and machine.startswith("pod"):

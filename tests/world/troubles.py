@@ -110,7 +110,7 @@ async def lost_responses(world: World, by: float) -> str:
     return f"{name} happened, and {1 + int(by * 3)} deliveries lose their {drop}"
 
 
-@step(2)
+@step(3)
 async def partner(world: World, by: float) -> str:
     """What all handlers need is away, or what those of one type need."""
     service, state = world.service, pick(["refusing", "hanging", "403", "one 403", "429"], by * 3 % 1)
@@ -127,9 +127,12 @@ async def partner(world: World, by: float) -> str:
 @step(1)
 async def impatience(world: World, by: float) -> str:
     """Whoever hands on the deliveries goes away after a while, which cancels the call of the receiver."""
-    world.service.patience = 10 ** (by * 3 - 2)
-    world.later(by * 4_000, lambda: setattr(world.service, "patience", None))
-    return f"for {by * 4_000:.0f} s each delivery is given up after {world.service.patience:.2f} s"
+    world.service.patience = patience = by * 0.3
+    await asyncio.sleep(310)  # until all is quiet
+    names = [world.emit(pick(list(TYPES), by * 7 % 1)) for _ in range(4)]
+    await asyncio.sleep(60)
+    world.service.patience = None
+    return f"{', '.join(names)} happened, and each delivery was given up after {patience:.2f} s"
 
 
 @step(2)

@@ -66,6 +66,7 @@ class Story:
             "event every": chance.choice((None, None, None, 7_200)),
             "page": chance.choice((4, 20, 20)),
             "quirks": draw_quirks(chance),
+            "links expire": chance.choice((None, None, 400, 404, 410)),
         }
         if setting["store"] == "sql":  # its calls cost ten times as much processor time
             setting["transactions"] = chance.random() < 0.5
@@ -124,6 +125,7 @@ class World:
             page_size=setting.get("page", 20),
         )
         self.weather: Weather = Weather(self.chance)
+        self.weather.expired = setting.get("links expire")
         for _ in range(1, setting.get("services", 1)):
             self.all.append(World(self.story, self))
         for each in self.all:
@@ -193,7 +195,7 @@ class World:
         service.partner_of = service.patience = None
         service.partner, self.weather.loss, self.store.state = "well", 0.0, "well"
         self.fake._deliveries.faults.clear()
-        self.is_calm, service.wanted = True, 0
+        self.store.place.skew, self.is_calm, service.wanted = 0.0, True, 0
         service.version = Version(deferred=service.version.deferred)
         service.lethal.clear()
         service.poisoned.clear()
@@ -221,7 +223,10 @@ class World:
             self.tell(f"and made again: {await operators.make()}")
             await self.deploy()
             await asyncio.sleep(1_000)
-        await self.live_on()
+        calm = self.now()
+        await self.live_on(60)
+        self.check()
+        look_for_delayed(self, calm)
         self.tell(await operators.paste())
         if self.chance.random() < 0.5:  # else the lines that doctor prints must be enough
             self.tell(await operators.recover())
@@ -245,11 +250,11 @@ class World:
         look_at_size(self)
         look_at_effects(self)
 
-    async def live_on(self) -> None:
-        """Let some events happen, and three quarters of an hour pass."""
+    async def live_on(self, minutes: int = 45) -> None:
+        """Let some events happen, and some time pass."""
         for each in TYPES:
             self.emit(each)
-        await asyncio.sleep(45 * 60)
+        await asyncio.sleep(minutes * 60)
 
     async def recover_every(self, seconds: float) -> None:
         """Recover again and again, as a cron job does. Where nothing has happened, seven of eight are left out."""
@@ -286,6 +291,7 @@ class World:
         service, webhooks = self.service, [each for each in self.fake.webhooks() if each.disabled]
         return (
             self.store.state == "well"
+            and not self.store.place.skew
             and (service.partner == "well" or service.partner_of is not None)
             and not (self.weather.loss or self.fake._deliveries.faults or webhooks or service.leaving)
             and bool(service.pods)
