@@ -342,6 +342,30 @@ FAULTS = (
         '            "the handler of delivery %r %s%s",\n',
         '            "whsec_ the handler of delivery %r %s%s",\n',
     ),
+    Fault(
+        "secrets are read once, and then only if a signature does not fit",
+        "receiver/_secrets.py",
+        "        return not 0 < self._look_at - self._clock() <= _LONGEST_USE\n",
+        "        return self._look_at == math.inf\n",
+    ),
+    Fault(
+        "a receiver forgets its secrets when they cannot be read again",
+        "receiver/_secrets.py",
+        "            self._look_at = now + _AFTER_FAILURE\n",
+        "            self._look_at, self.keys = now + _AFTER_FAILURE, SigningKeys()\n",
+    ),
+    Fault(
+        "each write to a file of secrets prolongs all former ones",
+        "_signing/secret_file.py",
+        "{(end or until).isoformat()}",
+        "{until.isoformat()}",
+    ),
+    Fault(
+        "an update and a reactivation do not store the new secret",
+        "services/webhooks.py",
+        "        return await keeper.keep(await self._write(self._at(webhook_id), fields))\n",
+        "        return await self._write(self._at(webhook_id), fields)\n",
+    ),
 )
 
 

@@ -94,6 +94,11 @@ async def rewrite(world: World, by: float) -> str:
     return f"an operator wrote the webhook again: {said}"
 
 
+@step(1)
+async def remove_secrets(world: World, by: float) -> str:
+    return world.operators.remove_secrets()
+
+
 @step(2)
 async def move(world: World, by: float) -> str:
     url = f"https://{world.service.name}.example/{int(by * 1e6)}"

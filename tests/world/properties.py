@@ -85,5 +85,5 @@ def look_at_effects(world: World) -> None:
 
 def private(world: World) -> Sequence[str]:
     """What no log and no error may show: credentials, and what is a person's."""
-    secrets = [each.removeprefix("whsec_") for place in world.all for each in place.service.kept_secrets]
+    secrets = [each.removeprefix("whsec_") for place in world.all for each in place.service.vault.texts]
     return ("whsec_", "fake-application", "Bearer ", PERSON, world.fake.api_key, *secrets)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ from basiq_async.receiver import Deferred, Delivery, Result, WebhookReceiver
 
 from .machines import Machine
 from .network import Wire
+from .vault import Vault, sign
 
 if TYPE_CHECKING:
     from .world import World
@@ -60,8 +62,8 @@ class Service:
         self.name = f"service{world.letter and '-'}{world.letter}"
         self.fake, self.model, self.weather, self.chance = world.fake, world.model, world.weather, world.chance
         self.webhook_ids: list[str] = []
-        self.kept_secrets: list[str] = []
-        """The file of the secrets, which all pods read."""
+        is_file = world.setting.get("secrets") == "file"
+        self.vault = Vault(world.now, world.store.place.path.with_name(f"{self.name}.secrets") if is_file else None)
         self.url = f"https://{self.name}.example/basiq"
         self.wanted = 0
         """How many pods there are to be: one that crashes is started again."""
@@ -120,7 +122,7 @@ class Service:
 
     def receiver(self, version: Version, machine: Machine) -> WebhookReceiver:
         receiver = WebhookReceiver(
-            self.secrets,
+            self.vault,
             webhook_id=self.webhook_ids,
             inbox=self.world.store.open(machine),
             deferred=Deferred() if version.deferred else False,
@@ -136,9 +138,6 @@ class Service:
         patterns = [f"{each.partition('.')[0]}.*" for each in version.types] if version.by_pattern else version.types
         receiver.on(*patterns)(handle_in_transaction if self.in_transactions else handle)
         return receiver
-
-    async def secrets(self) -> list[str]:
-        return self.kept_secrets
 
     async def stop(self, pod: Pod) -> None:
         """Stop a pod in order: it has a minute, then it is killed."""
@@ -188,6 +187,8 @@ class Service:
         outcome = await pod.machine.end_of(pod.receiver.handle(headers, body), within=self.patience)
         if outcome is None:
             return Response(502)
+        if outcome.reason == "no-match" and self.vault.must_know(pod.machine.name, headers, body):
+            self.model.breaks(f"{pod.machine.name} refused a delivery, and had read the secret that signed it")
         is_away = outcome.result is Result.UNAVAILABLE and self.partner == "well"
         if ready and is_away and self.world.store.is_well_since(since) and pod.is_up:
             self.model.breaks(f"a pod was ready, and could not handle a delivery: {outcome.error!r}")
@@ -198,6 +199,17 @@ class Service:
         if outcome.delivery is not None:
             self.model.respond(outcome.delivery.event_id, pod.machine.name, int(outcome.status), outcome.result.value)
         return Response(int(outcome.status), outcome.headers)
+
+    async def try_former_secrets(self) -> str:
+        """Let somebody post to each pod who has the secrets that are over."""
+        over, up = self.vault.over, [each for each in self.pods if each.is_up and not each.machine.is_frozen]
+        for pod in up:
+            for secret in over:
+                headers, body = stranger(int(self.world.now().timestamp()), secret)
+                found = await pod.machine.end_of(pod.receiver.handle(headers, body))
+                if found is not None and found.delivery is not None:
+                    self.model.breaks(f"{pod.machine.name} read a delivery with a secret that is over")
+        return f"somebody posted with {len(over)} former secrets to {len(up)} pods"
 
     async def _handle(self, delivery: Any, machine: Machine, longest: float, session: Any = None) -> None:
         """What every handler does: half of its work, its effect, and the rest."""
@@ -236,3 +248,12 @@ class Service:
             raise
         finally:
             self.model.end(run)
+
+
+def stranger(at: int, secret: str = "") -> tuple[dict[str, str], bytes]:
+    """Return a delivery that Basiq has not sent. ``secret``: what signs it; by default a secret of nobody."""
+    body = f'{{"eventTypeId": "{TYPES[0]}", "eventId": "{"f" * 64}", "links": {{}}}}'.encode()
+    headers = {"webhook-id": "msg_1", "webhook-timestamp": str(at)}
+    nobody = "v1," + base64.b64encode(bytes(32)).decode()
+    headers["webhook-signature"] = sign(secret, headers, body) if secret else nobody
+    return headers, body

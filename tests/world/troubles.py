@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import attrs
 
+from . import service
 from .service import TYPES
 from .steps import pick, step
 
@@ -138,11 +138,21 @@ async def impatience(world: World, by: float) -> str:
 @step(2)
 async def stranger(world: World, by: float) -> str:
     """Somebody who does not have the secret posts a delivery."""
-    body = f'{{"eventTypeId": "{TYPES[0]}", "eventId": "{"f" * 64}", "links": {{}}}}'.encode()
-    at = int(world.now().timestamp() - (0 if by < 0.7 else 1_000))
-    signature = "v1," + base64.b64encode(bytes(32)).decode()
-    headers = {"webhook-id": "msg_1", "webhook-timestamp": str(at), "webhook-signature": signature}
-    return f"a stranger posted a delivery, and got {await world.receive(headers, body)}"
+    if world.service.vault.over and by < 0.7:
+        return await world.service.try_former_secrets()
+    posted = service.stranger(int(world.now().timestamp() - (0 if by < 0.7 else 1_000)))
+    return f"a stranger posted a delivery, and got {await world.receive(*posted)}"
+
+
+@step(2)
+async def bad_vault(world: World, by: float) -> str:
+    """The place of the secrets is away, and somebody without one posts a delivery."""
+    vault, seconds = world.service.vault, 10 ** (by * 4)
+    vault.state = state = pick(["failing", "hanging", "slow", "empty"], by * 11 % 1)
+    world.later(seconds, lambda: setattr(vault, "state", "well"))
+    said = await world.receive(*service.stranger(int(world.now().timestamp())))
+    world.emit(pick(list(TYPES), by))
+    return f"the place of the secrets is {state} for {seconds:.0f} s; a stranger got {said}"
 
 
 # --- Basiq ---

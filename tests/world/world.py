@@ -16,7 +16,7 @@ import attrs
 
 from basiq_async.testing import FakeBasiq, Quirks
 
-from . import operations, sql_store, troubles
+from . import operations, sql_store, troubles, vault
 from .command_line import in_the_process
 from .machines import BEGINNING, Listening, run_world
 from .model import Broken, Model
@@ -67,6 +67,7 @@ class Story:
             "page": chance.choice((4, 20, 20)),
             "quirks": draw_quirks(chance),
             "links expire": chance.choice((None, None, 400, 404, 410)),
+            "secrets": chance.choice(("vault", "file")),
         }
         if setting["store"] == "sql":  # its calls cost ten times as much processor time
             setting["transactions"] = chance.random() < 0.5
@@ -193,7 +194,7 @@ class World:
         """End all faults, do what the pages say, and look what is left."""
         service, operators = self.service, self.operators
         service.partner_of = service.patience = None
-        service.partner, self.weather.loss, self.store.state = "well", 0.0, "well"
+        service.partner, self.weather.loss, self.store.state, service.vault.state = "well", 0.0, "well", "well"
         self.fake._deliveries.faults.clear()
         self.store.place.skew, self.is_calm, service.wanted = 0.0, True, 0
         service.version = Version(deferred=service.version.deferred)
@@ -215,7 +216,7 @@ class World:
         for _ in range(2):
             await service.start(service.version)
         for each in self.fake.webhooks():
-            if each.disabled:
+            if each.disabled and each.id in service.webhook_ids:
                 self.tell(f"the webhook was reactivated: {await operators.rewrite(each.id)}")
         if self.webhook_disabled_at(service.webhook_ids[0]) is not None:
             self.tell(f"it stays disabled: {await operators.recover()}")
@@ -223,7 +224,8 @@ class World:
             self.tell(f"and made again: {await operators.make()}")
             await self.deploy()
             await asyncio.sleep(1_000)
-        calm = self.now()
+        self.tell(operators.remove_secrets())
+        calm = max(self.now(), self.changed)
         await self.live_on(60)
         self.check()
         look_for_delayed(self, calm)
@@ -247,6 +249,8 @@ class World:
             raise Broken(f"when all was well, doctor said {said}")
         if await operators.look() != (0, 0):
             raise Broken("when all was well, something waited or was in the quarantine")
+        await self.service.try_former_secrets()
+        self.check()
         look_at_size(self)
         look_at_effects(self)
 
@@ -290,7 +294,7 @@ class World:
         """Return whether nothing is there that holds up what waits."""
         service, webhooks = self.service, [each for each in self.fake.webhooks() if each.disabled]
         return (
-            self.store.state == "well"
+            self.store.state == service.vault.state == "well"
             and not self.store.place.skew
             and (service.partner == "well" or service.partner_of is not None)
             and not (self.weather.loss or self.fake._deliveries.faults or webhooks or service.leaving)
@@ -457,7 +461,7 @@ def live(story: Story) -> Ending:
     logger.propagate, propagate = False, logger.propagate
     broken: str | None = None
     try:
-        with without_threads(), sql_store.without_threads(), in_the_process(key):
+        with without_threads(), sql_store.without_threads(), vault.without_threads(), in_the_process(key):
             run_world(world.live, str(story.seed))
     except Broken as exc:
         broken = str(exc)
