@@ -343,6 +343,12 @@ FAULTS = (
         '            "whsec_ the handler of delivery %r %s%s",\n',
     ),
     Fault(
+        "the text of a failure shows the parameters of a statement",
+        "_work/failures.py",
+        "    found = leaves(hide_parameters(error))\n",
+        "    found = leaves(error)\n",
+    ),
+    Fault(
         "secrets are read once, and then only if a signature does not fit",
         "receiver/_secrets.py",
         "        return not 0 < self._look_at - self._clock() <= _LONGEST_USE\n",

@@ -15,6 +15,7 @@ import os
 import random
 import sys
 import time
+import traceback
 import warnings
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -325,5 +326,5 @@ class Listening(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         text = record.getMessage()
         if record.exc_info and record.exc_info[1] is not None:
-            text += f" {record.exc_info[1]!r}"
+            text += "".join(traceback.format_exception(record.exc_info[1]))
         self._hear(text)

@@ -118,8 +118,9 @@ class Operators:
         said = "".join(ended.said)
         if ended.error is not None:
             self._check_error(ended.error)
-        if shown := [each for each in private(self.world) if each in said]:
-            model.breaks(f"{words[0]} said what is private, {shown[0]}: {said[:200]}")
+        shown = said + "".join(ended.output)
+        if leaked := [each for each in private(self.world) if each in shown]:
+            model.breaks(f"{words[0]} showed what is private, {leaked[0]}: {shown[:200]}")
         if ended.code not in MEANINGS or (ended.error is not None and not ended.code):
             model.breaks(f"{' '.join(words)} ended with {ended.code}: {said[-200:]}")
         return ended

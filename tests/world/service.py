@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 from sqlalchemy import text
+from sqlalchemy.exc import OperationalError
 
 from basiq_async import BasiqClient, PermissionDeniedError, RateLimitError, Response, RetryPolicy
 from basiq_async.receiver import Deferred, Delivery, Result, WebhookReceiver
 
 from .machines import Machine
 from .network import Wire
+from .properties import PERSON
 from .vault import Vault, sign
 
 if TYPE_CHECKING:
@@ -231,7 +233,7 @@ class Service:
             if partner == "refusing":
                 raise ConnectionError("the partner refuses")
             if event_id in self.poisoned:
-                raise ValueError("this event cannot be handled")
+                await fail_to_write(session)
             if self.lethal.get(event_id, 0) > 0:
                 self.lethal[event_id] -= 1
                 self.model.die(run)
@@ -248,6 +250,14 @@ class Service:
             raise
         finally:
             self.model.end(run)
+
+
+async def fail_to_write(session: Any) -> None:
+    """Raise the error of a statement whose parameters are a person's."""
+    statement, values = "INSERT INTO nowhere VALUES (:name)", {"name": PERSON}
+    if session is None:
+        raise OperationalError(statement, values, ValueError("no such table"))
+    await session.execute(text(statement), values)
 
 
 def stranger(at: int, secret: str = "") -> tuple[dict[str, str], bytes]:
