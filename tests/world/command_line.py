@@ -71,6 +71,11 @@ class Command:
 _CURRENT = ContextVar[Command]("the command that runs")
 
 
+def let_post(command: Command) -> None:
+    """Let what runs now post as a command does."""
+    _CURRENT.set(command)
+
+
 @functools.cache
 def _program() -> Any:
     return get_command(_app.build())

@@ -349,6 +349,18 @@ FAULTS = (
         "    found = leaves(error)\n",
     ),
     Fault(
+        "forget says that it is done although what waits names the user",
+        "_work/inbox_calls.py",
+        "        if waiting:\n            raise InboxError(\n",
+        "        if waiting < 0:\n            raise InboxError(\n",
+    ),
+    Fault(
+        "forget leaves what jobs that post have quarantined",
+        "_work/inbox_calls.py",
+        "        async with aclosing(self.read_quarantine(ALL)) as entries:\n",
+        "        async with aclosing(self.read_quarantine()) as entries:\n",
+    ),
+    Fault(
         "secrets are read once, and then only if a signature does not fit",
         "receiver/_secrets.py",
         "        return not 0 < self._look_at - self._clock() <= _LONGEST_USE\n",

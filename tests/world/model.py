@@ -86,6 +86,8 @@ class Model:
         """Since when the store has the records of this service; None until it was used for a live delivery."""
         self.events: dict[str, Event] = {}
         self.runs: list[Run] = []
+        self.forwarded: set[str] = set()
+        """The ids of the events that a job has passed on to a partner."""
         self.repeats = 0
         """How many replays have passed on what was handled."""
         self.claims: set[tuple[str, str]] = set()

@@ -94,6 +94,17 @@ async def rewrite(world: World, by: float) -> str:
     return f"an operator wrote the webhook again: {said}"
 
 
+@step(2)
+async def forget(world: World, by: float) -> str:
+    if by < 0.5:
+        return await world.operators.forget(by * 2)
+    world.fake.fail_deliveries(len(world.all), drop="request")
+    name = world.emit(pick(list(TYPES), by))
+    await asyncio.sleep(1)
+    said = await world.operators.post_in_vain(world.id_of(name))
+    return f"{said}; {await world.operators.forget_user_of(world.model.events[world.id_of(name)])}"
+
+
 @step(1)
 async def remove_secrets(world: World, by: float) -> str:
     return world.operators.remove_secrets()

@@ -12,13 +12,14 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from basiq_async import BasiqClient, Secret
+from basiq_async import BasiqClient, InboxError, Response, Secret
 from basiq_async.cli._run import MEANINGS  # private: the exit codes
+from basiq_async.replay import HttpTarget, Replay
 from tests.support.frames import leaks
 
-from .command_line import RECEIVER, Command
+from .command_line import RECEIVER, Command, let_post
 from .machines import Machine
-from .model import Broken
+from .model import Broken, Event
 from .network import Posting, Wire
 from .properties import look_for_missed, private
 from .steps import REMEMBERED
@@ -233,6 +234,55 @@ class Operators:
         """Begin what waits, for five minutes."""
         done = await self.command("work", "--receiver", RECEIVER, seconds=300)
         return done if isinstance(done, str) else f"ended with {done.code}"
+
+    async def forget(self, by: float) -> str:
+        """Forget a user, as docs/personal-data.md has it: of what is kept, if something is."""
+        world = self.world
+        kept = world.model.kept(waits=False) + world.model.kept(waits=True) or [*world.model.events.values()][-20:]
+        if not kept:
+            return "nothing"
+        event = kept[int(by * len(kept)) % len(kept)]
+        return await self.forget_user_of(event)
+
+    async def forget_user_of(self, event: Event) -> str:
+        world, service, store = self.world, self.world.service, self.world.store
+        users = [each.event.user_id for each in world.fake.messages() if each.event.id == event.id]
+        if not (user_id := users[0] if users else ""):
+            return "nothing"
+
+        async def job(machine: Machine, basiq: BasiqClient) -> str:
+            receiver = service.receiver(service.version, machine)
+            quarantined, waiting = store.naming(user_id)
+            try:
+                said = f"{await receiver.forget(user_id)} removed"
+            except InboxError as exc:
+                if "name the user" not in str(exc):
+                    raise
+                said, waiting = "some wait", set[str]()
+            left = [there & before for there, before in zip(store.naming(user_id), (quarantined, waiting), strict=True)]
+            if any(left):
+                world.model.breaks(f"the user of {event.name} was forgotten, and the store still has {left}")
+            return said
+
+        return f"the user of {event.name} was forgotten: {await self.run(job)}"
+
+    async def post_in_vain(self, event_id: str) -> str:
+        """Post an event with the inbox of the service, which does not have it yet. It is refused on the way."""
+        return str(await self.run(partial(self._post_in_vain, event_id)))
+
+    async def _post_in_vain(self, event_id: str, machine: Machine, basiq: BasiqClient) -> str:
+
+        async def refuse(headers: dict[str, str], body: bytes) -> Response:
+            return Response(422)
+
+        service, inbox = self.world.service, self.world.store.connect(machine)
+        self.world.model.forwarded.add(event_id)
+        receiver = partial(service.receiver, service.version, machine)
+        let_post(Command(Wire(service.fake, service.weather), Posting(service.weather, refuse, []), receiver))
+        target = HttpTarget(service.url, service.vault.kept[0])
+        chosen = partial(Replay, where=lambda message: message.event_id == event_id)
+        report = await chosen(basiq, service.webhook_ids[0], target, inbox=inbox).run()
+        return f"{report.failed} that a job posted was refused"
 
     async def move_store(self) -> str:
         """Stop the service, let nothing be left, and deploy it with another store. Recover from there on."""

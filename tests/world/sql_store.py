@@ -23,7 +23,7 @@ from basiq_async.receiver import SQLInbox
 
 from .machines import MACHINE, SKEW, Machine
 from .model import Model
-from .stores import Store, count_rows
+from .stores import Store, count_rows, unpack
 
 _BUSY_FOR, _LOOK_EVERY = 4.0, 0.05
 """Seconds for which a statement waits for another connection's transaction, and between two tries."""
@@ -60,6 +60,11 @@ class SQL(Store):
 
     def size(self) -> dict[str, int]:
         return count_rows(self.path)
+
+    def entries(self) -> Iterable[tuple[str, bool, str]]:
+        with contextlib.closing(sqlite3.connect(self.path)) as found:
+            kept = "SELECT key, queue = 'waiting', entry_json FROM basiq_inbox WHERE service = ? AND queue IS NOT NULL"
+            return [(key, waits, unpack(text)) for key, waits, text in found.execute(kept, (self.service,))]
 
     def effects(self) -> Iterable[tuple[str, int]]:
         with contextlib.closing(sqlite3.connect(self.path)) as found:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import copy
 import functools
 import inspect
+import json
 import queue
 import random
 import shutil
@@ -82,6 +84,15 @@ class Store:
         """Return how many entries it has in each of its tables."""
         raise NotImplementedError
 
+    def entries(self) -> Iterable[tuple[str, bool, str]]:
+        """Return the key of each delivery that it keeps, whether that waits, and its body with its error's text."""
+        raise NotImplementedError
+
+    def naming(self, user_id: str) -> tuple[set[str], set[str]]:
+        """Return the keys of what names a user in the quarantine, and of what waits."""
+        found = [(key, bool(waits)) for key, waits, text in self.entries() if user_id in text]
+        return {key for key, waits in found if not waits}, {key for key, waits in found if waits}
+
     def open(self, machine: Machine) -> Any:
         """Return an inbox for one machine."""
         machine.has_waiting = self.has_waiting
@@ -140,6 +151,11 @@ class Memory(Store):
     def size(self) -> dict[str, int]:
         return {name: len(value) for name, value in vars(self.inbox).items() if isinstance(value, dict)}
 
+    def entries(self) -> Iterable[tuple[str, bool, str]]:
+        found = [(each, False) for each in self.inbox._quarantined.values()]
+        found += [(each.entry, True) for each in self.inbox._waiting.values()]
+        return [(each.key, waits, f"{each.body.decode()} {each.error}") for each, waits in found]
+
     def flush(self) -> None:
         vars(self.inbox).update(vars(MemoryInbox(remember=30 * 86_400.0)))
 
@@ -184,6 +200,11 @@ class SQLite(Store):
     def size(self) -> dict[str, int]:
         return count_rows(self.path)
 
+    def entries(self) -> Iterable[tuple[str, bool, str]]:
+        with contextlib.closing(sqlite3.connect(self.path)) as found:
+            kept = "SELECT key, due IS NOT NULL, entry_json FROM inbox WHERE entry_json IS NOT NULL"
+            return [(key, waits, unpack(text)) for key, waits, text in found.execute(kept)]
+
     def copy_half(self) -> Any:
         kept = Path(self.path).read_bytes()
         return kept if len(kept) > 4_096 else None  # else it is no database yet
@@ -206,6 +227,11 @@ class SQLite(Store):
 def _refuse_commit(action: int, name: str | None, *_: object) -> int:
     refused = action == sqlite3.SQLITE_TRANSACTION and name == "COMMIT"
     return sqlite3.SQLITE_DENY if refused else sqlite3.SQLITE_OK
+
+
+def unpack(entry_json: str) -> str:
+    entry = json.loads(entry_json)
+    return f"{base64.b64decode(entry['body']).decode()} {entry['error']}"
 
 
 def count_rows(path: str) -> dict[str, int]:
@@ -312,7 +338,8 @@ def _call(name: str) -> Callable[..., Awaitable[Any]]:
             if handled is not None and found:
                 model.record(handled, machine)
                 recorded = True
-                if args[1].startswith("drop/") and (event := EVENT_ID.search(args[0])):
+                is_dropped = args[1].startswith("drop/") and not args[0].startswith("post:")  # else of a job that posts
+                if is_dropped and (event := EVENT_ID.search(args[0])):
                     model.events[event[0]].dropped = True
             if name in ("store", "quarantine") and found:
                 entry = args[-1] if name == "quarantine" else args[0]

@@ -225,6 +225,8 @@ class World:
             await self.deploy()
             await asyncio.sleep(1_000)
         self.tell(operators.remove_secrets())
+        for event_id in sorted(self.model.forwarded):
+            self.tell(await operators.forget_user_of(self.model.events[event_id]))
         calm = max(self.now(), self.changed)
         await self.live_on(60)
         self.check()
