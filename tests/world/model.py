@@ -70,6 +70,10 @@ class Event:
     """When a handler was at work on it last."""
     again: int = 0
     """How often a replay may handle it once more."""
+    subscribed: bool = True
+    """Whether a webhook was to have its type when it happened."""
+    acknowledged: bool = False
+    """Whether an operator has acknowledged that it cannot be handled any more."""
     lost: bool = False
     """Whether a store that kept it was flushed: Basiq believes that it was delivered."""
 

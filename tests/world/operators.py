@@ -21,7 +21,7 @@ from .command_line import RECEIVER, Command, let_post
 from .machines import Machine
 from .model import Broken, Event
 from .network import Posting, Wire
-from .properties import look_for_missed, private
+from .properties import look_for_missed, look_for_unnamed, private
 from .steps import REMEMBERED
 
 if TYPE_CHECKING:
@@ -132,6 +132,9 @@ class Operators:
         webhook_id = webhook_id or world.service.webhook_ids[0]
         if "--everything" in options:
             world.model.forget_before()
+        if "--acknowledged" in options:
+            for event in world.model.unhandled():
+                event.acknowledged = True
         done = await self.command("recover", webhook_id, "--receiver", RECEIVER, *options)
         if isinstance(done, str):
             return f"recover {done}"
@@ -141,6 +144,7 @@ class Operators:
             why = sorted({each["code"] for each in done.row.get("problems", ())}) or last_line(done)
             return f"recover handled {count_handled(done.row)}, and left {why}"
         look_for_missed(world, "the recovery was finished", began)
+        look_for_unnamed(world, began)
         disabled, looked = world.webhook_disabled_at(webhook_id), done.wire.looked.get(webhook_id)
         if disabled is not None and looked is not None and disabled < looked:
             raise Broken("the recovery was finished, and the webhook was disabled before it looked")

@@ -44,6 +44,18 @@ def look_for_missed(
         raise Broken(f"{', '.join(each.name for each in missed)} is missed, and {why}")
 
 
+def look_for_unnamed(world: World, until: datetime) -> None:
+    """Raise ``Broken`` if an event was not handled, is too old to be, and no operator has acknowledged that.
+
+    Where nobody recovers often, no history shows some of them: docs/guarantees.md names which.
+    """
+    types = {*world.service.version.types} & {*world.subscribed_now()}
+    old = [each for each in world.model.unhandled() if each.at <= until - timedelta(days=8) and each.type in types]
+    unnamed = [each.name for each in old if each.subscribed and not each.acknowledged]
+    if unnamed and world.setting["recover every"] is not None:
+        raise Broken(f"{', '.join(unnamed)} cannot be handled any more, and a recovery was finished without a word")
+
+
 def look_for_delayed(world: World, since: datetime, bound: timedelta = BOUND) -> None:
     """Raise ``Broken`` if what never failed was not handled within a time, and all has been well since a moment.
 

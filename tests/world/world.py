@@ -349,8 +349,10 @@ class World:
 
     def emit(self, event_type: str) -> str:
         made = self.fake.emit(event_type, data={"name": PERSON})
-        names = [each.model.happen(made.event_id, event_type).name for each in self.all]
-        return names[0]
+        happened = [each.model.happen(made.event_id, event_type) for each in self.all]
+        for each, event in zip(self.all, happened, strict=True):
+            event.subscribed = event_type in each.asked
+        return happened[0].name
 
     def messages(self) -> list[Any]:
         """Return the messages to the service's webhooks."""
