@@ -208,9 +208,10 @@ class RecoveryRun:
             messages = await self._read_messages(coverage, began, activity, passed)
             first = history.count_decided(await job.pass_to_handler(messages, progress))
             await messages.forget_details(filtered=False)
+            requested = min(began, messages.began or began)  # what is recent then was not read
             second = None
             if first.finished:
-                events = self._read_events(webhook, messages.began or began, coverage, passed)
+                events = self._read_events(webhook, requested, coverage, passed)
                 second = history.count_decided(await job.pass_to_handler(events, progress, kind="events"))
             wanted = types_to_cover(webhook, self._accepts_type)  # others may have come since
             webhook = await client.webhooks.get(self._webhook_id)
@@ -228,7 +229,7 @@ class RecoveryRun:
                 types = coverage.read_types(wanted, now)
                 read = attrs.evolve(
                     coverage,
-                    read_up_to=began - TIME_TO_APPEAR,
+                    read_up_to=requested - TIME_TO_APPEAR,
                     seen_inactive=seen,
                     lost=lost,
                     types=types,
@@ -236,11 +237,11 @@ class RecoveryRun:
                 )
                 await self._note(read)
                 if history.memory is not None:
-                    await history.memory.note(back_to, began)
+                    await history.memory.note(back_to, requested)
             elif inactive_now is not None and coverage.seen_inactive is None:
                 await self._note(attrs.evolve(coverage, seen_inactive=inactive_now))
             surely_active = was_active and all(
-                each.until is not None and each.until < began - TIME_TO_APPEAR for each in periods
+                each.until is not None and each.until < requested - TIME_TO_APPEAR for each in periods
             )
             if activity.untold:  # what the list does not tell may have ended the webhook since the last recovery
                 surely_active = surely_active and activity.first_end(coverage.read_up_to) is None

@@ -283,6 +283,24 @@ async def test_an_api_key_that_may_not_list_webhooks_leaves_unknown_which_are_go
     assert (found.unrecoverable, [each.code for each in found.problems]) == ((), ["forbidden"])
 
 
+async def test_what_was_too_recent_for_one_webhook_is_passed_through_the_next(service: World) -> None:
+    """An event of two minutes before, to the half second: the list of messages was asked for at the same second."""
+    s = service
+    await s.fake.advance(1 - s.fake.now().microsecond / 1e6)
+    await s.emit(2)
+    s.fake._store.webhook(s.webhook_id).disabled = True
+    await s.emit(1)
+    await s.fake.advance(120.5)
+    found = await s.recover()
+    assert (found.recent, found.handled) == (1, 0)
+    new = s.add_webhook(SECOND_URL)
+    await s.start(new, s.webhook_id)
+    await s.basiq.webhooks.delete(s.webhook_id)
+    await s.fake.advance(hours=1)
+    assert (await s.recover(webhook_id=new)).finished
+    assert_once(s, 3)
+
+
 async def test_while_another_webhook_of_its_service_is_active_a_new_one_has_lost_nothing(service: World) -> None:
     assert (await service.recover()).finished
     await service.fake.advance(days=10)
