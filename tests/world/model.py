@@ -98,6 +98,8 @@ class Model:
         """The event and the machine of each claim whose answer came."""
         self.held: set[tuple[str, str]] = set()
         """The event and the machine of each claim that the store has, as far as it has not run out."""
+        self.asking: set[str] = set()
+        """The machines that have asked for claims, and have no answer: the store may have made them."""
         self.stale: dict[str, datetime] = {}
         """For each machine until when what it begins may have lost its claim; ``""`` is for all."""
         self.facts: list[tuple[datetime, str, str]] = []
@@ -234,6 +236,9 @@ class Model:
         for event_id, holder in [each for each in self.held if machine in ("", each[1])]:
             self.held.discard((event_id, holder))
             self.events[event_id].kills += 1
+        if machine in self.asking:
+            for event in self.unhandled():
+                event.kills += 1
         for event in self.events.values():
             for effect in event.effects:
                 if machine in ("", effect.machine) and effect.recorded is None:

@@ -316,7 +316,9 @@ def _call(name: str) -> Callable[..., Awaitable[Any]]:
     async def call(self: Line, *args: Any, **options: Any) -> Any:
         store, model, machine = self._store, self._store.model, self._machine.name
         handled = args[0] if name == "complete" else None
-        recorded = False
+        recorded, is_claim = False, name in ("claim", "claim_due")
+        if is_claim:
+            model.asking.add(machine)
         try:
             await _travel(store)
             if store.state == "away" or (store.state in store.unwritable and name not in READS):
@@ -350,6 +352,8 @@ def _call(name: str) -> Callable[..., Awaitable[Any]]:
             model.give_claims(_claimed(name, args, found), machine)
             return found
         finally:
+            if is_claim:
+                model.asking.discard(machine)
             if handled is not None and not recorded:
                 model.fail_to_record(handled, machine)
 
