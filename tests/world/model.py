@@ -64,8 +64,8 @@ class Event:
     failures: int = 0
     kills: int = 0
     """How often its machine died, or was away for long, while it had claimed it."""
-    deaths: int = 0
-    """How often it killed a pod, since the store lost what it knows of that."""
+    deaths: dict[bool, int] = attrs.Factory(dict[bool, int])
+    """How often it killed a pod, live and while it waited, since the store lost what it knows of that."""
     ended: datetime | None = None
     """When a handler was at work on it last."""
     again: int = 0
@@ -132,10 +132,11 @@ class Model:
 
     def die(self, run: Run) -> None:
         """A handler kills its machine: a pod has the fourth such attempt at most."""
-        run.event.deaths += run.machine.startswith("pod")
+        waits, deaths = run.event.waits is not None, run.event.deaths
+        deaths[waits] = deaths.get(waits, 0) + run.machine.startswith("pod")
         self.note(run.event, f"its handler killed {run.machine}")
-        if run.event.deaths > 4:
-            self.breaks(f"{run.event.name} has killed {run.event.deaths} pods")
+        if deaths[waits] > 4:
+            self.breaks(f"{run.event.name} has killed {deaths[waits]} pods")
 
     def check_busy(self, event_id: str) -> None:
         """A delivery was refused because somebody is at work on the event: somebody must be, where nothing is wrong."""
@@ -184,7 +185,8 @@ class Model:
         """
         self.began = None
         for event in self.events.values():
-            event.lost, event.deaths = event.lost or (event.type not in types and not event.effects), 0
+            event.lost = event.lost or (event.type not in types and not event.effects)
+            event.deaths.clear()
             for effect in event.effects:
                 effect.machine, effect.stands = PREDECESSOR, effect.stands and event.id in delivered
 
@@ -256,7 +258,7 @@ class Model:
             event.lost = event.lost or (
                 event.kept is not None and (self.began is None or event.kept <= self.began + CLOCKS)
             )
-            event.deaths = 0
+            event.deaths.clear()
             if event.kept is not None and event.kept >= since:
                 event.kept = event.waits = None
             for effect in event.effects:

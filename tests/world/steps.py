@@ -13,7 +13,7 @@ from .service import TYPES, Version
 if TYPE_CHECKING:
     from .world import World
 
-HARMLESS = {"emit", "burst", "twice", "again", "stranger", "doctor", "recover", "look", "back_up"}
+HARMLESS = {"emit", "burst", "twice", "again", "stranger", "doctor", "recover", "look", "back_up", "ask_inbox"}
 """Steps after which nothing holds up what waits."""
 Act = Callable[["World", float], Awaitable[str]]
 REMEMBERED = timedelta(days=29)

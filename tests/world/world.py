@@ -16,7 +16,7 @@ import attrs
 
 from basiq_async.testing import FakeBasiq, Quirks
 
-from . import operations, sql_store, troubles, vault
+from . import errands, operations, sql_store, troubles, vault
 from .command_line import in_the_process
 from .machines import BEGINNING, Listening, run_world
 from .model import Broken, Model
@@ -27,7 +27,7 @@ from .service import TYPES, Service, Version
 from .steps import HARMLESS, STEPS
 from .stores import Memory, SQLite, Store, without_threads
 
-_STEPS = (operations, troubles)  # their import adds their steps
+_STEPS = (operations, errands, troubles)  # their import adds their steps
 STORES: dict[str, type[Store]] = {"memory": Memory, "sqlite": SQLite, "sql": sql_store.SQL}
 EVERY_FORM = Quirks.forms()
 
