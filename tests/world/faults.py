@@ -384,6 +384,60 @@ FAULTS = (
         "        return await keeper.keep(await self._write(self._at(webhook_id), fields))\n",
         "        return await self._write(self._at(webhook_id), fields)\n",
     ),
+    Fault(
+        "what kills its process is tried for ever",
+        "_work/protocol.py",
+        "MOST_UNENDED = 3\n",
+        "MOST_UNENDED = 1_000\n",
+    ),
+    Fault(
+        "sqlite: calls of a batch that was rolled back keep their results",
+        "_storage/sqlite.py",
+        "            for each in calls:\n                each.result = failure\n",
+        "            for each in calls:\n                each.result = each.result or failure\n",
+    ),
+    Fault(
+        "an oldest-first list ends at a page that is old",
+        "_wire/order.py",
+        '    if since is None or order != "newest-first":\n',
+        '    if since is None or order == "unknown":\n',
+    ),
+    Fault(
+        "a recovery handles the event of a message that it passes over",
+        "replay/_recovery.py",
+        "            passed.extend([digest_of(message_key(message.raw))])  # its event is passed over too\n",
+        "",
+    ),
+    Fault(
+        "the deletion of a webhook that is not there succeeds",
+        "services/webhooks.py",
+        "        if response.status == 404 and response.repeated:\n",
+        "        if response.status == 404:\n",
+    ),
+    Fault(
+        "what waits was handled, says inbox get",
+        "cli/_waiting.py",
+        '(("waiting", calls.read_waiting()), ("quarantined", calls.read_quarantine(keys[key])))',
+        '(("quarantined", calls.read_quarantine(keys[key])),)',
+    ),
+    Fault(
+        "what leaves the breaker wakes nothing",
+        "replay/_throttle.py",
+        "        self._inside -= 1\n        self._changed.set()\n",
+        "        self._inside -= 1\n",
+    ),
+    Fault(
+        "a resend ends at the first id that Basiq does not have",
+        "cli/_history.py",
+        "            except (BadRequestError, NotFoundError, TargetError, TransportError) as exc:\n",
+        "            except (TargetError, TransportError) as exc:\n",
+    ),
+    Fault(
+        "a job gives a deferred handler the time of a live one",
+        "receiver/_attempts.py",
+        "            units = dispatcher.deferred_units if route.deferred else dispatcher.units\n",
+        "            units = dispatcher.units\n",
+    ),
 )
 
 

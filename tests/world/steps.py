@@ -128,7 +128,8 @@ async def kill_job(world: World, by: float) -> str:
     ]
     fuse = operators.fuse = int(2 ** (4 + by * 6))
     job = pick(jobs, by * 13 % 1)
-    return f"a job is killed {fuse} steps after its begin: {getattr(job, 'func', job).__name__} {await job()}"
+    said = f"{getattr(job, 'func', job).__name__} {await job()}, then {await job()}"
+    return f"a job is killed {fuse} steps after its begin: {said}"
 
 
 @step(4)
