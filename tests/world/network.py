@@ -110,13 +110,14 @@ async def deliver(fake: FakeBasiq) -> None:
     timeline = fake._deliveries.timeline
     running: set[asyncio.Task[None]] = set()
     while True:
+        news = asyncio.ensure_future(timeline._changed())
+        await asyncio.sleep(0)  # it listens before the timeline is looked at
         while (planned := timeline.take_due()) is not None:
             task = asyncio.create_task(fake._deliveries.attempt(planned))
             running.add(task)
             task.add_done_callback(running.discard)
             task.add_done_callback(partial(_end, timeline, planned.begun))
         due = fake.next_due
-        news = asyncio.ensure_future(timeline._changed())
         wait = None if due is None else max((due - fake.now()).total_seconds(), 0.0) + 1e-6
         await asyncio.wait((news,), timeout=3_600.0 if wait is None else wait)
         news.cancel()
