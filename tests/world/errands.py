@@ -7,6 +7,8 @@ import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from basiq_async import BadRequestError, NotFoundError
+
 from .command_line import RECEIVER
 from .model import PREDECESSOR, Broken
 from .steps import REMEMBERED, pick, step
@@ -62,7 +64,9 @@ async def resend(world: World, by: float) -> str:
         done = await world.operators.command("messages", "resend", service.webhook_ids[0], *ids, *place)
     if isinstance(done, str):
         return f"a resend {done}"
-    if done.code == 0 or (len(done.rows) < len(ids) and not (loss or world.weather.loss or done.error)):
+    is_ended = isinstance(done.error, (BadRequestError, NotFoundError))
+    is_short = len(done.rows) < len(ids) and not (loss or world.weather.loss or done.error)
+    if done.code == 0 or is_ended or is_short:
         raise Broken(
             f"a resend of {len(ids)} ids, one of them unknown, ended with {done.code} and {len(done.rows)} rows"
         )
