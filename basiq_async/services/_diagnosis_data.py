@@ -54,6 +54,7 @@ async def diagnose(
     await known.open(webhook.url, find_working)
     scan = HistoryScan(api, webhook, known, now, known.accepts_type)
     await scan.read(max_items, forbidden)
+    await known.count_left()
     subscribed = webhook.subscribed_events
     patterns = receiver.patterns if receiver is not None else ()
     return Diagnosis(

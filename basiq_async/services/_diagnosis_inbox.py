@@ -97,6 +97,11 @@ class KnownEvents:
                 found = await read_coverage(calls, webhook_id, (), find_working, job=other, now=_now)
                 self.coverage = found if self.coverage.is_new and found != Coverage() else self.coverage
         self.known_since = None if self.coverage.read_up_to is None else await calls.known_since()
+
+    async def count_left(self) -> None:
+        """Count what waits and is in the quarantine: after the lists, as what is under way there may end in it."""
+        if (calls := self._calls) is None:
+            return
         self.waiting = await calls.count_waiting()
         if self.waiting.failing:
             async with aclosing(self._note_alone(calls)) as entries:

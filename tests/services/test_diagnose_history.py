@@ -10,7 +10,7 @@ from typing import Any
 import attrs
 import pytest
 
-from basiq_async import BasiqClient, ConfigurationError, Diagnosis, InMemoryTransport, Message
+from basiq_async import BasiqClient, ConfigurationError, Diagnosis, InMemoryTransport, Message, Request, Response
 from basiq_async.receiver import Delivery, MemoryInbox, WebhookReceiver
 from basiq_async.replay import HttpTarget, recover
 from basiq_async.services.coverage import Coverage, coverage_note  # private: what a recovery notes
@@ -179,6 +179,32 @@ async def test_the_quarantine_is_a_problem() -> None:
         found = await w.basiq.webhooks.diagnose(w.webhook_id, inbox=receiver.inbox)
         assert "quarantined" in codes(found)
         assert not found.healthy
+
+
+async def test_what_comes_into_the_quarantine_while_the_lists_are_read_is_a_problem() -> None:
+    async with world("oldest-first") as w:
+        receiver = WebhookReceiver(SECRET, webhook_id=w.webhook_id, quarantine_after=1)
+
+        @receiver.on("*")
+        async def handler(delivery: Delivery) -> None:
+            raise ValueError("no")
+
+        class Meanwhile(InMemoryTransport):
+            """A transport whose list of messages comes as the service acknowledges one of them."""
+
+            async def send(self, request: Request, /) -> Response:
+                if request.url.endswith("/messages") or "/messages?" in request.url:
+                    await receiver.dispatch(Delivery.from_message(message))
+                return await super().send(request)
+
+        await w.emit(1)
+        first = await w.basiq.messages.list(w.webhook_id).first()
+        assert first is not None
+        message = first
+        async with BasiqClient(w.fake.api_key, transport=Meanwhile(w.fake)) as basiq:
+            found = await basiq.webhooks.diagnose(w.webhook_id, inbox=receiver.inbox)
+        assert (found.quarantined, found.healthy) == (1, False)
+        assert "quarantined" in codes(found)
 
 
 async def test_what_waits_for_long_is_a_problem() -> None:
