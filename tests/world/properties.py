@@ -2,7 +2,7 @@
 
 What it does not hold against the package: an event that a program without an inbox handled is handled once more if its
 messages are gone, or are those of another webhook, and with ``--everything`` (``Model.forget_before``); and a ready
-receiver may refuse a delivery while a handler with a session holds SQLite's only lock.
+receiver may refuse a delivery, as busy too, while a handler with a session holds SQLite's only lock.
 """
 
 from __future__ import annotations

@@ -196,7 +196,7 @@ class Service:
             self.model.breaks(f"a pod was ready, and could not handle a delivery: {outcome.error!r}")
         if outcome.delivery is None and outcome.status < 300:
             self.model.breaks("a delivery was acknowledged, and not read")
-        if outcome.result is Result.BUSY and self.world.is_quiet():
+        if outcome.result is Result.BUSY and self.world.is_quiet() and not self.in_transactions:
             self.model.check_busy(outcome.delivery.event_id)
         if outcome.delivery is not None:
             self.model.respond(outcome.delivery.event_id, pod.machine.name, int(outcome.status), outcome.result.value)
