@@ -27,8 +27,9 @@ async def disabled(world: World, by: float) -> str:
         return "nothing"
 
     def disable() -> None:
-        webhook.disabled = True
-        world.see_disabled()
+        if not world.is_calm:
+            webhook.disabled = True
+            world.see_disabled()
 
     world.later(10 ** (by * 2 - 1), disable)
     return f"Basiq disables the webhook in the middle: {await world.operators.recover()}"
