@@ -248,6 +248,7 @@ class RecoveryRun:
             self._details = None
             if self._passed_over and (two_clocks := job.api.find_second_clock(self._began)) is not None:
                 logger.warning("%s", two_clocks)
+            waiting = await self._calls.count_waiting()  # first: what waits may come into the quarantine meanwhile
             at_service = await self._count_at_service()
             quarantined, oldest = await self._calls.sum_up_quarantine(handling.job)
             return Recovery(
@@ -266,7 +267,7 @@ class RecoveryRun:
                 quarantined=quarantined,
                 quarantined_since=oldest,
                 ended=now,
-                waiting=await self._calls.count_waiting(),
+                waiting=waiting,
                 unrecoverable=lost,
                 unknown_reach=unknown_reach,
                 webhook=webhook,

@@ -138,7 +138,7 @@ class Replay:
         job, handling, left, waiting = self._job, self._job.handling, 0, 0
         if handling.calls is not None:
             await job.admission.look(handling.calls)
-            left, waiting = await job.count_quarantined(), (await handling.calls.count_waiting()).count
+            waiting, left = (await handling.calls.count_waiting()).count, await job.count_quarantined()
         source, _ = await self._history.open(counts_only=True)
         plan = await make_plan(source, job.where.limit, accepts_type=handling.accepts_type)
         return attrs.evolve(plan, quarantined=left, waiting=waiting)

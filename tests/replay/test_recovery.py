@@ -25,7 +25,7 @@ from basiq_async import (
     RetryPolicy,
     Webhook,
 )
-from basiq_async.receiver import Delivery, MemoryInbox, WebhookReceiver
+from basiq_async.receiver import Delivery, InboxEntry, MemoryInbox, WebhookReceiver
 from basiq_async.replay import HttpTarget, Progress, Recovery, Replay, Where, limit, recover
 from basiq_async.services.coverage import Coverage, coverage_note
 from basiq_async.services.resources import WEBHOOKS
@@ -164,6 +164,27 @@ async def test_what_waits_is_not_passed_and_it_is_not_finished_until_that_is_han
     assert world.got == [made]
     assert (await world.recover(world.receiver(inbox=inbox))).finished
     assert (await replay.run()).finished
+
+
+class GivingUp(MemoryInbox):
+    """An inbox whose worker puts what waits into the quarantine, each time that one is read."""
+
+    async def entries(
+        self, *, waiting: bool = False, after: InboxEntry | None = None, limit: int = 100
+    ) -> Sequence[InboxEntry]:
+        found = await super().entries(waiting=waiting, after=after, limit=limit)
+        for each in () if waiting else await self.claim_due("worker/1", limit=9, retries=9, lease=60.0):
+            await self.quarantine(each.entry.key, "worker/1", attrs.evolve(each.entry, acknowledged=True))
+        return found
+
+
+async def test_what_a_worker_gives_up_while_what_is_left_is_counted_is_left(world: World) -> None:
+    inbox = GivingUp(clock=world.fake.clock)
+    world.fake.route(URL, world.receiver(inbox=inbox, deferred=True))
+    await world.emit(1)  # it is stored, and no other worker runs
+    found = await world.recover(world.receiver(inbox=inbox))
+    assert (found.waiting.count, found.quarantined, found.finished) == (1, 0, False)
+    assert (await world.recover(world.receiver(inbox=inbox))).quarantined == 1
 
 
 async def test_a_replay_that_meets_a_waiting_key_claims_and_handles_it(world: World) -> None:
