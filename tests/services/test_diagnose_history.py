@@ -163,14 +163,20 @@ async def test_what_a_recovery_has_read_need_not_be_looked_at_again() -> None:
         assert found.look.items < 4_000
 
 
+def make_failing(w: World) -> WebhookReceiver:
+    """Return a receiver that puts everything into the quarantine."""
+    receiver = WebhookReceiver(SECRET, webhook_id=w.webhook_id, quarantine_after=1)
+
+    @receiver.on("*")
+    async def handler(delivery: Delivery) -> None:
+        raise ValueError("no")
+
+    return receiver
+
+
 async def test_the_quarantine_is_a_problem() -> None:
     async with world("oldest-first") as w:
-        receiver = WebhookReceiver(SECRET, webhook_id=w.webhook_id, quarantine_after=1)
-
-        @receiver.on("*")
-        async def handler(delivery: Delivery) -> None:
-            raise ValueError("no")
-
+        receiver = make_failing(w)
         w.fake.route(URL, receiver)
         await w.emit(2)
         message = await w.basiq.messages.list(w.webhook_id).first()
@@ -183,11 +189,7 @@ async def test_the_quarantine_is_a_problem() -> None:
 
 async def test_what_comes_into_the_quarantine_while_the_lists_are_read_is_a_problem() -> None:
     async with world("oldest-first") as w:
-        receiver = WebhookReceiver(SECRET, webhook_id=w.webhook_id, quarantine_after=1)
-
-        @receiver.on("*")
-        async def handler(delivery: Delivery) -> None:
-            raise ValueError("no")
+        receiver = make_failing(w)
 
         class Meanwhile(InMemoryTransport):
             """A transport whose list of messages comes as the service acknowledges one of them."""

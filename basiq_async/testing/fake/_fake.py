@@ -98,7 +98,7 @@ class FakeBasiq(State):
         require_mapping("event_types", event_types)
         keys = (self.DEFAULT_API_KEY,) if api_keys is None else read_texts("api_keys", api_keys, "API key")
         require(bool(keys), "api_keys is empty: pass at least one key for the fake to accept")
-        require_quirks(quirks)
+        _require_quirks(quirks)
         if seed is None:
             seed = secrets.token_hex(8)
         require(isinstance(seed, (int, str)), f"seed must be a whole number or a text, not {seed!r}")
@@ -145,7 +145,7 @@ class FakeBasiq(State):
 
     @quirks.setter
     def quirks(self, quirks: Quirks) -> None:
-        require_quirks(quirks)
+        _require_quirks(quirks)
         self._store.quirks = quirks
 
     # --- states ---
@@ -357,7 +357,7 @@ class FakeBasiq(State):
         await self._timeline.settle()
 
 
-def require_quirks(quirks: Quirks | None) -> None:
+def _require_quirks(quirks: Quirks | None) -> None:
     require(quirks is None or isinstance(quirks, Quirks), f"quirks must be Quirks(...), not {quirks!r}")
 
 

@@ -207,7 +207,7 @@ class State:
         """
         if url is not None:
             require_url(url)
-        _check(1, status, None)
+        _check_status(status)
         self._deliveries.down[url] = status
         self._changes.count()
 
@@ -357,10 +357,14 @@ class State:
         return dropwhile(lambda each: start not in (None, each.id), (message for _, message in merged))
 
 
-def _check(times: int, status: int | None, drop: str | None) -> None:
-    require_number("times", times, whole=True)
+def _check_status(status: int | None) -> None:
     if status is not None:
         require_number("status", status, whole=True)
+        require(100 <= status <= 999, f"status must be from 100 to 999, not {status!r}")
+
+
+def _check(times: int, status: int | None, drop: str | None) -> None:
+    require_number("times", times, whole=True)
     require(times >= 1, f"times must be 1 or more, not {times!r}")
-    require(status is None or 100 <= status <= 999, f"status must be from 100 to 999, not {status!r}")
+    _check_status(status)
     require(drop is None or drop in get_args(Drop), f"drop must be 'request' or 'response', not {drop!r}")

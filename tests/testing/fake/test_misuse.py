@@ -167,10 +167,13 @@ ARGUMENTS: list[tuple[Callable[..., object], dict[str, Any]]] = [
 ]
 
 
-@pytest.mark.parametrize(("method", "name"), [(each, name) for each, given in ARGUMENTS for name in given])
-async def test_an_argument_of_a_wrong_kind_is_a_configuration_error(method: Callable[..., Any], name: str) -> None:
+@pytest.mark.parametrize(
+    ("method", "given", "name"), [(method, given, name) for method, given in ARGUMENTS for name in given]
+)
+async def test_an_argument_of_a_wrong_kind_is_a_configuration_error(
+    method: Callable[..., Any], given: dict[str, Any], name: str
+) -> None:
     """What is taken can be used: a request, a delivery and a step of the clock raise nothing that is not the fake's."""
-    given = next(each for known, each in ARGUMENTS if known is method and name in each)
     for value in ANYTHING:
         fake = FakeBasiq(seed=1)
         fake.add_webhook(ENDPOINT)
